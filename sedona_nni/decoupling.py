@@ -1,0 +1,204 @@
+"""Where a backbone is cut, and with which auxiliary networks: the object of the search.
+
+Notation (L layers, K blocks, C auxiliary choices):
+    boundary i   the place after layer i, 0 <= i <= L-2
+    alpha        (L-1, 2) logits; softmax(alpha_i) = (a_i^loc, a_i^up)
+    beta         (L-1, C) logits; softmax(beta_i) weighs the auxiliary choices at boundary i
+Source: Pyeon et al., "SEDONA: Search for Decoupled Neural Networks toward Greedy Block-wise
+Learning", ICLR 2021.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
+
+from sedona_nni.errors import InputError
+from sedona_nni.files import read_json, write_json
+
+__all__ = ["Decoupling", "SearchResult", "check_num_blocks", "uniform_cuts"]
+
+
+def check_num_blocks(num_blocks: int, num_layers: int) -> None:
+    """Check that ``num_layers`` layers can be cut into ``num_blocks`` blocks.
+
+    Raises:
+        InputError: unless 1 <= num_blocks <= num_layers.
+    """
+    if not 1 <= num_blocks <= num_layers:
+        raise InputError.rule(
+            "num_blocks", f"must be from 1 to the number of layers, {num_layers}", num_blocks
+        )
+
+
+def uniform_cuts(num_layers: int, num_blocks: int) -> list[int]:
+    """Cut L layers into K runs of about equal length, as the published baselines do.
+
+    The cuts are trunc(linspace(-1, L-1, K+1)) without both ends, so the runs differ by rounding.
+
+    Raises:
+        InputError: unless 1 <= num_blocks <= num_layers.
+    """
+    check_num_blocks(num_blocks, num_layers)
+    ends = np.linspace(-1, num_layers - 1, num_blocks + 1)
+    return [int(cut) for cut in ends[1:-1]]
+
+
+class _Document(BaseModel):
+    """A JSON file that names its format."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read and check a file.
+
+        Raises:
+            InputError: if it is missing, is not JSON, or breaks a rule of the format.
+        """
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            raise InputError.from_validation(error, str(path)) from None
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically."""
+        write_json(path, self.model_dump(mode="json"))
+
+
+class Decoupling(_Document):
+    """The cuts of a backbone and the auxiliary network at each: K-1 of both for K blocks.
+
+    ``cuts=[]`` is plain back-propagation. Two decouplings are equal when they train the same
+    network, whatever their provenance.
+    """
+
+    format: Literal["sedona-nni/decoupling/1"] = "sedona-nni/decoupling/1"
+    backbone: str
+    cuts: list[int] = Field(default_factory=list)
+    aux: list[str] = Field(default_factory=list)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.aux) != len(self.cuts):
+            raise ValueError(
+                f"aux must name one auxiliary network per cut ({len(self.cuts)} cuts), "
+                f"but got {self.aux!r}"
+            )
+        rising = all(a < b for a, b in zip(self.cuts, self.cuts[1:], strict=False))
+        if not rising or any(cut < 0 for cut in self.cuts):
+            raise ValueError(
+                f"cuts must be strictly increasing boundaries from 0, but got {self.cuts!r}"
+            )
+        return self
+
+    @property
+    def num_blocks(self) -> int:
+        """K, the number of gradient-isolated blocks."""
+        return len(self.cuts) + 1
+
+    @property
+    def key(self) -> str:
+        """A text that is the same for equal decouplings and differs for different ones."""
+        return self.backbone + "".join(
+            f" {cut}:{name}" for cut, name in zip(self.cuts, self.aux, strict=True)
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Decoupling) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def blocks(self, num_layers: int) -> list[range]:
+        """Return the layers of each block of a backbone with ``num_layers`` layers.
+
+        Raises:
+            InputError: if a cut is not a boundary of such a backbone (0 to L-2).
+        """
+        if self.cuts and self.cuts[-1] > num_layers - 2:
+            raise InputError.rule(
+                "cuts",
+                f"must be boundaries of {self.backbone}, 0 to {num_layers - 2}",
+                self.cuts,
+            )
+        ends = [*(cut + 1 for cut in self.cuts), num_layers]
+        return [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+    def in_words(self) -> str:
+        """Return for instance ``"cut after layer 4 (conv2) and 6 (conv1)"``."""
+        if not self.cuts:
+            return "no cut: back-propagation"
+        places = [f"{cut} ({name})" for cut, name in zip(self.cuts, self.aux, strict=True)]
+        listed = " and ".join([", ".join(places[:-1]), places[-1]] if places[1:] else places)
+        return f"cut after layer {listed}"
+
+
+class SearchResult(_Document):
+    """The relaxation that a search ended with; every K can be derived from it."""
+
+    format: Literal["sedona-nni/search-result/1"] = "sedona-nni/search-result/1"
+    backbone: str
+    dataset: str
+    aux_choices: list[str] = Field(min_length=1)
+    alpha: list[tuple[float, float]]
+    beta: list[list[float]]
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.alpha) != len(self.beta):
+            raise ValueError(
+                "alpha and beta must have one row per boundary, "
+                f"but got {len(self.alpha)} and {len(self.beta)} rows"
+            )
+        widths = {len(row) for row in self.beta}
+        if widths - {len(self.aux_choices)}:
+            raise ValueError(
+                f"beta rows must have {len(self.aux_choices)} entries, one per auxiliary choice, "
+                f"but got {sorted(widths)}"
+            )
+        if not np.isfinite(np.array(self.alpha)).all() or not np.isfinite(self.beta).all():
+            raise ValueError("alpha and beta must be finite numbers, but got inf or nan")
+        return self
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of layers of the backbone."""
+        return len(self.alpha) + 1
+
+    def a_loc(self) -> np.ndarray:
+        """Return a^loc = softmax(alpha)[:, 0], shape (L-1,), float64: how much each boundary
+        prefers its local loss, i.e. a cut."""
+        alpha = np.array(self.alpha, dtype=np.float64).reshape(-1, 2)
+        return np.asarray(1 / (1 + np.exp(alpha[:, 1] - alpha[:, 0])))
+
+    def decoupling(self, num_blocks: int) -> Decoupling:
+        """Discretise: cut at the K-1 boundaries with the largest a^loc.
+
+        At each cut the auxiliary network with the largest beta is kept. Ties go to the lower
+        boundary and to the earlier auxiliary choice.
+
+        Raises:
+            InputError: unless 1 <= num_blocks <= L.
+        """
+        check_num_blocks(num_blocks, self.num_layers)
+        margin = np.array(self.alpha, dtype=np.float64).reshape(-1, 2) @ np.array([1.0, -1.0])
+        best = np.argsort(-margin, kind="stable")[: num_blocks - 1]
+        return self._at(sorted(int(cut) for cut in best), {"num_blocks": num_blocks})
+
+    def decoupling_by_threshold(self) -> Decoupling:
+        """Discretise without a wanted K: cut wherever a_i^loc > a_i^up."""
+        cuts = [i for i, (local, up) in enumerate(self.alpha) if local > up]
+        return self._at(cuts, {"rule": "a_loc > a_up"})
+
+    def _at(self, cuts: list[int], how: dict[str, Any]) -> Decoupling:
+        aux = [self.aux_choices[int(np.argmax(self.beta[cut]))] for cut in cuts]
+        return Decoupling(
+            backbone=self.backbone, cuts=cuts, aux=aux, provenance={**self.provenance, **how}
+        )

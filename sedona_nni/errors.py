@@ -1,0 +1,45 @@
+"""What can go wrong that a user can mend.
+
+Everything raised on purpose derives from `SedonaError`. The command line and the NNI plugin turn an
+`InputError` into one line and exit code 2; any other exception is a defect and shows its traceback.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+__all__ = ["InputError", "SedonaError"]
+
+
+class SedonaError(Exception):
+    """Base of the errors that this project raises on purpose."""
+
+
+class InputError(SedonaError, ValueError):
+    """A value given by the user breaks a rule; the message is one line."""
+
+    @classmethod
+    def rule(cls, field: str, rule: str, value: Any) -> InputError:
+        """Return the error ``"<field>: <rule>, but got <value>"``."""
+        return cls(f"{field}: {rule}, but got {value!r}")
+
+    @classmethod
+    def from_validation(cls, error: ValidationError, where: str) -> InputError:
+        """Return the first complaint of pydantic as one line that names the field.
+
+        Args:
+            error: What pydantic raised.
+            where: What was being read, e.g. a file's name or ``"tuner.classArgs"``.
+        """
+        first = error.errors(include_url=False)[0]
+        field = ".".join([where, *(str(part) for part in first["loc"])])
+        if first["type"] == "extra_forbidden":
+            return cls(f"{field}: unknown field, please check its spelling")
+        if first["type"] == "missing":
+            return cls(f"{field}: this field is required")
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "value_error":  # our own validators already name the value
+            return cls(f"{field}: {message}")
+        return cls.rule(field, message, first["input"])

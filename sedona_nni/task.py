@@ -1,0 +1,31 @@
+"""What is learned: a backbone and a data set."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Task"]
+
+
+class Task(BaseModel):
+    """A backbone and the images that it has to tell apart.
+
+    Attributes:
+        backbone: Name of a backbone, see `sedona_nni.backbones`.
+        width_multiplier: Factor on every width of the backbone (the paper: 1 on CIFAR-10, else 4).
+        dataset: Name of a data set, see `sedona_nni.data`.
+        data_dir: Folder that holds the data set; not needed for ``digits``.
+        image_size: Height and width that images are brought to, pixels; by default the data set's.
+        train_limit: Use only this many images of the training part (stratified), all by default.
+        split_seed: Seed of the split into training and validation part.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str = "vgg11"
+    width_multiplier: float = Field(default=1.0, gt=0)
+    dataset: str = "digits"
+    data_dir: str | None = None
+    image_size: int | None = Field(default=None, ge=8)
+    train_limit: int | None = Field(default=None, ge=1)
+    split_seed: int = 2021

@@ -1,0 +1,51 @@
+"""Installs sedona-nni: the library and the three packages that plug it into NNI."""
+
+from setuptools import setup
+
+setup(
+    name="sedona-nni",
+    version="0.1.0",
+    description="SEDONA and decoupled greedy learning as a plugin of Microsoft's NNI",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[
+        "sedona_nni",
+        "search_spaces",
+        "strategies",
+        "strategies.nni_border",
+        "trials",
+    ],
+    package_data={"sedona_nni": ["py.typed"], "strategies.nni_border": ["*.js"]},
+    install_requires=[
+        "torch>=2.9",
+        "torchvision>=0.24",
+        "numpy>=1.26",
+        "pydantic>=2.7",
+        "safetensors>=0.4",
+        "scikit-learn>=1.4",  # the embedded digits
+        "torchmetrics>=1.4",
+        "typer>=0.12",
+        "rich>=13",
+        "matplotlib>=3.8",
+        "optuna>=4.0",
+        "nni==3.0",
+        "setuptools<81",  # nnictl imports pkg_resources, removed in setuptools 81
+        "pytorch-lightning>=2.4",  # nni.nas
+        "requests>=2.31",
+        "psutil>=5.9",
+        "nvidia-ml-py>=12",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "playwright>=1.45",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "types-PyYAML",
+            "types-requests",
+            "types-psutil",
+        ],
+    },
+    entry_points={"console_scripts": ["sedona-nni=sedona_nni.command_line:main"]},
+)
