@@ -1,0 +1,265 @@
+"""Images in memory or in files, and the order in which training sees them.
+
+What batch number n of a stream holds, and how its images are distorted, depends on the seed and on
+n alone. A run that is stopped and continued at batch n therefore sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import Self
+
+from sedona_nni.errors import InputError
+
+__all__ = [
+    "Batch",
+    "BatchStream",
+    "FolderImages",
+    "ImageSet",
+    "MemoryImages",
+    "ShiftAndFlip",
+    "evaluation_batches",
+]
+
+Batch = tuple[Tensor, Tensor]
+"""Normalised images (B, C, S, S), float32, and class numbers (B,), int64."""
+
+_ORDER, _DISTORTION = 0, 1  # what a random stream is for, so that the two never coincide
+
+
+class Draw(NamedTuple):
+    """Which images a batch holds and, unless they are taken as they are, the key that decides
+    their augmentation."""
+
+    indices: np.ndarray
+    key: tuple[int, ...] | None
+
+
+class ImageSet(ABC):
+    """Labelled images, one part (training, validation or test) of a data set.
+
+    Attributes:
+        labels: Class numbers, int64, shape (N,).
+        mean: Mean of each channel that normalisation subtracts, in units of white = 1.
+        std: Standard deviation of each channel that it divides by.
+    """
+
+    labels: np.ndarray
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def subset(self, indices: np.ndarray) -> Self:
+        """Return the images of the given numbers, in that order."""
+
+    @abstractmethod
+    def plain(self) -> Self:
+        """Return the same images without augmentation."""
+
+    @abstractmethod
+    def batches(self, draws: Iterable[Draw], device: torch.device) -> Iterator[Batch]:
+        """Yield one batch for each draw."""
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        """Turn bytes (B, C, S, S) into floats of about zero mean and unit variance."""
+        mean, std = (
+            255 * torch.tensor(statistic, device=images.device).view(-1, 1, 1)
+            for statistic in (self.mean, self.std)
+        )
+        return (images.float() - mean) / std
+
+
+@dataclass(frozen=True)
+class ShiftAndFlip:
+    """Random crops of the zero-padded image and random mirroring, each image by itself.
+
+    Attributes:
+        padding: Pixels of black added on every side before a window of the old size is cut out.
+        flip: Whether half of the images are mirrored left to right.
+    """
+
+    padding: int
+    flip: bool
+
+    def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """Distort images of shape (B, C, S, S)."""
+        count, _, size, _ = images.shape
+        top, left = rng.integers(0, 2 * self.padding + 1, size=(2, count, 1))
+        mirrored = rng.random((count, 1)) < (0.5 if self.flip else 0)
+        steps = np.arange(size)
+        rows = torch.from_numpy(top + steps).to(images.device)  # (B, S)
+        columns = torch.from_numpy(left + np.where(mirrored, steps[::-1], steps)).to(images.device)
+        padded = torch.nn.functional.pad(images, [self.padding] * 4)
+        which = torch.arange(count, device=images.device)
+        window = padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+        return window.permute(0, 3, 1, 2).contiguous()  # (B, S, S, C) -> (B, C, S, S)
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryImages(ImageSet):
+    """Images that are kept as bytes in memory, on the device once a stream of them starts.
+
+    Attributes:
+        images: Bytes, uint8, shape (N, C, S, S) with C = 1 or 3; grey is repeated to 3 channels.
+        augmentation: How training distorts a batch.
+    """
+
+    images: Tensor
+    labels: np.ndarray
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: ShiftAndFlip | None = None
+
+    def subset(self, indices: np.ndarray) -> Self:
+        """Return the images of the given numbers, in that order."""
+        chosen = self.images[torch.from_numpy(indices)]
+        return replace(self, images=chosen, labels=self.labels[indices])
+
+    def plain(self) -> Self:
+        """Return the same images without augmentation."""
+        return replace(self, augmentation=None)
+
+    def batches(self, draws: Iterable[Draw], device: torch.device) -> Iterator[Batch]:
+        """Yield one batch for each draw."""
+        all_images = self.images.to(device)
+        all_labels = torch.from_numpy(self.labels).to(device)
+        for draw in draws:
+            indices = torch.from_numpy(draw.indices).to(device)
+            images = all_images[indices]
+            if self.augmentation is not None and draw.key is not None:
+                images = self.augmentation(images, np.random.default_rng(draw.key))
+            yield self._normalise(images).expand(-1, 3, -1, -1).contiguous(), all_labels[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class FolderImages(ImageSet, Dataset[tuple[Tensor, int]]):
+    """Image files that worker processes read when a batch needs them.
+
+    Attributes:
+        files: The image files, N of them.
+        preprocessing: Brings a PIL image to bytes (3, S, S) the same way every time.
+        augmentation: Does so with random distortions drawn from torch's generator.
+    """
+
+    files: np.ndarray
+    labels: np.ndarray
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    preprocessing: Callable[[Any], Tensor]
+    augmentation: Callable[[Any], Tensor] | None = None
+
+    def subset(self, indices: np.ndarray) -> Self:
+        """Return the images of the given numbers, in that order."""
+        return replace(self, files=self.files[indices], labels=self.labels[indices])
+
+    def plain(self) -> Self:
+        """Return the same images without augmentation."""
+        return replace(self, augmentation=None)
+
+    def __getitem__(self, address: tuple[int, int | None]) -> tuple[Tensor, int]:
+        """Read one image (3, S, S) and its label; the address is its number and a seed."""
+        from torchvision.datasets.folder import default_loader
+
+        index, seed = address
+        try:
+            picture = default_loader(self.files[index])
+        except OSError as error:
+            raise InputError(f"{self.files[index]}: is not a readable image ({error})") from None
+        if self.augmentation is None or seed is None:
+            return self.preprocessing(picture), int(self.labels[index])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.augmentation(picture), int(self.labels[index])
+
+    def batches(self, draws: Iterable[Draw], device: torch.device) -> Iterator[Batch]:
+        """Yield one batch for each draw."""
+        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+            self,
+            batch_sampler=(self._addresses(draw) for draw in draws),
+            num_workers=min(8, os.cpu_count() or 1),
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else the loader draws from torch's global one
+        )
+        try:
+            for images, labels in loader:
+                images, labels = (part.to(device, non_blocking=True) for part in (images, labels))
+                yield self._normalise(images), labels
+        except InputError as error:  # a worker's whole traceback; its last line is the message
+            raise InputError(str(error).strip().rsplit("InputError: ", 1)[-1]) from None
+
+    def _addresses(self, draw: Draw) -> list[tuple[int, int | None]]:
+        if draw.key is None:
+            return [(index, None) for index in draw.indices.tolist()]
+        seeds = np.random.default_rng(draw.key).integers(2**63, size=len(draw.indices))
+        return list(zip(draw.indices.tolist(), seeds.tolist(), strict=True))
+
+
+class BatchStream:
+    """Endless training batches of one size, in a random order that the seed fixes.
+
+    The images are shuffled, all are used, they are shuffled again, and so on; a batch may hold the
+    end of one such pass and the start of the next, so that no batch is smaller than the others.
+    """
+
+    def __init__(
+        self, dataset: ImageSet, batch_size: int, seed: int, device: torch.device | str
+    ) -> None:
+        """Choose the images and their order.
+
+        Args:
+            dataset: The images; they are augmented if the set says how.
+            batch_size: Images per batch, B; if the set has fewer, each batch is the whole set.
+            seed: What order and augmentation are drawn from, not negative.
+            device: Where batches are wanted.
+        """
+        self.dataset = dataset
+        self.batch_size = min(batch_size, len(dataset))
+        self.seed = seed
+        self.device = torch.device(device)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches after which every image has been used, rounded up."""
+        return -(-len(self.dataset) // self.batch_size)
+
+    def iterate(self, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches number ``start``, ``start + 1``, and so on for ever."""
+        return self.dataset.batches(self._draws(start), self.device)
+
+    def _draws(self, start: int) -> Iterator[Draw]:
+        count = len(self.dataset)
+
+        @functools.lru_cache(maxsize=2)  # a batch touches at most two passes
+        def order(epoch: int) -> np.ndarray:
+            return np.random.default_rng((self.seed, _ORDER, epoch)).permutation(count)
+
+        number = start
+        while True:
+            first = number * self.batch_size
+            positions = range(first, first + self.batch_size)
+            indices = np.array([order(place // count)[place % count] for place in positions])
+            yield Draw(indices, (self.seed, _DISTORTION, number))
+            number += 1
+
+
+def evaluation_batches(
+    dataset: ImageSet, batch_size: int, device: torch.device | str
+) -> Iterator[Batch]:
+    """Yield every image once, in order and without augmentation; the last batch may be smaller."""
+    starts: Sequence[int] = range(0, len(dataset), batch_size)
+    everything = np.arange(len(dataset))
+    draws = (Draw(everything[start : start + batch_size], None) for start in starts)
+    return dataset.batches(draws, torch.device(device))

@@ -1,0 +1,401 @@
+"""Every set is read from small files in its real format, written here."""
+
+import gzip
+import hashlib
+import pickle
+import struct
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from PIL import Image
+
+from sedona_nni.batches import BatchStream, FolderImages, ImageSet, MemoryImages, ShiftAndFlip
+from sedona_nni.data import Splits, dataset_names, evaluation_batches, load_splits
+from sedona_nni.errors import InputError
+from sedona_nni.task import Task
+
+
+def images_of(part: ImageSet) -> np.ndarray:
+    """All images of a part without augmentation, one row each."""
+    return np.concatenate(
+        [images.flatten(1).numpy() for images, _ in evaluation_batches(part, 256, "cpu")]
+    )
+
+
+def rows(part: ImageSet) -> set[bytes]:
+    return {row.tobytes() for row in images_of(part)}
+
+
+# ---- digits, and what all sets share -------------------------------------------------------------
+
+
+def test_digits_parts() -> None:
+    splits = load_splits(Task(), 0.1)
+    assert [len(splits.train), len(splits.validation), len(splits.test)] == [1295, 143, 359]
+    assert (splits.num_classes, splits.in_channels, splits.image_size) == (10, 3, 32)
+    for part in (splits.train, splits.validation, splits.test):
+        share = np.bincount(part.labels, minlength=10) / len(part)
+        assert np.all(abs(share - 0.1) < 0.02)
+    pixels = images_of(splits.train)
+    assert abs(pixels.mean()) < 0.02
+    assert abs(pixels.std() - 1) < 0.02
+
+
+def test_parts_are_disjoint_and_complete() -> None:
+    from sklearn.datasets import load_digits
+
+    splits = load_splits(Task(image_size=8), 0.4)
+    train, validation, test = (rows(p) for p in (splits.train, splits.validation, splits.test))
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
+    assert len(train | validation | test) == len(np.unique(load_digits().images, axis=0))
+
+
+@pytest.mark.parametrize(
+    "task", [Task(split_seed=1), Task(train_limit=100), Task(split_seed=7, train_limit=50)]
+)
+@pytest.mark.parametrize("fraction", [0.1, 0.4])
+def test_the_test_part_is_fixed(task: Task, fraction: float) -> None:
+    expected = images_of(load_splits(Task(), 0.2).test)
+    assert np.array_equal(images_of(load_splits(task, fraction).test), expected)
+
+
+def test_split_seed_moves_the_validation_part() -> None:
+    first, again, other = (load_splits(Task(split_seed=seed), 0.1).validation for seed in (1, 1, 2))
+    assert rows(first) == rows(again)
+    assert rows(first) != rows(other)
+
+
+def test_train_limit_bounds_what_is_learned_from() -> None:
+    splits = load_splits(Task(train_limit=200), 0.25)
+    assert len(splits.train) == 150
+    assert len(splits.validation) == 50
+    assert set(np.bincount(splits.validation.labels, minlength=10)) <= {4, 5, 6}
+
+
+@pytest.mark.parametrize(
+    ("task", "fraction", "message"),
+    [
+        (Task(dataset="mnist"), 0.1, "dataset: must be one of ['cifar10', "),
+        (Task(train_limit=9999), 0.1, "train_limit: must be at most 1438, "),
+        (Task(train_limit=5), 0.1, "dataset: digits must have 2 training images"),
+        (Task(dataset="cifar10"), 0.1, "data_dir: must name the folder that holds cifar10"),
+    ],
+)
+def test_bad_tasks(task: Task, fraction: float, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_splits(task, fraction)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", sorted(set(dataset_names()) - {"digits"}))
+def test_missing_set_says_where_it_was_looked_for(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        load_splits(Task(dataset=name, data_dir=str(tmp_path / "nowhere")), 0.1)
+    message = str(error.value)
+    assert message.startswith(f"data_dir: {name} is missing or damaged; looked for ")
+    assert str(tmp_path / "nowhere") in message
+    assert "To get it: " in message
+    assert "\n" not in message
+
+
+# ---- The real formats ----------------------------------------------------------------------------
+
+
+def idx(array: np.ndarray) -> bytes:
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_fashion_mnist(folder: Path, packed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Write 40 training and 20 test images; return the test images and labels."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for prefix, count in (("train", 40), ("t10k", 20)):
+        images, labels = rng.integers(0, 256, (count, 28, 28)), np.arange(count) % 10
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            path = folder / f"{prefix}-{name}-ubyte"
+            if packed:
+                path.with_name(path.name + ".gz").write_bytes(gzip.compress(idx(array)))
+            else:
+                path.write_bytes(idx(array))
+    return images, labels
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_fashion_mnist(tmp_path: Path, packed: bool) -> None:
+    raw = tmp_path if packed else tmp_path / "data" / "FashionMNIST" / "raw"
+    images, labels = write_fashion_mnist(raw / "x" if packed else raw, packed)
+    folder = raw / "x" if packed else tmp_path / "data"
+    splits = load_splits(Task(dataset="fashion-mnist", data_dir=str(folder)), 0.25)
+    assert [len(splits.train), len(splits.validation), len(splits.test)] == [30, 10, 20]
+    assert np.array_equal(splits.test.labels, labels)
+    ((batch, _),) = evaluation_batches(splits.test, 64, "cpu")
+    assert batch.shape == (20, 3, 32, 32)
+    expected = (images / 255 - 0.2190) / 0.3318
+    np.testing.assert_allclose(batch[:, 1, 2:30, 2:30].numpy(), expected, atol=1e-4)
+    assert torch.all(batch[:, :, :2] == batch[0, 0, 0, 0])
+
+
+def test_damaged_fashion_mnist(tmp_path: Path) -> None:
+    write_fashion_mnist(tmp_path / "x", packed=True)
+    victim = tmp_path / "x" / "train-images-idx3-ubyte.gz"
+    victim.write_bytes(victim.read_bytes()[:5000])
+    with pytest.raises(InputError, match="fashion-mnist is missing or damaged"):
+        load_splits(Task(dataset="fashion-mnist", data_dir=str(tmp_path / "x")), 0.25)
+
+
+def write_cifar(
+    folder: Path, dataset: Any, names: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> np.ndarray:
+    """Write pickles as published and tell torchvision their checksums; return the test images."""
+    rng = np.random.default_rng(0)
+    label_key, meta_key = names
+    base = folder / dataset.base_folder
+    base.mkdir(parents=True)
+
+    def write(name: str, content: dict[str, Any]) -> list[str]:
+        (base / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((base / name).read_bytes()).hexdigest()]
+
+    lists: dict[str, list[list[str]]] = {}
+    for part in ("train_list", "test_list"):
+        lists[part] = []
+        for name, _ in getattr(dataset, part):
+            data = rng.integers(0, 256, (20, 3072), dtype=np.uint8)
+            content = {"data": data, label_key: [i % 10 for i in range(20)]}
+            lists[part].append(write(name, content))
+    meta = write(dataset.meta["filename"], {meta_key: [str(i) for i in range(10)]})
+    monkeypatch.setattr(dataset, "train_list", lists["train_list"])
+    monkeypatch.setattr(dataset, "test_list", lists["test_list"])
+    monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": meta[1]})
+    return data.reshape(20, 3, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import datasets
+
+    dataset = datasets.CIFAR100 if name == "cifar100" else datasets.CIFAR10
+    keys = ("fine_labels", "fine_label_names") if name == "cifar100" else ("labels", "label_names")
+    images = write_cifar(tmp_path, dataset, keys, monkeypatch)
+    splits = load_splits(Task(dataset=name, data_dir=str(tmp_path)), 0.1)
+    total = 20 if name == "cifar100" else 100
+    assert [len(splits.train), len(splits.validation)] == [0.9 * total, 0.1 * total]
+    assert splits.num_classes == (100 if name == "cifar100" else 10)
+    ((batch, labels),) = evaluation_batches(splits.test, 64, "cpu")
+    assert labels.tolist() == [i % 10 for i in range(20)]
+    mean, std = (0.5071, 0.2673) if name == "cifar100" else (0.4914, 0.2470)
+    np.testing.assert_allclose(batch[:, 0].numpy(), (images[:, 0] / 255 - mean) / std, atol=1e-4)
+
+    next((tmp_path / dataset.base_folder).glob("test*")).write_bytes(b"not what was published")
+    with pytest.raises(InputError, match=f"{name} is missing or damaged"):
+        load_splits(Task(dataset=name, data_dir=str(tmp_path)), 0.1)
+
+
+def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import SVHN
+
+    rng = np.random.default_rng(0)
+    listed = dict(SVHN.split_list)
+    for split in ("train", "test"):
+        pixels = rng.integers(0, 256, (32, 32, 3, 30), dtype=np.uint8)
+        labels = (np.arange(30) % 10 + 1).astype(np.uint8)[:, None]  # the files write 0 as 10
+        path = tmp_path / f"{split}_32x32.mat"
+        scipy.io.savemat(path, {"X": pixels, "y": labels})
+        listed[split] = ["", path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+    monkeypatch.setattr(SVHN, "split_list", listed)
+    splits = load_splits(Task(dataset="svhn", data_dir=str(tmp_path), image_size=16), 0.2)
+    assert [len(splits.train), len(splits.validation), len(splits.test)] == [24, 6, 30]
+    ((batch, found),) = evaluation_batches(splits.test, 64, "cpu")
+    assert batch.shape == (30, 3, 16, 16)
+    assert found.tolist() == [(i + 1) % 10 for i in range(30)]
+
+
+def write_classes(
+    folder: Path, count: int, size: int, classes: tuple[str, ...] = ("a", "b")
+) -> None:
+    """Write ``count`` noisy images per class; the class shows in the red channel."""
+    rng = np.random.default_rng(len(str(folder)))
+    for index, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            pixels[:, :, 0] = 250 * index
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+def red_shows_the_label(part: ImageSet) -> bool:
+    return all(
+        torch.equal((images[:, 0].mean((1, 2)) > 0).long(), labels)
+        for images, labels in evaluation_batches(part, 8, "cpu")
+    )
+
+
+@pytest.mark.parametrize("public_layout", [True, False])
+def test_tiny_imagenet(tmp_path: Path, public_layout: bool) -> None:
+    root = tmp_path / "tiny-imagenet-200"
+    write_classes(root / "train", 10, 64)
+    write_classes(root / "val", 3, 64)
+    if public_layout:
+        lines = []
+        (root / "val" / "images").mkdir()
+        for path in sorted((root / "val").glob("?/*.png")):
+            name = f"val_{path.parent.name}_{path.name}"
+            path.rename(root / "val" / "images" / name)
+            lines.append(f"{name}\t{path.parent.name}\t0\t0\t63\t63\n")
+        (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    splits = load_splits(Task(dataset="tiny-imagenet", data_dir=str(tmp_path)), 0.2)
+    assert [len(splits.train), len(splits.validation), len(splits.test)] == [16, 4, 6]
+    assert splits.image_size == 64
+    assert red_shows_the_label(splits.test)
+    assert all("val" in file for file in splits.test.files)  # type: ignore[attr-defined]
+    assert all("train" in file for file in splits.validation.files)  # type: ignore[attr-defined]
+    images, _ = next(BatchStream(splits.train, 5, 0, "cpu").iterate())
+    assert images.shape == (5, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("folders", "sizes"),
+    [
+        ({"train": 20}, (26, 6, 8)),
+        ({"train": 10, "val": 3}, (16, 4, 6)),
+        ({"train": 10, "test": 3}, (16, 4, 6)),
+        ({"train": 10, "val": 3, "test": 2}, (20, 6, 4)),
+    ],
+)
+def test_image_folder(tmp_path: Path, folders: dict[str, int], sizes: tuple[int, ...]) -> None:
+    for name, count in folders.items():
+        write_classes(tmp_path / name, count, 24)
+    task = Task(dataset="imagefolder", data_dir=str(tmp_path), image_size=16)
+    splits = load_splits(task, 0.2)
+    parts = (splits.train, splits.validation, splits.test)
+    assert tuple(len(part) for part in parts) == sizes
+    assert not rows(splits.validation) & rows(splits.test)
+    assert red_shows_the_label(splits.test)
+    images, _ = next(evaluation_batches(splits.test, 8, "cpu"))
+    assert images.shape[1:] == (3, 16, 16)
+
+
+def test_imagenet_validates_on_training_images(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", 10, 24)
+    write_classes(tmp_path / "val", 3, 24)
+    task = Task(dataset="imagenet", data_dir=str(tmp_path), image_size=16)
+    splits = load_splits(task, 0.2)
+    assert [len(splits.train), len(splits.validation), len(splits.test)] == [16, 4, 6]
+
+
+def test_classes_must_agree(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", 3, 24)
+    write_classes(tmp_path / "val", 3, 24, classes=("a", "c"))
+    with pytest.raises(InputError, match="must have the classes of train/, unlike for b"):
+        load_splits(Task(dataset="imagefolder", data_dir=str(tmp_path)), 0.2)
+
+
+def test_damaged_image_is_named(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", 6, 24)
+    victim = tmp_path / "train" / "a" / "0.png"
+    victim.write_bytes(b"no image")
+    splits = load_splits(Task(dataset="imagefolder", data_dir=str(tmp_path), image_size=16), 0.2)
+    everything = (splits.train, splits.validation, splits.test)
+    with pytest.raises(InputError) as error:
+        [list(evaluation_batches(part, 8, "cpu")) for part in everything]
+    assert str(error.value).startswith(f"{victim}: is not a readable image")
+    assert "\n" not in str(error.value)
+
+
+# ---- Streams -------------------------------------------------------------------------------------
+
+
+def numbered(count: int, augmentation: ShiftAndFlip | None = None) -> MemoryImages:
+    """Images whose label is their number and whose pixels are all different."""
+    pixels = torch.arange(count * 16).remainder(251).view(count, 1, 4, 4).to(torch.uint8)
+    return MemoryImages(pixels, np.arange(count), (0.0,), (1.0,), augmentation)
+
+
+@pytest.fixture(params=["memory", "folder"])
+def augmented(request: pytest.FixtureRequest, tmp_path: Path) -> ImageSet:
+    if request.param == "memory":
+        return numbered(11, ShiftAndFlip(padding=1, flip=True))
+    write_classes(tmp_path / "train", 10, 20)
+    task = Task(dataset="imagefolder", data_dir=str(tmp_path), image_size=16)
+    train = load_splits(task, 0.4).train
+    assert isinstance(train, FolderImages)
+    return train
+
+
+def test_a_batch_depends_on_seed_and_number_only(augmented: ImageSet) -> None:
+    stream = BatchStream(augmented, 4, 5, "cpu")
+    whole = list(islice(stream.iterate(), 8))
+    torch.manual_seed(99)
+    resumed = list(islice(stream.iterate(3), 5))
+    for (images, labels), (again, same_labels) in zip(whole[3:], resumed, strict=True):
+        assert torch.equal(images, again)
+        assert torch.equal(labels, same_labels)
+    other = list(islice(BatchStream(augmented, 4, 6, "cpu").iterate(), 8))
+    assert not all(torch.equal(a, b) for (a, _), (b, _) in zip(whole, other, strict=True))
+
+
+def test_streams_leave_the_global_generator_alone(augmented: ImageSet) -> None:
+    before = torch.get_rng_state()
+    next(BatchStream(augmented, 4, 5, "cpu").iterate())
+    list(evaluation_batches(augmented, 4, "cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_pass_uses_every_image_in_a_new_order() -> None:
+    stream = BatchStream(numbered(10), 4, 0, "cpu")
+    assert stream.batches_per_epoch == 3
+    labels = torch.cat([labels for _, labels in islice(stream.iterate(), 5)]).tolist()
+    assert sorted(labels[:10]) == sorted(labels[10:]) == list(range(10))
+    assert labels[:10] != labels[10:]
+
+
+def test_batches_are_never_larger_than_the_set() -> None:
+    images, labels = next(BatchStream(numbered(3), 128, 0, "cpu").iterate())
+    assert len(images) == 3
+    assert sorted(labels.tolist()) == [0, 1, 2]
+
+
+def test_evaluation_uses_every_image_once_as_it_is(augmented: ImageSet) -> None:
+    batches = list(evaluation_batches(augmented, 4, "cpu"))
+    assert {len(labels) for _, labels in batches[:-1]} == {4}
+    assert np.array_equal(np.concatenate([labels for _, labels in batches]), augmented.labels)
+    plain = list(evaluation_batches(augmented.plain(), 4, "cpu"))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(batches, plain, strict=True))
+    stream, _ = next(BatchStream(augmented.plain(), 4, 0, "cpu").iterate())
+    pixels = {image.numpy().tobytes() for images, _ in batches for image in images}
+    assert all(image.numpy().tobytes() in pixels for image in stream)
+
+
+def test_shift_and_flip_cut_windows_out_of_the_padded_image() -> None:
+    """Each result is one of the 2 x 3 x 3 windows, and 400 draws meet all of them."""
+    image = torch.arange(1, 17, dtype=torch.uint8).view(1, 4, 4)
+    padded = torch.nn.functional.pad(image, [1] * 4)
+    windows = {
+        tuple(window.flatten().tolist())
+        for top in range(3)
+        for left in range(3)
+        for plain in [padded[:, top : top + 4, left : left + 4]]
+        for window in (plain, plain.flip(-1))
+    }
+    rng = np.random.default_rng(0)
+    seen = ShiftAndFlip(padding=1, flip=True)(image.repeat(400, 1, 1, 1), rng)
+    assert {tuple(row) for row in seen.flatten(1).tolist()} == windows
+    unflipped = ShiftAndFlip(padding=1, flip=False)(image.repeat(400, 1, 1, 1), rng)
+    assert len({tuple(row) for row in unflipped.flatten(1).tolist()}) == 9
+
+
+def test_splits_are_ready_to_use() -> None:
+    splits = load_splits(Task(train_limit=100), 0.2)
+    assert isinstance(splits, Splits)
+    images, labels = next(BatchStream(splits.train, 16, 0, "cpu").iterate())
+    assert images.shape == (16, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
