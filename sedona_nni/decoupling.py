@@ -10,6 +10,7 @@ Learning", ICLR 2021.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,13 @@ from typing_extensions import Self
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
 
-__all__ = ["Decoupling", "SearchResult", "check_num_blocks", "uniform_cuts"]
+__all__ = [
+    "Decoupling",
+    "SearchResult",
+    "check_num_blocks",
+    "random_decoupling",
+    "uniform_cuts",
+]
 
 
 def check_num_blocks(num_blocks: int, num_layers: int) -> None:
@@ -137,6 +144,21 @@ class Decoupling(_Document):
         places = [f"{cut} ({name})" for cut, name in zip(self.cuts, self.aux, strict=True)]
         listed = " and ".join([", ".join(places[:-1]), places[-1]] if places[1:] else places)
         return f"cut after layer {listed}"
+
+
+def random_decoupling(
+    backbone: str, num_layers: int, num_blocks: int, aux_choices: Sequence[str], seed: int
+) -> Decoupling:
+    """Draw K-1 of the L-1 boundaries, and an auxiliary network for each, all equally likely.
+
+    Raises:
+        InputError: unless 1 <= num_blocks <= num_layers.
+    """
+    check_num_blocks(num_blocks, num_layers)
+    rng = np.random.default_rng(seed)
+    cuts = sorted(int(cut) for cut in rng.choice(num_layers - 1, num_blocks - 1, replace=False))
+    aux = [aux_choices[int(rng.integers(len(aux_choices)))] for _ in cuts]
+    return Decoupling(backbone=backbone, cuts=cuts, aux=aux, provenance={"seed": seed})
 
 
 class SearchResult(_Document):

@@ -1,0 +1,113 @@
+"""What became of every trial of an experiment, in one file.
+
+The tuner writes it; the closing table needs nothing else, so it can also be made while the
+experiment runs and when NNI's manager is long gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sedona_nni.errors import InputError
+from sedona_nni.files import read_json, write_json
+
+__all__ = ["Ledger", "TrialRecord"]
+
+
+class TrialRecord(BaseModel):
+    """One trial.
+
+    Attributes:
+        parameters: All that defines the trial, with ``"key"``, ``"stage"`` and ``"strategy"``.
+        status: Whether it has ended, and how.
+        result: Its final result, once it has succeeded.
+        reason: Why it failed, once it has.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parameters: dict[str, Any]
+    status: Literal["running", "succeeded", "failed"] = "running"
+    result: dict[str, Any] | None = None
+    reason: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name, unique in the experiment."""
+        return str(self.parameters["key"])
+
+    @property
+    def stage(self) -> str:
+        """``"search"`` or ``"train"``."""
+        return str(self.parameters["stage"])
+
+    @property
+    def strategy(self) -> str:
+        """What its decoupling comes from, e.g. ``"sedona"``."""
+        return str(self.parameters["strategy"])
+
+    @property
+    def validation_accuracy(self) -> float:
+        """The accuracy that trials are chosen by, a fraction; only of a succeeded trial."""
+        assert self.result is not None
+        return float(self.result["default"])
+
+
+class _LedgerFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["sedona-nni/trials/1"] = "sedona-nni/trials/1"
+    trials: list[TrialRecord] = []
+
+
+class Ledger:
+    """The trials in the order in which they were handed out; every change is saved at once.
+
+    Args:
+        path: The file, which need not exist yet.
+
+    Raises:
+        InputError: if the file is not a ledger.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._records: dict[str, TrialRecord] = {}
+        if path.exists():
+            try:
+                stored = _LedgerFile.model_validate(read_json(path))
+            except ValidationError as error:
+                raise InputError.from_validation(error, str(path)) from None
+            self._records = {record.key: record for record in stored.trials}
+
+    def __iter__(self) -> Iterator[TrialRecord]:
+        return iter(self._records.values())
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._records
+
+    def __getitem__(self, key: str) -> TrialRecord:
+        return self._records[key]
+
+    def start(self, parameters: dict[str, Any]) -> None:
+        """Enter a trial that is handed out, or forget how it ended earlier."""
+        self._put(TrialRecord(parameters=parameters))
+
+    def succeed(self, key: str, result: dict[str, Any]) -> None:
+        """Enter the final result of a trial."""
+        parameters = self._records[key].parameters
+        self._put(TrialRecord(parameters=parameters, status="succeeded", result=result))
+
+    def fail(self, key: str, reason: str) -> None:
+        """Enter that a trial ended without a usable result."""
+        parameters = self._records[key].parameters
+        self._put(TrialRecord(parameters=parameters, status="failed", reason=reason))
+
+    def _put(self, record: TrialRecord) -> None:
+        self._records[record.key] = record
+        stored = _LedgerFile(trials=list(self._records.values()))
+        write_json(self.path, stored.model_dump(mode="json", exclude_none=True))

@@ -1,0 +1,107 @@
+"""The closing table of an experiment: one row per strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from sedona_nni.decoupling import Decoupling
+from sedona_nni.ledger import TrialRecord
+
+__all__ = ["HEADINGS", "StrategyRow", "as_markdown", "cells", "comparison"]
+
+HEADINGS = (
+    "strategy",
+    "decoupling",
+    "validation accuracy",
+    "test accuracy",
+    "parameters",
+    "peak training memory",
+    "training time",
+    "search time",
+    "trials",
+)
+
+
+class StrategyRow(BaseModel):
+    """The best trial of a strategy, chosen by validation accuracy; test data only reports.
+
+    Attributes:
+        decoupling: Of the best trial; this and the next five are None if no trial succeeded.
+        validation_accuracy: Fraction.
+        test_accuracy: Fraction.
+        parameters: Number of weights trained, auxiliary networks included.
+        peak_memory_mib: Peak memory of a training step, MiB.
+        time_s: Time that the best trial took to train, seconds.
+        search_time_s: Time that the strategy's search trials took, seconds; None without any.
+        num_trials: Training trials that succeeded.
+        num_failed: Training trials that did not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: str
+    decoupling: Decoupling | None = None
+    validation_accuracy: float | None = None
+    test_accuracy: float | None = None
+    parameters: int | None = None
+    peak_memory_mib: float | None = None
+    time_s: float | None = None
+    search_time_s: float | None = None
+    num_trials: int
+    num_failed: int
+
+
+def comparison(records: Iterable[TrialRecord]) -> list[StrategyRow]:
+    """Return one row per strategy, in the order in which they first appear."""
+    by_strategy: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        by_strategy.setdefault(record.strategy, []).append(record)
+    return [_row(strategy, own) for strategy, own in by_strategy.items()]
+
+
+def _row(strategy: str, records: list[TrialRecord]) -> StrategyRow:
+    trained = [r for r in records if r.stage == "train" and r.status == "succeeded"]
+    searched = [r.result for r in records if r.stage == "search" and r.result is not None]
+    row: dict[str, Any] = {
+        "strategy": strategy,
+        "num_trials": len(trained),
+        "num_failed": sum(r.stage == "train" and r.status == "failed" for r in records),
+        "search_time_s": sum(result["time_s"] for result in searched) if searched else None,
+    }
+    if trained:
+        best = max(trained, key=lambda record: record.validation_accuracy)
+        assert best.result is not None
+        row["decoupling"] = best.parameters["decoupling"]
+        row["validation_accuracy"] = best.validation_accuracy
+        for name in ("test_accuracy", "parameters", "peak_memory_mib", "time_s"):
+            row[name] = best.result.get(name)
+    return StrategyRow.model_validate(row)
+
+
+def cells(row: StrategyRow) -> list[str]:
+    """Return the texts of a row, in the order of `HEADINGS`."""
+    trials = str(row.num_trials) + (f" ({row.num_failed} failed)" if row.num_failed else "")
+    return [
+        row.strategy,
+        "" if row.decoupling is None else row.decoupling.in_words(),
+        _text(row.validation_accuracy, "{:.1%}"),
+        _text(row.test_accuracy, "{:.1%}"),
+        _text(row.parameters, "{:,}"),
+        _text(row.peak_memory_mib, "{:.0f} MiB"),
+        _text(row.time_s, "{:.1f} s"),
+        _text(row.search_time_s, "{:.1f} s"),
+        trials,
+    ]
+
+
+def _text(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def as_markdown(rows: Iterable[StrategyRow]) -> str:
+    """Return the table as Markdown."""
+    lines = [HEADINGS, ["---"] * len(HEADINGS), *(cells(row) for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,1 @@
+"""Strategies under NNI: SEDONA as a one-shot strategy, and the tuners that nnictl loads."""

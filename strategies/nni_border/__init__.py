@@ -1,0 +1,15 @@
+"""The one place where the rough edges of NNI 3.0 are met.
+
+What NNI does by itself                                   the remedy, and where it is
+------------------------------------------------------   ---------------------------------------
+an exception in a tuner only reaches a log file           `tuner.BorderTuner` (every entry point)
+with concurrency, trials get each other's parameters      `trial.trial_parameters`
+a trial's parameters come back as ``''``                  `tuner.BorderTuner` keeps its own map
+a tuner that waits blocks everybody's results             `tuner.BorderTuner` supplies trials later
+an experiment without more trials never ends              `tuner.BorderTuner` ends it
+a failed experiment exits with code 0                     `launcher` (``sedona-nni run``)
+the scheduler hangs on a host with one GPU                `devices.claim_device`
+after a resume, results of re-run trials go astray        `tuner.BorderTuner` adopts those trials
+the resume of NNI's own NAS experiments is broken         `strategies.bridge` does without it
+the web server listens to the whole network               `launcher` and ``loopback.js``
+"""

@@ -1,0 +1,97 @@
+"""A GPU of its own for every trial.
+
+NNI's scheduler refuses to give away the only GPU of a host, and hangs. So experiments leave
+``trialGpuNumber`` out, every trial sees all GPUs, and takes one by locking a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from sedona_nni.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["check_device", "claim_device"]
+
+_RETRY_S = 0.5
+
+
+def check_device(name: str) -> None:
+    """Check that the device can be had on this machine.
+
+    Args:
+        name: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+
+    Raises:
+        InputError: for ``"cuda"`` without a usable GPU, or another name.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError.rule("device", "must be auto, cpu or cuda", name)
+    if name == "cuda" and not _gpus():
+        raise InputError(
+            "device: is 'cuda', but PyTorch finds no usable GPU on this machine; "
+            "use 'auto' or 'cpu', or check the driver and CUDA_VISIBLE_DEVICES"
+        )
+
+
+@contextlib.contextmanager
+def claim_device(name: str) -> Iterator[torch.device]:
+    """Hold a device: the CPU, or a GPU that no other trial of this user holds meanwhile.
+
+    Waits while all visible GPUs are taken. A GPU becomes free again when the block is left or its
+    process ends, however that happens.
+
+    Args:
+        name: ``"cpu"``, ``"cuda"``, or ``"auto"`` for a GPU if there is any.
+
+    Raises:
+        InputError: see `check_device`.
+    """
+    import torch
+
+    check_device(name)
+    gpus = [] if name == "cpu" else _gpus()
+    if not gpus:
+        yield torch.device("cpu")
+        return
+    index, lock = _lock_one(gpus)
+    try:
+        torch.cuda.set_device(index)
+        yield torch.device("cuda", index)
+    finally:
+        lock.release()
+
+
+def _lock_one(gpus: list[str]) -> tuple[int, FileLock]:
+    folder = Path(tempfile.gettempdir()) / f"sedona-nni-gpus-{getpass.getuser()}"
+    folder.mkdir(exist_ok=True)
+    locks = [FileLock(folder / f"{uuid}.lock") for uuid in gpus]
+    while True:
+        for index, lock in enumerate(locks):
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=0)
+                return index, lock
+        time.sleep(_RETRY_S)
+
+
+def _gpus() -> list[str]:
+    """Return the UUIDs of the visible GPUs, in PyTorch's order.
+
+    Not their numbers, which depend on CUDA_VISIBLE_DEVICES and so differ between processes.
+    """
+    import torch
+
+    return [
+        str(torch.cuda.get_device_properties(index).uuid)
+        for index in range(torch.cuda.device_count())
+    ]

@@ -1,0 +1,334 @@
+"""Starts NNI's manager, watches an experiment, and leaves no process behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sedona_nni.errors import InputError, SedonaError
+from strategies.nni_border.rest import ManagerApi, ManagerGoneError, final_metric, trial_record
+from strategies.nni_border.terminal import TunerError
+
+__all__ = [
+    "Interrupted",
+    "LaunchError",
+    "Outcome",
+    "RunningExperiment",
+    "TrialView",
+    "free_port",
+    "one_interrupt",
+    "running",
+    "stored_experiments",
+]
+
+_MARK = "SEDONA_NNI_RUN"  # in the environment of every process of a run
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PORTS_TO_TRY = 100
+_STOP_S = 20.0
+_TERMINATE_S = 3.0
+_SILENCE_S = 15.0
+_POLL_S = 1.0
+_LOG_LINES = 15
+
+
+class LaunchError(SedonaError):
+    """NNI's manager did not start."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user, or the system, wants us to stop.
+
+    Attributes:
+        exit_code: By convention, 128 and the number of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+@contextlib.contextmanager
+def one_interrupt() -> Iterator[None]:
+    """Raise `Interrupted` on the first Ctrl-C (or SIGTERM, SIGHUP) and ignore any further.
+
+    A second one would otherwise interrupt the cleaning up and leave a manager running.
+    """
+
+    def interrupt(signum: int, _frame: object) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        raise Interrupted(signum)
+
+    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def free_port(wanted: int) -> int:
+    """Return the first port from ``wanted`` on that nobody uses, and the next neither.
+
+    NNI takes the next one, too, when trials run on other machines.
+
+    Raises:
+        InputError: if there is none among the next 100.
+    """
+    for port in range(wanted, min(wanted + _PORTS_TO_TRY, 65535)):
+        if _is_free(port) and _is_free(port + 1):
+            return port
+    raise InputError.rule("port", "must have a free port among the next 100", wanted)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+        return True
+
+
+def stored_experiments() -> dict[str, dict[str, Any]]:
+    """Return NNI's records of this user's experiments by id; ``"status"`` is up to date."""
+    from nni.tools.nnictl.config_utils import Experiments
+    from nni.tools.nnictl.nnictl_utils import update_experiment
+
+    update_experiment()  # otherwise a killed manager counts as running
+    experiments: dict[str, dict[str, Any]] = Experiments().get_all_experiments()
+    return experiments
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """What is to be seen of a trial from outside.
+
+    Attributes:
+        id: NNI's id.
+        parameters: What the tuner sent.
+        status: NNI's word: WAITING, RUNNING, SUCCEEDED, FAILED, USER_CANCELED, ...
+        result: The final result, None without one.
+    """
+
+    id: str
+    parameters: dict[str, Any]
+    status: str
+    result: Any
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended without success."""
+        return self.status not in ("WAITING", "RUNNING", "UNKNOWN", "SUCCEEDED")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an experiment ended.
+
+    Attributes:
+        exit_code: 0 if its work is done, 2 if the user can mend what went wrong, else 1.
+        message: What went wrong, empty if nothing did.
+    """
+
+    exit_code: int
+    message: str = ""
+
+
+class RunningExperiment:
+    """An experiment whose manager was started by `running`."""
+
+    def __init__(self, port: int, mark: str) -> None:
+        self.port = port
+        self.api = ManagerApi(f"http://127.0.0.1:{port}")
+        self._mark = mark
+        profile = self.api.get("experiment")
+        self.id: str = profile["id"]
+        self.folder = Path(profile["params"]["experimentWorkingDirectory"]).expanduser() / self.id
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder in which the tuner keeps its state."""
+        return self.folder / "checkpoint"
+
+    def trials(self) -> list[TrialView]:
+        """Return all trials, oldest first.
+
+        Raises:
+            ManagerGoneError: if the manager does not answer.
+        """
+        return [
+            TrialView(
+                id=job["trialJobId"],
+                parameters=trial_record(job).get("parameters") or {},
+                status=job["status"],
+                result=final_metric(job),
+            )
+            for job in self.api.get("trial-jobs")
+        ]
+
+    def latest_intermediate(self, trial_id: str) -> dict[str, float] | None:
+        """Return what a trial has reported last, None if nothing yet."""
+        metrics = [
+            metric
+            for metric in self.api.get(f"metric-data/{trial_id}")
+            if metric["type"] == "PERIODICAL"
+        ]
+        if not metrics:
+            return None
+        value = json.loads(json.loads(max(metrics, key=lambda m: m["timestamp"])["data"]))
+        return value if isinstance(value, dict) else {"default": value}
+
+    def last_words(self, trial_id: str) -> str:
+        """Return the end of a trial's standard error."""
+        text = str(self.api.get(f"trial-file/{trial_id}/stderr"))
+        return "\n".join(text.strip().splitlines()[-_LOG_LINES:])
+
+    def outcome(self) -> Outcome | None:
+        """Return how the experiment ended, None while it has not.
+
+        Raises:
+            ManagerGoneError: if the manager does not answer.
+        """
+        status = self.api.get("check-status")
+        if status["status"] == "DONE":
+            return Outcome(0)
+        if status["status"] in ("STOPPING", "STOPPED"):
+            return Outcome(1, f"the experiment was stopped; `sedona-nni resume {self.id}` goes on")
+        if status["status"] != "ERROR":
+            return None
+        error = TunerError.load(self.checkpoint)
+        if error is None:
+            reasons = "; ".join(status["errors"])
+            return Outcome(1, f"NNI: {reasons}\n{self._log_end('dispatcher.log')}")
+        return Outcome(2 if error.is_input_error else 1, error.message)
+
+    def polls(self) -> Iterator[tuple[list[TrialView], Outcome | None]]:
+        """Yield the trials about every second; the last time with the outcome."""
+        answered = time.monotonic()
+        while True:
+            try:
+                outcome = self.outcome()
+                trials = self.trials()
+                answered = time.monotonic()
+                yield trials, outcome
+            except ManagerGoneError:
+                outcome = None
+                if time.monotonic() - answered > _SILENCE_S or not _processes(self._mark):
+                    log = self._log_end("nnimanager.log")
+                    outcome = Outcome(1, f"the NNI manager has ended unexpectedly\n{log}")
+                    yield [], outcome
+            if outcome is not None:
+                return
+            time.sleep(_POLL_S)
+
+    def _log_end(self, name: str) -> str:
+        path = self.folder / "log" / name
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return "\n".join([f"the end of {path}:", *lines[-_LOG_LINES:]])
+
+
+@contextlib.contextmanager
+def running(arguments: list[str], *, port: int, public: bool) -> Iterator[RunningExperiment]:
+    """Start an experiment with ``nnictl``, and stop it when the block is left.
+
+    Afterwards no process of it is left: no manager, no tuner, no trial.
+
+    Args:
+        arguments: For ``nnictl``, e.g. ``["create", "--config", "experiment.yml"]``.
+        port: Of the web UI; if it is taken, the next free one.
+        public: Let everybody on the network see and control the experiment. NNI does not
+            authenticate anyone.
+
+    Raises:
+        LaunchError: if the manager does not start.
+        InputError: if no port is free.
+    """
+    mark = uuid.uuid4().hex
+    try:
+        yield _start(arguments, port, public, mark)
+    finally:
+        _stop(mark)
+
+
+def _start(arguments: list[str], port: int, public: bool, mark: str) -> RunningExperiment:
+    while True:
+        port = free_port(port)
+        process = subprocess.run(
+            [sys.executable, "-m", "nni.tools.nnictl.nnictl", *arguments, "--port", str(port)],
+            env=_environment(public, mark),
+            start_new_session=True,  # Ctrl-C in our terminal is for us
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if process.returncode == 0:
+            break
+        if f"Port {port} is not idle" not in process.stdout:  # else somebody was faster
+            raise LaunchError("\n".join(process.stdout.strip().splitlines()[-_LOG_LINES:]))
+    try:
+        experiment = RunningExperiment(port, mark)
+    except ManagerGoneError as error:
+        raise LaunchError(f"{error}\n{process.stdout.strip()}") from None
+    if not re.search(rf"\b{re.escape(experiment.id)}\b", process.stdout):
+        raise LaunchError(f"port {port} belongs to another experiment, {experiment.id}")
+    return experiment
+
+
+def _environment(public: bool, mark: str) -> dict[str, str]:
+    environment = dict(os.environ)
+    environment[_MARK] = mark
+    # So that `python` in a trialCommand is the one that runs this, without activating anything.
+    here = str(Path(sys.executable).parent)
+    environment["PATH"] = os.pathsep.join([here, environment.get("PATH", os.defpath)])
+    if not public:
+        hook = Path(__file__).with_name("loopback.js")
+        options = [environment.get("NODE_OPTIONS", ""), f'--require "{hook}"']
+        environment["NODE_OPTIONS"] = " ".join(filter(None, options))
+    return environment
+
+
+def _processes(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # ended meanwhile, or another user's
+            if process.environ().get(_MARK) == mark:
+                found.append(process)
+    return found
+
+
+def _stop(mark: str) -> None:
+    """End all processes of a run: by asking the manager first, which saves its records."""
+    left = _processes(mark)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "node":
+                process.send_signal(signal.SIGINT)
+    _wait_for(mark, _STOP_S)
+    for kill in (psutil.Process.terminate, psutil.Process.kill):
+        for process in _processes(mark):
+            with contextlib.suppress(psutil.Error):
+                kill(process)
+        _wait_for(mark, _TERMINATE_S)
+
+
+def _wait_for(mark: str, seconds: float) -> None:
+    give_up_at = time.monotonic() + seconds
+    while _processes(mark) and time.monotonic() < give_up_at:
+        time.sleep(0.1)

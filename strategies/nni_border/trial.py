@@ -1,0 +1,99 @@
+"""A trial's side of NNI: its parameters and its results."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import nni
+import nni.trial
+import requests
+
+from sedona_nni.errors import InputError
+from strategies.nni_border.rest import ManagerApi, ManagerGoneError, trial_record, without_proxy
+
+__all__ = ["report_final", "report_intermediate", "trial_parameters"]
+
+_RECORD_WAIT_S = 20.0
+
+
+def trial_parameters() -> dict[str, Any]:
+    """Return the parameters that the tuner meant for this trial.
+
+    NNI hands parameters to whichever trial asks first, while its records, the web UI and a resumed
+    experiment go by the trial's id. So the trial follows the record.
+
+    Raises:
+        InputError: outside of NNI, or when NNI has no parameters for this trial.
+        ManagerGoneError: if the manager does not answer.
+    """
+    if "NNI_TRIAL_JOB_ID" not in os.environ:
+        raise InputError(
+            "a trial is started by NNI; without it, use `sedona-nni search` or `sedona-nni train`"
+        )
+    without_proxy()
+    parameters = nni.get_next_parameter()
+    if os.environ["NNI_PLATFORM"] == "local":  # elsewhere the manager is out of a trial's reach
+        record = _own_record()
+        nni.trial._params = record  # its parameter_id goes with each result
+        parameters = record["parameters"]
+    if not isinstance(parameters, dict):
+        raise InputError("NNI has no parameters for this trial")
+    return parameters
+
+
+def _own_record() -> dict[str, Any]:
+    # http://localhost:8080[/prefix]/env/local-env/<trial>
+    manager = ManagerApi(os.environ["NNI_TRIAL_COMMAND_CHANNEL"].split("/env/")[0])
+    give_up_at = time.monotonic() + _RECORD_WAIT_S
+    while True:
+        record = trial_record(manager.get(f"trial-jobs/{os.environ['NNI_TRIAL_JOB_ID']}"))
+        if record:
+            return record
+        if time.monotonic() > give_up_at:  # the record follows the start of the trial
+            raise InputError("NNI has no parameters for this trial")
+        time.sleep(0.1)
+
+
+def report_intermediate(metrics: Mapping[str, float | None]) -> None:
+    """Show numbers in the web UI's curves.
+
+    Args:
+        metrics: Plain numbers by name, with ``"default"`` for the chart of all trials; None (which
+            breaks the web UI's page) stands for a number that there is not yet and is left out.
+
+    Raises:
+        ManagerGoneError: if the manager has gone. A trial without it should end: after a resume
+            NNI starts it again.
+    """
+    numbers = {name: float(value) for name, value in metrics.items() if value is not None}
+    _report(nni.report_intermediate_result, {"default": math.nan, **numbers})
+
+
+def report_final(result: Mapping[str, Any]) -> None:
+    """Report the final result.
+
+    Args:
+        result: JSON values by name, numpy and torch numbers included.
+
+    Raises:
+        ManagerGoneError: if the manager has gone.
+    """
+    _report(nni.report_final_result, {name: _plain(value) for name, value in result.items()})
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _report(send: Any, metrics: dict[str, Any]) -> None:
+    try:
+        send(metrics)
+    except requests.RequestException as error:
+        experiment = os.environ.get("NNI_EXP_ID")
+        raise ManagerGoneError(
+            f"the NNI manager has gone ({error}); `sedona-nni resume {experiment}` goes on"
+        ) from None

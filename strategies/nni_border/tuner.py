@@ -1,0 +1,316 @@
+"""The base of our tuners: what NNI expects of one, made reliable."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import logging
+import math
+import os
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import nni
+from nni.runtime import msg_dispatcher
+from nni.tuner import Tuner
+
+from sedona_nni.errors import SedonaError
+from strategies.nni_border.rest import ManagerApi, final_metric, trial_record, without_proxy
+from strategies.nni_border.terminal import TunerError, checkpoint_folder, tell
+
+__all__ = ["BorderTuner", "ExperimentFailedError", "Parameters"]
+
+Parameters = dict[str, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_logger = logging.getLogger(__name__)
+
+# How long after the successful end of a trial its final result may still be on its way: NNI
+# delivers the two by different threads, in any order.
+_FINAL_RESULT_GRACE_S = 10.0
+_STDERR_LINES = 15
+
+
+class ExperimentFailedError(SedonaError):
+    """The experiment cannot go on."""
+
+
+def _entry_point(
+    method: Callable[Concatenate[BorderTuner, P], R],
+) -> Callable[Concatenate[BorderTuner, P], R]:
+    """Make one of NNI's calls exclusive and its exceptions visible.
+
+    NNI calls from two threads. Left to itself, it writes an exception to a log file and goes on
+    waiting for ever with the status RUNNING.
+    """
+
+    @functools.wraps(method)
+    def guarded(self: BorderTuner, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            try:
+                return method(self, *args, **kwargs)
+            except nni.NoMoreTrialError:
+                raise
+            except Exception as error:
+                self.give_up(error)
+                if self._send is None:  # NNI can only be told once it has asked for trials
+                    return cast(R, None)
+                raise
+
+    return guarded
+
+
+class BorderTuner(Tuner, ABC):
+    """A tuner that hands out trials when it has some, and ends the experiment after the last.
+
+    A subclass implements five methods; they never run at the same time and must not block. Trials
+    are identified by the ``"key"`` of their parameters, which a trial repeats in its final result.
+    """
+
+    def __init__(self, **class_args: Any) -> None:
+        """Keep ``tuner.classArgs`` for `configure`.
+
+        Nothing else happens here: NNI kills a tuner that is not ready after 10 seconds, and has
+        no way to show an error raised here.
+        """
+        super().__init__()
+        self.class_args = class_args
+        self.checkpoint = Path()
+        self._lock = threading.RLock()
+        self._error: BaseException | None = None
+        self._configured = False
+        self._send: Callable[[int, Parameters], None] | None = None
+        self._report_error: Callable[[str], None] | None = None
+        self._running: dict[int, Parameters] = {}
+        self._ended_early: dict[int, bool] = {}
+        self._owed = 0
+        self._ending = False
+
+    # What a subclass implements
+
+    @abstractmethod
+    def configure(self, search_space: dict[str, Any]) -> None:
+        """Check ``class_args`` and load the state in ``self.checkpoint``; heavy imports go here.
+
+        Raises:
+            InputError: if a setting breaks a rule.
+        """
+
+    @abstractmethod
+    def next_parameters(self) -> Parameters | None:
+        """Return the parameters of the next trial, None while there is none to start."""
+
+    @abstractmethod
+    def finished(self) -> bool:
+        """Return whether `next_parameters` will never return a trial again."""
+
+    @abstractmethod
+    def succeeded(self, parameters: Parameters, result: Any) -> None:
+        """Take the final result of a trial.
+
+        Called again for known results when an experiment is resumed.
+        """
+
+    @abstractmethod
+    def failed(self, parameters: Parameters, reason: str) -> None:
+        """Take note that a trial ended without a result."""
+
+    def resumed(self, running: list[Parameters]) -> None:
+        """Take note of which trials NNI starts again when an experiment is resumed."""
+
+    # What a subclass may call
+
+    @staticmethod
+    def experiment_config() -> dict[str, Any]:
+        """Return the whole configuration of the experiment, paths made absolute by NNI."""
+        encoded = sys.argv[sys.argv.index("--exp_params") + 1]
+        config: dict[str, Any] = json.loads(base64.b64decode(encoded))
+        return config
+
+    def supply(self) -> None:
+        """Start trials in free slots, and end the experiment when all is done.
+
+        For subclasses that find out about new trials outside of NNI's calls.
+        """
+        with self._lock:
+            while self._owed and self._send is not None:
+                parameters = self.next_parameters()
+                if parameters is None:
+                    break
+                self._owed -= 1
+                # A number of the dispatcher's own counter, so that it never meets it again.
+                parameter_id = msg_dispatcher._create_parameter_id()
+                self._running[parameter_id] = parameters
+                self._send(parameter_id, parameters)
+            if self._send is not None and not self._ending and self._is_done():
+                self._ending = True
+                # Without this the experiment would stay in TUNER_NO_MORE_TRIAL for ever.
+                self._api().end_experiment()
+
+    def give_up(self, error: BaseException) -> None:
+        """End the experiment with the status ERROR and tell the user why."""
+        with self._lock:
+            if self._error is not None:
+                return
+            self._error = error
+            described = TunerError.of(error)
+            described.save(self.checkpoint)
+            _logger.error("gave up", exc_info=error)
+            tell(f"sedona-nni: {described.message}")
+            if self._report_error is not None:
+                self._report_error(described.message)
+
+    # What NNI calls
+
+    @_entry_point
+    def update_search_space(self, search_space: dict[str, Any]) -> None:
+        """Configure the tuner; NNI calls this first."""
+        if self._configured:
+            tell("sedona-nni: the search space of a running experiment cannot be changed")
+            return
+        self._configured = True
+        self.checkpoint = checkpoint_folder()
+        without_proxy()
+        TunerError.clear(self.checkpoint)
+        self.configure(search_space)
+
+    @_entry_point
+    def generate_multiple_parameters(
+        self, parameter_id_list: Sequence[int], **kwargs: Any
+    ) -> list[Parameters]:
+        """Return parameters for as many of the wanted trials as there are now.
+
+        The others are owed: `supply` starts them when there are some.
+        """
+        wanted = list(parameter_id_list)
+        if self._send is None:
+            # After a resume, NNI asks for a full set of trials in addition to those it runs again.
+            wanted = wanted[self._connect(kwargs["st_callback"]) :]
+        found: list[Parameters] = []
+        for parameter_id in wanted:
+            parameters = self.next_parameters()
+            if parameters is None:
+                break
+            self._running[parameter_id] = parameters
+            found.append(parameters)
+        self._owed += len(wanted) - len(found)
+        self.supply()
+        return found
+
+    @_entry_point
+    def receive_trial_result(
+        self, parameter_id: int, parameters: Any, value: Any, **kwargs: Any
+    ) -> None:
+        """Take a final result. ``parameters`` is not looked at: NNI mixes it up."""
+        known = self._running.pop(parameter_id, None)
+        if known is not None:
+            self.succeeded(known, value)
+            self.supply()
+
+    @_entry_point
+    def trial_end(self, parameter_id: int, success: bool, **kwargs: Any) -> None:
+        """Take note of a trial that ended; a final result may come before or after."""
+        if self._send is None:
+            self._ended_early[parameter_id] = success
+        elif parameter_id in self._running:
+            self._trial_ended(parameter_id, success)
+
+    @_entry_point
+    def import_data(self, data: list[dict[str, Any]]) -> None:
+        """Take the results of the earlier sessions of a resumed experiment.
+
+        ``"parameter"`` is not looked at: NNI pairs it with the wrong result.
+        """
+        for entry in data:
+            result = entry["value"]
+            if isinstance(result, dict) and "key" in result:
+                self.succeeded({"key": result["key"]}, result)
+            else:
+                _logger.warning("ignored an imported result without a key: %s", result)
+
+    # Details
+
+    def _is_done(self) -> bool:
+        return not self._running and self.finished()
+
+    def _connect(self, send: Callable[[int, Parameters], None]) -> int:
+        """Take hold of NNI's dispatcher, and of the trials that it starts again after a resume.
+
+        NNI by itself would call nobody when one of those fails, and hand over their results as
+        imports.
+
+        Args:
+            send: A method of the dispatcher, which starts a trial.
+
+        Returns:
+            The number of trials that are started again.
+        """
+        self._send = send
+        dispatcher: Any = send.__self__  # type: ignore[attr-defined]
+        self._report_error = dispatcher.report_error
+        if self._error is not None:
+            dispatcher.report_error(TunerError.of(self._error).message)
+            raise self._error
+        recovered: dict[int, Parameters] = dispatcher.recovered_trial_params
+        msg_dispatcher._trial_params.update(recovered)
+        dispatcher.recovered_max_param_id = -1  # from now on, none counts as an earlier session's
+        self._running.update(recovered)
+        self.resumed(list(recovered.values()))
+        for parameter_id, success in self._ended_early.items():
+            if parameter_id in recovered:
+                self._trial_ended(parameter_id, success)
+        return len(recovered)
+
+    def _trial_ended(self, parameter_id: int, success: bool) -> None:
+        if success:
+            timer = threading.Timer(_FINAL_RESULT_GRACE_S, self._settle, [parameter_id])
+            timer.daemon = True
+            timer.start()
+        else:
+            self._settle_as_failed(
+                parameter_id, f"the trial failed{self._last_words(parameter_id)}"
+            )
+
+    @_entry_point
+    def _settle(self, parameter_id: int) -> None:
+        """Look up a result that did not come: NNI loses one now and then after a resume."""
+        if parameter_id in self._running:
+            result = final_metric(self._job(parameter_id) or {})
+            if result is not None:
+                self.succeeded(self._running.pop(parameter_id), result)
+                self.supply()
+            else:
+                self._settle_as_failed(parameter_id, "the trial ended without a final result")
+
+    def _settle_as_failed(self, parameter_id: int, reason: str) -> None:
+        parameters = self._running.pop(parameter_id)
+        tell(f"sedona-nni: trial {parameters.get('key')}: {reason}")
+        self.failed(parameters, reason)
+        self.supply()
+
+    def _last_words(self, parameter_id: int) -> str:
+        """Return the end of what a trial wrote to its standard error."""
+        job = self._job(parameter_id)
+        if job is None:
+            return ""
+        text = str(self._api().get(f"trial-file/{job['trialJobId']}/stderr")).strip()
+        return ":\n" + "\n".join(text.splitlines()[-_STDERR_LINES:])
+
+    def _job(self, parameter_id: int) -> dict[str, Any] | None:
+        """Return NNI's record of a trial; numbers are used again after a resume: the latest."""
+        jobs = [
+            job
+            for job in self._api().get("trial-jobs")
+            if trial_record(job).get("parameter_id") == parameter_id
+        ]
+        return max(jobs, key=lambda job: job.get("startTime") or math.inf, default=None)
+
+    def _api(self) -> ManagerApi:
+        channel = os.environ["NNI_TUNER_COMMAND_CHANNEL"]  # ws://localhost:8080[/prefix]/tuner
+        return ManagerApi("http" + channel.removeprefix("ws").removesuffix("/tuner"))

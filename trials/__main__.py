@@ -1,0 +1,70 @@
+"""A trial under NNI: ``trialCommand: python -m trials``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.task import Task
+from strategies.nni_border.devices import claim_device
+from strategies.nni_border.trial import report_final, report_intermediate, trial_parameters
+
+
+def main() -> int:
+    """Run the trial that NNI has started this process for; return the exit code."""
+    try:
+        parameters = trial_parameters()
+        if parameters["threads"] is not None:
+            torch.set_num_threads(parameters["threads"])
+        with claim_device(parameters["device"]) as device:
+            result = _run(parameters, device, Path(os.environ["NNI_OUTPUT_DIR"]))
+        repeated = ("key", "stage", "strategy", "hyperparameters")
+        echo = {name: parameters[name] for name in repeated if name in parameters}
+        report_final({**result, **echo})
+    except SedonaError as error:
+        print(f"sedona-nni: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:  # NNI stops a trial like this; there is a checkpoint
+        print("sedona-nni: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(parameters: dict[str, Any], device: torch.device, directory: Path) -> dict[str, Any]:
+    """Run the stage; what it needs is imported here, as a training needs no Lightning."""
+    task = Task.model_validate(parameters["task"])
+    if parameters["stage"] == "search":
+        from sedona_nni.search import SearchSettings
+
+        from trials.search import run_search
+
+        return run_search(
+            task,
+            SearchSettings.model_validate(parameters["search"]),
+            num_blocks=parameters["num_blocks"],
+            aux=parameters["aux"],
+            device=device,
+            report=report_intermediate,
+            directory=directory,
+        )
+    from sedona_nni.decoupling import Decoupling
+    from sedona_nni.training import TrainSettings
+    from trials.train import run_training
+
+    return run_training(
+        task,
+        Decoupling.model_validate(parameters["decoupling"]),
+        TrainSettings.model_validate({**parameters["train"], **parameters["hyperparameters"]}),
+        device=device,
+        report=report_intermediate,
+        directory=directory,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
