@@ -1,0 +1,411 @@
+"""Greedy training of a decoupled network: K blocks, K optimizers, K schedules.
+
+`greedy_step` is one step of it: each block computes its features and its own loss, goes backward at
+once and is updated, before the next block starts. Only one block's activations and gradients are
+alive at a time. With one block this is ordinary back-propagation. `train` is the loop around it.
+Sources: Belilovsky et al., ICML 2020 (decoupled greedy learning); the public SEDONA release
+(defaults, one optimizer and schedule per block, ensemble of the last classifiers).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from rich.console import Console
+from rich.progress import track
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+from typing_extensions import Self
+
+from sedona_nni.batches import BatchStream, ImageSet, evaluation_batches
+from sedona_nni.data import Splits
+from sedona_nni.decoupled import DecoupledNetwork
+from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.files import write_atomically
+from sedona_nni.losses import LabelSmoothing
+
+__all__ = [
+    "CHECKPOINT_FILE",
+    "MODEL_FILE",
+    "DivergedError",
+    "Evaluation",
+    "TrainResult",
+    "TrainSettings",
+    "build_optimizers",
+    "evaluate",
+    "greedy_step",
+    "train",
+]
+
+CHECKPOINT_FILE = "checkpoint.pt"
+MODEL_FILE = "model.safetensors"
+_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+Report = Callable[[dict[str, float]], None]
+Precision = Literal["no", "fp16", "bf16"]
+
+
+class DivergedError(SedonaError):
+    """The training loss is no longer a finite number; the hyperparameters are to blame."""
+
+
+class TrainSettings(BaseModel):
+    """How a decoupled network is trained; the defaults are the release's for CIFAR-10.
+
+    Attributes:
+        epochs: Passes over the training images (the release: 64,000 batches of 128, 182 passes).
+        batch_size: Images per step.
+        evaluation_batch_size: Images at a time when nothing is learned.
+        optimizer: ``sgd`` or ``adam``, one per block.
+        lr: Learning rate at the start.
+        lr_min: Learning rate at the end of the cosine schedule, at most ``lr``.
+        momentum: Momentum of ``sgd``.
+        weight_decay: Factor of the L2 penalty's gradient.
+        schedule: ``cosine`` from lr to lr_min, step by step, or ``multistep``.
+        milestones: Epochs after which ``multistep`` divides the rate by 10.
+        label_smoothing: eps of `sedona_nni.losses.LabelSmoothing`.
+        validation_fraction: Share of the training images held out to pick the best epoch.
+        ensemble: Also test the last so many classifiers together (all, where there are fewer).
+        amp: Mixed precision: ``no``, ``fp16`` (with loss scaling) or ``bf16``.
+        seed: Decides initial weights, order of the images, augmentation and dropout.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=182, ge=1)
+    batch_size: int = Field(default=128, ge=2)  # batch norm cannot learn from a single image
+    evaluation_batch_size: int = Field(default=1024, ge=1)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(default=0.1, gt=0)
+    lr_min: float = Field(default=0.001, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    schedule: Literal["cosine", "multistep"] = "cosine"
+    milestones: list[int] = Field(default_factory=list)
+    label_smoothing: float = Field(default=0.1, ge=0, le=0.5)
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
+    ensemble: int = Field(default=1, ge=1)
+    amp: Precision = "no"
+    seed: int = Field(default=2021, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.schedule == "cosine" and self.lr_min > self.lr:
+            raise ValueError(f"lr_min must be at most lr, {self.lr}, but got {self.lr_min}")
+        if (self.schedule == "multistep") != bool(self.milestones):
+            raise ValueError(
+                "milestones must be given for the multistep schedule and for no other, "
+                f"but got {self.milestones} for {self.schedule}"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network does on a set of images.
+
+    Attributes:
+        loss: Mean loss of the final head.
+        accuracies: Share of images that each block's classifier gets right; the last is the head.
+        ensemble_accuracy: That of the last n classifiers together.
+    """
+
+    loss: float
+    accuracies: list[float]
+    ensemble_accuracy: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to; the epoch with the best validation accuracy is what was tested.
+
+    Attributes:
+        best_epoch: That epoch, from 1; the earliest of equals.
+        validation_accuracy: Accuracy of the final head on the validation part.
+        validation_loss: Its mean loss there.
+        test: The same weights on the test part.
+        time_s: Seconds of training and validation, those before an interruption included.
+    """
+
+    best_epoch: int
+    validation_accuracy: float
+    validation_loss: float
+    test: Evaluation
+    time_s: float
+
+
+def build_optimizers(
+    network: DecoupledNetwork, settings: TrainSettings
+) -> list[torch.optim.Optimizer]:
+    """Return one optimizer per block, for its layers and its classifier."""
+    optimizers: list[torch.optim.Optimizer] = []
+    for block in network.blocks:
+        if settings.optimizer == "sgd":
+            optimizers.append(
+                torch.optim.SGD(
+                    block.parameters(),
+                    settings.lr,
+                    momentum=settings.momentum,
+                    weight_decay=settings.weight_decay,
+                )
+            )
+        else:
+            optimizers.append(
+                torch.optim.Adam(
+                    block.parameters(), settings.lr, weight_decay=settings.weight_decay
+                )
+            )
+    return optimizers
+
+
+def _build_schedule(
+    optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int
+) -> LRScheduler:
+    if settings.schedule == "cosine":
+        return CosineAnnealingLR(
+            optimizer, T_max=settings.epochs * steps_per_epoch, eta_min=settings.lr_min
+        )
+    return MultiStepLR(optimizer, [epoch * steps_per_epoch for epoch in settings.milestones])
+
+
+def greedy_step(
+    network: DecoupledNetwork,
+    optimizers: Sequence[torch.optim.Optimizer],
+    images: Tensor,
+    labels: Tensor,
+    criterion: nn.Module,
+    scaler: torch.amp.GradScaler,
+    amp: Precision = "no",
+) -> Tensor:
+    """Update every block once, from the lowest up, each from its own loss alone.
+
+    Block k's weights follow the gradient of its local loss l_k, which equals their gradient of
+    l_1 + ... + l_K, because block k+1 reads its input as a constant. Going backward block by block
+    frees what block k has stored before block k+1 runs.
+
+    Args:
+        network: The K blocks, in training mode.
+        optimizers: One per block.
+        images: Shape (B, C, S, S).
+        labels: Class numbers, (B,).
+        criterion: Mean loss of logits and labels.
+        scaler: Scales losses against underflow in half precision; all blocks share it.
+        amp: Mixed precision of the forward pass.
+
+    Returns:
+        The K local losses before the update, shape (K,).
+    """
+    losses = []
+    features = images
+    for block, optimizer in zip(network.blocks, optimizers, strict=True):
+        with torch.autocast(images.device.type, _DTYPES[amp], enabled=amp != "no"):
+            features = block(features.detach())  # the cut: nothing below learns from this block
+            loss, _ = block.local_loss(features, labels, criterion)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    scaler.update()
+    return torch.stack(losses)
+
+
+@torch.no_grad()
+def evaluate(
+    network: DecoupledNetwork,
+    dataset: ImageSet,
+    settings: TrainSettings,
+    device: torch.device | str,
+) -> Evaluation:
+    """Try every classifier on every image, in evaluation mode.
+
+    The ensemble's vote is the sum of its classifiers' log-probabilities.
+
+    Args:
+        network: The network, on ``device``; it is left in evaluation mode.
+        dataset: The images.
+        settings: Gives batch size, smoothing of the loss, precision and size of the ensemble.
+        device: Where to compute.
+    """
+    network.eval()
+    criterion = LabelSmoothing(settings.label_smoothing)
+    counts = torch.zeros(len(network.blocks) + 1, device=device)
+    loss = torch.zeros((), device=device)
+    for images, labels in evaluation_batches(dataset, settings.evaluation_batch_size, device):
+        with torch.autocast(
+            images.device.type, _DTYPES[settings.amp], enabled=settings.amp != "no"
+        ):
+            logits = network.classifier_logits(images)
+        logits = [part.float() for part in logits]
+        together = torch.stack([part.log_softmax(1) for part in logits[-settings.ensemble :]]).sum(
+            0
+        )
+        counts += torch.stack([(votes.argmax(1) == labels).sum() for votes in (*logits, together)])
+        loss += criterion(logits[-1], labels) * len(labels)
+    *accuracies, ensemble_accuracy = (counts / len(dataset)).tolist()
+    return Evaluation(loss.item() / len(dataset), accuracies, ensemble_accuracy)
+
+
+def train(
+    network: DecoupledNetwork,
+    splits: Splits,
+    settings: TrainSettings,
+    *,
+    device: torch.device | str = "cpu",
+    report: Report = lambda numbers: None,
+    directory: Path | None = None,
+) -> TrainResult:
+    """Train every block, keep the epoch that validates best, test that one once.
+
+    The network ends with the best epoch's weights. After each epoch a checkpoint is written to
+    ``directory``; called again with the same network, data and settings, training goes on from it.
+    On the CPU the outcome is then the same to the bit, as everything random in step n depends on
+    the seed and on n alone. Torch's global generators are left as they were.
+
+    Args:
+        network: What to train; it is moved to ``device``.
+        splits: The images.
+        settings: How.
+        device: Where.
+        report: Called after every epoch with ``default`` (the final head's validation accuracy),
+            ``loss`` (its validation loss), ``block_1_accuracy`` ... ``block_K_accuracy`` (on the
+            validation part), ``train_loss`` (mean of the head's losses while learning), ``lr`` and
+            ``epoch``; after an interruption also for the epochs before it.
+        directory: Where to write ``checkpoint.pt`` and, at the end, ``model.safetensors``.
+
+    Raises:
+        DivergedError: if a loss is not finite at the end of an epoch.
+        InputError: if the checkpoint in ``directory`` was made with other settings.
+    """
+    device = torch.device(device)
+    network.to(device)
+    stream = BatchStream(splits.train, settings.batch_size, settings.seed, device)
+    steps_per_epoch = stream.batches_per_epoch
+    criterion = LabelSmoothing(settings.label_smoothing)
+    optimizers = build_optimizers(network, settings)
+    schedules = [_build_schedule(optimizer, settings, steps_per_epoch) for optimizer in optimizers]
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
+
+    parts: list[_Stateful] = [network, *optimizers, *schedules, scaler]
+    progress = _Progress(settings.model_dump(mode="json"))
+    checkpoint = directory / CHECKPOINT_FILE if directory else None
+    if checkpoint and checkpoint.exists():
+        progress = _load(checkpoint, parts, progress)
+        for numbers in progress.history:
+            report(numbers)
+
+    started = time.perf_counter() - progress.time_s
+    batches = stream.iterate(start=len(progress.history) * steps_per_epoch)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for epoch in range(len(progress.history) + 1, settings.epochs + 1):
+            network.train()
+            losses = torch.zeros(len(network.blocks), device=device)
+            steps = range((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch)
+            for step in _with_bar(steps, f"epoch {epoch} of {settings.epochs}"):
+                images, labels = next(batches)
+                torch.manual_seed(_dropout_seed(settings.seed, step))
+                losses += greedy_step(
+                    network, optimizers, images, labels, criterion, scaler, settings.amp
+                )
+                for schedule in schedules:
+                    schedule.step()
+
+            validation = evaluate(network, splits.validation, settings, device)
+            losses /= steps_per_epoch
+            if not (losses.isfinite().all() and math.isfinite(validation.loss)):
+                raise DivergedError(
+                    f"training diverged in epoch {epoch}: the blocks' losses are "
+                    f"{losses.tolist()}, the validation loss is {validation.loss} "
+                    f"({settings.optimizer}, lr {settings.lr})"
+                )
+            numbers = {
+                "default": validation.accuracies[-1],
+                "loss": validation.loss,
+                **{
+                    f"block_{number}_accuracy": accuracy
+                    for number, accuracy in enumerate(validation.accuracies, start=1)
+                },
+                "train_loss": losses[-1].item(),
+                "lr": float(schedules[-1].get_last_lr()[0]),
+                "epoch": epoch,
+            }
+            progress.history.append(numbers)
+            if validation.accuracies[-1] > progress.best_accuracy:
+                progress.best_accuracy = validation.accuracies[-1]
+                progress.best_epoch = epoch
+                progress.best_network = {
+                    name: tensor.to("cpu", copy=True)
+                    for name, tensor in network.state_dict().items()
+                }
+            progress.time_s = time.perf_counter() - started
+            if checkpoint:
+                _save(checkpoint, parts, progress)
+            report(numbers)
+
+    network.load_state_dict(progress.best_network)
+    if directory:
+        weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        write_atomically(directory / MODEL_FILE, lambda path: save_file(weights, path))
+    return TrainResult(
+        progress.best_epoch,
+        progress.best_accuracy,
+        progress.history[progress.best_epoch - 1]["loss"],
+        evaluate(network, splits.test, settings, device),
+        progress.time_s,
+    )
+
+
+class _Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+@dataclass
+class _Progress:
+    """What has to outlive an interruption besides the states of network and optimizers."""
+
+    settings: dict[str, Any]
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_network: dict[str, Tensor] = field(default_factory=dict)
+    time_s: float = 0.0
+
+
+def _save(path: Path, parts: Sequence[_Stateful], progress: _Progress) -> None:
+    state = {**vars(progress), "parts": [part.state_dict() for part in parts]}
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+
+def _load(path: Path, parts: Sequence[_Stateful], fresh: _Progress) -> _Progress:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["settings"] != fresh.settings:
+        raise InputError(f"directory: {path} was made with other training settings")
+    for part, saved in zip(parts, state.pop("parts"), strict=True):
+        part.load_state_dict(saved)
+    return _Progress(**state)
+
+
+def _dropout_seed(seed: int, step: int) -> int:
+    """Mix the two, so that neighbouring seeds and steps share nothing."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
+
+
+def _with_bar(steps: range, description: str) -> Any:
+    """Go through the steps; on a terminal a bar shows how far they are."""
+    return track(
+        steps,
+        description,
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )

@@ -1,0 +1,208 @@
+"""Train one decoupling from scratch and say what came of it and what it cost.
+
+A directory that was trained into holds ``run.json`` (what was trained), ``decoupling.json``,
+``model.safetensors`` (the epoch that validated best) and ``results.json``; while training is under
+way ``checkpoint.pt`` in place of the last two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sedona_nni.backbones import build_backbone
+from sedona_nni.cost import block_costs, count_parameters, peak_memory_mib
+from sedona_nni.data import BatchStream, Splits, load_splits
+from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.files import read_json, write_json
+from sedona_nni.losses import LabelSmoothing
+from sedona_nni.task import Task
+from sedona_nni.training import (
+    CHECKPOINT_FILE,
+    MODEL_FILE,
+    Evaluation,
+    TrainSettings,
+    build_optimizers,
+    evaluate,
+    greedy_step,
+    train,
+)
+
+__all__ = ["evaluate_saved", "run_training"]
+
+
+class _Run(BaseModel):
+    """All that defines a training, as ``run.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task
+    decoupling: Decoupling
+    settings: TrainSettings
+
+
+def run_training(
+    task: Task,
+    decoupling: Decoupling,
+    settings: TrainSettings,
+    *,
+    device: torch.device | str = "cpu",
+    report: Callable[[dict[str, float]], None] = lambda numbers: None,
+    directory: Path | None = None,
+) -> dict[str, float]:
+    """Train a decoupling as `sedona_nni.training.train` does and measure it.
+
+    Called again with the same directory it continues an interrupted training; of a finished one it
+    returns the results again. Initial weights of the backbone depend on the task and the seed, not
+    on the decoupling.
+
+    Args:
+        task: Backbone and data.
+        decoupling: Where to cut, and with which auxiliary networks.
+        settings: How to train.
+        device: Where.
+        report: Called with the numbers of every epoch.
+        directory: Where to leave the trained network and its results, and to keep checkpoints.
+
+    Returns:
+        ``default`` (best validation accuracy), ``loss`` (validation loss of that epoch),
+        ``test_accuracy`` and ``test_loss`` of the same weights, ``test_ensemble_accuracy`` where
+        an ensemble was asked for, ``best_epoch``, ``parameters`` and ``macs`` (per image) with
+        auxiliary networks, ``peak_memory_mib`` (see below) and ``time_s`` of the training.
+        The peak is that of a training step on ``device`` with everything it needs: weights,
+        optimizer state, gradients, activations and what the step computes on the way, but not
+        the images.
+
+    Raises:
+        InputError: if task and decoupling do not fit or the directory holds another training.
+        DivergedError: if the loss does not stay finite.
+    """
+    device = torch.device(device)
+    run = _Run(task=task, decoupling=decoupling, settings=settings)
+    if directory is not None and (directory / "run.json").exists():
+        if _read_run(directory) != run:
+            raise InputError(
+                f"directory: {directory} holds another training, please name a new one"
+            )
+        if (directory / "results.json").exists():
+            finished: dict[str, float] = read_json(directory / "results.json")
+            return finished
+
+    splits = load_splits(task, settings.validation_fraction)
+    network, costs = _build(task, decoupling, splits, settings.seed)
+    if directory is not None:
+        write_json(directory / "run.json", run.model_dump(mode="json"))
+        decoupling.save(directory / "decoupling.json")
+    peak = _peak_memory_mib(run, splits, device)
+    trained = train(network, splits, settings, device=device, report=report, directory=directory)
+    results = {
+        "default": trained.validation_accuracy,
+        "loss": trained.validation_loss,
+        **_test_numbers(trained.test, settings),
+        "best_epoch": trained.best_epoch,
+        **costs,
+        "peak_memory_mib": peak,
+        "time_s": trained.time_s,
+    }
+    if directory is not None:
+        write_json(directory / "results.json", results)
+        (directory / CHECKPOINT_FILE).unlink()
+    return results
+
+
+def evaluate_saved(
+    directory: Path, *, device: torch.device | str = "cpu", data_dir: str | None = None
+) -> dict[str, float]:
+    """Test a network that `run_training` left in ``directory``.
+
+    Args:
+        directory: Holds ``run.json`` and ``model.safetensors``.
+        device: Where to compute.
+        data_dir: Where the data set is now, by default where it was.
+
+    Returns:
+        ``test_accuracy``, ``test_loss``, where an ensemble was asked for
+        ``test_ensemble_accuracy``, and ``block_1_accuracy`` ... of every block's classifier.
+
+    Raises:
+        InputError: if a file is missing or does not hold what it should.
+    """
+    run = _read_run(directory)
+    task = run.task if data_dir is None else run.task.model_copy(update={"data_dir": data_dir})
+    splits = load_splits(task, run.settings.validation_fraction)
+    network, _ = _build(task, run.decoupling, splits, run.settings.seed)
+    path = directory / MODEL_FILE
+    try:
+        network.load_state_dict(load_file(path))
+    except Exception as error:  # a missing file, one that is not safetensors, or other weights
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be loaded ({reason})") from error
+    test = evaluate(network.to(device), splits.test, run.settings, device)
+    return _test_numbers(test, run.settings) | {
+        f"block_{number}_accuracy": accuracy
+        for number, accuracy in enumerate(test.accuracies, start=1)
+    }
+
+
+def _read_run(directory: Path) -> _Run:
+    path = directory / "run.json"
+    try:
+        return _Run.model_validate(read_json(path))
+    except ValidationError as error:
+        raise InputError.from_validation(error, str(path)) from None
+
+
+def _build(
+    task: Task, decoupling: Decoupling, splits: Splits, seed: int
+) -> tuple[DecoupledNetwork, dict[str, float]]:
+    """Return the network with the seed's initial weights, and its parameters and MACs."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = build_backbone(
+            task.backbone,
+            num_classes=splits.num_classes,
+            in_channels=splits.in_channels,
+            image_size=splits.image_size,
+            width_multiplier=task.width_multiplier,
+        )
+        blocks = block_costs(backbone, decoupling)
+        network = build_decoupled(backbone, decoupling)
+    macs = sum(block.backbone.macs + block.auxiliary.macs for block in blocks)
+    return network, {"parameters": count_parameters(network), "macs": macs}
+
+
+def _peak_memory_mib(run: _Run, splits: Splits, device: torch.device) -> float:
+    """Run two training steps of a network of its own, made within the measurement.
+
+    Two, because the first leaves the optimizer state that the later ones carry.
+    """
+    settings = run.settings
+    images, labels = next(BatchStream(splits.train, settings.batch_size, 0, device).iterate())
+
+    def two_steps() -> list[Tensor]:
+        network, _ = _build(run.task, run.decoupling, splits, settings.seed)
+        network.to(device).train()
+        optimizers = build_optimizers(network, settings)
+        criterion = LabelSmoothing(settings.label_smoothing)
+        scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
+        return [
+            greedy_step(network, optimizers, images, labels, criterion, scaler, settings.amp)
+            for _ in range(2)
+        ]
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return peak_memory_mib(two_steps, device)
+
+
+def _test_numbers(test: Evaluation, settings: TrainSettings) -> dict[str, float]:
+    numbers = {"test_accuracy": test.accuracies[-1], "test_loss": test.loss}
+    if settings.ensemble > 1:
+        numbers["test_ensemble_accuracy"] = test.ensemble_accuracy
+    return numbers
