@@ -368,9 +368,8 @@ class PredSim(AuxiliaryNetwork):
         """Return the loss of prediction and similarity, shape (), and the logits."""
         logits: Tensor = self(features)
         targets = F.one_hot(labels, self.num_classes).to(features.dtype)
-        mismatch = F.mse_loss(
-            similarity_matrix(self.similarity(features)), similarity_matrix(targets)
-        )
+        difference = similarity_matrix(self.similarity(features)) - similarity_matrix(targets)
+        mismatch = difference.square().mean()  # F.mse_loss lacks forward over reverse mode
         weight = self.similarity_weight
         return (1 - weight) * F.cross_entropy(logits, labels) + weight * mismatch, logits
 

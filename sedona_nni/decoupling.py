@@ -194,11 +194,15 @@ class SearchResult(_Document):
         """L, the number of layers of the backbone."""
         return len(self.alpha) + 1
 
+    def _margins(self) -> np.ndarray:
+        """Return alpha_i^loc - alpha_i^up, shape (L-1,), float64."""
+        alpha = np.array(self.alpha, dtype=np.float64).reshape(-1, 2)
+        return np.asarray(alpha[:, 0] - alpha[:, 1])
+
     def a_loc(self) -> np.ndarray:
         """Return a^loc = softmax(alpha)[:, 0], shape (L-1,), float64: how much each boundary
         prefers its local loss, i.e. a cut."""
-        alpha = np.array(self.alpha, dtype=np.float64).reshape(-1, 2)
-        return np.asarray(1 / (1 + np.exp(alpha[:, 1] - alpha[:, 0])))
+        return np.asarray(np.exp(-np.logaddexp(0, -self._margins())))  # never overflows
 
     def decoupling(self, num_blocks: int) -> Decoupling:
         """Discretise: cut at the K-1 boundaries with the largest a^loc.
@@ -213,8 +217,7 @@ class SearchResult(_Document):
             InputError: unless 1 <= num_blocks <= L.
         """
         check_num_blocks(num_blocks, self.num_layers)
-        margin = np.array(self.alpha, dtype=np.float64).reshape(-1, 2) @ np.array([1.0, -1.0])
-        best = np.argsort(-margin, kind="stable")[: num_blocks - 1]
+        best = np.argsort(-self._margins(), kind="stable")[: num_blocks - 1]
         return self._at(sorted(int(cut) for cut in best), {"num_blocks": num_blocks})
 
     def decoupling_by_threshold(self) -> Decoupling:
