@@ -104,10 +104,11 @@ class OptunaTuner(BorderTuner):
         """Return a trial of the strategy that has had the fewest."""
         if self._lost:
             return self._lost.pop(0)
-        open_ = [name for name in self._decouplings if self._left(name) > 0]
-        if not open_:
+        ready = [name for name in self._strategies if name in self._decouplings]
+        neediest = max(ready, key=self._left, default=None)
+        if neediest is None or self._left(neediest) == 0:
             return None
-        parameters = self._training(max(open_, key=self._left))
+        parameters = self._training(neediest)
         self.ledger.start(parameters)
         return parameters
 

@@ -1,0 +1,265 @@
+"""`strategies.nni_border.tuner` under NNI's own dispatcher."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sedona_nni.errors import InputError
+from strategies.nni_border import tuner as border
+from strategies.nni_border.terminal import TunerError
+from strategies.nni_border.tuner import BorderTuner
+
+
+class Counting(BorderTuner):
+    """Hands out ``total`` trials, of which ``ready`` are ready; a method may be told to fail."""
+
+    def configure(self, search_space: dict[str, Any]) -> None:
+        self.ready = self.class_args.get("ready", 100)
+        self.total = self.class_args.get("total", 100)
+        self.handed_out = 0
+        self.results: dict[str, Any] = {}
+        self.failures: dict[str, str] = {}
+        self.again: list[str] = []
+        self._maybe_fail("configure")
+
+    def _maybe_fail(self, method: str) -> None:
+        if self.class_args.get("fault") == method:
+            raise self.class_args.get("error", ZeroDivisionError)(f"in {method}")
+
+    def next_parameters(self) -> dict[str, Any] | None:
+        self._maybe_fail("next_parameters")
+        if self.handed_out == min(self.ready, self.total):
+            return None
+        self.handed_out += 1
+        return {"key": f"t{self.handed_out}"}
+
+    def finished(self) -> bool:
+        self._maybe_fail("finished")
+        return self.handed_out == self.total
+
+    def succeeded(self, parameters: dict[str, Any], result: Any) -> None:
+        self._maybe_fail("succeeded")
+        self.results[parameters["key"]] = result["default"]
+
+    def failed(self, parameters: dict[str, Any], reason: str) -> None:
+        self._maybe_fail("failed")
+        self.failures[parameters["key"]] = reason
+
+    def resumed(self, running: list[dict[str, Any]]) -> None:
+        self._maybe_fail("resumed")
+        self.again = [parameters["key"] for parameters in running]
+
+
+def started(dispatch: Any, concurrency: int = 2, **class_args: Any) -> Any:
+    nni = dispatch(Counting(**class_args))
+    nni.initialize()
+    nni.request(concurrency)
+    return nni
+
+
+@pytest.mark.parametrize(
+    ("fault", "deed"),
+    [
+        ("configure", lambda nni: None),
+        ("next_parameters", lambda nni: None),
+        ("finished", lambda nni: (nni.final("t1"), nni.final("t2"))),
+        ("resumed", lambda nni: None),
+        ("succeeded", lambda nni: nni.final("t1")),
+        ("failed", lambda nni: nni.end("t1", "FAILED")),
+    ],
+)
+def test_an_exception_ends_the_experiment_and_reaches_the_user(
+    dispatch: Any, capfd: pytest.CaptureFixture[str], fault: str, deed: Any
+) -> None:
+    nni = dispatch(Counting(fault=fault, total=2))
+    with pytest.raises(ZeroDivisionError):
+        nni.initialize()
+        nni.request(2)
+        deed(nni)
+    assert f"ZeroDivisionError: in {fault}" in nni.error  # makes NNI's status ERROR
+    assert f"ZeroDivisionError: in {fault}" in capfd.readouterr().err
+    stored = TunerError.load(nni.folder)
+    assert stored is not None
+    assert f"ZeroDivisionError: in {fault}" in stored.message
+    assert not stored.is_input_error
+
+
+def test_an_exception_of_an_imported_result_is_told_as_soon_as_nni_listens(dispatch: Any) -> None:
+    nni = dispatch(Counting(fault="succeeded"))
+    nni.initialize()
+    nni.dispatcher.handle_import_data([{"parameter": {}, "value": {"key": "t1", "default": 1}}])
+    with pytest.raises(ZeroDivisionError):
+        nni.request()
+    assert "ZeroDivisionError" in nni.error
+
+
+def test_an_input_error_is_one_line(dispatch: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    nni = dispatch(Counting(fault="configure", error=InputError))
+    nni.initialize()
+    with pytest.raises(InputError):
+        nni.request()
+    assert nni.error == "in configure"
+    assert capfd.readouterr().err == "sedona-nni: in configure\n"
+    stored = TunerError.load(nni.folder)
+    assert stored is not None
+    assert stored.is_input_error
+
+
+def test_a_new_session_forgets_the_error_of_the_last(dispatch: Any) -> None:
+    nni = dispatch(Counting(fault="configure"))
+    nni.initialize()
+    again = dispatch(Counting())
+    again.initialize()
+    assert TunerError.load(nni.folder) is None
+
+
+def test_own_parameters_are_passed_on_and_not_what_nni_repeats(dispatch: Any) -> None:
+    nni = started(dispatch, concurrency=2, ready=1)
+    # NNI has replaced the parameters of the first trial when the second was refused
+    nni.final("t1", default=0.75)
+    assert nni.tuner.results == {"t1": 0.75}
+
+
+def test_slots_that_stayed_free_are_filled_as_soon_as_there_is_something_to_do(
+    dispatch: Any,
+) -> None:
+    nni = started(dispatch, concurrency=3, ready=1)
+    assert nni.started == ["t1"]
+    nni.tuner.ready = 10
+    nni.final("t1")  # the tuner learns something: both free slots, and no more
+    assert nni.started == ["t1", "t2", "t3"]
+    nni.end("t1")  # the slot of the first
+    assert nni.started == ["t1", "t2", "t3", "t4"]
+    assert len(set(nni.trials)) == 4
+
+
+def test_the_experiment_is_ended_after_the_last_trial_and_not_before(dispatch: Any) -> None:
+    nni = started(dispatch, concurrency=2, total=3)
+    nni.succeed("t1")
+    nni.succeed("t2")
+    assert not nni.ended
+    nni.final("t3")
+    assert nni.ended
+
+
+def test_the_experiment_is_ended_when_the_last_trial_fails(dispatch: Any) -> None:
+    nni = started(dispatch, concurrency=1, total=1)
+    nni.end("t1", "FAILED")
+    assert nni.ended
+    assert "Traceback of trial-file/job0/stderr" in nni.tuner.failures["t1"]
+
+
+def test_the_end_of_a_trial_may_come_before_its_result(
+    dispatch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nni = started(dispatch, concurrency=1, total=1)
+    nni.end("t1")
+    nni.final("t1")
+    assert nni.tuner.results == {"t1": 0.5}
+    assert nni.tuner.failures == {}
+
+
+def test_a_failure_after_the_result_changes_nothing(dispatch: Any) -> None:
+    nni = started(dispatch, concurrency=1, total=1)
+    nni.final("t1")
+    nni.end("t1", "FAILED")
+    assert nni.tuner.results == {"t1": 0.5}
+    assert nni.tuner.failures == {}
+
+
+def test_a_trial_that_ends_without_a_result_has_failed(
+    dispatch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(border.threading, "Timer", AtOnce)
+    nni = started(dispatch, concurrency=1, total=1)
+    nni.end("t1")
+    assert nni.tuner.failures == {"t1": "the trial ended without a final result"}
+    assert nni.ended
+
+
+class AtOnce:
+    """A timer that does not wait."""
+
+    daemon = False
+
+    def __init__(self, seconds: float, function: Any, arguments: list[Any]) -> None:
+        self.start = lambda: function(*arguments)
+
+
+def test_trials_of_others_are_ignored(dispatch: Any) -> None:
+    nni = started(dispatch, concurrency=1)
+    submitted_in_the_web_ui = json.dumps({"parameter_id": None, "parameters": {}})
+    nni.dispatcher.handle_trial_end(
+        {"trial_job_id": "j", "event": "FAILED", "hyper_params": submitted_in_the_web_ui}
+    )
+    assert nni.tuner.failures == {}
+    assert nni.error is None
+
+
+def resume(dispatch: Any, running: dict[int, str], concurrency: int, **class_args: Any) -> Any:
+    """Start a session in which NNI runs some trials again."""
+    nni = dispatch(Counting(**class_args))
+    nni.initialize()
+    recovered = [
+        {"parameter_id": number, "parameters": {"key": key}} for number, key in running.items()
+    ]
+    nni.trials = {trial["parameter_id"]: trial for trial in recovered}
+    nni.dispatcher.handle_import_data([])
+    nni.dispatcher.handle_add_customized_trial(recovered)
+    nni.request(concurrency)
+    return nni
+
+
+def test_results_of_trials_that_run_again_after_a_resume_arrive(dispatch: Any) -> None:
+    nni = resume(dispatch, {4: "old1", 7: "old2"}, concurrency=2)
+    assert nni.tuner.again == ["old1", "old2"]
+    nni.final("old1", default=0.25)
+    nni.end("old2", "FAILED")
+    assert nni.tuner.results == {"old1": 0.25}
+    assert "old2" in nni.tuner.failures
+
+
+def test_trials_that_run_again_after_a_resume_take_their_slots(dispatch: Any) -> None:
+    nni = resume(dispatch, {4: "old1"}, concurrency=2)
+    assert nni.started == ["t1"]
+    nni.succeed("old1")
+    assert nni.started == ["t1", "t2"]
+
+
+def test_a_trial_that_fails_again_before_nni_has_introduced_it_is_not_forgotten(
+    dispatch: Any,
+) -> None:
+    nni = dispatch(Counting())
+    nni.initialize()
+    trial = {"parameter_id": 4, "parameters": {"key": "old1"}}
+    nni.trials = {4: trial}
+    nni.dispatcher.handle_trial_end(
+        {"trial_job_id": "j", "event": "FAILED", "hyper_params": json.dumps(trial)}
+    )
+    nni.dispatcher.handle_add_customized_trial([trial])
+    nni.request(1)
+    assert "old1" in nni.tuner.failures
+
+
+def test_imported_results_are_recognised_by_their_key(dispatch: Any) -> None:
+    nni = dispatch(Counting())
+    nni.initialize()
+    nni.dispatcher.handle_import_data(
+        [
+            {"parameter": {"key": "other"}, "value": {"key": "t1", "default": 0.25}},
+            {"parameter": {}, "value": 0.5},
+        ]
+    )
+    assert nni.tuner.results == {"t1": 0.25}
+
+
+def test_a_change_of_the_search_space_is_refused_and_said(
+    dispatch: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nni = started(dispatch)
+    nni.dispatcher.handle_update_search_space({})
+    assert "cannot be changed" in capfd.readouterr().err
+    assert nni.tuner.handed_out == 2

@@ -1,0 +1,89 @@
+"""`sedona_nni.ledger` and `sedona_nni.report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sedona_nni.errors import InputError
+from sedona_nni.ledger import Ledger
+from sedona_nni.report import as_markdown, comparison
+
+CUT_AT_4 = {"backbone": "vgg11", "cuts": [4], "aux": ["conv2"]}
+CUT_AT_1 = {"backbone": "vgg11", "cuts": [1], "aux": ["conv1"]}
+
+
+def train(key: str, decoupling: dict[str, Any] = CUT_AT_4) -> dict[str, Any]:
+    strategy = key.split("-")[0]
+    return {"key": key, "stage": "train", "strategy": strategy, "decoupling": decoupling}
+
+
+def result(validation: float, test: float, **more: Any) -> dict[str, Any]:
+    return {
+        "default": validation,
+        "test_accuracy": test,
+        "parameters": 12345,
+        "peak_memory_mib": 56.4,
+        "time_s": 7.89,
+        **more,
+    }
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    ledger = Ledger(tmp_path / "trials.json")
+    ledger.start({"key": "search", "stage": "search", "strategy": "sedona"})
+    ledger.start(train("uniform-000"))
+    ledger.succeed("search", result(0.1, 0.1, time_s=100.0))
+    ledger.start(train("sedona-000"))
+    ledger.start(train("sedona-001", CUT_AT_1))
+    ledger.start(train("sedona-002"))
+    ledger.succeed("sedona-000", result(0.8, 0.99))
+    ledger.succeed("sedona-001", result(0.9, 0.5))
+    ledger.fail("sedona-002", "diverged")
+    return ledger
+
+
+def test_the_best_trial_is_chosen_by_validation_and_reported_by_test_accuracy(
+    ledger: Ledger,
+) -> None:
+    sedona, uniform = comparison(ledger)
+    assert sedona.strategy == "sedona"
+    assert sedona.test_accuracy == 0.5
+    assert sedona.decoupling is not None
+    assert sedona.decoupling.cuts == [1]
+    assert (sedona.num_trials, sedona.num_failed) == (2, 1)
+    assert sedona.search_time_s == 100.0
+    assert uniform.test_accuracy is None
+    assert (uniform.num_trials, uniform.num_failed) == (0, 0)
+
+
+def test_the_table_in_markdown(ledger: Ledger) -> None:
+    lines = as_markdown(comparison(ledger)).splitlines()
+    assert lines[2] == (
+        "| sedona | cut after layer 1 (conv1) | 90.0% | 50.0% | 12,345 | 56 MiB | 7.9 s | 100.0 s "
+        "| 2 (1 failed) |"
+    )
+    assert lines[3] == "| uniform |  | – | – | – | – | – | – | 0 |"
+    assert {line.count("|") for line in lines} == {10}
+
+
+def test_a_ledger_is_read_back_as_it_was_written(ledger: Ledger) -> None:
+    again = Ledger(ledger.path)
+    assert list(again) == list(ledger)
+    assert [record.status for record in again] == [
+        "succeeded",
+        "running",
+        "succeeded",
+        "succeeded",
+        "failed",
+    ]
+
+
+def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "trials.json"
+    path.write_text('{"format": "another"}')
+    with pytest.raises(InputError, match=r"trials\.json\.format"):
+        Ledger(path)

@@ -1,0 +1,300 @@
+"""`strategies.tuner` under NNI's own dispatcher."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sedona_nni.decoupling import Decoupling
+from sedona_nni.ledger import Ledger
+from strategies.tuner import LEDGER_FILE, OptunaTuner, SedonaTuner
+
+SPACE = {
+    "lr": {"_type": "loguniform", "_value": [0.01, 0.2]},
+    "batch_size": {"_type": "choice", "_value": [32, 64]},
+}
+SEARCH_RESULT = {
+    "backbone": "vgg11",
+    "dataset": "digits",
+    "aux_choices": ["conv1", "conv2"],
+    "alpha": [[float(i == 4), 0.0] for i in range(7)],
+    "beta": [[0.0, 1.0]] * 7,
+}
+
+
+def session(
+    dispatch: Any,
+    concurrency: int = 2,
+    again: list[dict[str, Any]] | None = None,
+    tuner: type[OptunaTuner] = SedonaTuner,
+    **changes: Any,
+) -> Any:
+    """Start a session; ``again`` are the trials that NNI runs again after a resume."""
+    class_args: dict[str, Any] = {
+        "task": {"backbone": "vgg11"},
+        "num_blocks": 2,
+        "aux": ["conv1", "conv2"],
+        "compare": ["uniform", "random", "backprop"],
+        "trials_per_strategy": 2,
+        **changes,
+    }
+    nni = dispatch(tuner(**{name: value for name, value in class_args.items() if value != "-"}))
+    nni.initialize(SPACE)
+    if again is not None:
+        trials = [{"parameter_id": n, "parameters": p} for n, p in enumerate(again, start=1)]
+        nni.trials = {trial["parameter_id"]: trial for trial in trials}
+        nni.dispatcher.handle_add_customized_trial(trials)
+    nni.request(concurrency)
+    return nni
+
+
+def finish(nni: Any) -> None:
+    """Let trials succeed in the order of their start until the tuner ends the experiment."""
+    for key in nni.started:  # grows meanwhile
+        if nni.tuner.ledger[key].status == "running":
+            nni.succeed(key, search_result=SEARCH_RESULT)
+
+
+def ledger(nni: Any) -> Ledger:
+    return Ledger(nni.folder / LEDGER_FILE)
+
+
+def test_the_search_comes_first_and_comparisons_fill_the_other_slots(dispatch: Any) -> None:
+    nni = session(dispatch, concurrency=3)
+    assert nni.started == ["search", "uniform-000", "random-000"]
+
+
+def test_every_strategy_gets_the_same_number_of_trials_and_the_experiment_ends(
+    dispatch: Any,
+) -> None:
+    nni = session(dispatch)
+    finish(nni)
+    assert nni.ended
+    assert nni.error is None
+    counts = Counter(record.strategy for record in ledger(nni) if record.stage == "train")
+    assert counts == {"sedona": 2, "uniform": 2, "random": 2, "backprop": 2}
+    assert all(record.status == "succeeded" for record in ledger(nni))
+
+
+def test_one_trial_after_the_other_ends_too(dispatch: Any) -> None:
+    nni = session(dispatch, concurrency=1, compare=[])
+    finish(nni)
+    assert nni.started == ["search", "sedona-000", "sedona-001"]
+    assert nni.ended
+
+
+def test_slots_that_had_to_wait_for_the_search_are_used_after_it(dispatch: Any) -> None:
+    nni = session(dispatch, concurrency=3, compare=[])
+    assert nni.started == ["search"]
+    nni.final("search", search_result=SEARCH_RESULT)
+    assert nni.started == ["search", "sedona-000", "sedona-001"]
+
+
+def test_each_strategy_trains_its_own_decoupling(dispatch: Any) -> None:
+    nni = session(dispatch)
+    finish(nni)
+    decouplings: dict[str, set[Decoupling]] = {}
+    for record in ledger(nni):
+        if record.stage == "train":
+            decoupling = Decoupling.model_validate(record.parameters["decoupling"])
+            decouplings.setdefault(record.strategy, set()).add(decoupling)
+    assert decouplings["sedona"] == {Decoupling(backbone="vgg11", cuts=[4], aux=["conv2"])}
+    assert decouplings["uniform"] == {Decoupling(backbone="vgg11", cuts=[3], aux=["mlp-sr"])}
+    assert decouplings["backprop"] == {Decoupling(backbone="vgg11")}
+    (drawn,) = decouplings["random"]
+    assert drawn.num_blocks == 2
+    assert set(drawn.aux) <= {"conv1", "conv2"}
+
+
+def test_strategies_start_from_the_same_draws_and_seeds(dispatch: Any) -> None:
+    nni = session(dispatch)
+    finish(nni)
+    by_key = {record.key: record.parameters for record in ledger(nni)}
+    assert by_key["sedona-000"]["hyperparameters"] == by_key["uniform-000"]["hyperparameters"]
+    assert by_key["sedona-000"]["hyperparameters"] != by_key["sedona-001"]["hyperparameters"]
+    assert by_key["sedona-001"]["train"]["seed"] == by_key["uniform-001"]["train"]["seed"]
+    assert by_key["sedona-001"]["train"]["seed"] == by_key["sedona-000"]["train"]["seed"] + 1
+
+
+@pytest.mark.parametrize("accuracy", [math.nan, math.inf, None, "high"])
+def test_a_result_that_is_no_number_is_a_failure_and_costs_a_trial(
+    dispatch: Any, accuracy: Any
+) -> None:
+    nni = session(dispatch, compare=["uniform"])
+    nni.succeed("uniform-000", default=accuracy)
+    finish(nni)
+    assert ledger(nni)["uniform-000"].status == "failed"
+    assert nni.started.count("uniform-001") == 1
+    assert "uniform-002" not in nni.started
+    assert nni.ended
+
+
+def test_failed_trials_are_told_to_optuna_and_not_replaced(dispatch: Any) -> None:
+    import optuna
+
+    nni = session(dispatch)
+    nni.end("uniform-000", "FAILED")
+    finish(nni)
+    assert nni.ended
+    study = optuna.load_study(study_name="uniform", storage=f"sqlite:///{nni.folder}/optuna.db")
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+
+
+def test_a_failed_search_ends_the_experiment(dispatch: Any) -> None:
+    nni = session(dispatch)
+    with pytest.raises(Exception, match="the search failed"):
+        nni.end("search", "FAILED")
+    assert "the search failed" in nni.error
+    assert "Traceback of trial-file" in nni.error
+
+
+def test_three_failed_trainings_end_the_experiment(dispatch: Any) -> None:
+    nni = session(dispatch, concurrency=4)
+    nni.end("uniform-000", "FAILED")
+    nni.end("random-000", "FAILED")
+    with pytest.raises(Exception, match="all of the first 3 trainings failed"):
+        nni.end("backprop-000", "FAILED")
+    assert "all of the first 3 trainings failed" in nni.error
+
+
+def test_after_a_success_three_failures_do_not_matter(dispatch: Any) -> None:
+    nni = session(dispatch, concurrency=5)
+    nni.succeed("uniform-000")
+    for key in ("random-000", "backprop-000", "uniform-001"):
+        nni.end(key, "FAILED")
+    assert nni.error is None
+
+
+def test_finished_work_is_not_repeated_after_a_resume(dispatch: Any) -> None:
+    before = session(dispatch, concurrency=1)
+    before.succeed("search", search_result=SEARCH_RESULT)
+    before.succeed(before.started[1])
+    running = before.started[2]
+    nni = session(dispatch, concurrency=1, again=[ledger(before)[running].parameters])
+    assert nni.started == []  # its slot is the trial's that runs again
+    nni.succeed(running)
+    finish(nni)
+    assert nni.ended
+    assert len(set(before.started) | set(nni.started)) == 9
+    assert not set(before.started) & set(nni.started)
+
+
+def test_an_interrupted_search_is_waited_for_after_a_resume(dispatch: Any) -> None:
+    before = session(dispatch, concurrency=1)
+    nni = session(dispatch, concurrency=1, again=[ledger(before)["search"].parameters])
+    assert nni.started == []
+    nni.succeed("search", search_result=SEARCH_RESULT)
+    assert nni.started == ["sedona-000"]
+
+
+def test_a_failed_search_is_tried_again_after_a_resume(dispatch: Any) -> None:
+    before = session(dispatch, concurrency=1)
+    with pytest.raises(Exception, match="the search failed"):
+        before.end("search", "FAILED")
+    nni = session(dispatch, concurrency=1, again=[])
+    assert nni.started == ["search"]
+    finish(nni)
+    assert nni.ended
+
+
+def test_trials_that_nni_has_lost_are_handed_out_again(dispatch: Any) -> None:
+    before = session(dispatch, concurrency=2)
+    lost = before.started[1]
+    nni = session(dispatch, concurrency=2, again=[ledger(before)["search"].parameters])
+    assert nni.started == [lost]
+
+
+def test_results_known_to_nni_only_are_taken_over(dispatch: Any) -> None:
+    before = session(dispatch, concurrency=2)
+    result = {"key": "uniform-000", "default": 0.75}
+    tuner_killed_before_it_saw_it = [{"parameter": {}, "value": result}]
+    nni = dispatch(SedonaTuner(**before.tuner.class_args))
+    nni.initialize(SPACE)
+    nni.dispatcher.handle_import_data(tuner_killed_before_it_saw_it)
+    nni.dispatcher.handle_add_customized_trial([])
+    nni.request(2)
+    assert "uniform-000" not in nni.started
+    assert ledger(nni)["uniform-000"].validation_accuracy == 0.75
+
+
+def test_a_resume_after_the_end_ends_again(dispatch: Any) -> None:
+    before = session(dispatch)
+    finish(before)
+    nni = session(dispatch, again=[])
+    assert nni.started == []
+    assert nni.ended
+
+
+def test_a_resume_draws_what_an_uninterrupted_run_would_draw(
+    dispatch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through = session(dispatch, concurrency=1, compare=[])
+    finish(through)
+
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.setenv("NNI_CHECKPOINT_DIRECTORY", str(other))
+    before = session(dispatch, concurrency=1, compare=[])
+    before.succeed("search", search_result=SEARCH_RESULT)
+    parameters = Ledger(other / LEDGER_FILE)["sedona-000"].parameters
+    nni = session(dispatch, concurrency=1, compare=[], again=[parameters])
+    nni.succeed("sedona-000")
+    resumed = Ledger(other / LEDGER_FILE)["sedona-001"]
+    assert resumed.parameters == ledger(through)["sedona-001"].parameters
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_block": 2}, "tuner.classArgs.num_block: unknown field"),
+        ({"num_blocks": 9}, "num_blocks: must be from 1 to the number of layers, 8, but got 9"),
+        ({"task": {"backbone": "vgg12"}}, "backbone: must be one of"),
+        ({"uniform_aux": "conf1"}, "aux: must be one of"),
+        ({"aux": ["conv1", "kept"]}, "aux: must be one of"),
+        ({"compare": ["unifrom"]}, "tuner.classArgs.compare.0: "),
+        ({"compare": ["random", "random"]}, "compare: must name each strategy once"),
+        ({"task": "-"}, "tuner.classArgs.task: this field is required"),
+    ],
+)
+def test_wrong_settings_are_one_line(dispatch: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=".") as caught:
+        session(dispatch, **changes)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+GIVEN = {"backbone": "vgg11", "cuts": [2], "aux": ["cnn"]}
+ALONE = {"tuner": OptunaTuner, "num_blocks": "-"}
+
+
+def test_a_given_decoupling_needs_no_search(dispatch: Any) -> None:
+    nni = session(dispatch, **ALONE, decoupling=GIVEN)
+    finish(nni)
+    assert nni.ended
+    trained = {record.key for record in ledger(nni) if record.strategy == "given"}
+    assert trained == {"given-000", "given-001"}
+    assert ledger(nni)["given-000"].parameters["decoupling"]["cuts"] == [2]
+
+
+def test_a_decoupling_may_be_a_file_beside_the_trial_code(dispatch: Any, tmp_path: Path) -> None:
+    Decoupling.model_validate(GIVEN).save(tmp_path / "found.json")
+    nni = session(dispatch, **ALONE, decoupling="found.json")
+    assert ledger(nni)["given-000"].parameters["decoupling"]["cuts"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("decoupling", "message"),
+    [
+        ("nowhere.json", "nowhere.json: cannot be read"),
+        ({**GIVEN, "cuts": [7]}, "cuts: must be boundaries of vgg11, 0 to 6"),
+        ({**GIVEN, "backbone": "vgg19"}, "decoupling: must be one of the task's backbone, vgg11"),
+    ],
+)
+def test_a_wrong_decoupling_is_one_line(dispatch: Any, decoupling: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=".") as caught:
+        session(dispatch, **ALONE, decoupling=decoupling)
+    assert message in str(caught.value)
