@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -106,6 +108,11 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 "milestones must be given for the multistep schedule and for no other, "
                 f"but got {self.milestones} for {self.schedule}"
+            )
+        ends = [0, *self.milestones, self.epochs]
+        if self.milestones and any(a >= b for a, b in pairwise(ends)):
+            raise ValueError(
+                f"milestones must rise from 1 to {self.epochs - 1}, but got {self.milestones}"
             )
         return self
 
@@ -305,7 +312,10 @@ def train(
 
     started = time.perf_counter() - progress.time_s
     batches = stream.iterate(start=len(progress.history) * steps_per_epoch)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    generators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=generators), warnings.catch_warnings():
+        # In fp16 the very first updates are often skipped, and the schedule takes it for a mistake
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         for epoch in range(len(progress.history) + 1, settings.epochs + 1):
             network.train()
             losses = torch.zeros(len(network.blocks), device=device)

@@ -1,0 +1,170 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sedona_nni.backbones import build_backbone
+from sedona_nni.data import BatchStream, load_splits
+from sedona_nni.decoupled import build_decoupled
+from sedona_nni.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.task import Task
+from sedona_nni.training import TrainSettings
+from trials import train as trial
+from trials.train import evaluate_saved, run_training
+
+TASK = Task(width_multiplier=0.25, train_limit=200)
+SETTINGS = TrainSettings(epochs=2, batch_size=50, lr=0.02, ensemble=2)
+DECOUPLING = Decoupling(backbone="vgg11", cuts=[2, 4], aux=["conv1", "predsim"])
+
+
+class Killed(Exception):
+    pass
+
+
+def without_clock(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in numbers.items() if name != "time_s"}
+
+
+def test_results_and_files(tmp_path: Path) -> None:
+    reported: list[dict[str, float]] = []
+    results = run_training(TASK, DECOUPLING, SETTINGS, report=reported.append, directory=tmp_path)
+    assert set(results) == {
+        "default",
+        "loss",
+        "test_accuracy",
+        "test_loss",
+        "test_ensemble_accuracy",
+        "best_epoch",
+        "parameters",
+        "macs",
+        "peak_memory_mib",
+        "time_s",
+    }
+    assert results["default"] == max(numbers["default"] for numbers in reported)
+    built = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+    network = build_decoupled(built, DECOUPLING)
+    assert results["parameters"] == sum(p.numel() for p in network.parameters())
+
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "run.json",
+        "decoupling.json",
+        "model.safetensors",
+        "results.json",
+    }
+    assert Decoupling.load(tmp_path / "decoupling.json") == DECOUPLING
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    saved = evaluate_saved(tmp_path)
+    for name in ("test_accuracy", "test_loss", "test_ensemble_accuracy"):
+        assert saved[name] == results[name]
+    assert saved["block_3_accuracy"] == results["test_accuracy"]
+    assert "block_1_accuracy" in saved
+
+    def report_again(numbers: dict[str, float]) -> None:
+        raise AssertionError("a finished training must not be repeated")
+
+    again = run_training(TASK, DECOUPLING, SETTINGS, report=report_again, directory=tmp_path)
+    assert again == results
+
+
+def test_interrupted_and_continued(tmp_path: Path) -> None:
+    expected = run_training(TASK, DECOUPLING, SETTINGS)
+
+    def die(numbers: dict[str, float]) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        run_training(TASK, DECOUPLING, SETTINGS, report=die, directory=tmp_path)
+    found = run_training(TASK, DECOUPLING, SETTINGS, directory=tmp_path)
+    assert without_clock(found) == without_clock(expected)
+
+
+def test_same_backbone_weights_whatever_the_decoupling() -> None:
+    splits = load_splits(TASK, 0.1)
+    cut, _ = trial._build(TASK, DECOUPLING, splits, seed=5)
+    whole, _ = trial._build(TASK, Decoupling(backbone="vgg11"), splits, seed=5)
+    layers = [layer for block in cut.blocks for layer in block.layers]
+    for mine, other in zip(layers, whole.blocks[0].layers, strict=True):
+        assert all(
+            torch.equal(a, b) for a, b in zip(mine.parameters(), other.parameters(), strict=True)
+        )
+
+
+def test_peak_memory_contains_what_a_step_needs() -> None:
+    """At least weights, momentum and one block's gradients; cutting saves activations."""
+    task = Task(train_limit=200)
+    settings = TrainSettings(epochs=1, batch_size=100)
+    splits = load_splits(task, settings.validation_fraction)
+
+    def peak(decoupling: Decoupling, **changes: Any) -> float:
+        run = trial._Run(
+            task=task, decoupling=decoupling, settings=settings.model_copy(update=changes)
+        )
+        return trial._peak_memory_mib(run, splits, torch.device("cpu"))
+
+    whole = peak(Decoupling(backbone="vgg11"))
+    network, costs = trial._build(task, Decoupling(backbone="vgg11"), splits, 0)
+    weights_mib = 4 * costs["parameters"] / 2**20
+    activations: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        activations.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    images, _ = next(BatchStream(splits.train, 100, 0, "cpu").iterate())
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network.train()(images)
+    bounds = (2 * weights_mib, 3 * weights_mib + sum(activations) / 2**20)
+    assert bounds[0] < whole < bounds[1]
+    assert whole < peak(Decoupling(backbone="vgg11"), optimizer="adam") - 0.9 * weights_mib
+    blocks = Decoupling(backbone="vgg11", cuts=[0, 1, 3], aux=["mlp-sr"] * 3)
+    assert peak(blocks) < 0.9 * whole
+    assert peak(blocks) > weights_mib
+
+
+def test_another_training_is_not_overwritten(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    run_training(TASK, DECOUPLING, settings, directory=tmp_path)
+    before = (tmp_path / "results.json").read_bytes()
+    for arguments in (
+        (TASK, Decoupling(backbone="vgg11"), settings),
+        (TASK, DECOUPLING, SETTINGS),
+        (TASK.model_copy(update={"split_seed": 1}), DECOUPLING, settings),
+    ):
+        with pytest.raises(InputError, match="holds another training"):
+            run_training(*arguments, directory=tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
+    directory = tmp_path / "new"
+    for task, decoupling in (
+        (TASK, Decoupling(backbone="vgg11", cuts=[9], aux=["conv1"])),
+        (TASK, Decoupling(backbone="vgg19")),
+        (TASK.model_copy(update={"dataset": "nothing"}), DECOUPLING),
+        (TASK.model_copy(update={"backbone": "vgg12"}), DECOUPLING),
+    ):
+        with pytest.raises(InputError):
+            run_training(task, decoupling, SETTINGS, directory=directory)
+    assert not directory.exists()
+
+
+def test_saved_models_that_cannot_be_tested(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"run\.json: cannot be read"):
+        evaluate_saved(tmp_path)
+    run = {
+        "task": TASK.model_dump(),
+        "decoupling": DECOUPLING.model_dump(),
+        "settings": SETTINGS.model_dump(),
+    }
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be loaded"):
+        evaluate_saved(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be loaded"):
+        evaluate_saved(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({**run, "extra": 1}))
+    with pytest.raises(InputError, match=r"run\.json\.extra: unknown field"):
+        evaluate_saved(tmp_path)

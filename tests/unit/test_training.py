@@ -1,0 +1,387 @@
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from sedona_nni import training
+from sedona_nni.backbones import build_backbone
+from sedona_nni.batches import BatchStream, MemoryImages, evaluation_batches
+from sedona_nni.data import Splits, load_splits
+from sedona_nni.decoupled import Block, DecoupledNetwork, build_decoupled
+from sedona_nni.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.task import Task
+from sedona_nni.training import DivergedError, TrainSettings, evaluate, greedy_step, train
+
+NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
+STEPS = 3  # per epoch, with the settings below
+SETTINGS = TrainSettings(epochs=3, batch_size=50, lr=0.02, validation_fraction=0.25, seed=3)
+THREE_BLOCKS = Decoupling(backbone="vgg11", cuts=[1, 4], aux=["conv2", "mlp-sr"])
+ONE_BLOCK = Decoupling(backbone="vgg11")
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return load_splits(Task(train_limit=200), 0.25)
+
+
+def build(decoupling: Decoupling, seed: int = 0) -> DecoupledNetwork:
+    torch.manual_seed(seed)
+    backbone = build_backbone(decoupling.backbone, num_classes=10, width_multiplier=0.25)
+    return build_decoupled(backbone, decoupling)
+
+
+def weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+# ---- The step and the loop -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_one_block_is_plain_back_propagation_to_the_bit(splits: Splits, optimizer: Any) -> None:
+    """Against a loop written here, with batch norm, dropout, momentum, decay and a schedule."""
+    settings = SETTINGS.model_copy(update={"optimizer": optimizer, "epochs": 2})
+    network = build(ONE_BLOCK)
+    plain = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+    plain.load_state_dict(dict(zip(plain.state_dict(), network.state_dict().values(), strict=True)))
+    after_each_epoch: list[list[Tensor]] = []
+    numbers: list[dict[str, float]] = []
+
+    def report(epoch_numbers: dict[str, float]) -> None:
+        numbers.append(epoch_numbers)
+        after_each_epoch.append([tensor.clone() for tensor in network.state_dict().values()])
+
+    train(network, splits, settings, report=report)
+
+    reference: torch.optim.Optimizer = (
+        torch.optim.SGD(plain.parameters(), 0.02, momentum=0.9, weight_decay=1e-4)
+        if optimizer == "sgd"
+        else torch.optim.Adam(plain.parameters(), 0.02, weight_decay=1e-4)
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(reference, 2 * STEPS, 0.001)
+    batches = BatchStream(splits.train, 50, 3, "cpu").iterate()
+    for epoch in range(2):
+        plain.train()
+        losses = []
+        for step in range(epoch * STEPS, (epoch + 1) * STEPS):
+            images, labels = next(batches)
+            torch.manual_seed(training._dropout_seed(3, step))
+            loss = F.cross_entropy(plain(images), labels, label_smoothing=0.1 * 10 / 9)
+            reference.zero_grad()
+            loss.backward()
+            reference.step()
+            schedule.step()
+            losses.append(loss.item())
+        expected = list(plain.state_dict().values())
+        found = after_each_epoch[epoch]
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+        assert numbers[epoch]["train_loss"] == pytest.approx(sum(losses) / STEPS, rel=1e-6)
+    assert numbers[-1]["lr"] == pytest.approx(0.001)
+
+
+def test_report_and_result(splits: Splits) -> None:
+    network = build(THREE_BLOCKS)
+    seen: list[tuple[dict[str, float], dict[str, Tensor]]] = []
+    result = train(
+        network, splits, SETTINGS, report=lambda numbers: seen.append((numbers, weights(network)))
+    )
+    blocks = {f"block_{number}_accuracy" for number in (1, 2, 3)}
+    assert [set(numbers) for numbers, _ in seen] == [
+        {"default", "loss", "train_loss", "lr", "epoch"} | blocks
+    ] * 3
+    assert [numbers["epoch"] for numbers, _ in seen] == [1, 2, 3]
+    assert all(numbers["default"] == numbers["block_3_accuracy"] for numbers, _ in seen)
+
+    accuracies = [numbers["default"] for numbers, _ in seen]
+    best = int(np.argmax(accuracies))  # the first of equals
+    assert result.best_epoch == best + 1
+    assert result.validation_accuracy == accuracies[best]
+    assert result.validation_loss == seen[best][0]["loss"]
+    assert same(weights(network), seen[best][1])
+    assert result.test == evaluate(network, splits.test, SETTINGS, "cpu")
+    assert result.time_s > 0
+
+
+def test_best_epoch_is_kept_when_a_later_one_is_worse(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([0.2, 0.6, 0.6, 0.1, 0.5])  # the last is the test
+    monkeypatch.setattr(
+        training,
+        "evaluate",
+        lambda *arguments: training.Evaluation(1.0, [next(accuracies)], 0.0),
+    )
+    network = build(ONE_BLOCK)
+    seen: list[dict[str, Tensor]] = []
+    settings = SETTINGS.model_copy(update={"epochs": 4})
+    result = train(network, splits, settings, report=lambda numbers: seen.append(weights(network)))
+    assert (result.best_epoch, result.validation_accuracy) == (2, 0.6)
+    assert result.test.accuracies == [0.5]
+    assert same(weights(network), seen[1])
+    assert not same(weights(network), seen[3])
+
+
+def test_same_seed_same_result_to_the_bit(splits: Splits) -> None:
+    def run(seed: int) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+        history: list[dict[str, float]] = []
+        network = build(THREE_BLOCKS, seed=0)
+        torch.manual_seed(time.time_ns())  # whatever happens to be there
+        settings = SETTINGS.model_copy(update={"seed": seed, "epochs": 2})
+        train(network, splits, settings, report=history.append)
+        return weights(network), history
+
+    first, again, other = run(3), run(3), run(4)
+    assert same(first[0], again[0])
+    assert first[1] == again[1]
+    assert not same(first[0], other[0])
+
+
+def test_every_block_learns(splits: Splits) -> None:
+    network = build(THREE_BLOCKS)
+    before = weights(network)
+    optimizers = training.build_optimizers(network, SETTINGS)
+    images, labels = next(BatchStream(splits.train, 50, 0, "cpu").iterate())
+    criterion = nn.CrossEntropyLoss()
+    network.train()
+    first = greedy_step(network, optimizers, images, labels, criterion, NO_SCALING)
+    for _ in range(5):
+        last = greedy_step(network, optimizers, images, labels, criterion, NO_SCALING)
+    assert torch.all(last[:2] < first[:2])  # the head has dropout and may still be worse
+    for name, parameter in network.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+def test_the_global_generator_is_left_alone(splits: Splits) -> None:
+    network = build(ONE_BLOCK)
+    before = torch.get_rng_state()
+    train(network, splits, SETTINGS.model_copy(update={"epochs": 1}))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_multistep_schedule(splits: Splits) -> None:
+    settings = SETTINGS.model_copy(
+        update={"schedule": "multistep", "milestones": [1, 2], "lr": 0.01}
+    )
+    rates: list[float] = []
+    train(build(ONE_BLOCK), splits, settings, report=lambda numbers: rates.append(numbers["lr"]))
+    assert rates == pytest.approx([0.001, 0.0001, 0.0001])
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision(splits: Splits, amp: Any) -> None:
+    """Convolutions run in the lower precision and come to nearly the same losses."""
+    images, labels = next(BatchStream(splits.train, 16, 0, "cpu").iterate())
+    losses, dtypes = [], []
+    for precision in ("no", amp):
+        network = build(THREE_BLOCKS).train()
+        network.blocks[1].layers[0].register_forward_hook(
+            lambda module, inputs, output: dtypes.append(output.dtype)
+        )
+        optimizers = training.build_optimizers(network, SETTINGS)
+        scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16")
+        torch.manual_seed(0)
+        losses.append(
+            greedy_step(
+                network, optimizers, images, labels, nn.CrossEntropyLoss(), scaler, precision
+            )
+        )
+        assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+    assert dtypes == [torch.float32, {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]]
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.1, atol=0.1)
+    result = train(build(ONE_BLOCK), splits, SETTINGS.model_copy(update={"amp": amp, "epochs": 1}))
+    assert np.isfinite(result.validation_loss)
+
+
+def test_divergence_has_an_error_of_its_own(splits: Splits) -> None:
+    settings = SETTINGS.model_copy(update={"lr": 1e12})
+    with pytest.raises(DivergedError, match=r"diverged in epoch 1: .* lr 1000000000000"):
+        train(build(ONE_BLOCK), splits, settings)
+
+
+# ---- Evaluation ----------------------------------------------------------------------------------
+
+
+class Lookup(nn.Module):
+    """A classifier whose logits for the image of brightness n/255 are row n of a table."""
+
+    def __init__(self, probabilities: list[list[float]]) -> None:
+        super().__init__()
+        self.table = torch.tensor(probabilities).log()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.table[(features[:, 0, 0, 0] * 255).round().long()]
+
+
+def test_evaluation_by_hand() -> None:
+    """Four images of two classes and three classifiers that see through them by table.
+
+    The head is right about images 0 and 3 only; its plain loss is
+    -(ln .9 + ln .4 + ln .4 + ln .6) / 4. With the block below, sure about image 1 (product of
+    probabilities .1*.6 < .9*.4) but not about image 2 (.55*.6 > .45*.4), three are right.
+    """
+    network = DecoupledNetwork(
+        [
+            Block([nn.Identity()], Lookup([[0.1, 0.9], [0.9, 0.1], [0.9, 0.1], [0.9, 0.1]])),
+            Block([nn.Identity()], Lookup([[0.6, 0.4], [0.1, 0.9], [0.55, 0.45], [0.4, 0.6]])),
+            Block([nn.Identity()], Lookup([[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.4, 0.6]])),
+        ]
+    )
+    pixels = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1)
+    images = MemoryImages(pixels, np.array([0, 1, 1, 1]), (0.0,), (1.0,))
+    settings = TrainSettings(evaluation_batch_size=3, label_smoothing=0.0, ensemble=2)
+    found = evaluate(network, images, settings, "cpu")
+    assert found.accuracies == [0.0, 0.75, 0.5]
+    assert found.ensemble_accuracy == 0.75
+    assert found.loss == pytest.approx(-np.log([0.9, 0.4, 0.4, 0.6]).mean(), rel=1e-6)
+    more = settings.model_copy(update={"ensemble": 9})
+    assert evaluate(network, images, more, "cpu").ensemble_accuracy == 0.25
+    alone = settings.model_copy(update={"ensemble": 1})
+    assert evaluate(network, images, alone, "cpu").ensemble_accuracy == 0.5
+
+
+def test_evaluation_changes_nothing(splits: Splits) -> None:
+    network = build(THREE_BLOCKS).train()
+    before = weights(network)
+    found = evaluate(network, splits.validation, SETTINGS, "cpu")
+    assert same(weights(network), before)
+    assert found == evaluate(network, splits.validation, SETTINGS, "cpu")  # no dropout either
+    images, labels = next(evaluation_batches(splits.validation, 1000, "cpu"))
+    right = (network(images).argmax(1) == labels).float().mean().item()
+    assert found.accuracies[-1] == pytest.approx(right)
+
+
+# ---- Interruptions -------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "killed_at"),
+    [
+        *(("sgd", "cosine", steps) for steps in [(0,), (2,), (3,), (5,), (7, 8), (9,), (4, 5, 6)]),
+        ("adam", "cosine", (5,)),
+        ("sgd", "multistep", (2, 4, 7)),
+    ],
+)
+def test_interrupted_and_continued_is_uninterrupted_to_the_bit(
+    splits: Splits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    optimizer: Any,
+    schedule: Any,
+    killed_at: tuple[int, ...],
+) -> None:
+    """Killed just before the given steps of 9 (3 per epoch; 9 is after the last)."""
+    settings = SETTINGS.model_copy(
+        update={
+            "optimizer": optimizer,
+            "schedule": schedule,
+            "milestones": [1] if schedule == "multistep" else [],
+        }
+    )
+
+    def run(directory: Path, seed: int) -> tuple[dict[str, Tensor], list[Any], list[Any]]:
+        network = build(THREE_BLOCKS, seed)
+        history: list[dict[str, float]] = []
+        result = train(network, splits, settings, report=history.append, directory=directory)
+        return weights(network), history, [result.best_epoch, result.validation_loss, result.test]
+
+    expected = run(tmp_path / "whole", seed=0)
+
+    steps = 0
+    real_step, real_evaluate = greedy_step, evaluate
+    due = set(killed_at)
+
+    def step_or_die(*arguments: Any) -> Tensor:
+        nonlocal steps
+        if steps in due:
+            due.remove(steps)
+            raise Killed
+        steps += 1
+        return real_step(*arguments)
+
+    def evaluate_or_die(network: Any, images: Any, *arguments: Any) -> Any:
+        if images is splits.test and 9 in due:
+            due.remove(9)
+            raise Killed
+        return real_evaluate(network, images, *arguments)
+
+    monkeypatch.setattr(training, "greedy_step", step_or_die)
+    monkeypatch.setattr(training, "evaluate", evaluate_or_die)
+    for _ in killed_at:
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", seed=0)
+        steps = steps // STEPS * STEPS  # what was done since the last checkpoint is done again
+    # Once there is a checkpoint, what the network was before does not matter
+    found = run(tmp_path / "killed", seed=0 if max(killed_at) < STEPS else 99)
+    assert same(found[0], expected[0])
+    assert found[1] == expected[1]
+    assert found[2] == expected[2]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(splits: Splits, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    train(build(ONE_BLOCK), splits, settings, directory=tmp_path)
+    with pytest.raises(InputError, match="was made with other training settings"):
+        train(build(ONE_BLOCK), splits, SETTINGS, directory=tmp_path)
+
+
+# ---- Settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lr": 0.0001}, "lr_min must be at most lr, 0.0001, but got 0.001"),
+        ({"schedule": "multistep"}, "milestones must be given for the multistep schedule"),
+        ({"milestones": [3]}, "milestones must be given for the multistep schedule and for no"),
+        ({"schedule": "multistep", "milestones": [3, 2]}, "milestones must rise from 1 to 181"),
+        ({"schedule": "multistep", "milestones": [182]}, "milestones must rise from 1 to 181"),
+        ({"epochs": 0}, "greater than or equal to 1"),
+        ({"batch_size": 1}, "greater than or equal to 2"),
+        ({"optimiser": "sgd"}, "Extra inputs are not permitted"),
+        ({"amp": "int8"}, "Input should be 'no', 'fp16' or 'bf16'"),
+    ],
+)
+def test_bad_settings(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainSettings.model_validate(fields)
+
+
+def test_streams_of_a_training_are_those_of_its_settings(splits: Splits) -> None:
+    """The images that the first step sees follow from the settings' seed and batch size."""
+    seen: list[Tensor] = []
+    network = build(ONE_BLOCK)
+    network.blocks[0].register_forward_pre_hook(
+        lambda block, inputs: seen.append(inputs[0].clone()) if block.training else None
+    )
+    train(network, splits, SETTINGS.model_copy(update={"epochs": 1}))
+    expected = islice(BatchStream(splits.train, 50, 3, "cpu").iterate(), STEPS)
+    assert all(torch.equal(a, b) for a, (b, _) in zip(seen, expected, strict=True))
+
+
+def test_weight_decay_momentum_and_rate_reach_every_optimizer() -> None:
+    network = build(THREE_BLOCKS)
+    settings = TrainSettings(lr=0.3, momentum=0.8, weight_decay=0.01)
+    optimizers = training.build_optimizers(network, settings)
+    assert len(optimizers) == 3
+    for optimizer, block in zip(optimizers, network.blocks, strict=True):
+        (group,) = optimizer.param_groups
+        assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.3, 0.8, 0.01)
+        assert {id(p) for p in group["params"]} == {id(p) for p in block.parameters()}
