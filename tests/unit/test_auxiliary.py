@@ -155,6 +155,73 @@ def test_light_network_without_expansion() -> None:
     assert auxiliary_cost("conv3", context(16, 32, expansion=1)).parameters == by_hand
 
 
+class TestStepByStep:
+    """The networks in evaluation mode, written out with the weights in their order.
+
+    Fresh batch norms in evaluation mode only divide by sqrt(1 + 1e-5).
+    """
+
+    @pytest.fixture
+    def features(self) -> Tensor:
+        torch.manual_seed(0)
+        return torch.randn(3, 16, 8, 8)
+
+    @staticmethod
+    def norm(x: Tensor) -> Tensor:
+        return x / (1 + 1e-5) ** 0.5
+
+    def test_light_network_of_depth_4(self, features: Tensor) -> None:
+        """p = 4; the second of three blocks is strided and widens to 6."""
+        network = build_auxiliary("conv4", context(16, 8)).eval()
+        weights = iter(network.parameters())
+
+        def unit(x: Tensor, stride: int = 1, activate: bool = True) -> Tensor:
+            weight, _bn_weight, _bn_bias = next(weights), next(weights), next(weights)
+            depthwise = weight.shape[-1] == 3
+            groups = x.shape[1] if depthwise else 1
+            x = F.conv2d(x, weight, stride=stride, padding=int(depthwise), groups=groups)
+            return self.norm(x).relu() if activate else self.norm(x)
+
+        x = unit(unit(features), stride=2)
+        assert x.shape == (3, 4, 4, 4)
+        x = x + unit(unit(unit(x)), activate=False)
+        x = unit(unit(unit(x), stride=2), activate=False)
+        assert x.shape == (3, 6, 2, 2)
+        x = x + unit(unit(unit(x)), activate=False)
+        x = unit(x).mean(dim=(2, 3))
+        torch.testing.assert_close(network(features), F.linear(x, next(weights), next(weights)))
+
+    def test_a_block_without_expansion_has_no_first_convolution(self) -> None:
+        network = build_auxiliary("conv2", context(4, 8, expansion=1))
+        sizes = [tuple(p.shape) for p in network.blocks.parameters() if p.dim() == 4]  # type: ignore[union-attr]
+        assert sizes == [(4, 1, 3, 3), (4, 4, 1, 1)]
+
+    @pytest.mark.parametrize(("name", "convs"), [("mlp-sr", 3), ("mlp", 0)])
+    def test_mlp(self, features: Tensor, name: str, convs: int) -> None:
+        network = build_auxiliary(name, context(16, 8)).eval()
+        weights = iter(network.parameters())
+        x = F.avg_pool2d(features, 4)  # 8 to ceil(8 / 4) = 2, and it stays at 2
+        for _ in range(convs):
+            x = self.norm(F.conv2d(x, next(weights))).relu()
+            next(weights), next(weights)
+        x = x.flatten(1)
+        for _ in range(3):
+            x = self.norm(F.linear(x, next(weights), next(weights))).relu()
+            next(weights), next(weights)
+        torch.testing.assert_close(network(features), F.linear(x, next(weights), next(weights)))
+
+    def test_cnn(self, features: Tensor) -> None:
+        network = build_auxiliary("cnn", context(16, 8)).eval()
+        weights = iter(network.parameters())
+        x = features
+        for _ in range(2):
+            x = self.norm(F.conv2d(x, next(weights), padding=1)).relu()
+            next(weights), next(weights)
+        x = self.norm(F.avg_pool2d(x, 4)).flatten(1)
+        next(weights), next(weights)
+        torch.testing.assert_close(network(features), F.linear(x, next(weights), next(weights)))
+
+
 def test_light_networks_of_any_depth() -> None:
     """Blocks 1, 3, 5, ... halve the map while it has 2 pixels or more, and widen by p // 2."""
     with torch.device("meta"):
