@@ -81,15 +81,21 @@ def test_interrupted_and_continued(tmp_path: Path) -> None:
     assert without_clock(found) == without_clock(expected)
 
 
-def test_same_backbone_weights_whatever_the_decoupling() -> None:
-    splits = load_splits(TASK, 0.1)
-    cut, _ = trial._build(TASK, DECOUPLING, splits, seed=5)
-    whole, _ = trial._build(TASK, Decoupling(backbone="vgg11"), splits, seed=5)
-    layers = [layer for block in cut.blocks for layer in block.layers]
-    for mine, other in zip(layers, whole.blocks[0].layers, strict=True):
-        assert all(
-            torch.equal(a, b) for a, b in zip(mine.parameters(), other.parameters(), strict=True)
-        )
+def initial_weights(decoupling: Decoupling, seed: int) -> list[torch.Tensor]:
+    """The backbone's weights before training, layer by layer."""
+    network, _ = trial._build(TASK, decoupling, load_splits(TASK, 0.1), seed)
+    layers = [layer for block in network.blocks for layer in block.layers]
+    return [parameter for layer in layers for parameter in layer.parameters()]
+
+
+def test_initial_weights_depend_on_the_seed_and_not_on_the_decoupling() -> None:
+    torch.manual_seed(1)
+    cut = initial_weights(DECOUPLING, seed=5)
+    torch.manual_seed(2)
+    whole = initial_weights(Decoupling(backbone="vgg11"), seed=5)
+    assert all(torch.equal(a, b) for a, b in zip(cut, whole, strict=True))
+    other = initial_weights(DECOUPLING, seed=6)
+    assert not torch.equal(cut[0], other[0])
 
 
 def test_peak_memory_contains_what_a_step_needs() -> None:
