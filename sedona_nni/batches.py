@@ -24,6 +24,7 @@ from sedona_nni.errors import InputError
 __all__ = [
     "Batch",
     "BatchStream",
+    "Draw",
     "FolderImages",
     "ImageSet",
     "MemoryImages",

@@ -10,14 +10,14 @@ fraction, class by class. All sets are delivered with three channels.
 | fashion-mnist | 28 x 28 pixels with a black frame, 32 | its own | shift 2, mirror |
 | cifar10, cifar100 | 32 | its own | shift 2, mirror |
 | svhn | 32 (train and test; extra is not used) | its own | shift 2 |
-| tiny-imagenet | 64 | its public ``val``, as ``test`` has no labels | rotation by up to 20
-degrees, shift 4, mirror |
-| imagenet | 224 | its public ``val``, as ``test`` has no labels | random resized crop, mirror |
+| tiny-imagenet | 64 | its public ``val``; ``test`` has no labels | rotate 20, shift 4, mirror |
+| imagenet | 224 | its public ``val``; ``test`` has no labels | random resized crop, mirror |
 | imagefolder | 224 | ``test/``, else ``val/``, else a fixed fifth of ``train/`` | as imagenet |
 
-Shift n: n black pixels around the image, then a random window of the old size. Sizes are defaults;
-another one is reached by bilinear scaling. Normalisation and augmentation of cifar10, tiny-imagenet
-and imagenet are those of the public SEDONA release; the others follow cifar10 or imagenet.
+Shift n: n black pixels around the image, then a random window of the old size. Rotate n: by up to n
+degrees either way. Sizes are defaults; another one is reached by bilinear scaling. Normalisation
+and augmentation of cifar10, tiny-imagenet and imagenet are those of the public SEDONA release; the
+others follow cifar10 or imagenet.
 The release tests ImageNet on the part that also picked the checkpoint; here validation images are
 always held out of ``train/``, except where an imagefolder has both ``val/`` and ``test/``:
 then ``val/`` is the validation part, whatever the wanted fraction.
