@@ -1,0 +1,130 @@
+"""The relaxed network: every boundary is a little cut and a little open.
+
+Notation (L layers, C auxiliary choices, B batch size):
+    h_i      output of layer i
+    alpha    (L-1, 2); a_i = softmax(alpha_i) = (a_i^loc, a_i^up)
+    beta     (L-1, C); b_i = softmax(beta_i)
+    l_i      CE(sum_c b_ic aux_ic(h_i), y), the local loss at boundary i
+    G_i      a_i^loc l_i + a_i^up G_{i+1}, and G_{L-1} = CE(head(h_{L-1}), y)
+
+Layer i learns from dG_i/dw_i, the auxiliary networks at boundary i from their own unscaled l_i. With
+one-hot a_i this is a decoupled network: a_i^up = 0 is a cut, a_i^loc = 0 is none.
+
+The forward pass needs no mixing of losses. The *values* that pass a boundary are untouched, and only
+what is *learned* through it is scaled: by a_i^loc on the way to the auxiliary networks, by a_i^up on
+the way to layer i+1. Such a place is a gradient valve. The sum of all local losses and the final loss
+then has exactly the gradients above, with no product over boundaries that could underflow.
+Source: Pyeon et al., "SEDONA", ICLR 2021, section 3; the valves are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from sedona_nni.auxiliary import AuxiliaryContext, auxiliary_context, build_auxiliary
+from sedona_nni.backbones import Backbone
+
+__all__ = ["MixedAuxiliary", "RelaxedNetwork", "Valve", "gradient_valve", "tangent_valve"]
+
+Valve = Callable[[Tensor, Tensor], Tensor]
+"""Passes features unchanged and scales what is learned through them: (features, scale) -> features."""
+
+
+class _GradientValve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return features.view_as(features)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (scale,) = ctx.saved_tensors
+        return gradient * scale, None
+
+
+def gradient_valve(features: Tensor, scale: Tensor) -> Tensor:
+    """Return ``features``; the gradient that comes back through them is multiplied by ``scale``.
+
+    For first-order training. Differentiating the resulting gradients a second time would be wrong,
+    and raises: the second reverse pass crosses the valve once more on its way to the features'
+    *values*, which depend on the weights below with no scale at all. See `tangent_valve`.
+
+    Args:
+        features: Any shape.
+        scale: Shape ().
+    """
+    result: Tensor = _GradientValve.apply(features, scale)
+    return result
+
+
+def tangent_valve(features: Tensor, scale: Tensor) -> Tensor:
+    """Return dual ``features`` whose tangent is multiplied by ``scale``: the adjoint of the above.
+
+    Inside ``torch.autograd.forward_ad.dual_level()``. The result is an ordinary differentiable
+    function of the features' values, their tangents and the scale, so reverse mode through it is
+    exact.
+    """
+    value, tangent = forward_ad.unpack_dual(features)
+    return features if tangent is None else forward_ad.make_dual(value, tangent * scale)
+
+
+class MixedAuxiliary(nn.Module):
+    """All C auxiliary candidates at one boundary: sum_c b_c aux_c(h)."""
+
+    def __init__(self, aux_choices: Sequence[str], context: AuxiliaryContext) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(build_auxiliary(name, context) for name in aux_choices)
+
+    def forward(self, features: Tensor, b: Tensor) -> Tensor:
+        """Return the mixed logits (B, classes) of features (B, channels, s, s) for b, shape (C,)."""
+        logits = torch.stack([network(features) for network in self.networks])
+        return torch.einsum("c,cnk->nk", b, logits)
+
+
+class RelaxedNetwork(nn.Module):
+    """A backbone with every auxiliary candidate at every boundary, and the logits (alpha, beta).
+
+    Attributes:
+        backbone: The backbone; it is trained, too.
+        aux_choices: Names of the C auxiliary candidates.
+        auxiliaries: ``auxiliaries[i]`` holds the candidates at boundary i.
+        alpha: Shape (L-1, 2), starts at 0 (column 0: local loss, i.e. cut; column 1: upstream).
+        beta: Shape (L-1, C), starts at 0.
+    """
+
+    def __init__(self, backbone: Backbone, aux_choices: Sequence[str]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.aux_choices = tuple(aux_choices)
+        boundaries = range(backbone.num_layers - 1)
+        self.auxiliaries = nn.ModuleList(
+            MixedAuxiliary(aux_choices, auxiliary_context(backbone, i)) for i in boundaries
+        )
+        self.alpha = nn.Parameter(torch.zeros(len(boundaries), 2))
+        self.beta = nn.Parameter(torch.zeros(len(boundaries), len(aux_choices)))
+
+    def named_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what inner steps train: every parameter but alpha and beta."""
+        for name, parameter in self.named_parameters():
+            if parameter is not self.alpha and parameter is not self.beta:
+                yield name, parameter
+
+    def forward(self, images: Tensor, valve: Valve = gradient_valve) -> tuple[list[Tensor], Tensor]:
+        """Send images (B, channels, size, size) up the backbone.
+
+        Returns:
+            What each boundary hands to its auxiliary networks, L-1 feature maps, and the final
+            logits, (B, classes). The local logits are ``auxiliaries[i](features, b_i)``.
+        """
+        features, to_auxiliaries = images, []
+        for i, (to_local, to_next) in enumerate(self.alpha.softmax(1)):
+            features = self.backbone.layers[i](features)
+            to_auxiliaries.append(valve(features, to_local))
+            features = valve(features, to_next)
+        return to_auxiliaries, self.backbone.head(self.backbone.layers[-1](features))

@@ -1,0 +1,97 @@
+"""The hypergradient against central differences and plain unrolling, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from relaxed_reference import Case, random_case, relaxed_gradient, unrolled_meta_loss
+
+from sedona_nni.hypergradient import Hypergradient, hypergradient
+
+CASES = range(54)
+
+
+def of(case: Case) -> Hypergradient:
+    return hypergradient(
+        case.problem,
+        case.start,
+        case.train_batches,
+        case.validation_batch,
+        lr=case.lr,
+        seed=case.seed,
+    )
+
+
+def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((got - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("number", CASES)
+def test_hypergradient_equals_plain_unrolling(number: int) -> None:
+    case = random_case(number)
+    alpha = case.problem.network.alpha.detach().clone().requires_grad_()
+    beta = case.problem.network.beta.detach().clone().requires_grad_()
+    expected_loss = unrolled_meta_loss(case, alpha, beta)
+    to_alpha, to_beta = torch.autograd.grad(expected_loss, [alpha, beta], materialize_grads=True)
+
+    result = of(case)
+
+    assert float(result.meta_loss) == pytest.approx(float(expected_loss.detach()), rel=1e-12)
+    got = torch.cat([result.alpha.flatten(), result.beta.flatten()])
+    assert relative_error(got, torch.cat([to_alpha.flatten(), to_beta.flatten()])) < 1e-10
+
+
+@pytest.mark.parametrize("number", CASES)
+def test_hypergradient_equals_central_differences(number: int) -> None:
+    """Five-point differences of the library's own meta_loss along two random directions."""
+    case = random_case(number)
+    result = of(case)
+    network = case.problem.network
+    centre = [network.alpha.detach().clone(), network.beta.detach().clone()]
+    torch.manual_seed(number)
+    for _ in range(2):
+        direction = [torch.randn_like(part) for part in centre]
+        slope = (result.alpha * direction[0]).sum() + (result.beta * direction[1]).sum()
+        step, values = 1e-3, []
+        for factor in (-2, -1, 1, 2):
+            with torch.no_grad():
+                network.alpha.copy_(centre[0] + factor * step * direction[0])
+                network.beta.copy_(centre[1] + factor * step * direction[1])
+            values.append(float(meta_loss_after_training(case)))
+        expected = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
+        scale = float(torch.cat([result.alpha.flatten(), result.beta.flatten()]).norm())
+        assert abs(float(slope) - expected) <= 1e-6 * max(abs(expected), scale)
+
+
+def meta_loss_after_training(case: Case) -> torch.Tensor:
+    state = case.start
+    for t, batch in enumerate(case.train_batches):
+        state, _ = case.problem.step(state, batch, case.lr, case.seed + t)
+    return case.problem.validation(state, case.validation_batch)[0]
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_relaxed_gradient_is_the_formula(number: int) -> None:
+    """Every weight of the valve network learns from G_i or l_i as `relaxation` states."""
+    case = random_case(number)
+    problem = case.problem
+    got, statistics, _ = problem.gradient(case.start, case.train_batches[0], case.seed)
+
+    torch.manual_seed(case.seed)
+    weights = {
+        name: value.detach().requires_grad_()
+        for name, value in problem._weights.named(case.start.weights).items()
+    }
+    expected, expected_statistics = relaxed_gradient(
+        problem.network,
+        weights,
+        problem._statistics.named(case.start.statistics),
+        problem.network.alpha,
+        problem.network.beta,
+        case.train_batches[0],
+        problem.criterion,
+    )
+    for name, value in problem._weights.named(got).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-14)
+    for name, value in problem._statistics.named(statistics).items():
+        torch.testing.assert_close(value, expected_statistics[name], rtol=1e-12, atol=1e-14)
