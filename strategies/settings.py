@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,7 +28,7 @@ __all__ = [
 SettingsT = TypeVar("SettingsT", bound="CommonSettings")
 
 
-class CommonSettings(BaseModel):
+class CommonSettings(BaseModel, ABC):
     """What all experiments have: a task, K-block trainings of it, and a machine to run on.
 
     Attributes:
@@ -48,6 +49,11 @@ class CommonSettings(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1)
     seed: int = Field(default=2021, ge=0)
+
+    @property
+    @abstractmethod
+    def num_trials(self) -> int:
+        """How many trials the experiment has."""
 
     def check(self, folder: Path) -> None:
         """Check what goes beyond the form of single fields.
@@ -79,6 +85,11 @@ class _TunedSettings(CommonSettings):
     trials_per_strategy: int = Field(default=1, ge=1)
     sampler: Literal["tpe", "random"] = "tpe"
 
+    @property
+    def num_trials(self) -> int:
+        """See `CommonSettings.num_trials`."""
+        return (1 + len(self.compare)) * self.trials_per_strategy
+
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""
         super().check(folder)
@@ -97,6 +108,11 @@ class ExperimentSettings(_TunedSettings):
 
     num_blocks: int = Field(ge=1)
     search: SearchSettings = SearchSettings()
+
+    @property
+    def num_trials(self) -> int:
+        """See `CommonSettings.num_trials`."""
+        return 1 + super().num_trials
 
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""
@@ -149,6 +165,11 @@ class BridgeSettings(CommonSettings):
     strategy_args: dict[str, Any] = Field(default_factory=dict)
     num_blocks: int = Field(ge=1)
     max_trials: int = Field(ge=1)
+
+    @property
+    def num_trials(self) -> int:
+        """See `CommonSettings.num_trials`."""
+        return self.max_trials
 
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""

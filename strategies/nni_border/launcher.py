@@ -29,10 +29,11 @@ __all__ = [
     "Outcome",
     "RunningExperiment",
     "TrialView",
+    "experiment_folder",
     "free_port",
     "one_interrupt",
     "running",
-    "stored_experiments",
+    "stopped_config",
 ]
 
 _MARK = "SEDONA_NNI_RUN"  # in the environment of every process of a run
@@ -105,14 +106,42 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def stored_experiments() -> dict[str, dict[str, Any]]:
-    """Return NNI's records of this user's experiments by id; ``"status"`` is up to date."""
+def experiment_folder(experiment_id: str) -> Path:
+    """Return the folder in which NNI keeps an experiment of this user.
+
+    Raises:
+        InputError: if there is no such experiment.
+    """
+    return Path(_stored(experiment_id)["logDir"]) / experiment_id
+
+
+def stopped_config(experiment_id: str) -> dict[str, Any]:
+    """Return the configuration of an experiment that can be resumed, in NNI's complete form.
+
+    Raises:
+        InputError: if there is no such experiment, or it is running.
+    """
+    from nni.tools.nnictl.config_utils import Config
+
+    stored = _stored(experiment_id)
+    if stored["status"] != "STOPPED":
+        raise InputError(
+            f"experiment {experiment_id} is running, its web UI is at port {stored['port']}; "
+            f"`nnictl stop {experiment_id}` would stop it"
+        )
+    config: dict[str, Any] = Config(experiment_id, stored["logDir"]).get_config()
+    return config
+
+
+def _stored(experiment_id: str) -> dict[str, Any]:
     from nni.tools.nnictl.config_utils import Experiments
     from nni.tools.nnictl.nnictl_utils import update_experiment
 
-    update_experiment()  # otherwise a killed manager counts as running
-    experiments: dict[str, dict[str, Any]] = Experiments().get_all_experiments()
-    return experiments
+    update_experiment()  # otherwise the experiment of a killed manager counts as running
+    stored: dict[str, Any] | None = Experiments().get_all_experiments().get(experiment_id)
+    if stored is None:
+        raise InputError(f"experiment {experiment_id}: NNI knows no such experiment of this user")
+    return stored
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,11 @@ class BorderTuner(Tuner, ABC):
         config: dict[str, Any] = json.loads(base64.b64decode(encoded))
         return config
 
+    @property
+    def free_slots(self) -> int:
+        """How many more trials NNI would run at the same time."""
+        return self._owed
+
     def supply(self) -> None:
         """Start trials in free slots, and end the experiment when all is done.
 

@@ -1,0 +1,390 @@
+"""The command ``sedona-nni``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sedona_nni.errors import InputError, SedonaError
+
+if TYPE_CHECKING:
+    from sedona_nni.decoupling import Decoupling
+    from sedona_nni.report import StrategyRow
+    from strategies.experiment import Experiment
+
+app = typer.Typer(
+    help="Find where to cut a network into greedily trained blocks: SEDONA as a plugin of NNI.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yml", help="An experiment.")]
+Port = Annotated[int, typer.Option(help="Of the web UI; if it is taken, the next free one.")]
+Public = Annotated[
+    bool,
+    typer.Option("--public", help="Serve the web UI to the network. It asks nobody who he is."),
+]
+Results = Annotated[Path, typer.Option(help="Folder for results/<experiment id>/.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Folder = Annotated[Path, typer.Option("--directory", help="For checkpoints and results.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DEFAULT_PORT = 8080
+
+
+def main() -> None:
+    """Run the command; a mistake of the user is one line and exit code 2."""
+    try:
+        app()
+    except SedonaError as error:
+        print(f"sedona-nni: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+@app.command()
+def run(
+    experiment: ExperimentFile,
+    port: Port = DEFAULT_PORT,
+    public: Public = False,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Run an experiment under NNI, to its end, and print what came of it.
+
+    This is `nnictl create` with checks beforehand, a web UI that only this machine can reach,
+    progress and errors in the terminal, a closing table, an exit code that tells the truth, and
+    nothing left running: Ctrl-C stops the experiment.
+    """
+    from strategies.experiment import read_experiment
+
+    planned = read_experiment(experiment)
+    planned.check_machine()
+    arguments = ["create", "--config", str(experiment)]
+    _supervise(arguments, planned, port, public, results, as_json)
+
+
+@app.command()
+def resume(
+    experiment_id: Annotated[str, typer.Argument(metavar="EXPERIMENT_ID")],
+    port: Port = DEFAULT_PORT,
+    public: Public = False,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Go on with a stopped experiment; what is finished is not repeated."""
+    from strategies.experiment import Experiment
+    from strategies.nni_border.launcher import stopped_config
+
+    planned = Experiment.from_config(stopped_config(experiment_id))
+    planned.check_machine()
+    _supervise(["resume", experiment_id], planned, port, public, results, as_json)
+
+
+def _supervise(
+    arguments: list[str],
+    planned: Experiment,
+    port: int,
+    public: bool,
+    results: Path,
+    as_json: bool,
+) -> None:
+    from sedona_nni.report import StrategyRow
+    from strategies.runner import supervise
+
+    if planned.platform != "local" and not public:
+        raise InputError("trials on other machines need to reach the manager: add --public")
+    exit_code, folder = supervise(
+        arguments,
+        planned,
+        port=port,
+        public=public,
+        results=results,
+        console=Console(stderr=True),
+    )
+    if folder is not None:
+        table = json.loads((folder / "table.json").read_text())
+        _show_comparison([StrategyRow.model_validate(row) for row in table], as_json)
+        print(f"results: {folder}", file=sys.stderr)
+    raise typer.Exit(exit_code)
+
+
+@app.command()
+def report(
+    experiment_id: Annotated[str, typer.Argument(metavar="EXPERIMENT_ID")], as_json: Json = False
+) -> None:
+    """Print the table of an experiment, also while it runs."""
+    from sedona_nni.ledger import Ledger
+    from sedona_nni.report import comparison
+    from strategies.ledger_tuner import LEDGER_FILE
+    from strategies.nni_border.launcher import experiment_folder
+
+    path = experiment_folder(experiment_id) / "checkpoint" / LEDGER_FILE
+    if not path.exists():
+        raise InputError(f"experiment {experiment_id} has no trials yet, or is not one of ours")
+    _show_comparison(comparison(Ledger(path)), as_json)
+
+
+@app.command()
+def search(
+    experiment: ExperimentFile,
+    directory: Folder,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Search as the experiment would, without NNI's manager.
+
+    Leaves search-result.json and, for the experiment's number of blocks, decoupling.json. Called
+    again with the same directory, it continues an interrupted search.
+    """
+    from sedona_nni.decoupling import SearchResult
+    from strategies.experiment import read_experiment
+    from strategies.nni_border.devices import claim_device
+    from strategies.settings import ExperimentSettings
+    from trials.search import run_search
+
+    planned = read_experiment(experiment)
+    settings = planned.settings
+    if not isinstance(settings, ExperimentSettings):
+        raise InputError(f"{experiment}: must be an experiment of the SedonaTuner")
+    with claim_device(device) as claimed:
+        result = run_search(
+            planned.task,
+            settings.search,
+            num_blocks=settings.num_blocks,
+            aux=settings.aux,
+            device=claimed,
+            report=_print_progress,
+            directory=directory,
+        )
+    found = SearchResult.model_validate(result["search_result"])
+    found.save(directory / "search-result.json")
+    decoupling = found.decoupling(settings.num_blocks)
+    decoupling.save(directory / "decoupling.json")
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print(decoupling.in_words())
+
+
+@app.command()
+def train(
+    experiment: ExperimentFile,
+    directory: Folder,
+    decoupling: Annotated[
+        str, typer.Option(help="A decoupling's JSON file, or backprop, or uniform:<K>:<aux>.")
+    ],
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Replaces one of the training settings."),
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a decoupling as a trial of the experiment would, without NNI's manager."""
+    from pydantic import ValidationError
+
+    from sedona_nni.training import TrainSettings
+    from strategies.experiment import read_experiment
+    from strategies.nni_border.devices import claim_device
+    from trials.train import run_training
+
+    planned = read_experiment(experiment)
+    changes = dict(_split_setting(text) for text in setting or [])
+    try:
+        settings = TrainSettings.model_validate({**planned.settings.train.model_dump(), **changes})
+    except ValidationError as error:
+        raise InputError.from_validation(error, "--set") from None
+    chosen = _decoupling(decoupling, planned.task.backbone)
+    with claim_device(device) as claimed:
+        result = run_training(
+            planned.task,
+            chosen,
+            settings,
+            device=claimed,
+            report=_print_progress,
+            directory=directory,
+        )
+    _show_numbers(result, as_json)
+
+
+@app.command("test")
+def retest(
+    directory: Annotated[Path, typer.Argument(help="What `train`, or a trial, has trained into.")],
+    device: Device = "auto",
+    data_dir: Annotated[
+        str | None, typer.Option(help="Where the data set is, by default where it was.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Test a trained network again."""
+    from strategies.nni_border.devices import claim_device
+    from trials.train import evaluate_saved
+
+    with claim_device(device) as claimed:
+        result = evaluate_saved(directory, device=claimed, data_dir=data_dir)
+    _show_numbers(result, as_json)
+
+
+@app.command()
+def describe(
+    backbone: Annotated[str, typer.Option(help="Name of a backbone.")],
+    decoupling: Annotated[
+        str | None,
+        typer.Option(help="A decoupling's JSON file, or backprop, or uniform:<K>:<aux>."),
+    ] = None,
+    num_classes: Annotated[int, typer.Option(help="Classes to tell apart.")] = 10,
+    in_channels: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
+    image_size: Annotated[int, typer.Option(help="Height and width of the images, pixels.")] = 32,
+    width_multiplier: Annotated[float, typer.Option(help="Factor on every width.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Show the layers of a backbone, or the blocks of a decoupling, and what they cost."""
+    import torch
+
+    from sedona_nni.backbones import build_backbone
+    from sedona_nni.cost import describe as describe_cost
+
+    chosen = None if decoupling is None else _decoupling(decoupling, backbone)
+    with torch.device("meta"):  # nothing is computed
+        network = build_backbone(
+            backbone,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            width_multiplier=width_multiplier,
+        )
+    described = describe_cost(network, chosen)
+    if as_json:
+        print(json.dumps(described))
+    elif chosen is None:
+        _show_layers(described)
+    else:
+        print(chosen.in_words())
+        _show_blocks(described)
+
+
+@app.command()
+def import_release(
+    alpha: Annotated[Path, typer.Argument(help="alpha.pt, or a JSON file (of both).")],
+    backbone: Annotated[str, typer.Option(help="What was searched on.")],
+    beta: Annotated[Path | None, typer.Argument(help="beta.pt, or a JSON file.")] = None,
+    dataset: Annotated[str, typer.Option(help="What was searched with.")] = "cifar10",
+    num_blocks: Annotated[
+        int | None, typer.Option(help="Show the decoupling into so many blocks.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write search-result JSON here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read a search result that the authors of SEDONA published."""
+    from sedona_nni.release import import_release as read
+
+    result = read(alpha, beta, backbone=backbone, dataset=dataset)
+    decoupling = None if num_blocks is None else result.decoupling(num_blocks)
+    if output is not None:
+        result.save(output)
+    shown = result if decoupling is None else decoupling
+    if as_json:
+        print(shown.model_dump_json())
+    elif decoupling is not None:
+        print(decoupling.in_words())
+    else:
+        for index, local in enumerate(result.a_loc()):
+            print(f"boundary {index}: a_loc {local:.4f}")
+
+
+def _split_setting(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InputError.rule("--set", "must be NAME=VALUE", text)
+    return name, value
+
+
+def _decoupling(text: str, backbone: str) -> Decoupling:
+    from sedona_nni.auxiliary import check_auxiliary
+    from sedona_nni.backbones import num_layers
+    from sedona_nni.decoupling import Decoupling, uniform_cuts
+
+    layers = num_layers(backbone)
+    if text == "backprop":
+        return Decoupling(backbone=backbone)
+    if text.startswith("uniform:"):
+        _, blocks, aux = (*text.split(":"), "", "")[:3]
+        if not blocks.isdigit():
+            raise InputError.rule("decoupling", "must be like uniform:4:mlp-sr", text)
+        check_auxiliary(aux)
+        cuts = uniform_cuts(layers, int(blocks))
+        return Decoupling(backbone=backbone, cuts=cuts, aux=[aux] * len(cuts))
+    loaded = Decoupling.load(Path(text))
+    if loaded.backbone != backbone:
+        raise InputError.rule("decoupling", f"must be one of {backbone}", loaded.backbone)
+    loaded.blocks(layers)
+    return loaded
+
+
+def _print_progress(numbers: dict[str, float]) -> None:
+    shown = (f"{name} {value:.4g}" for name, value in numbers.items() if value is not None)
+    print(", ".join(shown), file=sys.stderr)
+
+
+def _show_numbers(numbers: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(numbers))
+    else:
+        for name, value in numbers.items():
+            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def _show_comparison(rows: Iterable[StrategyRow], as_json: bool) -> None:
+    from sedona_nni.report import HEADINGS, cells
+
+    if as_json:
+        print(json.dumps([row.model_dump(mode="json") for row in rows]))
+    else:
+        _show_table(HEADINGS, map(cells, rows))
+
+
+def _show_layers(described: dict[str, Any]) -> None:
+    _show_table(
+        ("layer", "name", "width", "size", "parameters", "MACs"),
+        (
+            [f"{layer[k]:,}" if k in ("parameters", "macs") else str(layer[k]) for k in layer]
+            for layer in described["layers"]
+        ),
+    )
+
+
+def _show_blocks(described: dict[str, Any]) -> None:
+    _show_table(
+        ("block", "layers", "parameters", "MACs", "share", "auxiliary", "its MACs"),
+        (
+            [
+                str(block["index"]),
+                f"{block['first_layer']}-{block['last_layer']}",
+                f"{block['parameters']:,}",
+                f"{block['macs']:,}",
+                f"{block['share']:.0%}",
+                block["aux"] or "(head)",
+                f"{block['auxiliary']['macs']:,}",
+            ]
+            for block in described["blocks"]
+        ),
+    )
+    print(f"pipeline speed-up of at most {described['ideal_speedup_with_auxiliary']:.2f}")
+
+
+def _show_table(headings: Iterable[str], rows: Iterable[list[str]]) -> None:
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table, markup=False)  # a narrow terminal wraps the cells
+
+
+if __name__ == "__main__":
+    main()

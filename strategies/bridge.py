@@ -1,0 +1,90 @@
+"""A tuner that lets NNI's own NAS strategies explore our search space.
+
+NNI runs them in experiments of its own kind, which cannot be resumed (nnictl refuses, its Python
+interface fails) and need their own kind of trial. Here they run unchanged in a thread of a tuner.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from strategies.ledger_tuner import LedgerTuner
+from strategies.nni_border.tuner import Parameters
+
+if TYPE_CHECKING:
+    from sedona_nni.decoupling import Decoupling
+
+__all__ = ["BridgeTuner"]
+
+
+class BridgeTuner(LedgerTuner):
+    """Trains the decouplings that one of NNI's strategies asks for, each once.
+
+    After a resume the strategy starts anew with the same seed and gets known results at once, so it
+    comes back to where it was. Settings: `strategies.settings.BridgeSettings`.
+    """
+
+    def read_settings(self, folder: Path) -> Any:
+        """See `LedgerTuner.read_settings`."""
+        from strategies.settings import BridgeSettings, read_settings
+
+        return read_settings(BridgeSettings, self.class_args, folder)
+
+    def configure(self, search_space: dict[str, Any]) -> None:
+        """See `BorderTuner.configure`."""
+        from sedona_nni.decoupling import Decoupling
+        from strategies.trial_engine import TrialEngine, build_strategy
+
+        super().configure(search_space)
+        self._wanted: deque[Decoupling] = deque()
+        self._explored = False
+        self._engine = TrialEngine(self._start, self._is_free, self._lock, self.settings)
+        for record in self.ledger:
+            decoupling = Decoupling.model_validate(record.parameters["decoupling"])
+            accuracy = record.validation_accuracy if record.status == "succeeded" else None
+            self._engine.remember(decoupling, record.status == "running", accuracy)
+        explore = build_strategy(self.settings, self._engine)
+        threading.Thread(target=self._explore, args=[explore], daemon=True).start()
+
+    def _explore(self, explore: Any) -> None:
+        """Run the strategy, which waits for free slots and results, to its end."""
+        try:
+            explore()
+            self._explored = True
+            self.supply()
+        except Exception as error:
+            self.give_up(error)
+
+    def _start(self, decoupling: Decoupling) -> None:
+        self._wanted.append(decoupling)
+        self.supply()
+
+    def _is_free(self) -> bool:
+        return self.free_slots > len(self._wanted)
+
+    def new_parameters(self) -> Parameters | None:
+        """Return a training that the strategy wants."""
+        if not self._wanted:
+            return None
+        number = sum(1 for _ in self.ledger)
+        return self.training(self.settings.strategy, number, self._wanted.popleft(), {})
+
+    def no_more(self) -> bool:
+        """See `LedgerTuner.no_more`."""
+        return self._explored and not self._wanted
+
+    def take(self, key: str, result: dict[str, Any]) -> None:
+        """Tell the strategy."""
+        self._engine.finish(self._decoupling(key), result["default"])
+
+    def miss(self, key: str) -> None:
+        """Tell the strategy."""
+        self._engine.finish(self._decoupling(key), None)
+
+    def _decoupling(self, key: str) -> Decoupling:
+        from sedona_nni.decoupling import Decoupling
+
+        return Decoupling.model_validate(self.ledger[key].parameters["decoupling"])

@@ -1,0 +1,100 @@
+"""An experiment's YAML file, checked before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sedona_nni.data import load_splits
+from sedona_nni.errors import InputError
+from sedona_nni.task import Task
+from strategies.hyperparameters import read_search_space
+from strategies.nni_border.devices import check_device
+from strategies.settings import (
+    BridgeSettings,
+    CommonSettings,
+    ExperimentSettings,
+    TuningSettings,
+    read_settings,
+)
+
+__all__ = ["Experiment", "read_experiment"]
+
+_TUNERS: dict[str, type[CommonSettings]] = {
+    "strategies.tuner.SedonaTuner": ExperimentSettings,
+    "strategies.tuner.OptunaTuner": TuningSettings,
+    "strategies.bridge.BridgeTuner": BridgeSettings,
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What an experiment is going to do.
+
+    Attributes:
+        settings: Those under ``tuner.classArgs``.
+        folder: ``trialCodeDirectory``, which relative paths are relative to.
+        platform: Where trials run, e.g. ``"local"``.
+    """
+
+    settings: CommonSettings
+    folder: Path
+    platform: str
+
+    @property
+    def task(self) -> Task:
+        """The task, with the path of its data made independent of the current folder."""
+        task = self.settings.task
+        if task.data_dir is None:
+            return task
+        return task.model_copy(update={"data_dir": str(self.folder / task.data_dir)})
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Experiment:
+        """Check the tuner's part of a configuration in NNI's own, complete form.
+
+        Raises:
+            InputError: if a value breaks a rule.
+        """
+        tuner = config["tuner"]
+        model = _TUNERS.get(tuner.get("className"))
+        if model is None:
+            known = ", ".join(_TUNERS)
+            raise InputError.rule("tuner.className", f"must be one of {known}", tuner)
+        folder = Path(config["trialCodeDirectory"])
+        settings = read_settings(model, tuner.get("classArgs") or {}, folder)
+        space = read_search_space(config.get("searchSpace") or {}, settings.train)
+        if space and isinstance(settings, BridgeSettings):
+            raise InputError("searchSpace: must be {} for the BridgeTuner, which tunes nothing")
+        return cls(settings, folder, config["trainingService"]["platform"])
+
+    def check_machine(self) -> None:
+        """Check that this machine has the device and the data set.
+
+        Raises:
+            InputError: if it has not.
+        """
+        if self.platform != "local":
+            return
+        check_device(self.settings.device)
+        load_splits(self.task, self.settings.train.validation_fraction)
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read an experiment's file as NNI does, and check it.
+
+    Raises:
+        InputError: if it is missing, NNI would refuse it, or our tuner would.
+    """
+    from nni.experiment.config import ExperimentConfig
+
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    try:
+        config = ExperimentConfig.load(path).json()
+    except Exception as error:  # whatever NNI raises, from AssertionError to yaml's errors
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: NNI does not accept it ({reason})") from None
+    return Experiment.from_config(config)

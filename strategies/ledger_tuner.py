@@ -1,0 +1,135 @@
+"""What our tuners have in common: trials with a key, entered in a ledger."""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from strategies.nni_border.tuner import BorderTuner, ExperimentFailedError, Parameters
+
+if TYPE_CHECKING:
+    from sedona_nni.decoupling import Decoupling
+
+__all__ = ["LEDGER_FILE", "LedgerTuner"]
+
+LEDGER_FILE = "trials.json"
+
+_FAILURES_TO_GIVE_UP = 3
+
+_logger = logging.getLogger(__name__)
+
+
+class LedgerTuner(BorderTuner):
+    """Keeps a ledger of its trials, goes by it after a resume, and gives up if all fail.
+
+    Light at import: NNI kills a tuner that is not ready after 10 seconds. PyTorch is imported when
+    it is configured.
+    """
+
+    @abstractmethod
+    def read_settings(self, folder: Path) -> Any:
+        """Return the tuner's settings; relative paths in them are relative to ``folder``."""
+
+    @abstractmethod
+    def new_parameters(self) -> Parameters | None:
+        """Return the parameters of a new trial, None while there is none to start."""
+
+    @abstractmethod
+    def no_more(self) -> bool:
+        """Return whether there will never be a new trial again."""
+
+    @abstractmethod
+    def take(self, key: str, result: dict[str, Any]) -> None:
+        """Use the result of a trial; for known ones again after a resume."""
+
+    @abstractmethod
+    def miss(self, key: str) -> None:
+        """Take note that a trial failed."""
+
+    def configure(self, search_space: dict[str, Any]) -> None:
+        """See `BorderTuner.configure`."""
+        from sedona_nni.ledger import Ledger
+
+        self.folder = Path(self.experiment_config()["trialCodeDirectory"])
+        self.settings = self.read_settings(self.folder)
+        self.ledger = Ledger(self.checkpoint / LEDGER_FILE)
+        self._lost: list[Parameters] = []
+
+    def resumed(self, running: list[Parameters]) -> None:
+        """See `BorderTuner.resumed`."""
+        again = {parameters["key"] for parameters in running}
+        self._lost = [
+            record.parameters
+            for record in self.ledger
+            if record.status == "running" and record.key not in again
+        ]
+
+    def next_parameters(self) -> Parameters | None:
+        """Return a trial that NNI has lost, or a new one."""
+        if self._lost:
+            return self._lost.pop(0)
+        parameters = self.new_parameters()
+        if parameters is not None:
+            self.ledger.start(parameters)
+        return parameters
+
+    def finished(self) -> bool:
+        """See `BorderTuner.finished`."""
+        return not self._lost and self.no_more()
+
+    def succeeded(self, parameters: Parameters, result: Any) -> None:
+        """See `BorderTuner.succeeded`."""
+        key = parameters["key"]
+        if key not in self.ledger:
+            _logger.warning("ignored the result of a trial that is not ours: %s", key)
+            return
+        if (known := self.ledger[key].result) is not None:  # seen again after a resume
+            self.take(key, known)
+            return
+        accuracy = result.get("default") if isinstance(result, dict) else None
+        if isinstance(accuracy, int | float) and math.isfinite(accuracy):
+            self.ledger.succeed(key, result)
+            self.take(key, result)
+        else:
+            self.failed(parameters, f"its result has no finite validation accuracy: {result!r}")
+
+    def failed(self, parameters: Parameters, reason: str) -> None:
+        """Enter a failed training; give up if there are only such.
+
+        Raises:
+            ExperimentFailedError: if it looks as if no training could succeed.
+        """
+        key = parameters["key"]
+        if self.ledger[key].status == "succeeded":  # and was run again after a resume
+            return
+        self.ledger.fail(key, reason)
+        self.miss(key)
+        statuses = [record.status for record in self.ledger if record.stage == "train"]
+        failures = statuses.count("failed")
+        was_last = self.finished() and "running" not in statuses
+        if "succeeded" not in statuses and (failures >= _FAILURES_TO_GIVE_UP or was_last):
+            raise ExperimentFailedError(f"all of the first {failures} trainings failed; {reason}")
+
+    def training(
+        self,
+        strategy: str,
+        number: int,
+        decoupling: Decoupling,
+        hyperparameters: dict[str, Any],
+    ) -> Parameters:
+        """Return the parameters of a strategy's training ``number``, from 0."""
+        train = self.settings.train
+        return {
+            "key": f"{strategy}-{number:03d}",
+            "stage": "train",
+            "strategy": strategy,
+            "task": self.settings.task.model_dump(mode="json"),
+            "decoupling": decoupling.model_dump(mode="json"),
+            "train": {**train.model_dump(mode="json"), "seed": train.seed + number},
+            "hyperparameters": hyperparameters,
+            "device": self.settings.device,
+            "threads": self.settings.threads,
+        }

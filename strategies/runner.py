@@ -1,0 +1,175 @@
+"""``sedona-nni run`` and ``resume``: an experiment under NNI, watched to its end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sedona_nni.decoupling import SearchResult
+from sedona_nni.files import write_atomically, write_json
+from sedona_nni.ledger import Ledger
+from sedona_nni.report import as_markdown, comparison
+from strategies.experiment import Experiment
+from strategies.ledger_tuner import LEDGER_FILE
+from strategies.nni_border.launcher import (
+    Interrupted,
+    Outcome,
+    RunningExperiment,
+    TrialView,
+    one_interrupt,
+    running,
+)
+from strategies.nni_border.rest import ManagerGoneError
+
+__all__ = ["supervise", "write_results"]
+
+_METRICS_SHOWN = 5
+
+
+def supervise(
+    arguments: list[str],
+    experiment: Experiment,
+    *,
+    port: int,
+    public: bool,
+    results: Path,
+    console: Console,
+) -> tuple[int, Path | None]:
+    """Start an experiment, show its progress until it ends, and stop it.
+
+    Args:
+        arguments: For ``nnictl``: create or resume what.
+        experiment: What is going to happen.
+        port: See `strategies.nni_border.launcher.running`.
+        public: See there.
+        results: Folder in which a folder with the experiment's name and results is made.
+        console: Where progress is shown: as a bar if it is a terminal, else as plain lines.
+
+    Returns:
+        The exit code: 0 if all went well, 2 if the user can mend what went wrong, 128 and more for
+        a signal, else 1. And the experiment's folder in ``results``, if there are results.
+    """
+    with one_interrupt():
+        folder = None
+        started: RunningExperiment | None = None
+        try:
+            with running(arguments, port=port, public=public) as started:
+                _greet(started, port, public, console)
+                outcome = _watch(started, experiment, console)
+        except Interrupted as interrupt:
+            again = "" if started is None else f", `sedona-nni resume {started.id}` goes on"
+            outcome = Outcome(interrupt.exit_code, f"stopped by {interrupt}{again}")
+        exit_code = outcome.exit_code
+        if started is not None and (started.checkpoint / LEDGER_FILE).exists():
+            ledger = Ledger(started.checkpoint / LEDGER_FILE)
+            if any(record.status == "succeeded" for record in ledger):
+                folder = results / started.id
+                write_results(ledger, folder)
+            if exit_code == 0 and not all(row.num_trials for row in comparison(ledger)):
+                outcome = Outcome(1, "no training of one of the strategies succeeded")
+                exit_code = 1
+        if outcome.message:
+            console.print(f"sedona-nni: {outcome.message}", markup=False, highlight=False)
+    return exit_code, folder
+
+
+def _greet(started: RunningExperiment, port: int, public: bool, console: Console) -> None:
+    if started.port != port:
+        console.print(f"port {port} is taken, so this is on port {started.port}")
+    console.print(f"experiment {started.id}, web UI: {started.api.address}", highlight=False)
+    if public:
+        console.print("--public: whoever reaches this port can control the experiment")
+
+
+def _watch(started: RunningExperiment, experiment: Experiment, console: Console) -> Outcome:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[latest]}"),
+    )
+    seen: dict[str, str] = {}
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        bar = progress.add_task("trials", total=experiment.settings.num_trials, latest="")
+        for trials, outcome in started.polls():
+            for trial in trials:
+                if seen.get(trial.id) != trial.status:
+                    seen[trial.id] = trial.status
+                    _tell_status(started, trial, console)
+            ended = sum(trial.status not in ("WAITING", "RUNNING") for trial in trials)
+            progress.update(bar, completed=ended)
+            if console.is_terminal:
+                progress.update(bar, latest=_latest(started, trials))
+            if outcome is not None:
+                return outcome
+    raise AssertionError("polls end with an outcome")
+
+
+def _tell_status(started: RunningExperiment, trial: TrialView, console: Console) -> None:
+    key = trial.parameters.get("key", trial.id)
+    if trial.status == "RUNNING":
+        line = f"{key}: started"
+    elif trial.status == "SUCCEEDED" and isinstance(trial.result, dict):
+        accuracy = trial.result.get("default")
+        line = f"{key}: done, validation accuracy {accuracy:.1%}"
+    elif trial.has_failed:
+        line = f"{key}: {trial.status.lower()}\n{_last_words(started, trial)}"
+    else:
+        return
+    console.print(line, markup=False, highlight=False)
+
+
+def _last_words(started: RunningExperiment, trial: TrialView) -> str:
+    try:
+        return started.last_words(trial.id)
+    except ManagerGoneError:
+        return ""
+
+
+def _latest(started: RunningExperiment, trials: list[TrialView]) -> str:
+    """Return the latest numbers of the trial that has been running for longest."""
+    for trial in trials:
+        if trial.status == "RUNNING":
+            try:
+                metrics = started.latest_intermediate(trial.id) or {}
+            except ManagerGoneError:
+                break
+            numbers = [f"{k} {v:.4g}" for k, v in list(metrics.items())[:_METRICS_SHOWN]]
+            return f"{trial.parameters.get('key')}: {', '.join(numbers)}"
+    return ""
+
+
+def write_results(ledger: Ledger, folder: Path) -> None:
+    """Write what came of an experiment.
+
+    ``table.md`` and ``table.json`` have one row per strategy, ``<strategy>.json`` is the decoupling
+    of its best trial, ``search-result.json`` the end of the search, ``trials.json`` every trial.
+    """
+    rows = comparison(ledger)
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        if row.decoupling is not None:
+            row.decoupling.save(folder / f"{row.strategy}.json")
+    for record in ledger:
+        found: dict[str, Any] | None = (record.result or {}).get("search_result")
+        if found is not None:
+            SearchResult.model_validate(found).save(folder / "search-result.json")
+    write_json(folder / "table.json", [row.model_dump(mode="json") for row in rows])
+    table = as_markdown(rows)
+    write_atomically(folder / "table.md", lambda path: _write(path, table))
+    write_atomically(folder / LEDGER_FILE, lambda path: _copy(ledger.path, path))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _copy(source: Path, path: Path) -> None:
+    shutil.copyfile(source, path)
