@@ -275,8 +275,8 @@ def train(
 
     The network ends with the best epoch's weights. After each epoch a checkpoint is written to
     ``directory``; called again with the same network, data and settings, training goes on from it.
-    On the CPU the outcome is then the same to the bit, as everything random in step n depends on
-    the seed and on n alone. Torch's global generators are left as they were.
+    On a CPU, with as many threads, the outcome is then the same to the bit: what is random in step
+    n depends on the seed and on n alone. Torch's global generators are left as they were.
 
     Args:
         network: What to train; it is moved to ``device``.
