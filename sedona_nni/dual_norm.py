@@ -1,20 +1,26 @@
-"""Batch norm on dual numbers, as few kernels forwards and backwards.
+"""Batch norm on dual numbers, with few kernels forwards and backwards.
 
 Notation (per channel, over the N values of that channel in the batch; m(.) is their mean):
     x, t       values and their tangents
     s          1 / sqrt(var(x) + eps);  z = s (x - m(x)), the normalised values
     P v        v - m(v) - z m(z v), so that dz = s P dx; P is symmetric
-    u          s P t, the tangent of z
-    c, d       cotangents of z and u
+    w, b       weight and bias, with tangents w', b'
+    y          w z + b, the result;  y' = w s P t + w' z + b', its tangent
+    e, f       cotangents of y and y'
 
-torch's own forward derivative of batch norm takes the batch statistics for constants when it is
-differentiated again, which makes second derivatives wrong, and is made of a dozen elementwise
-kernels. But s P is what batch norm's backward kernel applies, and the adjoint of (x, t) -> (z, u) is
+s P is what torch's kernel of batch norm's backward pass applies, so y' costs one such kernel. With
+q = m(f t) - m(f) m(t) - m(z f) m(z t) the adjoint of (x, t, w, b) -> (y, y') is
 
-    to t:   s P d
-    to x:   s P (c - s m(z t) d - s m(z d) t) - s^2 q z,   q = m(d t) - m(d) m(t) - m(z d) m(z t)
+    to t:   s w P f
+    to x:   s P (w e + (w' - s w m(z t)) f - s w m(z f) t) - s^2 w q z
+    to w:   N (m(e z) + s q),   to b:  N m(e)
 
-(the terms in d come from dz and ds = -s^2 m(z dx) inside u).
+where the terms in f to x come from dz, from d(s P t) = -s^2 (m(z t) P dx + m(z dx) P t + ...), and
+from ds = -s^2 m(z dx). The tangents w' and b' are a direction that nobody differentiates.
+
+torch's own forward derivative of batch norm will not do: differentiated again it gave wrong results
+(torch 2.14; without the mode below, tests/property/test_dual_norm.py fails), and it takes a dozen
+elementwise kernels.
 """
 
 from __future__ import annotations
@@ -30,39 +36,69 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["DualBatchNorm"]
 
 
-def _project(v: Tensor, x: Tensor, mean: Tensor, s: Tensor, eps: float) -> Tensor:
-    """Return s P v."""
-    result: Tensor = torch.ops.aten.native_batch_norm_backward(
-        v, x, None, None, None, mean, s, True, eps, [True, False, False]
-    )[0]
-    return result
-
-
 class _Normalise(torch.autograd.Function):
-    """(x, t) -> (z, u), see the module's notation."""
+    """(x, t, w, w', b, b') -> (y, y'), see the module's notation."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        z, mean, s = torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)
-        ctx.save_for_backward(x, t, z, mean, s)
-        ctx.eps = eps
-        return z, _project(t, x, mean, s, eps)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        t: Tensor,
+        weight: Tensor,
+        weight_t: Tensor,
+        bias: Tensor,
+        bias_t: Tensor,
+        eps: float,
+    ) -> tuple[Tensor, Tensor]:
+        z, _, s = torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)
+        projected, mean_zt, mean_t = _project(t, z, weight * s)
+        column = _column(x)
+        value = torch.addcmul(bias.view(column), z, weight.view(column))
+        projected += bias_t.view(column)
+        projected.addcmul_(z, weight_t.view(column))
+        ctx.save_for_backward(t, z, s, weight, weight_t, mean_zt, mean_t)
+        return value, projected
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, t, z, mean, s = ctx.saved_tensors
-        over = [dim for dim in range(x.dim()) if dim != 1]
-        column = [1, -1, *[1] * (x.dim() - 2)]
+    def backward(ctx: Any, e: Tensor, f: Tensor) -> tuple[Tensor | None, ...]:
+        t, z, s, weight, weight_t, mean_zt, mean_t = ctx.saved_tensors
+        column, over = _column(z), [d for d in range(z.dim()) if d != 1]
+        to_t, mean_zf, mean_f = _project(f, z, weight * s)
+        q = (f * t).mean(over) - mean_f * mean_t - mean_zf * mean_zt
+        inner = e * weight.view(column)
+        inner.addcmul_(f, (weight_t - s * weight * mean_zt).view(column))
+        inner.addcmul_(t, (-s * weight * mean_zf).view(column))
+        to_x, _, _ = _project(inner, z, s)
+        to_x.addcmul_(z, (-s * s * weight * q).view(column))
+        count = z.numel() // z.shape[1]
+        to_weight = (e * z).sum(over) + count * s * q
+        return to_x, to_t, to_weight, None, e.sum(over), None, None
 
-        def m(values: Tensor) -> Tensor:
-            return values.mean(over)
 
-        zd, zt = m(z * d), m(z * t)
-        q = m(d * t) - m(d) * m(t) - zd * zt
-        inner = c - (s * zt).view(column) * d - (s * zd).view(column) * t
-        to_x = _project(inner, x, mean, s, ctx.eps) - (s * s * q).view(column) * z
-        return to_x, _project(d, x, mean, s, ctx.eps), None
+def _column(features: Tensor) -> list[int]:
+    return [1, -1, *[1] * (features.dim() - 2)]
+
+
+def _project(v: Tensor, z: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return factor P v, m(z v) and m(v), all from one kernel.
+
+    It is the backward kernel of a batch norm whose input is already normalised.
+    """
+    projected, sum_zv, sum_v = torch.ops.aten.native_batch_norm_backward(
+        v,
+        z,
+        factor,
+        None,
+        None,
+        torch.zeros_like(factor),
+        torch.ones_like(factor),
+        True,
+        0.0,
+        [True, True, True],
+    )
+    count = z.numel() // z.shape[1]
+    return projected, sum_zv / count, sum_v / count
 
 
 class DualBatchNorm(TorchFunctionMode):
@@ -78,13 +114,8 @@ class DualBatchNorm(TorchFunctionMode):
         named = kwargs or {}
         if func is not F.batch_norm or not named["training"]:
             return func(*args, **named)
-        x, t = forward_ad.unpack_dual(args[0])
-        weight, weight_t = forward_ad.unpack_dual(named["weight"])
-        bias, bias_t = forward_ad.unpack_dual(named["bias"])
-        column = [1, -1, *[1] * (x.dim() - 2)]
-        z, u = _Normalise.apply(x, torch.zeros_like(x) if t is None else t, named["eps"])
-        value = torch.addcmul(bias.view(column), z, weight.view(column))
-        tangent = u * weight.view(column)
-        if weight_t is not None:
-            tangent = tangent + torch.addcmul(bias_t.view(column), z, weight_t.view(column))
-        return forward_ad.make_dual(value, tangent)
+        x, weight, bias = (
+            (dual.primal, torch.zeros_like(dual.primal) if dual.tangent is None else dual.tangent)
+            for dual in map(forward_ad.unpack_dual, (args[0], named["weight"], named["bias"]))
+        )
+        return forward_ad.make_dual(*_Normalise.apply(*x, *weight, *bias, named["eps"]))
