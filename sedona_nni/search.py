@@ -236,6 +236,15 @@ class Search:
         entropy = [self.settings.seed, self.step, purpose, part]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])
 
+    def show_most_trained(self) -> None:
+        """Put the weights with the most training steps behind them into the network, to judge it.
+
+        The search goes on as if nothing had happened. Meta-steps start from random moments of
+        training, so that the latest weights say little about how far it has come.
+        """
+        states = [self._state, *(snapshot.state for snapshot in self._memory.snapshots)]
+        self._problem.load(max(states, key=lambda state: state.step))
+
     def result(self, dataset: str) -> SearchResult:
         """Return what has been found so far; ``dataset`` names where."""
         network = self.network

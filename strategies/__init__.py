@@ -1,1 +1,19 @@
 """Strategies under NNI: SEDONA as a one-shot strategy, and the tuners that nnictl loads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from strategies._sedona import Sedona
+
+__all__ = ["Sedona"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, because NNI gives the tuners of this package 10 s to start and Lightning takes many
+    if name == "Sedona":
+        from strategies._sedona import Sedona
+
+        return Sedona
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

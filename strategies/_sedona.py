@@ -1,0 +1,307 @@
+"""SEDONA as a one-shot strategy of NNI.
+
+    Sedona, for NNI          puts a RelaxedNetwork into the DecouplingSpace, exports what was found
+      Trainer, of Lightning  owns the device and the loop
+        SedonaModule         each training_step is one Search.advance: the algorithm
+
+Lightning's optimizers and loaders are left aside. The search has its own optimizers, whose state
+belongs to the snapshots in its weight memory. Its batches come from `BatchStream`, because a loader
+cannot go on in the middle of an epoch with the images that would have come.
+"""
+
+from __future__ import annotations
+
+import search_spaces  # noqa: F401  before any other part of nni.nas, whose warnings it silences
+
+# isort: split
+
+import itertools
+import signal
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from nni.mutable import Sample
+from nni.nas.evaluator.pytorch import LightningModule
+from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
+from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from pydantic import ValidationError
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from search_spaces import DecouplingSpace
+from sedona_nni.batches import Batch, BatchStream, Draw, ImageSet
+from sedona_nni.decoupling import SearchResult
+from sedona_nni.errors import InputError
+from sedona_nni.relaxation import RelaxedNetwork
+from sedona_nni.search import CHECKPOINT_FILE, Search, SearchSettings
+
+__all__ = ["Sedona", "SedonaModule", "SedonaSupernet"]
+
+
+class SedonaSupernet(BaseSuperNetModule):
+    """The relaxed network as NNI sees it: one module that holds all decisions of a space.
+
+    Attributes:
+        network: The relaxed network.
+    """
+
+    def __init__(self, space: DecouplingSpace) -> None:
+        super().__init__()
+        self.network = RelaxedNetwork(space.backbone(), space.aux_choices)
+        self._search: Search | None = None
+        object.__setattr__(self, "_space", space)  # not as a child: the space is the parent
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images, (B, in_channels, S, S), to the final head's logits, (B, num_classes)."""
+        logits: Tensor = self.network.backbone(images)
+        return logits
+
+    def start(self, settings: SearchSettings) -> Search:
+        """Return a search that trains the network where it is now."""
+        self._search = Search(self.network, settings)
+        return self._search
+
+    @property
+    def search(self) -> Search:
+        """The search.
+
+        Raises:
+            RuntimeError: before its start.
+        """
+        if self._search is None:
+            raise RuntimeError("the search has not been started")
+        return self._search
+
+    def resample(self, memo: Sample) -> Sample:
+        """Sample nothing: a relaxation is all decouplings at once."""
+        return {}
+
+    def export(self, memo: Sample) -> Sample:
+        """Return the sample of the best decoupling.
+
+        It has K blocks or, where the space leaves K open, a cut wherever a^loc > a^up.
+        """
+        result, num_blocks = self.search.result(""), self._space.num_blocks
+        if num_blocks is None:
+            return self._space.sample(result.decoupling_by_threshold())
+        return self._space.sample(result.decoupling(num_blocks))
+
+
+class _DatasetImages:
+    """A torch Dataset of (image, class number) as a source of `BatchStream`.
+
+    Random transforms that draw from torch's generator repeat with the batch.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._dataset: Any = loader.dataset
+        self._collate = loader.collate_fn
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def batches(self, draws: Iterable[Draw], device: torch.device) -> Iterator[Batch]:
+        for draw in draws:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(np.random.default_rng(draw.key).integers(2**63)))
+                images, labels = self._collate([self._dataset[int(i)] for i in draw.indices])
+            yield images.to(device), labels.to(device)
+
+
+class SedonaModule(BaseOneShotLightningModule):
+    """The search as Lightning sees it: one training step is one step of `Search`."""
+
+    def __init__(self, training_module: LightningModule, strategy: Sedona) -> None:
+        super().__init__(training_module)
+        self._strategy = strategy
+
+    def configure_optimizers(self) -> list[Any]:
+        """Leave the evaluator's optimizer aside: the search has its own."""
+        return []
+
+    def on_train_start(self) -> None:
+        """Set the search up on the trainer's device, where its last checkpoint left it."""
+        if self.trainer.world_size > 1:
+            raise InputError.rule("devices", "must be 1 for Sedona", self.trainer.world_size)
+        strategy = self._strategy
+        self._search = cast(SedonaSupernet, self.model.supernet).start(strategy.settings)
+        directory = strategy.directory
+        if directory is not None and (directory / CHECKPOINT_FILE).exists():
+            self._search.load(directory)
+        train, validation = strategy.streams(self.device)
+        self._train = train.iterate(self._search.train_batches_used)
+        self._validation = validation.iterate(self._search.validation_batches_used)
+        super().on_train_start()
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        """Do one pre-training step or one meta-step; save, report and stop when due."""
+        search, strategy = self._search, self._strategy
+        if not search.done:  # a checkpoint may hold a complete search
+            numbers = search.advance(self._train, self._validation)
+            numbers["step"] = search.step
+            self.log_dict(numbers)
+            strategy.on_progress(numbers)
+            due = search.done or search.step % strategy.checkpoint_every == 0
+            if strategy.directory is not None and due:
+                search.save(strategy.directory)
+        self.trainer.should_stop = search.done
+
+    def on_validation_start(self) -> None:
+        """Validate the weights that have been trained most."""
+        if not self.trainer.sanity_checking:  # which comes before the start
+            self._search.show_most_trained()
+        super().on_validation_start()
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Let the evaluator judge the relaxed network's final head."""
+        return self.training_module.validation_step(*args, **kwargs)
+
+    def on_validation_epoch_end(self) -> None:
+        """Let the evaluator report its metrics to NNI."""
+        self.training_module.on_validation_epoch_end()
+
+
+class Sedona(OneShotStrategy):
+    """Search for a decoupling by differentiating through training: SEDONA.
+
+    ``NasExperiment(space, evaluator, Sedona(meta_steps=500)).run()`` searches a `DecouplingSpace`
+    with an evaluator of NNI's Lightning kind. Of the evaluator it uses
+
+    - the data sets and batch sizes of both loaders, which it orders and batches itself;
+    - the trainer: its device, its time limit, its loggers. The search is one endless epoch unless
+      ``limit_train_batches`` says otherwise, and it ends by itself;
+    - the validation, at the end of an epoch, of the relaxed network's final head.
+
+    Its optimizer, criterion and training step do not matter: the search has its own.
+
+    Called again with the same directory, an interrupted search goes on from its last checkpoint
+    and, on the CPU, ends with the same result to the bit.
+
+    Attributes:
+        settings: Settings of the search; the batch sizes are the loaders'.
+        directory: Where checkpoints are kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: str = "unnamed",
+        directory: Path | None = None,
+        checkpoint_every: int = 25,
+        on_progress: Callable[[dict[str, float]], None] = lambda numbers: None,
+        **options: Any,
+    ) -> None:
+        """Choose how to search.
+
+        Args:
+            dataset: Name of the data set, which the search result mentions.
+            directory: Where to keep checkpoints, so that an interrupted search can go on.
+            checkpoint_every: Steps between checkpoints.
+            on_progress: Called after every step with its numbers, see `Search.advance`, and with
+                ``step``, the number of steps done.
+            **options: Fields of `SearchSettings`. Batch sizes, if given, must be the loaders'.
+
+        Raises:
+            InputError: if an option is unknown or breaks a rule.
+        """
+        super().__init__()
+        try:
+            self.settings = SearchSettings(**options)
+        except ValidationError as error:
+            raise InputError.from_validation(error, "Sedona") from None
+        self.directory = directory
+        self.checkpoint_every = checkpoint_every
+        self.on_progress = on_progress
+        self._dataset = dataset
+        self._loaders: tuple[Any, Any] | None = None
+
+    def mutate_model(self, model: DecouplingSpace) -> DecouplingSpace:
+        """Put the relaxed network into the space. Its initial weights depend on the seed alone."""
+        if not isinstance(model, DecouplingSpace):
+            raise TypeError(f"Sedona searches a DecouplingSpace, but got {type(model).__name__}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            model.supernet = SedonaSupernet(model)
+        return model
+
+    def configure_oneshot_module(self, training_module: LightningModule) -> SedonaModule:
+        """Wrap the evaluator's module."""
+        return SedonaModule(training_module, self)
+
+    def train_dataloader(
+        self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]
+    ) -> Iterator[int]:
+        """Keep what the loaders would load, and count steps instead.
+
+        Raises:
+            InputError: if a loader's batch size is not the one that was asked for.
+        """
+        train, validation = self._loaders = (train_dataloader_fn(), val_dataloader_fn())
+        sizes = {"batch_size": train.batch_size, "validation_batch_size": validation.batch_size}
+        for field, size in sizes.items():
+            wanted = getattr(self.settings, field)
+            if field in self.settings.model_fields_set and wanted != size:
+                raise InputError.rule(f"Sedona.{field}", f"must be the loader's, {size}", wanted)
+        self.settings = self.settings.model_copy(update=sizes)
+        return itertools.count()
+
+    def streams(self, device: torch.device) -> tuple[BatchStream, BatchStream]:
+        """Return the training and the validation batches of the search."""
+        assert self._loaders is not None
+        seeds = np.random.SeedSequence(self.settings.seed).generate_state(2)
+        train, validation = (
+            BatchStream(_images(loader), loader.batch_size, int(seed), device)
+            for loader, seed in zip(self._loaders, seeds, strict=True)
+        )
+        return train, validation
+
+    @property
+    def search(self) -> Search:
+        """The search; only available after its start."""
+        return cast(SedonaSupernet, self.supernet.supernet).search
+
+    @property
+    def search_result(self) -> SearchResult:
+        """What the search has found, or where it stands if it was stopped."""
+        return self.search.result(self._dataset)
+
+    def _run(self) -> None:
+        with _sober_lightning():
+            super()._run()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the state of the search is in its directory."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing: the search finds its state in its directory."""
+
+
+@contextmanager
+def _sober_lightning() -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt, and hide that Lightning uses what torch has deprecated.
+
+    Lightning answers Ctrl-C with exit code 1 and leaves the process deaf to it.
+    """
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.`", FutureWarning)
+        try:
+            yield
+        except SystemExit as error:
+            raise KeyboardInterrupt from error
+        finally:
+            if signal.getsignal(signal.SIGINT) is not on_interrupt:
+                signal.signal(signal.SIGINT, on_interrupt)
+
+
+def _images(loader: Any) -> ImageSet:
+    if isinstance(loader.dataset, ImageSet):
+        return loader.dataset
+    return cast(ImageSet, _DatasetImages(loader))  # BatchStream asks for length and batches only

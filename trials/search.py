@@ -1,0 +1,317 @@
+"""Search for decouplings of a backbone on a data set and say what came of it.
+
+A directory that was searched in holds ``run.json`` (what was searched) and ``results.json``; while
+the search is under way its checkpoint and ``progress.json`` in place of the latter.
+"""
+
+from __future__ import annotations
+
+import search_spaces  # noqa: F401  before any other part of nni.nas, whose warnings it silences
+
+# isort: split
+
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
+from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.space import ModelStatus, RawFormatModelSpace
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from rich.progress import Progress
+
+from search_spaces import DecouplingSpace
+from sedona_nni.auxiliary import auxiliary_context
+from sedona_nni.batches import Batch, BatchStream, ImageSet, evaluation_batches
+from sedona_nni.cost import (
+    auxiliary_cost,
+    count_parameters,
+    head_cost,
+    layer_costs,
+    peak_memory_mib,
+)
+from sedona_nni.data import Splits, load_splits
+from sedona_nni.decoupled import build_decoupled
+from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.errors import InputError
+from sedona_nni.files import read_json, write_json
+from sedona_nni.relaxation import RelaxedNetwork
+from sedona_nni.search import Search, SearchSettings
+from sedona_nni.task import Task
+from sedona_nni.training import Evaluation, TrainSettings, evaluate
+from strategies._sedona import Sedona
+
+__all__ = ["run_search"]
+
+_NUM_REPORTS = 75  # every 1.3 % of the steps: a smooth curve for little validation
+
+
+class _Run(BaseModel):
+    """All that defines a search, as ``run.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task
+    aux: tuple[str, ...]
+    settings: SearchSettings
+
+
+def run_search(
+    task: Task,
+    settings: SearchSettings,
+    *,
+    aux: Sequence[str],
+    num_blocks: int,
+    device: torch.device | str = "cpu",
+    report: Callable[[dict[str, float]], None] = lambda numbers: None,
+    directory: Path | None = None,
+) -> dict[str, Any]:
+    """Search with `strategies.Sedona` and measure what it costs.
+
+    Called again with the same directory it continues an interrupted search, and of a finished one
+    it returns the results again, for any ``num_blocks``.
+
+    Args:
+        task: Backbone and data.
+        settings: How to search.
+        aux: Names of the auxiliary networks to choose from.
+        num_blocks: K, of the decoupling to return.
+        device: Where.
+        report: Called about 75 times with ``step``; ``decided`` (mean of |a^loc - a^up|);
+            ``default`` and ``loss``, the validation accuracy and loss of the final head with the
+            weights that have been trained most; and the means over the steps since the last report
+            of what else `sedona_nni.search.Search.advance` returns. Before the first meta-step
+            ``meta_loss`` is ``loss``: what it is without a look ahead.
+        directory: Where to keep checkpoints and leave the results.
+
+    Returns:
+        ``search_result``, the document, and ``decoupling``, that of K blocks; ``default`` and
+        ``loss`` as reported last, with the same weights ``test_accuracy`` and ``test_loss``;
+        ``decided``; ``parameters`` and ``macs`` (per image)
+        of backbone and all auxiliary networks; ``peak_memory_mib`` of a meta-step on ``device``
+        with weights, optimizer state and one snapshot; ``time_s`` of the search.
+
+    Raises:
+        InputError: if a name is unknown, numbers do not fit the backbone, or the directory holds
+            another search.
+    """
+    device = torch.device(device)
+    run = _Run(task=task, aux=tuple(aux), settings=settings)
+    if directory is not None and (directory / "run.json").exists():
+        if _read_run(directory) != run:
+            raise InputError(f"directory: {directory} holds another search, please name a new one")
+        if (directory / "results.json").exists():
+            return _with_decoupling(read_json(directory / "results.json"), num_blocks)
+
+    splits = load_splits(task, settings.validation_fraction)
+    space = DecouplingSpace(
+        task.backbone,
+        aux,
+        num_classes=splits.num_classes,
+        num_blocks=num_blocks,
+        in_channels=splits.in_channels,
+        image_size=splits.image_size,
+        width_multiplier=task.width_multiplier,
+    )
+    if directory is not None:
+        write_json(directory / "run.json", run.model_dump(mode="json"))
+
+    monitor = _Monitor(splits, settings, device, report, directory)
+    with monitor.bar:
+        strategy = Sedona(
+            dataset=task.dataset,
+            directory=None if directory is None else directory / "checkpoint",
+            checkpoint_every=monitor.every,
+            on_progress=lambda numbers: monitor.progress(strategy.search, numbers),
+            **settings.model_dump(),
+        )
+        evaluator = _evaluator(splits, settings, device)
+        strategy(RawFormatModelSpace.from_model(space, evaluator), _InThisProcess())
+
+    network, result = strategy.search.network, strategy.search_result
+    validation, test = (
+        _judge(strategy.search, part, device) for part in (splits.validation, splits.test)
+    )
+    results = {
+        "default": validation.accuracies[-1],
+        "loss": validation.loss,
+        "test_accuracy": test.accuracies[-1],
+        "test_loss": test.loss,
+        "decided": float(abs(2 * result.a_loc() - 1).mean()),
+        "parameters": count_parameters(network),
+        "macs": _macs(network),
+        "peak_memory_mib": _peak_memory_mib(space, splits, settings, device),
+        "time_s": monitor.time_s,
+        "search_result": result.model_dump(mode="json"),
+    }
+    if directory is not None:
+        write_json(directory / "results.json", results)
+        (directory / "progress.json").unlink()
+        shutil.rmtree(directory / "checkpoint")
+    return _with_decoupling(results, num_blocks)
+
+
+def _with_decoupling(results: dict[str, Any], num_blocks: int) -> dict[str, Any]:
+    result = SearchResult.model_validate(results["search_result"])
+    return results | {"decoupling": result.decoupling(num_blocks).model_dump(mode="json")}
+
+
+def _read_run(directory: Path) -> _Run:
+    path = directory / "run.json"
+    try:
+        return _Run.model_validate(read_json(path))
+    except ValidationError as error:
+        raise InputError.from_validation(error, str(path)) from None
+
+
+class _InThisProcess(SequentialExecutionEngine):
+    """Runs the search right here.
+
+    NNI's engine does so, too, but while it runs it takes away the channel by which the trial around
+    it reports, and it leaves the trial with other parameters.
+    """
+
+    def submit_models(self, *models: Any) -> None:
+        for model in models:
+            model.execute()
+            model.status = ModelStatus.Trained
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What `Sedona` asks of a loader."""
+
+    dataset: ImageSet
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return evaluation_batches(self.dataset, self.batch_size, "cpu")
+
+
+def _evaluator(splits: Splits, settings: SearchSettings, device: torch.device) -> Any:
+    """Return an evaluator that only says where to search and on which images, and is silent."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    trainer = Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        max_epochs=-1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    return Lightning(
+        LightningModule(),
+        trainer,
+        train_dataloaders=_Images(splits.train, settings.batch_size),
+        val_dataloaders=_Images(splits.validation, settings.validation_batch_size),
+    )
+
+
+class _Monitor:
+    """Watches a search: keeps the time, shows a bar in a terminal, reports now and then.
+
+    Attributes:
+        every: Steps between reports.
+        time_s: Seconds that the search had taken at the last report, earlier sessions included.
+        bar: The bar; a context manager.
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        settings: SearchSettings,
+        device: torch.device,
+        report: Callable[[dict[str, float]], None],
+        directory: Path | None,
+    ) -> None:
+        self._validation = splits.validation
+        self._device = device
+        self._report = report
+        self._file = None if directory is None else directory / "progress.json"
+        self._total = settings.pretrain_steps + settings.meta_steps
+        self.every = max(1, self._total // _NUM_REPORTS)
+        self.time_s = 0.0
+        if self._file is not None and self._file.exists():
+            self.time_s = read_json(self._file)["time_s"]
+        self._started = time.perf_counter() - self.time_s
+        self._seen: dict[str, list[float]] = {}
+        self.bar = Progress(
+            console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+        )
+        self._task = self.bar.add_task("search", total=self._total)
+
+    def progress(self, search: Search, numbers: dict[str, float]) -> None:
+        """Take note of the numbers of a step."""
+        step = search.step
+        self.bar.update(self._task, completed=step)
+        for name, number in numbers.items():
+            self._seen.setdefault(name, []).append(number)
+        if step % self.every and step < self._total:
+            return
+        judged = _judge(search, self._validation, self._device)
+        means = {name: sum(seen) / len(seen) for name, seen in self._seen.items()}
+        self._seen.clear()
+        self._report(
+            {
+                "default": judged.accuracies[-1],
+                "loss": judged.loss,
+                "meta_loss": judged.loss,
+                **means,
+                "decided": numbers["decided"],
+                "step": step,
+            }
+        )
+        self.time_s = time.perf_counter() - self._started
+        if self._file is not None:
+            write_json(self._file, {"step": step, "time_s": self.time_s})
+
+
+def _judge(search: Search, images: ImageSet, device: torch.device) -> Evaluation:
+    """Try the final head of the undivided backbone, as far as it has been trained."""
+    search.show_most_trained()
+    backbone = search.network.backbone
+    undivided = build_decoupled(backbone, Decoupling(backbone=backbone.name))
+    settings = TrainSettings(label_smoothing=search.settings.label_smoothing)
+    return evaluate(undivided, images, settings, device)
+
+
+def _macs(network: RelaxedNetwork) -> int:
+    """Return the MACs of backbone and auxiliary networks for one image."""
+    backbone = network.backbone
+    contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
+    costs = [*layer_costs(backbone), head_cost(backbone)]
+    costs += [auxiliary_cost(name, context) for context in contexts for name in network.aux_choices]
+    return sum(cost.macs for cost in costs)
+
+
+def _peak_memory_mib(
+    space: DecouplingSpace, splits: Splits, settings: SearchSettings, device: torch.device
+) -> float:
+    """Run a meta-step of a network of its own, made within the measurement."""
+    short = settings.model_copy(update={"pretrain_steps": 1, "meta_steps": 1})
+    train = BatchStream(splits.train, settings.batch_size, 0, device).iterate()
+    validation = BatchStream(splits.validation, settings.validation_batch_size, 0, device).iterate()
+    batches = (
+        [next(train) for _ in range(settings.inner_steps + 2)],
+        [next(validation) for _ in range(2)],
+    )
+
+    def one_meta_step() -> Search:
+        network = RelaxedNetwork(space.backbone(), space.aux_choices).to(device)
+        search = Search(network, short)
+        used = [iter(part) for part in batches]
+        while not search.done:
+            search.advance(*used)
+        return search
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return peak_memory_mib(one_meta_step, device)
