@@ -60,7 +60,7 @@ class _Normalise(torch.autograd.Function):
         return value, projected
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, e: Tensor, f: Tensor) -> tuple[Tensor | None, ...]:
         t, z, s, weight, weight_t, mean_zt, mean_t = ctx.saved_tensors
         column, over = _column(z), [d for d in range(z.dim()) if d != 1]

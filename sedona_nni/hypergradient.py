@@ -4,10 +4,10 @@
     meta_loss = CE(backbone and final head with w_T, validation batch)
     hypergradient = d meta_loss / d (alpha, beta), through all T steps
 
-Forwards, T steps are run and only their states are kept, no graph. Backwards, from v = d meta_loss /
-d w_T, each step is run once more as a differentiable function of (w_t, alpha, beta), v is pulled back
-through it, and its graph is dropped. This is the chain rule as unrolling applies it, so the result is
-the same; but one step's graph exists at a time, whatever T is.
+Forwards, T steps are run and only the gradient vector of each is kept, no graph. Backwards, from
+v = d meta_loss / d w_T, each step is run once more as a differentiable function of (w_t, alpha,
+beta), v is pulled back through it, and its graph is dropped. This is the chain rule as unrolling
+applies it, so the result is the same; but one step's graph exists at a time, whatever T is.
 Source: Pyeon et al., "SEDONA", ICLR 2021, section 3 (the objective); the recomputation is ours.
 """
 
@@ -63,12 +63,13 @@ def hypergradient(
         lr: Learning rate of all T steps.
         seed: Of the dropout masks; step t uses ``seed + t``.
     """
-    trajectory, losses, state = [], [], start
+    gradients: list[Tensor] = []
+    losses, state = [], start
     for t, batch in enumerate(train_batches):
         gradient, statistics, step_losses = problem.gradient(state, batch, seed + t)
-        trajectory.append((state, gradient))
-        losses.append(step_losses)
         state = problem.update(state, gradient, statistics, lr)
+        gradients.append(gradient)
+        losses.append(step_losses)
 
     meta_loss, accuracy, to_weights, to_statistics = problem.validation(state, validation_batch)
 
@@ -81,6 +82,9 @@ def hypergradient(
         beta=torch.zeros_like(network.beta),
     )
     for t, batch in reversed(list(enumerate(train_batches))):
-        state, gradient = trajectory.pop()
+        gradient = gradients.pop()
+        state = start  # w_t again, from the gradients before it: cheaper than keeping T states
+        for earlier in gradients:
+            state = problem.update(state, earlier, start.statistics, lr)
         pulled = problem.pull_back(state, gradient, batch, lr, seed + t, pulled)
     return Hypergradient(pulled.alpha, pulled.beta, meta_loss, accuracy, torch.stack(losses))

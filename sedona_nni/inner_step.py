@@ -2,16 +2,17 @@
 
 Notation (n weights; everything that training changes is a vector):
     w        (n,) weights of backbone and auxiliary networks
-    r        running statistics of all batch norms
     s        (slots, n) state of the optimizer
-    g        g(w, alpha, beta), shape (n,): the gradient that every weight learns from (`relaxation`)
-    step     (w, s, r) -> (w', s', r') with w', s' = update(w, g, s), r' = (1 - rho) r + rho batch(w)
+    r        running statistics of all batch norms
+    g        g(w, alpha, beta), shape (n,): the gradient that each weight learns from (`relaxation`)
+    step     (w, s, r) -> (w', s', r'):
+             w', s' = update(w, g, s) and r' = (1 - rho) r + rho (batch statistics at w)
 
 Pulling a cotangent p of g back to (w, alpha, beta) means differentiating <g(w, alpha, beta), p>.
-Reverse mode over reverse mode would do, at the price of double-backward kernels. But <g, p> is a slope:
-the derivative of the losses when w moves along p, where each valve scales the *tangents* that pass it.
-So one forward pass with dual numbers (value, tangent) computes it, and ordinary reverse mode of that
-pass gives the exact result, with first-order kernels only.
+Reverse mode over reverse mode would need double-backward kernels, which are slow, and be wrong at
+a gradient valve (see `relaxation.gradient_valve`). But <g, p> is a slope: the derivative of the
+losses when w moves along p and every valve scales the *tangents* that pass it. So one forward pass
+with dual numbers (value, tangent) computes it, and ordinary reverse mode of that pass is exact.
 
 The auxiliary networks of a boundary are run and differentiated before those of the next are run, so
 the graphs of two boundaries never exist together: memory is that of the backbone and one boundary.
@@ -24,7 +25,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +122,11 @@ class _DifferentiableNorms(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func is not F.batch_norm:
             return func(*args, **(kwargs or {}))
@@ -164,7 +169,7 @@ class _Vector:
         return dict(zip(self.names, self.split(vector), strict=True))
 
     def leaves(self, vector: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the tensors as leaves of a new graph, and the vector that gathers their gradients."""
+        """Return the tensors as leaves of a new graph, and the vector of their future gradients."""
         gradient = torch.zeros_like(vector)
         leaves = {}
         for name, value, into in zip(
@@ -202,22 +207,21 @@ class InnerProblem:
         self.optimizer = optimizer
         self.criterion = criterion
         self._weights = _Vector(network.named_weights())
-        self._norms = {
-            name: module
+        self._rho = {
+            name: module.momentum
             for name, module in network.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum
         }
         self._statistics = _Vector(self._running_statistics())
-        keep = [
-            torch.full_like(tensor, 1 - self._norms[name.rpartition(".")[0]].momentum)
+        self._keep = self._statistics.join(
+            torch.full_like(tensor, 1 - self._rho[name.rpartition(".")[0]])
             for name, tensor in self._running_statistics()
-        ]
-        self._keep = self._statistics.join(keep)
+        )
 
     def _running_statistics(self) -> Iterator[tuple[str, Tensor]]:
-        for name, module in self._norms.items():
-            yield f"{name}.running_mean", module.running_mean
-            yield f"{name}.running_var", module.running_var
+        for name in self._rho:
+            for which in ("running_mean", "running_var"):
+                yield f"{name}.{which}", self.network.get_buffer(f"{name}.{which}")
 
     def state(self) -> TrainingState:
         """Return the state that the network's own weights are in, before the first step."""
@@ -262,7 +266,7 @@ class InnerProblem:
                 leaf = features.detach().requires_grad_()
                 local_logits = self._local_logits(i, named, leaf, self._b(i).detach())
                 losses.append(self.criterion(local_logits, labels))
-                losses[-1].backward()  # type: ignore[no-untyped-call]
+                losses[-1].backward()
                 to_features.append(leaf.grad)
             losses.append(self.criterion(logits, labels))
             torch.autograd.backward([*to_auxiliaries, losses[-1]], [*to_features, None])
@@ -307,7 +311,7 @@ class InnerProblem:
         with _DifferentiableNorms():
             logits = functional_call(self.network.backbone, inside, (images,))
         loss = self.criterion(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         accuracy = (logits.detach().argmax(1) == labels).double().mean()
         return loss.detach(), accuracy, to_weights, to_statistics
 
@@ -330,7 +334,7 @@ class InnerProblem:
         def update(weights: Tensor, used: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
             return self.optimizer.update(weights, used, slots, lr, state.step)
 
-        _, pull = torch.func.vjp(update, state.weights, gradient, state.slots)
+        pull = torch.func.vjp(update, state.weights, gradient, state.slots)[1]
         to_weights, to_gradient, to_slots = pull((after.weights, after.slots))
         through = self._pull_back_gradient(state, batch, seed, to_gradient, after.statistics)
         return PulledBack(
@@ -379,7 +383,7 @@ class InnerProblem:
                     slope = self._loss_slope(
                         self._local_logits(i, named, features, self._b(i)), labels
                     )
-                slope.backward()  # type: ignore[no-untyped-call]
+                slope.backward()
                 to_pairs.append((value.grad, tangent.grad))
             torch.autograd.backward(
                 [*(part for pair in pairs for part in pair), final],
@@ -431,15 +435,14 @@ class InnerProblem:
                 value = forward_ad.unpack_dual(inputs[0]).primal
                 over = [d for d in range(value.dim()) if d != 1]
                 var, mean = torch.var_mean(value, over, correction=1)
-                momentum = self._norms[name].momentum
-                terms.append(momentum * (cotangents[f"{name}.running_mean"] @ mean))
-                terms.append(momentum * (cotangents[f"{name}.running_var"] @ var))
+                terms.append(self._rho[name] * (cotangents[f"{name}.running_mean"] @ mean))
+                terms.append(self._rho[name] * (cotangents[f"{name}.running_var"] @ var))
 
             return hook
 
         handles = [
-            module.register_forward_pre_hook(watch(name))
-            for name, module in self._norms.items()
+            self.network.get_submodule(name).register_forward_pre_hook(watch(name))
+            for name in self._rho
             if name.startswith("backbone.")
         ]
         try:
@@ -450,7 +453,7 @@ class InnerProblem:
 
     @contextmanager
     def _training(self, seed: int) -> Iterator[None]:
-        """Training mode with the random numbers of ``seed``; the caller's generators stay as they are."""
+        """Training mode, with random numbers of ``seed`` that leave the caller's as they are."""
         device = self.network.alpha.device
         self.network.train()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -7,13 +7,13 @@ Notation (L layers, C auxiliary choices, B batch size):
     l_i      CE(sum_c b_ic aux_ic(h_i), y), the local loss at boundary i
     G_i      a_i^loc l_i + a_i^up G_{i+1}, and G_{L-1} = CE(head(h_{L-1}), y)
 
-Layer i learns from dG_i/dw_i, the auxiliary networks at boundary i from their own unscaled l_i. With
-one-hot a_i this is a decoupled network: a_i^up = 0 is a cut, a_i^loc = 0 is none.
+Layer i learns from dG_i/dw_i, the auxiliary networks at boundary i from their own unscaled l_i.
+With one-hot a_i this is a decoupled network: a_i^up = 0 is a cut, a_i^loc = 0 is none.
 
-The forward pass needs no mixing of losses. The *values* that pass a boundary are untouched, and only
-what is *learned* through it is scaled: by a_i^loc on the way to the auxiliary networks, by a_i^up on
-the way to layer i+1. Such a place is a gradient valve. The sum of all local losses and the final loss
-then has exactly the gradients above, with no product over boundaries that could underflow.
+The forward pass needs no mixing of losses. The *values* that pass a boundary are untouched, and
+only what is *learned* through it is scaled: by a_i^loc on the way to the auxiliary networks, by
+a_i^up on the way to layer i+1. Such a place is a gradient valve. The sum of all local losses and
+the final loss then has exactly the gradients above, with no product over boundaries to underflow.
 Source: Pyeon et al., "SEDONA", ICLR 2021, section 3; the valves are ours.
 """
 
@@ -32,7 +32,7 @@ from sedona_nni.backbones import Backbone
 __all__ = ["MixedAuxiliary", "RelaxedNetwork", "Valve", "gradient_valve", "tangent_valve"]
 
 Valve = Callable[[Tensor, Tensor], Tensor]
-"""Passes features unchanged and scales what is learned through them: (features, scale) -> features."""
+"""(features, scale) -> features: values pass unchanged, what is learned through them is scaled."""
 
 
 class _GradientValve(torch.autograd.Function):
@@ -42,7 +42,7 @@ class _GradientValve(torch.autograd.Function):
         return features.view_as(features)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (scale,) = ctx.saved_tensors
         return gradient * scale, None
@@ -82,7 +82,7 @@ class MixedAuxiliary(nn.Module):
         self.networks = nn.ModuleList(build_auxiliary(name, context) for name in aux_choices)
 
     def forward(self, features: Tensor, b: Tensor) -> Tensor:
-        """Return the mixed logits (B, classes) of features (B, channels, s, s) for b, shape (C,)."""
+        """Return the mixed logits (B, classes) of features (B, channels, s, s) at b, shape (C,)."""
         logits = torch.stack([network(features) for network in self.networks])
         return torch.einsum("c,cnk->nk", b, logits)
 

@@ -1,0 +1,33 @@
+"""The memory of a meta-step does not depend on T."""
+
+from __future__ import annotations
+
+import torch
+
+from sedona_nni.backbones import build_backbone
+from sedona_nni.cost import peak_memory_mib
+from sedona_nni.hypergradient import hypergradient
+from sedona_nni.inner_step import InnerProblem, Sgd
+from sedona_nni.losses import LabelSmoothing
+from sedona_nni.relaxation import RelaxedNetwork
+
+
+def test_peak_memory_does_not_grow_with_inner_steps() -> None:
+    """Beyond one gradient vector per step, T = 10 needs what T = 2 needs."""
+    torch.manual_seed(0)
+    backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+    problem = InnerProblem(RelaxedNetwork(backbone, ["conv1", "conv2"]), Sgd(), LabelSmoothing(0.1))
+    start = problem.state()
+    batch = (torch.randn(64, 3, 32, 32), torch.randint(10, (64,)))
+
+    def peak(inner_steps: int) -> float:
+        return peak_memory_mib(
+            lambda: hypergradient(problem, start, [batch] * inner_steps, batch, lr=0.1, seed=0),
+            torch.device("cpu"),
+        )
+
+    peak(1)  # torch's one-time allocations
+    few, many = peak(2), peak(10)
+    gradients_mib = 8 * 4 * len(start.weights) / 2**20
+    assert many - few <= gradients_mib + 0.1
+    assert many < 1.1 * few

@@ -1,0 +1,192 @@
+"""The search's two levels, its settings and its checkpoints, on a network of three layers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from relaxed_reference import NUM_CLASSES, random_backbone
+
+from sedona_nni.batches import Batch
+from sedona_nni.errors import InputError
+from sedona_nni.hypergradient import hypergradient
+from sedona_nni.relaxation import RelaxedNetwork
+from sedona_nni.search import CHECKPOINT_FILE, Search, SearchSettings
+
+SETTINGS = {
+    "pretrain_steps": 6,
+    "meta_steps": 6,
+    "inner_steps": 2,
+    "memory_size": 3,
+    "num_snapshots": 6,
+    "seed": 5,
+}
+
+
+def search(**changes: Any) -> Search:
+    torch.manual_seed(0)
+    network = RelaxedNetwork(random_backbone(random.Random(3), 3), ["conv1", "conv2"])
+    return Search(network, SearchSettings(**(SETTINGS | changes)))
+
+
+def batches(seed: int, start: int = 0) -> Iterator[Batch]:
+    number = start
+    while True:
+        generator = torch.Generator().manual_seed(1000 * seed + number)
+        images = torch.randn(8, 3, 8, 8, generator=generator)
+        yield images, torch.randint(NUM_CLASSES, (8,), generator=generator)
+        number += 1
+
+
+def run(this: Search, steps: int | None = None) -> list[dict[str, float]]:
+    train = batches(1, this.train_batches_used)
+    validation = batches(2, this.validation_batches_used)
+    numbers = []
+    while not this.done and steps != 0:
+        numbers.append(this.advance(train, validation))
+        steps = None if steps is None else steps - 1
+    return numbers
+
+
+def test_result_to_the_bit() -> None:
+    one, two = search(), search()
+    assert run(one) == run(two)
+    assert one.result("x") == two.result("x")
+    assert one.result("x").alpha != search(seed=6).result("x").alpha
+
+
+def test_only_meta_steps_move_alpha_and_beta() -> None:
+    this = search()
+    run(this, 6)
+    assert this.network.alpha.abs().max() == 0
+    assert this.network.beta.abs().max() == 0
+    run(this, 1)
+    assert this.network.alpha.abs().min() > 0
+    assert this.network.beta.abs().max() > 0
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6, 7, 10, 12])
+@pytest.mark.parametrize(
+    "changes", [{}, {"optimizer": "adam", "meta_optimizer": "sgd", "meta_momentum": 0.9}]
+)
+def test_interrupted_search_ends_with_the_same_bits(
+    stop: int, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = search(**changes)
+    expected = run(whole)
+
+    first = search(**changes)
+    numbers = run(first, stop)
+    first.save(tmp_path)
+    run(first, 2)  # what is done after a checkpoint is lost
+    second = search(**changes)
+    second.load(tmp_path)
+    numbers += run(second)
+
+    assert numbers == expected
+    assert second.result("x") == whole.result("x")
+    for ours, theirs in zip(
+        second.network.state_dict().values(), whole.network.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs) or ours.dtype == torch.int64
+
+
+def test_checkpoint_interrupted_while_written_leaves_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = search()
+    run(whole)
+    first = search()
+    run(first, 8)
+    first.save(tmp_path)
+    run(first, 2)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sedona_nni.search.write_json", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            first.save(tmp_path)
+    second = search()
+    second.load(tmp_path)
+    assert second.step == 8
+    run(second)
+    assert second.result("x") == whole.result("x")
+
+
+def test_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
+    first = search()
+    run(first, 1)
+    first.save(tmp_path)
+    with pytest.raises(InputError, match=r"inner_steps: must be 2 to continue .*, but got 3"):
+        search(inner_steps=3).load(tmp_path)
+
+
+def test_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT_FILE).write_text("{")
+    with pytest.raises(InputError, match=r"search\.json: is not valid JSON"):
+        search().load(tmp_path)
+
+
+def test_meta_step_follows_the_validation_loss_downhill() -> None:
+    """With plain SGD the first update is -meta_lr times the hypergradient of the taken snapshot."""
+    changes = {
+        "meta_optimizer": "sgd",
+        "meta_lr": 0.5,
+        "meta_weight_decay": 0.0,
+        "memory_size": 1,
+        "eviction": "oldest",
+    }
+    this = search(**changes)
+    run(this, 6)
+    snapshot = this._memory.snapshots[0].state
+    train = batches(1, this.train_batches_used)
+    expected = hypergradient(
+        this._problem,
+        snapshot,
+        [next(train), next(train)],
+        next(batches(2, this.validation_batches_used)),
+        lr=0.001,  # pre-training is over: lr_min
+        seed=this._seed(1, 0),
+    )
+    run(this, 1)
+    torch.testing.assert_close(this.network.alpha.detach(), -0.5 * expected.alpha)
+    torch.testing.assert_close(this.network.beta.detach(), -0.5 * expected.beta)
+
+
+def test_learning_rate_is_a_cosine_over_pretraining() -> None:
+    this = search(pretrain_steps=4)
+    rates = [numbers["lr"] for numbers in run(this, 4)]
+    assert rates == pytest.approx(
+        [0.1, 0.1 - 0.099 * 0.146446609, 0.0505, 0.001 + 0.099 * 0.146446609]
+    )
+    assert this._lr(4) == this._lr(50) == pytest.approx(0.001)
+
+
+def test_decided_is_one_when_alpha_is_sure() -> None:
+    this = search()
+    with torch.no_grad():
+        this.network.alpha.copy_(torch.tensor([[50.0, -50.0], [-50.0, 50.0]]))
+    assert run(this, 1)[0]["decided"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("inner_steps", 0),
+        ("lr_min", 0.2),
+        ("meta_betas", (0.5, 1.0)),
+        ("eviction", "newest"),
+        ("memory_size", 0),
+        ("inner_step", 3),
+    ],
+)
+def test_settings_are_checked(field: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=field):
+        SearchSettings(**{field: value})
