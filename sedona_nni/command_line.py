@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -380,10 +381,12 @@ def _show_blocks(described: dict[str, Any]) -> None:
 
 
 def _show_table(headings: Iterable[str], rows: Iterable[list[str]]) -> None:
-    table = Table(*headings)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading != "decoupling")  # the only long texts
     for row in rows:
         table.add_row(*row)
-    Console().print(table, markup=False)  # a narrow terminal wraps the cells
+    Console().print(table, markup=False)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ HEADINGS = (
     "decoupling",
     "validation accuracy",
     "test accuracy",
-    "parameters",
-    "peak training memory",
-    "training time",
-    "search time",
+    "weights",
+    "peak memory",
+    "training",
+    "search",
     "trials",
 )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -312,12 +311,9 @@ def _start(arguments: list[str], port: int, public: bool, mark: str) -> RunningE
         if f"Port {port} is not idle" not in process.stdout:  # else somebody was faster
             raise LaunchError("\n".join(process.stdout.strip().splitlines()[-_LOG_LINES:]))
     try:
-        experiment = RunningExperiment(port, mark)
+        return RunningExperiment(port, mark)
     except ManagerGoneError as error:
         raise LaunchError(f"{error}\n{process.stdout.strip()}") from None
-    if not re.search(rf"\b{re.escape(experiment.id)}\b", process.stdout):
-        raise LaunchError(f"port {port} belongs to another experiment, {experiment.id}")
-    return experiment
 
 
 def _environment(public: bool, mark: str) -> dict[str, str]:

@@ -59,7 +59,7 @@ def _entry_point(
                 raise
             except Exception as error:
                 self.give_up(error)
-                if self._send is None:  # NNI can only be told once it has asked for trials
+                if self._report_error is None:  # NNI can be told when it asks for trials
                     return cast(R, None)
                 raise
 
@@ -87,6 +87,7 @@ class BorderTuner(Tuner, ABC):
         self._configured = False
         self._send: Callable[[int, Parameters], None] | None = None
         self._report_error: Callable[[str], None] | None = None
+        self._dispatcher: Any = None
         self._running: dict[int, Parameters] = {}
         self._ended_early: dict[int, bool] = {}
         self._owed = 0
@@ -195,6 +196,10 @@ class BorderTuner(Tuner, ABC):
         """
         wanted = list(parameter_id_list)
         if self._send is None:
+            self._introduce(kwargs["st_callback"].__self__)
+            if self._is_too_early():
+                self._owed += len(wanted)
+                return []
             # After a resume, NNI asks for a full set of trials in addition to those it runs again.
             wanted = wanted[self._connect(kwargs["st_callback"]) :]
         found: list[Parameters] = []
@@ -244,27 +249,39 @@ class BorderTuner(Tuner, ABC):
     def _is_done(self) -> bool:
         return not self._running and self.finished()
 
+    def _introduce(self, dispatcher: Any) -> None:
+        """Get to know NNI's dispatcher, the only one that can be told about errors."""
+        self._dispatcher = dispatcher
+        self._report_error = dispatcher.report_error
+        if self._error is not None:
+            dispatcher.report_error(TunerError.of(self._error).message)
+            raise self._error
+
+    def _is_too_early(self) -> bool:
+        """Return whether NNI has not yet said which trials it runs again after a resume.
+
+        It starts them while the tuner is being configured. When one ends meanwhile, NNI asks for
+        the next before it has introduced them.
+        """
+        recovered: int = self._dispatcher.recovered_max_param_id
+        return os.environ.get("NNI_MODE") == "resume" and recovered < 0
+
     def _connect(self, send: Callable[[int, Parameters], None]) -> int:
-        """Take hold of NNI's dispatcher, and of the trials that it starts again after a resume.
+        """Start to hand out trials, and take over those that NNI runs again after a resume.
 
         NNI by itself would call nobody when one of those fails, and hand over their results as
         imports.
 
         Args:
-            send: A method of the dispatcher, which starts a trial.
+            send: Starts a trial.
 
         Returns:
-            The number of trials that are started again.
+            The number of trials that run again.
         """
         self._send = send
-        dispatcher: Any = send.__self__  # type: ignore[attr-defined]
-        self._report_error = dispatcher.report_error
-        if self._error is not None:
-            dispatcher.report_error(TunerError.of(self._error).message)
-            raise self._error
-        recovered: dict[int, Parameters] = dispatcher.recovered_trial_params
+        recovered: dict[int, Parameters] = self._dispatcher.recovered_trial_params
         msg_dispatcher._trial_params.update(recovered)
-        dispatcher.recovered_max_param_id = -1  # from now on, none counts as an earlier session's
+        self._dispatcher.recovered_max_param_id = -1  # i.e. none is an earlier session's
         self._running.update(recovered)
         self.resumed(list(recovered.values()))
         for parameter_id, success in self._ended_early.items():

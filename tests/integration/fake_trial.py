@@ -2,6 +2,7 @@
 
 The environment variable FAKE_TRIAL holds JSON, by the stage or the key of a trial:
     {"search": {"seconds": 3}, "uniform-001": {"fail": true}, ...}
+and "first_asks_late": true lets the first trial ask for its parameters after the second.
 """
 
 from __future__ import annotations
@@ -11,37 +12,36 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from strategies.nni_border.trial import report_final, report_intermediate, trial_parameters
 
+plan: dict[str, Any] = json.loads(os.environ.get("FAKE_TRIAL", "{}"))
+if plan.get("first_asks_late") and os.environ["NNI_TRIAL_SEQ_ID"] == "0":
+    time.sleep(4)
 parameters = trial_parameters()
 key, stage = parameters["key"], parameters["stage"]
-behaviour = {}
-plan = json.loads(os.environ.get("FAKE_TRIAL", "{}"))
+behaviour: dict[str, Any] = {}
 for name in (stage, key):
     behaviour.update(plan.get(name, {}))
 
+started = {"key": key, "id": os.environ["NNI_TRIAL_JOB_ID"]}
 with open(os.environ["FAKE_TRIAL_LOG"], "a", encoding="utf-8") as log:
-    log.write(
-        json.dumps({"key": key, "pid": os.getpid(), "id": os.environ["NNI_TRIAL_JOB_ID"]}) + "\n"
-    )
+    log.write(json.dumps(started) + "\n")
 
-time.sleep(behaviour.get("delay", 0))
-report_intermediate({"default": 0.25, "loss": 1.5})
-marker = Path(os.environ["NNI_OUTPUT_DIR"]) / "been-here"
-again = marker.exists()
-marker.touch()
-time.sleep(behaviour.get("seconds_again" if again else "seconds", 0))
+report_intermediate({"default": 0.25, "loss": 1.5, "nothing yet": None})
+been_here = Path(os.environ["NNI_OUTPUT_DIR"]) / "been-here"  # stays for a second run
+seconds = 0 if been_here.exists() else behaviour.get("seconds", 0)
+been_here.touch()
+time.sleep(seconds)
 if behaviour.get("fail"):
     sys.exit("this trial was told to fail")
-if behaviour.get("silent"):
-    sys.exit(0)
 
-result = {
+result: dict[str, Any] = {
     "key": key,
     "stage": stage,
     "strategy": parameters["strategy"],
-    "default": behaviour.get("accuracy", 0.5),
+    "default": 0.5,
     "test_accuracy": 0.4,
     "loss": 1.0,
     "parameters": 1000,
@@ -51,11 +51,12 @@ result = {
 }
 if stage == "search":
     boundaries = 7  # vgg11
+    aux = parameters["aux"]
     result["search_result"] = {
         "backbone": parameters["task"]["backbone"],
         "dataset": parameters["task"]["dataset"],
-        "aux_choices": parameters["aux"],
+        "aux_choices": aux,
         "alpha": [[float(i == 4), 0.0] for i in range(boundaries)],
-        "beta": [[float(c == 1) for c in range(len(parameters["aux"]))]] * boundaries,
+        "beta": [[float(c == 1) for c in range(len(aux))]] * boundaries,
     }
 report_final(result)

@@ -22,7 +22,7 @@ class Dispatch:
         self.dispatcher.send = self._sent  # type: ignore[method-assign]
         self.trials: dict[int, dict[str, Any]] = {}
         self.started: list[str] = []
-        self.refusals = 0
+        self.finals: dict[int, dict[str, Any]] = {}
         self.error: str | None = None
         self.ended = False
         tuner._api = lambda: self
@@ -34,8 +34,6 @@ class Dispatch:
             trial = json.loads(data)
             self.trials[trial["parameter_id"]] = trial
             self.started.append(trial["parameters"]["key"])
-        elif command is CommandType.NoMoreTrialJobs:
-            self.refusals += 1
         elif command is CommandType.Error:
             self.error = data
 
@@ -47,7 +45,15 @@ class Dispatch:
     def get(self, path: str) -> Any:
         if path == "trial-jobs":
             return [
-                {"trialJobId": f"job{number}", "hyperParameters": [json.dumps(trial)]}
+                {
+                    "trialJobId": f"job{number}",
+                    "hyperParameters": [json.dumps(trial)],
+                    "finalMetricData": [
+                        {"data": json.dumps(json.dumps(value))}
+                        for n, value in self.finals.items()
+                        if n == number
+                    ],
+                }
                 for number, trial in self.trials.items()
             ]
         return f"Traceback of {path}"

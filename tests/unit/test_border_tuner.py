@@ -244,6 +244,28 @@ def test_a_trial_that_fails_again_before_nni_has_introduced_it_is_not_forgotten(
     assert "old1" in nni.tuner.failures
 
 
+def test_a_trial_that_ends_again_before_nni_has_introduced_it_keeps_its_result(
+    dispatch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tuner takes longer to configure than the trial to run."""
+    monkeypatch.setenv("NNI_MODE", "resume")
+    monkeypatch.setattr(border.threading, "Timer", AtOnce)
+    nni = dispatch(Counting())
+    nni.initialize()
+    trial = {"parameter_id": 4, "parameters": {"key": "old1"}}
+    nni.trials = {4: trial}
+    nni.finals = {4: {"key": "old1", "default": 0.25}}
+    nni.final("old1", default=0.25)  # NNI drops it: an unknown trial
+    nni.end("old1")  # and asks for the next
+    assert nni.started == []
+    nni.dispatcher.handle_import_data([])
+    nni.dispatcher.handle_add_customized_trial([trial])
+    nni.request(2)
+    assert nni.tuner.again == ["old1"]
+    assert nni.tuner.results == {"old1": 0.25}
+    assert sorted(nni.started) == ["t1", "t2"]
+
+
 def test_imported_results_are_recognised_by_their_key(dispatch: Any) -> None:
     nni = dispatch(Counting())
     nni.initialize()

@@ -1,0 +1,206 @@
+"""Experiments under a real NNI manager: ``sedona-nni run`` and plain ``nnictl``."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import sqlite3
+import time
+
+import psutil
+import pytest
+from nni_world import World, get, status, wait_for
+
+pytestmark = pytest.mark.nni
+
+
+def test_run_to_the_end(world: World, port: int) -> None:
+    """Two trials at a time, the first asking late, one failing, on an occupied port."""
+    experiment = world.experiment(
+        trialConcurrency=2, class_args={"compare": ["uniform", "random"], "trials_per_strategy": 2}
+    )
+    world.trials(**{"first_asks_late": True, "uniform-001": {"fail": True}})
+    with socket.socket() as occupant:
+        occupant.bind(("127.0.0.1", port))
+        occupant.listen()
+        run = world.sedona("run", experiment, "--port", str(port))
+        # listening to this machine only
+        wait_for(world.log.exists, process=run)
+        listening = {
+            connection.laddr.ip
+            for process in world.processes()
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
+        out, err = run.communicate(timeout=200)
+    assert run.returncode == 0, err
+    assert f"port {port} is taken" in err
+    experiment_id, address = re.findall(r"experiment (\w+), web UI: (\S+)", err)[0]
+    assert address != f"http://127.0.0.1:{port}"
+    assert "uniform-001: failed\nthis trial was told to fail" in err
+    assert "sedona-000: done, validation accuracy 50.0%" in err
+
+    # the table, and the files
+    assert "cut after layer 4 (conv2)" in out
+    assert "1 (1 failed)" in out
+    results = world.home / "results" / experiment_id
+    assert {path.name for path in results.iterdir()} == {
+        *("sedona.json", "uniform.json", "random.json", "search-result.json"),
+        *("table.md", "table.json", "trials.json"),
+    }
+    assert json.loads((results / "sedona.json").read_text())["cuts"] == [4]
+
+    # NNI's records, which the web UI shows, agree with what the trials did
+    database = sqlite3.connect(world.home / "nni-experiments" / experiment_id / "db" / "nni.sqlite")
+    recorded = {
+        trial: json.loads(data)["parameters"]["key"]
+        for trial, data in database.execute(
+            "select trialJobId, data from TrialJobEvent where data is not null"
+        )
+    }
+    database.close()
+    assert {started["id"]: started["key"] for started in world.started_trials()} == recorded
+    assert len(recorded) == 7
+    assert world.processes() == []
+
+    # also when the manager has gone
+    report = world.sedona("report", experiment_id, "--json")
+    rows = json.loads(report.communicate(timeout=60)[0])
+    assert [row["strategy"] for row in rows] == ["sedona", "uniform", "random"]
+
+
+def test_a_failing_search_ends_with_its_last_words_and_exit_code_1(world: World, port: int) -> None:
+    world.trials(search={"fail": True})
+    run = world.sedona("run", world.experiment(), "--port", str(port))
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert "sedona-nni: the search failed" in err
+    assert "this trial was told to fail" in err
+    assert world.processes() == []
+    assert not (world.home / "results").exists()
+
+
+def test_ctrl_c_leaves_no_process_and_resume_does_not_repeat_finished_work(
+    world: World, port: int
+) -> None:
+    experiment = world.experiment()
+    world.trials(**{"sedona-000": {"seconds": 600}})
+    run = world.sedona("run", experiment, "--port", str(port))
+    wait_for(lambda: world.log.exists() and len(world.started_trials()) == 2, process=run)
+    time.sleep(1)
+    os.killpg(run.pid, signal.SIGINT)
+    time.sleep(0.5)
+    os.killpg(run.pid, signal.SIGINT)  # a second one does not stop the cleaning up
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert world.processes() == []
+    experiment_id = re.findall(r"`sedona-nni resume (\w+)` goes on", err)[0]
+
+    again = world.sedona("resume", experiment_id, "--port", str(port), "--json")
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert [row["num_trials"] for row in json.loads(out)] == [1, 1]
+    keys = [started["key"] for started in world.started_trials()]
+    assert keys == ["search", "sedona-000", "sedona-000", "uniform-000"]
+    assert world.processes() == []
+
+
+def test_plain_nnictl_ends_by_itself_also_when_stopped_in_the_search(
+    world: World, port: int
+) -> None:
+    """The result of a trial that runs again after a resume arrives, and the status becomes DONE."""
+    experiment = world.experiment(trialConcurrency=2)
+    world.trials(search={"seconds": 600})
+    world.nnictl("create", "--config", experiment, "--port", str(port))
+    experiment_id = get(port, "experiment")["id"]
+    wait_for(lambda: _status_of(port, "uniform-000") == "SUCCEEDED")
+    manager = psutil.Process(get(port, "experiment-metadata")["pid"])
+    world.nnictl("stop", experiment_id)
+    wait_for(lambda: not manager.is_running() or manager.status() == psutil.STATUS_ZOMBIE)
+
+    world.nnictl("resume", experiment_id, "--port", str(port))
+    wait_for(lambda: status(port) == "DONE")
+    starts = world.started_trials()
+    assert sorted(s["key"] for s in starts) == ["search", "search", "sedona-000", "uniform-000"]
+    assert len({s["id"] for s in starts if s["key"] == "search"}) == 1  # keeps its folder
+
+
+def _status_of(port: int, key: str) -> str:
+    for job in get(port, "trial-jobs"):
+        if json.loads(job["hyperParameters"][0])["parameters"]["key"] == key:
+            return str(job["status"])
+    return "unknown"
+
+
+def test_plain_nnictl_shows_a_wrong_setting_in_the_terminal_it_was_started_from(
+    world: World, port: int
+) -> None:
+    experiment = world.experiment(class_args={"num_blocks": 99})
+    command = world.command(
+        "nni.tools.nnictl.nnictl", "create", "--config", experiment, "--port", str(port)
+    )
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(world.home)
+        # a shell, as the terminal is closed when its first process ends
+        os.execve("/bin/sh", ["sh", "-c", '"$@"; sleep 600', "sh", *command], world.environment)
+    shown = ""
+    deadline = time.monotonic() + 90
+    while "num_blocks: must be" not in shown and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 1)[0]:
+            shown += os.read(terminal, 10000).decode()
+    assert "sedona-nni: num_blocks: must be from 1 to the number of layers, 8, but got 99" in shown
+    assert wait_for(lambda: status(port) == "ERROR")
+    os.close(terminal)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_a_manager_that_dies_is_noticed(world: World, port: int) -> None:
+    world.trials(search={"seconds": 600})
+    run = world.sedona("run", world.experiment(), "--port", str(port))
+    wait_for(world.log.exists, process=run)
+    psutil.Process(get(port, "experiment-metadata")["pid"]).kill()
+    _, err = run.communicate(timeout=90)
+    assert run.returncode == 1
+    assert "the NNI manager has ended unexpectedly" in err
+    assert world.processes() == []
+
+
+def test_evolution_under_nni_survives_a_stop(world: World, port: int) -> None:
+    experiment = world.experiment(
+        searchSpace={},
+        tuner={
+            "className": "strategies.bridge.BridgeTuner",
+            "codeDirectory": ".",
+            "classArgs": {
+                "task": {"backbone": "vgg11"},
+                "num_blocks": 2,
+                "strategy": "regularized_evolution",
+                "strategy_args": {"population_size": 2, "sample_size": 1, "mutation_prob": 0.5},
+                "max_trials": 3,
+            },
+        },
+    )
+    world.trials(**{"regularized_evolution-001": {"seconds": 600}})
+    run = world.sedona("run", experiment, "--port", str(port))
+    wait_for(lambda: world.log.exists() and len(world.started_trials()) == 2, process=run)
+    os.killpg(run.pid, signal.SIGTERM)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 143
+    experiment_id = re.findall(r"`sedona-nni resume (\w+)` goes on", err)[0]
+
+    again = world.sedona("resume", experiment_id, "--port", str(port), "--json")
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    (row,) = json.loads(out)
+    assert (row["strategy"], row["num_trials"]) == ("regularized_evolution", 3)
+    numbers = [started["key"][-1] for started in world.started_trials()]
+    assert numbers == ["0", "1", "1", "2"]
+    assert world.processes() == []
