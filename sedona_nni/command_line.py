@@ -383,10 +383,15 @@ def _show_blocks(described: dict[str, Any]) -> None:
 def _show_table(headings: Iterable[str], rows: Iterable[list[str]]) -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in headings:
-        table.add_column(heading, no_wrap=heading != "decoupling")  # the only long texts
+        if heading == "decoupling":  # the only long texts
+            table.add_column(heading, min_width=17)
+        else:
+            table.add_column(heading.replace(" ", "\n"), no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table, markup=False)
+    console = Console()
+    console.width = max(console.width, 100)  # rich would leave out what does not fit
+    console.print(table, markup=False)
 
 
 if __name__ == "__main__":

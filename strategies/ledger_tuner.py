@@ -132,4 +132,7 @@ class LedgerTuner(BorderTuner):
             "hyperparameters": hyperparameters,
             "device": self.settings.device,
             "threads": self.settings.threads,
+            # Once more for people: the web UI's columns and axes show no nested values
+            "cuts": decoupling.in_words(),
+            **hyperparameters,
         }

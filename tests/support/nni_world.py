@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +101,32 @@ class World:
             except psutil.Error:
                 pass
         return found
+
+
+@contextlib.contextmanager
+def new_world(home: Path) -> Iterator[World]:
+    """Make a world; what is still running in it at the end is killed."""
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "NNI_CONFIG_DIR": str(home / "nni-config"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "FAKE_TRIAL_LOG": str(home / "fake-trials.log"),
+        "COLUMNS": "200",
+    }
+    world = World(home, environment)
+    try:
+        yield world
+    finally:
+        for process in world.processes():
+            process.kill()
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def wait_for(

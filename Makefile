@@ -1,0 +1,47 @@
+# Each target does all its set-up itself, in .venv; nothing else on the machine is touched, except
+# that `make test`, as root on a Debian, installs the browser that one of the tests drives.
+
+.PHONY: quickstart test lint clean chromium
+
+# What is run by a test or by NNI must find this environment, as if it were activated.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+quickstart: .venv/installed
+	@.venv/bin/sedona-nni run experiments/quickstart.yml
+
+# One thread for each of PyTorch's operations: results that repeat, and two tests at a time.
+test: lint chromium
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
+
+lint: .venv/installed
+	@.venv/bin/ruff check --quiet
+	@.venv/bin/ruff format --check --quiet
+	@.venv/bin/mypy --no-error-summary
+
+# The stamp says that what setup.py asks for is there.
+.venv/installed: setup.py
+	@for python in python3.11 python3 python3.12 python3.13 python3.10; do \
+		if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' \
+			2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "make: needs Python 3.10 or newer with its venv module" \
+			"(Debian: apt-get install python3-venv)" >&2; \
+		exit 1; \
+	fi; \
+	echo "installing into .venv, which takes some minutes the first time"; \
+	$$found -m venv .venv
+	@.venv/bin/python -m pip install --disable-pip-version-check -q -e '.[test]'
+	@touch $@
+
+chromium:
+	@command -v chromium >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		echo "installing chromium for the test of the web UI" && \
+		apt-get update -q && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y chromium; \
+	} </dev/null >/dev/null 2>&1 || true
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -r {} +
