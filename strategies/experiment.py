@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,13 +89,15 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         InputError: if it is missing, NNI would refuse it, or our tuner would.
     """
-    from nni.experiment.config import ExperimentConfig
+    from nni.experiment.config import ExperimentConfig, utils
 
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     try:
         config = ExperimentConfig.load(path).json()
-    except Exception as error:  # whatever NNI raises, from AssertionError to yaml's errors
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # whatever NNI raises, from bare assertions to yaml's errors
+        utils.unset_base_path()  # which NNI omits then
+        source = traceback.extract_tb(error.__traceback__)[-1].line
+        reason = " ".join(str(error).split()) or source
         raise InputError(f"{path}: NNI does not accept it ({reason})") from None
     return Experiment.from_config(config)

@@ -74,11 +74,14 @@ def started(dispatch: Any, concurrency: int = 2, **class_args: Any) -> Any:
 def test_an_exception_ends_the_experiment_and_reaches_the_user(
     dispatch: Any, capfd: pytest.CaptureFixture[str], fault: str, deed: Any
 ) -> None:
-    nni = dispatch(Counting(fault=fault, total=2))
-    with pytest.raises(ZeroDivisionError):
+    def everything() -> None:
         nni.initialize()
         nni.request(2)
         deed(nni)
+
+    nni = dispatch(Counting(fault=fault, total=2))
+    with pytest.raises(ZeroDivisionError):
+        everything()
     assert f"ZeroDivisionError: in {fault}" in nni.error  # makes NNI's status ERROR
     assert f"ZeroDivisionError: in {fault}" in capfd.readouterr().err
     stored = TunerError.load(nni.folder)

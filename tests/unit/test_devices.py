@@ -1,0 +1,88 @@
+"""`strategies.nni_border.devices`: a GPU of its own for every trial, on a made-up list of GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sedona_nni.errors import InputError
+from strategies.nni_border import devices
+from strategies.nni_border.devices import check_device, claim_device
+
+
+@pytest.fixture(autouse=True)
+def made_up_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_gpus", lambda: ["uuid-a", "uuid-b"])
+    monkeypatch.setattr(devices, "_RETRY_S", 0.01)
+    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+
+
+def _hold(claimed: multiprocessing.Queue[int]) -> None:
+    with claim_device("cuda") as device:
+        claimed.put(device.index)
+        time.sleep(600)
+
+
+def test_each_process_gets_a_gpu_of_its_own_and_the_next_waits() -> None:
+    context = multiprocessing.get_context("fork")  # keeps the made-up list
+    claimed: multiprocessing.Queue[int] = context.Queue()
+    processes = [context.Process(target=_hold, args=(claimed,)) for _ in range(3)]
+    for process in processes[:2]:
+        process.start()
+    assert {claimed.get(timeout=10), claimed.get(timeout=10)} == {0, 1}
+    processes[2].start()
+    time.sleep(0.2)
+    assert claimed.empty()
+    processes[0].kill()  # a GPU is free again however its process ends
+    assert claimed.get(timeout=10) in (0, 1)
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def test_a_gpu_is_free_again_after_an_exception() -> None:
+    for _ in range(3):
+        with contextlib.suppress(ZeroDivisionError), claim_device("auto") as device:
+            assert device == torch.device("cuda", 0)
+            raise ZeroDivisionError
+
+
+def test_the_same_gpu_under_another_number_is_taken_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA_VISIBLE_DEVICES numbers GPUs differently in each process."""
+    with claim_device("cuda"):
+        monkeypatch.setattr(devices, "_gpus", lambda: ["uuid-b", "uuid-a"])
+        with claim_device("cuda") as device:
+            assert device.index == 0  # uuid-b
+            waiting = threading.Event()
+
+            def third() -> None:
+                with claim_device("cuda"):
+                    waiting.set()
+
+            thread = threading.Thread(target=third)
+            thread.start()
+            assert not waiting.wait(0.1)
+        assert waiting.wait(10)
+        thread.join()
+
+
+def test_the_cpu_needs_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    with claim_device("cpu") as device:
+        assert device == torch.device("cpu")
+    monkeypatch.setattr(devices, "_gpus", lambda: [])
+    with claim_device("auto") as device:
+        assert device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda", "tpu"])
+def test_a_device_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_gpus", lambda: [])
+    with pytest.raises(InputError, match=r"^device: "):
+        check_device(name)

@@ -1,0 +1,120 @@
+"""`strategies.experiment`: experiment files, ours and wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sedona_nni.errors import InputError
+from strategies.experiment import read_experiment
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+FILES = sorted(EXPERIMENTS.rglob("*.yml"))
+
+
+def test_there_are_experiments() -> None:
+    names = {path.name for path in FILES}
+    assert {
+        *("quickstart.yml", "random_digits.yml", "evolution_digits.yml"),
+        *("sedona_vgg19.yml", "random_vgg19.yml", "evolution_vgg19.yml"),
+    } <= names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_each_is_valid_and_opens_with_the_command_that_runs_it(path: Path) -> None:
+    experiment = read_experiment(path)
+    assert experiment.settings.num_trials > 0
+    assert experiment.folder == EXPERIMENTS.parent
+    command = path.read_text().splitlines()[0]
+    place = path.relative_to(EXPERIMENTS.parent)
+    assert command in (f"# sedona-nni run {place}", f"# make {path.stem}")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_none_asks_nni_for_gpus(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    # a whole GPU of a host with one hangs NNI's manager
+    assert "trialGpuNumber" not in config
+    assert "trialGpuNumber" not in config["trainingService"]
+
+
+def changed(tmp_path: Path, *place: str, value: Any) -> Path:
+    """Write the quickstart with one value changed."""
+    config = yaml.safe_load((EXPERIMENTS / "quickstart.yml").read_text())
+    config["trialCodeDirectory"] = config["tuner"]["codeDirectory"] = str(EXPERIMENTS.parent)
+    node = config
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    path = tmp_path / "experiment.yml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+ARGS = ("tuner", "classArgs")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("trialConcurency",), 2, "does not have field(s) trialconcurency"),
+        (("trialConcurrency",), 0, "assert self.trial_concurrency > 0"),
+        (("tuner", "className"), "strategies.tuner.Tuner", "tuner.className: must be one of"),
+        ((*ARGS, "num_block"), 2, "tuner.classArgs.num_block: unknown field"),
+        ((*ARGS, "num_blocks"), 9, "num_blocks: must be from 1 to the number of layers, 8"),
+        ((*ARGS, "task", "backbone"), "vgg12", "backbone: must be one of"),
+        ((*ARGS, "train", "epoch"), 3, "tuner.classArgs.train.epoch: unknown field"),
+        ((*ARGS, "aux"), ["conv0"], "aux: must be one of"),
+        (("searchSpace",), {"learning_rate": 1}, "searchSpace.learning_rate: must be a setting"),
+    ],
+)
+def test_wrong_values_are_one_line(
+    tmp_path: Path, place: tuple[str, ...], value: Any, message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        read_experiment(changed(tmp_path, *place, value=value))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_bridge_has_no_hyperparameters(tmp_path: Path) -> None:
+    path = changed(tmp_path, "tuner", "className", value="strategies.bridge.BridgeTuner")
+    config = yaml.safe_load(path.read_text())
+    config["tuner"]["classArgs"] = {
+        "strategy": "random",
+        "max_trials": 2,
+        "task": {},
+        "num_blocks": 2,
+    }
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match=r"searchSpace: must be \{\}"):
+        read_experiment(path)
+
+
+def test_a_machine_without_the_data_set(tmp_path: Path) -> None:
+    path = changed(tmp_path, *ARGS, "task", value={"dataset": "cifar10", "data_dir": str(tmp_path)})
+    with pytest.raises(InputError, match="data_dir"):
+        read_experiment(path).check_machine()
+
+
+def test_a_machine_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strategies.nni_border.devices._gpus", lambda: [])
+    with pytest.raises(InputError, match="device: is 'cuda', but PyTorch finds no usable GPU"):
+        read_experiment(changed(tmp_path, *ARGS, "device", value="cuda")).check_machine()
+
+
+def test_relative_paths_are_relative_to_the_trial_code(tmp_path: Path) -> None:
+    path = changed(tmp_path, *ARGS, "task", "data_dir", value="data")
+    assert read_experiment(path).task.data_dir == str(EXPERIMENTS.parent / "data")
+
+
+@pytest.mark.parametrize("content", [None, "- a list", "{"])
+def test_files_that_are_no_experiment(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "experiment.yml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=r"experiment\.yml: "):
+        read_experiment(path)
