@@ -77,6 +77,10 @@ class TrainSettings(BaseModel):
         milestones: Epochs after which ``multistep`` divides the rate by 10.
         label_smoothing: eps of `sedona_nni.losses.LabelSmoothing`.
         validation_fraction: Share of the training images held out to pick the best epoch.
+        classes_per_batch: Classes that a batch is made of, see `sedona_nni.batches.BatchStream`; by
+            default any (the release for PredSim: 40).
+        class_limited_epochs: Epochs until batches may have any classes; by default they never may
+            (the release for PredSim: those that begin in its first 15,000 steps).
         ensemble: Also test the last so many classifiers together (all, where there are fewer).
         amp: Mixed precision: ``no``, ``fp16`` (with loss scaling) or ``bf16``.
         seed: Decides initial weights, order of the images, augmentation and dropout.
@@ -96,6 +100,8 @@ class TrainSettings(BaseModel):
     milestones: list[int] = Field(default_factory=list)
     label_smoothing: float = Field(default=0.1, ge=0, le=0.5)
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
+    classes_per_batch: int | None = Field(default=None, ge=1)
+    class_limited_epochs: int | None = Field(default=None, ge=1)
     ensemble: int = Field(default=1, ge=1)
     amp: Precision = "no"
     seed: int = Field(default=2021, ge=0)
@@ -108,6 +114,11 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 "milestones must be given for the multistep schedule and for no other, "
                 f"but got {self.milestones} for {self.schedule}"
+            )
+        if self.class_limited_epochs is not None and self.classes_per_batch is None:
+            raise ValueError(
+                "class_limited_epochs must come with classes_per_batch, "
+                f"but got {self.class_limited_epochs} alone"
             )
         ends = [0, *self.milestones, self.epochs]
         if self.milestones and any(a >= b for a, b in pairwise(ends)):
@@ -295,7 +306,14 @@ def train(
     """
     device = torch.device(device)
     network.to(device)
-    stream = BatchStream(splits.train, settings.batch_size, settings.seed, device)
+    stream = BatchStream(
+        splits.train,
+        settings.batch_size,
+        settings.seed,
+        device,
+        classes_per_batch=settings.classes_per_batch,
+        class_limited_passes=settings.class_limited_epochs,
+    )
     steps_per_epoch = stream.batches_per_epoch
     criterion = LabelSmoothing(settings.label_smoothing)
     optimizers = build_optimizers(network, settings)

@@ -4,7 +4,9 @@ import gzip
 import hashlib
 import pickle
 import struct
-from itertools import islice
+import time
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,14 @@ import scipy.io
 import torch
 from PIL import Image
 
-from sedona_nni.batches import BatchStream, FolderImages, ImageSet, MemoryImages, ShiftAndFlip
+from sedona_nni.batches import (
+    BatchStream,
+    FolderImages,
+    ImageSet,
+    MemoryImages,
+    ShiftAndFlip,
+    class_limited_order,
+)
 from sedona_nni.data import Splits, dataset_names, evaluation_batches, load_splits
 from sedona_nni.errors import InputError
 from sedona_nni.task import Task
@@ -375,6 +384,78 @@ def test_batches_are_never_larger_than_the_set() -> None:
     images, labels = next(BatchStream(numbered(3), 128, 0, "cpu").iterate())
     assert len(images) == 3
     assert sorted(labels.tolist()) == [0, 1, 2]
+
+
+def test_class_limited_order_by_hand() -> None:
+    """Images 10 to 20, in batches of 3 of 2 classes, of 1, and so on."""
+    labels = np.full(21, -1)
+    labels[10:] = [0, 1, 0, 2, 2, 1, 0, 0, 0, 2, 0]
+    #  in line:    14 2, 10 0, 15 1, 16 0, 13 2, 12 0, 19 2, 11 1, 17 0, 18 0, 20 0
+    shuffled = np.array([14, 10, 15, 16, 13, 12, 19, 11, 17, 18, 20])
+
+    def order(batch_size: int, classes: int, first: int = 0) -> list[int]:
+        return class_limited_order(shuffled, labels, batch_size, classes, first).tolist()
+
+    assert order(3, 2) == [
+        *(14, 10, 16),  # classes 2 and 0; 15, of class 1, waits
+        *(15, 13, 19),  # classes 1 and 2, and 12, of class 0, waits
+        *(12, 11, 17),  # classes 0 and 1
+        *(18, 20),
+    ]
+    assert order(3, 1) == [
+        *(14, 13, 19),
+        *(10, 16, 12),
+        *(15, 11, 17),  # class 1 has no third image: the next in line is of class 0
+        *(18, 20),
+    ]
+    assert order(3, 2, first=2) == [
+        *(14, 10),
+        *(15, 16, 12),  # classes 1 and 0
+        *(13, 19, 11),  # classes 2 and 1: 13 is next in line, then 11 before 17
+        *(17, 18, 20),
+    ]
+    assert order(3, 3) == order(3, 9) == order(20, 3) == shuffled.tolist()
+
+
+def test_class_limited_passes_have_few_classes_and_every_image() -> None:
+    """6 classes of 36 images in batches of 16, so that passes meet within batches."""
+    images = torch.zeros(216, 1, 4, 4, dtype=torch.uint8)
+    dataset = MemoryImages(images, np.arange(216) % 6, (0.0,), (1.0,))
+    stream = BatchStream(dataset, 16, 1, "cpu", classes_per_batch=2, class_limited_passes=2)
+    draws = [draw.indices for draw in islice(stream._draws(0), 54)]
+    numbers = np.concatenate(draws)
+    for start in (0, 216, 432, 648):
+        assert np.array_equal(np.sort(numbers[start : start + 216]), np.arange(216))
+    assert not np.array_equal(numbers[:216], numbers[216:432])
+    classes = [len(set(dataset.labels[indices])) for indices in draws]
+    assert classes[:8] == classes[14:22] == [2] * 8  # towards the end of a pass classes run out
+    assert classes[13] <= 4  # half of it ends one pass, half begins the next
+    assert min(classes[28:]) > 3
+    unlimited = BatchStream(dataset, 16, 1, "cpu")
+    assert np.array_equal(numbers[432:], np.array([*islice(numbers_of(unlimited), 432, 864)]))
+
+    resumed = [draw.indices for draw in islice(stream._draws(9), 12)]
+    assert all(np.array_equal(a, b) for a, b in zip(draws[9:], resumed, strict=False))
+    always = BatchStream(dataset, 16, 1, "cpu", classes_per_batch=2)
+    assert len(set(dataset.labels[next(always._draws(135)).indices])) == 2
+
+
+def numbers_of(stream: BatchStream) -> Iterator[int]:
+    return chain.from_iterable(draw.indices.tolist() for draw in stream._draws(0))
+
+
+def test_class_limited_order_takes_linear_time() -> None:
+    """No scan of what is left for every image that is taken."""
+    labels = np.random.default_rng(0).integers(1000, size=200_000)
+    started = time.perf_counter()
+    order = class_limited_order(np.arange(200_000), labels, 256, 40)
+    assert time.perf_counter() - started < 10
+    left = np.ones(200_000, dtype=bool)
+    for start in range(0, 150_000, 256):
+        batch = order[start : start + 256]
+        assert batch[0] == left.argmax()  # the first in line
+        assert len(set(labels[batch])) == 40
+        left[batch] = False
 
 
 def test_evaluation_uses_every_image_once_as_it_is(augmented: ImageSet) -> None:

@@ -342,12 +342,28 @@ def test_a_checkpoint_of_other_settings_is_refused(splits: Splits, tmp_path: Pat
         train(build(ONE_BLOCK), splits, SETTINGS, directory=tmp_path)
 
 
+def test_batches_of_few_classes(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs with 2 classes per batch of 5, as long as there are, then one with any."""
+    classes: list[int] = []
+
+    def count(network: Any, optimizers: Any, images: Any, labels: Tensor, *rest: Any) -> Tensor:
+        classes.append(len(labels.unique()))
+        return torch.zeros(1)
+
+    monkeypatch.setattr(training, "greedy_step", count)
+    limits = {"batch_size": 5, "classes_per_batch": 2, "class_limited_epochs": 2}
+    train(build(ONE_BLOCK), splits, SETTINGS.model_copy(update=limits))
+    assert classes[:20] == classes[30:50] == [2] * 20
+    assert min(classes[60:]) > 2
+
+
 # ---- Settings ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"class_limited_epochs": 3}, "class_limited_epochs must come with classes_per_batch"),
         ({"lr": 0.0001}, "lr_min must be at most lr, 0.0001, but got 0.001"),
         ({"schedule": "multistep"}, "milestones must be given for the multistep schedule"),
         ({"milestones": [3]}, "milestones must be given for the multistep schedule and for no"),
