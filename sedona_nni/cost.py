@@ -200,13 +200,16 @@ def describe(
 
     Args:
         backbone: The backbone.
-        decoupling: Adds ``blocks`` and what `summarise_blocks` returns.
+        decoupling: Where it is cut; by default it is one block.
         aux_names: Auxiliary networks to list at each boundary, by default all.
 
     Returns:
         ``parameters`` and ``macs``, each with ``trunk``, ``head`` and ``total``; ``layers`` with
         index, name, width and size of the output, parameters and macs; ``boundaries`` with index,
-        width, size and, under ``auxiliary``, each candidate's parameters and macs.
+        width, size and, under ``auxiliary``, each candidate's parameters and macs; ``blocks`` with
+        index, first_layer, last_layer, parameters, macs, share of the backbone's MACs, aux and,
+        under ``auxiliary``, its parameters and macs; what `summarise_blocks` returns; and
+        ``decoupling``.
 
     Raises:
         InputError: if the decoupling does not fit the backbone or a name is unknown.
@@ -244,23 +247,22 @@ def describe(
         }
         for i, context in enumerate(contexts)
     ]
-    if decoupling is not None:
-        blocks = block_costs(backbone, decoupling)
-        described["decoupling"] = decoupling.model_dump(mode="json")
-        described["blocks"] = [
-            {
-                "index": i,
-                "first_layer": block.first_layer,
-                "last_layer": block.last_layer,
-                **asdict(block.backbone),
-                "share": block.backbone.macs / described["macs"]["total"],
-                "aux": block.aux,
-                "auxiliary": asdict(block.auxiliary),
-            }
-            for i, block in enumerate(blocks)
-        ]
-        described.update(summarise_blocks(blocks))
-    return described
+    decoupling = decoupling or Decoupling(backbone=backbone.name)
+    blocks = block_costs(backbone, decoupling)
+    described["decoupling"] = decoupling.model_dump(mode="json")
+    described["blocks"] = [
+        {
+            "index": i,
+            "first_layer": block.first_layer,
+            "last_layer": block.last_layer,
+            **asdict(block.backbone),
+            "share": block.backbone.macs / described["macs"]["total"],
+            "aux": block.aux,
+            "auxiliary": asdict(block.auxiliary),
+        }
+        for i, block in enumerate(blocks)
+    ]
+    return described | summarise_blocks(blocks)
 
 
 def peak_memory_mib(step: Callable[[], object], device: torch.device) -> float:

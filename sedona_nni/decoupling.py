@@ -25,6 +25,8 @@ __all__ = [
     "Decoupling",
     "SearchResult",
     "check_num_blocks",
+    "load_decoupling",
+    "load_document",
     "random_decoupling",
     "uniform_cuts",
 ]
@@ -207,26 +209,59 @@ class SearchResult(_Document):
     def decoupling(self, num_blocks: int) -> Decoupling:
         """Discretise: cut at the K-1 boundaries with the largest a^loc.
 
-        At each cut the auxiliary network with the largest beta is kept. Ties go to the lower
+        K = 0 leaves their number to the search: cut wherever a_i^loc > a_i^up. At each cut the auxiliary network with the largest beta is kept. Ties go to the lower
         boundary and to the earlier auxiliary choice.
         Compared are the logit differences alpha_i^loc - alpha_i^up, in float64: they order the
         boundaries as a^loc does, but also where a^loc itself rounds to equal numbers, as near 0.5
         it does in float32 (boundaries 27 and 28 of the published ResNet-152 result).
 
         Raises:
-            InputError: unless 1 <= num_blocks <= L.
+            InputError: unless 0 <= num_blocks <= L.
         """
+        if num_blocks == 0:
+            cuts = [i for i, (local, up) in enumerate(self.alpha) if local > up]
+            return self._at(cuts, {"rule": "a_loc > a_up"})
         check_num_blocks(num_blocks, self.num_layers)
         best = np.argsort(-self._margins(), kind="stable")[: num_blocks - 1]
         return self._at(sorted(int(cut) for cut in best), {"num_blocks": num_blocks})
-
-    def decoupling_by_threshold(self) -> Decoupling:
-        """Discretise without a wanted K: cut wherever a_i^loc > a_i^up."""
-        cuts = [i for i, (local, up) in enumerate(self.alpha) if local > up]
-        return self._at(cuts, {"rule": "a_loc > a_up"})
 
     def _at(self, cuts: list[int], how: dict[str, Any]) -> Decoupling:
         aux = [self.aux_choices[int(np.argmax(self.beta[cut]))] for cut in cuts]
         return Decoupling(
             backbone=self.backbone, cuts=cuts, aux=aux, provenance={**self.provenance, **how}
         )
+
+
+def load_document(path: Path) -> Decoupling | SearchResult:
+    """Read whichever of the two documents a file is.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    content = read_json(path)
+    format_ = content.get("format") if isinstance(content, dict) else None
+    is_result = format_ == SearchResult.model_fields["format"].default
+    return SearchResult.load(path) if is_result else Decoupling.load(path)
+
+
+def load_decoupling(path: Path, num_blocks: int | None = None) -> Decoupling:
+    """Read a decoupling or derive it from a search result.
+
+    Args:
+        path: Of either document.
+        num_blocks: K; 0 for the threshold rule, see `SearchResult.decoupling`. Needed with a search
+            result, and only there.
+
+    Raises:
+        InputError: if the file is neither or does not go with ``num_blocks``.
+    """
+    document = load_document(path)
+    if isinstance(document, SearchResult):
+        if num_blocks is None:
+            raise InputError(f"num_blocks: must be given, as {path} is a search result")
+        return document.decoupling(num_blocks)
+    if num_blocks is not None:
+        raise InputError.rule(
+            "num_blocks", f"must not be given, as {path} is a decoupling", num_blocks
+        )
+    return document

@@ -87,10 +87,8 @@ class SedonaSupernet(BaseSuperNetModule):
 
         It has K blocks or, where the space leaves K open, a cut wherever a^loc > a^up.
         """
-        result, num_blocks = self.search.result(""), self._space.num_blocks
-        if num_blocks is None:
-            return self._space.sample(result.decoupling_by_threshold())
-        return self._space.sample(result.decoupling(num_blocks))
+        found = self.search.result("").decoupling(self._space.num_blocks or 0)
+        return self._space.sample(found)
 
 
 class _DatasetImages:

@@ -204,7 +204,11 @@ class TestDescribe:
         assert (boundary["width"], boundary["size"]) == (128, 4)
         assert list(boundary["auxiliary"]) == auxiliary_names()
         assert boundary["auxiliary"]["conv4"] == {"parameters": 78_186, "macs": 177_600}
-        assert "blocks" not in described
+        assert described["decoupling"] == Decoupling(backbone="vgg19").model_dump()
+        (block,) = described["blocks"]
+        assert (block["first_layer"], block["last_layer"], block["share"]) == (0, 15, 1)
+        assert block["parameters"] == described["parameters"]["total"]
+        assert described["ideal_speedup"] == 1
 
     def test_of_a_decoupling(self) -> None:
         decoupling = Decoupling(backbone="vgg19", cuts=[4], aux=["conv3"])

@@ -11,7 +11,14 @@ import pytest
 from pydantic import ValidationError
 
 from sedona_nni.backbones import num_layers
-from sedona_nni.decoupling import Decoupling, SearchResult, check_num_blocks, uniform_cuts
+from sedona_nni.decoupling import (
+    Decoupling,
+    SearchResult,
+    check_num_blocks,
+    load_decoupling,
+    load_document,
+    uniform_cuts,
+)
 from sedona_nni.errors import InputError
 
 PUBLISHED = Path(__file__).parents[2] / "experiments" / "published"
@@ -73,13 +80,13 @@ def test_uniform_cuts_are_boundaries(layers: int) -> None:
 @pytest.mark.parametrize("blocks", [0, -1, 9])
 def test_number_of_blocks_out_of_range(blocks: int) -> None:
     message = f"num_blocks: must be from 1 to the number of layers, 8, but got {blocks}"
-    boundaries = [(0.0, 0.0)] * 7
     for call in (check_num_blocks, lambda k, n: uniform_cuts(n, k)):
         with pytest.raises(InputError) as caught:
             call(blocks, 8)
         assert str(caught.value) == message
-    with pytest.raises(InputError, match=f"8, but got {blocks}"):
-        result(boundaries).decoupling(blocks)
+    if blocks:  # a search result can decide on the number itself
+        with pytest.raises(InputError, match=f"8, but got {blocks}"):
+            result([(0.0, 0.0)] * 7).decoupling(blocks)
 
 
 # Published decouplings: "cut:depth" that K = 2, 3, ... 8 adds in turn, and the cuts of the
@@ -100,7 +107,7 @@ THRESHOLD = {
 
 class TestPublished:
     def test_the_files_are_these(self) -> None:
-        assert {path.stem for path in PUBLISHED.iterdir()} == set(ADDED)
+        assert {path.stem for path in PUBLISHED.glob("*.json")} == set(ADDED)
 
     @pytest.mark.parametrize("name", list(ADDED))
     def test_decouplings(self, name: str) -> None:
@@ -121,7 +128,7 @@ class TestPublished:
 
     @pytest.mark.parametrize("name", list(ADDED))
     def test_threshold_rule(self, name: str) -> None:
-        decoupling = SearchResult.load(PUBLISHED / f"{name}.json").decoupling_by_threshold()
+        decoupling = SearchResult.load(PUBLISHED / f"{name}.json").decoupling(0)
         assert decoupling.cuts == THRESHOLD[name]
 
     @pytest.mark.parametrize(
@@ -146,7 +153,7 @@ class TestDiscretisation:
         assert relaxed.decoupling(3).cuts == [1, 3]
         assert relaxed.decoupling(4).cuts == [1, 2, 3]
         assert relaxed.decoupling(5).cuts == [0, 1, 2, 3]
-        assert relaxed.decoupling_by_threshold().cuts == [1, 3]
+        assert relaxed.decoupling(0).cuts == [1, 3]
 
     def test_a_loc_is_the_softmax(self) -> None:
         assert result([(0, 0), (np.log(3), 0), (-5000, 5000)]).a_loc() == pytest.approx(
@@ -161,7 +168,7 @@ class TestDiscretisation:
         relaxed = result([(0, 0), (1, 1), (-2, -2), (0, 0)], beta=[[3, 3]] * 4)
         assert relaxed.decoupling(3).cuts == [0, 1]
         assert relaxed.decoupling(3).aux == ["conv1", "conv1"]
-        assert relaxed.decoupling_by_threshold().cuts == []
+        assert relaxed.decoupling(0).cuts == []
         every_other = result([(0, 0), (1, 0)] * 25)
         assert every_other.decoupling(6).cuts == [1, 3, 5, 7, 9]
 
@@ -294,6 +301,22 @@ class TestFiles:
         (tmp_path / "d.json").write_text("{")
         with pytest.raises(InputError, match=r"d.json: is not valid JSON"):
             Decoupling.load(tmp_path / "d.json")
+
+    def test_a_decoupling_may_come_from_a_search_result(self, tmp_path: Path) -> None:
+        plain, searched = tmp_path / "d.json", tmp_path / "r.json"
+        Decoupling(**GOOD_DECOUPLING).save(plain)
+        SearchResult(**GOOD_RESULT).save(searched)
+        assert load_document(plain) == load_decoupling(plain) == Decoupling(**GOOD_DECOUPLING)
+        assert load_document(searched) == SearchResult(**GOOD_RESULT)
+        assert load_decoupling(searched, 2).cuts == load_decoupling(searched, 0).cuts == [0]
+        assert load_decoupling(searched, 3).aux == ["cnn", "cnn"]
+        with pytest.raises(InputError, match="num_blocks: must be given, as .*r.json is a search"):
+            load_decoupling(searched)
+        with pytest.raises(InputError, match="num_blocks: must not be given, as .*d.json.* got 3"):
+            load_decoupling(plain, 3)
+        plain.write_text("[]")
+        with pytest.raises(InputError, match="d.json"):
+            load_document(plain)
 
     def test_documents_do_not_change(self) -> None:
         with pytest.raises(ValidationError, match="frozen"):
