@@ -31,6 +31,7 @@ from sedona_nni.backbones import (
     scaled_width,
 )
 from sedona_nni.errors import InputError
+from sedona_nni.pooled_unit import pooled_unit
 
 __all__ = [
     "AuxiliaryContext",
@@ -235,8 +236,8 @@ class ConvAuxiliary(AuxiliaryNetwork):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, S, S) to (B, num_classes)."""
-        out = self.tail(self.blocks(self.stem(features)))  # (B, F, s, s)
-        logits: Tensor = self.classifier(out.mean(dim=(2, 3)))
+        pooled = pooled_unit(self.tail, self.blocks(self.stem(features)))  # (B, F)
+        logits: Tensor = self.classifier(pooled)
         return logits
 
 
