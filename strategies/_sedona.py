@@ -16,7 +16,6 @@ import search_spaces  # noqa: F401  before any other part of nni.nas, whose warn
 # isort: split
 
 import itertools
-import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -283,20 +282,14 @@ class Sedona(OneShotStrategy):
 
 @contextmanager
 def _sober_lightning() -> Iterator[None]:
-    """Let Ctrl-C be a KeyboardInterrupt, and hide that Lightning uses what torch has deprecated.
-
-    Lightning answers Ctrl-C with exit code 1 and leaves the process deaf to it.
-    """
-    on_interrupt = signal.getsignal(signal.SIGINT)
+    """Let Ctrl-C be a KeyboardInterrupt, which Lightning turns into exit code 1, and do not show
+    that Lightning uses what torch has deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.`", FutureWarning)
         try:
             yield
         except SystemExit as error:
             raise KeyboardInterrupt from error
-        finally:
-            if signal.getsignal(signal.SIGINT) is not on_interrupt:
-                signal.signal(signal.SIGINT, on_interrupt)
 
 
 def _images(loader: Any) -> ImageSet:

@@ -28,15 +28,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from search_spaces import DecouplingSpace
-from sedona_nni.auxiliary import auxiliary_context
 from sedona_nni.batches import Batch, BatchStream, ImageSet, evaluation_batches
-from sedona_nni.cost import (
-    auxiliary_cost,
-    count_parameters,
-    head_cost,
-    layer_costs,
-    peak_memory_mib,
-)
+from sedona_nni.cost import count_parameters, peak_memory_mib, relaxed_cost
 from sedona_nni.data import Splits, load_splits
 from sedona_nni.decoupled import build_decoupled
 from sedona_nni.decoupling import Decoupling, SearchResult
@@ -146,7 +139,7 @@ def run_search(
         "test_loss": test.loss,
         "decided": float(abs(2 * result.a_loc() - 1).mean()),
         "parameters": count_parameters(network),
-        "macs": _macs(network),
+        "macs": relaxed_cost(network.backbone, network.aux_choices).macs,
         "peak_memory_mib": _peak_memory_mib(space, splits, settings, device),
         "time_s": monitor.time_s,
         "search_result": result.model_dump(mode="json"),
@@ -282,15 +275,6 @@ def _judge(search: Search, images: ImageSet, device: torch.device) -> Evaluation
     undivided = build_decoupled(backbone, Decoupling(backbone=backbone.name))
     settings = TrainSettings(label_smoothing=search.settings.label_smoothing)
     return evaluate(undivided, images, settings, device)
-
-
-def _macs(network: RelaxedNetwork) -> int:
-    """Return the MACs of backbone and auxiliary networks for one image."""
-    backbone = network.backbone
-    contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
-    costs = [*layer_costs(backbone), head_cost(backbone)]
-    costs += [auxiliary_cost(name, context) for context in contexts for name in network.aux_choices]
-    return sum(cost.macs for cost in costs)
 
 
 def _peak_memory_mib(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -95,6 +97,8 @@ def blob_search(directory: Path | None = None, stop_after: int | None = None) ->
     def progress(numbers: dict[str, float]) -> None:
         if numbers["step"] == stop_after:
             raise Stop
+        if stop_after is None:
+            strategy.search.show_most_trained()  # which must not change anything
 
     strategy = Sedona(
         **SETTINGS.model_dump(exclude={"validation_batch_size"}),
@@ -116,15 +120,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Run the test in an empty folder that also is the home, and see that it stays empty."""
-    folder = tmp_path / "nowhere"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("HOME", str(folder))
-    yield folder
-    assert not list(folder.iterdir())
+def command(directory: Path, report: str = "lambda numbers: None") -> list[str]:
+    """Return the command of a search in another process."""
+    script = f"""
+        from pathlib import Path
+        import torch
+        from trials.search import run_search, SearchSettings, Task
+
+        torch.set_num_threads(1)
+        run_search(
+            Task(**{TASK.model_dump()!r}),
+            SearchSettings(**{SETTINGS.model_dump()!r}),
+            **{OPTIONS!r},
+            directory=Path({str(directory)!r}),
+            report={report},
+        )
+    """
+    return [sys.executable, "-c", textwrap.dedent(script)]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +145,8 @@ def uninterrupted(one_thread: None, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def outcome(results: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in results.items() if name != "time_s"}
+    measured = ("time_s", "peak_memory_mib")
+    return {name: value for name, value in results.items() if name not in measured}
 
 
 # NNI closes its log file late, and its atexit hook runs once more
@@ -227,26 +240,12 @@ def test_interrupted_trial_goes_on_to_the_same_result(
 def test_killed_trial_goes_on_to_the_same_result(
     tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
-    script = textwrap.dedent(
-        f"""
-        from pathlib import Path
-        import torch
-        from trials.search import run_search, SearchSettings, Task
-
-        torch.set_num_threads(1)
-        run_search(
-            Task(**{TASK.model_dump()!r}),
-            SearchSettings(**{SETTINGS.model_dump()!r}),
-            **{OPTIONS!r},
-            directory=Path({str(tmp_path)!r}),
-            report=lambda numbers: print(numbers["step"], flush=True),
-        )
-        """
-    )
     steps = []
     for last in ("3", "7"):
         with subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+            command(tmp_path, 'lambda numbers: print(numbers["step"], flush=True)'),
+            stdout=subprocess.PIPE,
+            text=True,
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:
@@ -273,11 +272,42 @@ def test_finished_trial_returns_its_results_again(
     assert two["search_result"] == uninterrupted["search_result"]
 
 
-def test_trial_is_silent_and_writes_nothing_elsewhere(
-    nowhere: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    run_search(TASK, SETTINGS, **OPTIONS, directory=tmp_path / "here")
-    assert capfd.readouterr() == ("", "")
+def test_trial_is_silent_and_writes_nothing_elsewhere(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    nowhere.mkdir()
+    done = subprocess.run(
+        command(tmp_path / "here"),
+        cwd=nowhere,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert not list(nowhere.iterdir())
+
+
+def test_what_is_judged_has_been_trained_most(tmp_path: Path) -> None:
+    seen: list[dict[str, Tensor]] = []
+
+    def progress(numbers: dict[str, float]) -> None:
+        network = strategy.search.network.backbone
+        if numbers["step"] == SETTINGS.pretrain_steps:
+            seen.append(copy.deepcopy(network.state_dict()))
+        if numbers["step"] == SETTINGS.pretrain_steps + 1:
+            assert numbers["lr"] > SETTINGS.lr_min  # the meta-step started from an earlier moment
+            assert not same(network.state_dict(), seen[0])
+            strategy.search.show_most_trained()
+            assert same(network.state_dict(), seen[0])
+
+    def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+        return all(torch.equal(one[name], other[name]) for name in one if "num_batches" not in name)
+
+    options = SETTINGS.model_dump(exclude={"validation_batch_size"}) | {"seed": 1}
+    strategy = Sedona(**options, on_progress=progress)
+    models = RawFormatModelSpace.from_model(blob_space(), classification())
+    strategy(models, SequentialExecutionEngine())
+    assert seen
 
 
 def test_trial_reports_numbers_and_a_decoupling(uninterrupted: dict[str, Any]) -> None:
