@@ -1,0 +1,198 @@
+"""A whole experiment as its user sees it: in the terminal, on disk, and in NNI's web UI."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import psutil
+import pytest
+from nni_world import World, get, new_world, unused_port, wait_for
+from web_ui import Browser, new_browser
+
+from sedona_nni.decoupling import Decoupling, SearchResult
+
+pytestmark = pytest.mark.nni
+
+CURVES = {"default", "loss", "meta_loss", "train_loss", "local_loss", "lr", "decided", "step"}
+
+
+@dataclass
+class Run:
+    """``sedona-nni run`` of an experiment: a search, then a training of each of three decouplings.
+
+    Attributes:
+        world: Where it runs.
+        port: Of its web UI.
+        process: The command.
+    """
+
+    world: World
+    port: int
+    process: subprocess.Popen[str]
+
+    def progress(self) -> str:
+        """Return what the command has told so far."""
+        return (self.world.home / "progress.txt").read_text()
+
+    @cached_property
+    def id(self) -> str:
+        """NNI's name of the experiment."""
+        return re.findall(r"experiment (\w+), web UI", self.progress())[0]
+
+    @cached_property
+    def table(self) -> str:
+        """Wait for the end and return what the command printed."""
+        return self.process.communicate(timeout=300)[0]
+
+    @property
+    def results(self) -> Path:
+        """The folder of the results."""
+        return self.world.home / "results" / self.id
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    with new_world(tmp_path_factory.mktemp("home")) as world:
+        experiment = world.experiment(
+            trialCommand="python -m trials",
+            searchSpace={"lr": {"_type": "loguniform", "_value": [0.05, 0.1]}},
+            class_args={
+                "task": {"backbone": "vgg11", "width_multiplier": 0.25, "train_limit": 600},
+                "num_blocks": 2,
+                "aux": ["conv1", "mlp-sr"],
+                "search": {
+                    "pretrain_steps": 60,
+                    "meta_steps": 60,
+                    "inner_steps": 1,
+                    "batch_size": 32,
+                    "validation_batch_size": 64,
+                    "lr": 0.05,
+                    "meta_lr": 0.1,
+                    "memory_size": 5,
+                    "num_snapshots": 10,
+                },
+                "train": {"epochs": 6, "batch_size": 32},
+                "compare": ["uniform", "backprop"],
+                "trials_per_strategy": 1,
+                "device": "cpu",
+                "threads": 1,
+            },
+        )
+        port = unused_port()
+        with (world.home / "progress.txt").open("w") as progress:
+            process = subprocess.Popen(
+                world.command("sedona_nni.command_line", "run", experiment, "--port", str(port)),
+                env=world.environment | {"COLUMNS": "80"},
+                cwd=world.home,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=progress,
+                text=True,
+            )
+        yield Run(world, port, process)
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def viewed(run: Run) -> Iterator[int]:
+    """Show the finished experiment again, as ``nnictl view`` does; the port of the web UI."""
+    assert run.table
+    port = unused_port()
+    run.world.nnictl("view", run.id, "--port", str(port))
+    manager = psutil.Process(get(port, "experiment-metadata")["pid"])
+    yield port
+    run.world.nnictl("stop", run.id)
+    wait_for(lambda: not manager.is_running() or manager.status() == psutil.STATUS_ZOMBIE)
+
+
+@pytest.fixture
+def browser(run: Run) -> Iterator[Browser]:
+    with new_browser(run.world.home / "screenshots") as browser:
+        yield browser
+
+
+@pytest.mark.browser
+def test_the_curves_of_the_search_are_visible_while_it_runs(run: Run, browser: Browser) -> None:
+    wait_for(lambda: "search: started" in run.progress(), process=run.process)
+    wait_for(lambda: len(get(run.port, "metric-data")) > 75, process=run.process)
+    browser.open(run.port, "detail")
+    (search,) = browser.trials()
+    assert search["Status"] == "RUNNING"
+    assert re.fullmatch(r"0\.\d+ \(LATEST\)", search["Default metric"])
+
+    assert set(browser.open_curves(0)) == CURVES
+    for name in ("default", "meta_loss", "decided"):
+        width, height = browser.curve(name)
+        browser.picture(f"search-{name}")
+        assert (name, width > 0.7, height > 0.3) == (name, True, True)
+    assert browser.errors == []
+    assert run.process.poll() is None
+
+
+def test_the_run_ends_well_with_a_table_and_results(run: Run) -> None:
+    table = run.table
+    assert run.process.returncode == 0
+    words = run.progress().split("\n")
+    assert f"experiment {run.id}, web UI: http://127.0.0.1:{run.port}" in words
+    assert f"results: {Path('results') / run.id}" in words
+    assert run.world.processes() == []
+
+    # a row for each strategy, and nothing cut off
+    assert re.findall(r"^ (\w+) .* (\d+\.\d%) .* MiB .* 1 *$", table, re.M)
+    assert "…" not in table
+    rows = json.loads((run.results / "table.json").read_text())
+    assert [row["strategy"] for row in rows] == ["sedona", "uniform", "backprop"]
+    for row in rows:
+        shown = Decoupling.model_validate(row["decoupling"])
+        assert Decoupling.load(run.results / f"{row['strategy']}.json") == shown
+        assert f"{row['test_accuracy']:.1%}" in table
+        assert f"{row['parameters']:,}" in table
+        assert row["peak_memory_mib"] > 1
+
+    # the decoupling is the one that was searched for
+    found = SearchResult.load(run.results / "search-result.json")
+    sedona = Decoupling.load(run.results / "sedona.json")
+    assert found.decoupling(2).cuts == sedona.cuts
+    assert found.provenance["steps_done"] == 120
+    assert Decoupling.load(run.results / "uniform.json").cuts == [3]
+    assert Decoupling.load(run.results / "backprop.json").cuts == []
+
+
+@pytest.mark.browser
+def test_every_trial_is_shown_with_what_defines_it(viewed: int, run: Run, browser: Browser) -> None:
+    browser.open(viewed, "oview")
+    browser.page.get_by_text("Top trials").wait_for()
+    browser.picture("overview")
+
+    browser.open(viewed, "detail")
+    browser.add_columns("strategy (space)", "lr (space)", "cuts (space)")
+    trials = browser.trials()
+    browser.picture("trials")
+    assert [trial["strategy (space)"] for trial in trials] == [
+        *("sedona", "sedona", "uniform", "backprop")
+    ]
+    assert {trial["Status"] for trial in trials} == {"SUCCEEDED"}
+    rates = {trial["lr (space)"] for trial in trials[1:]}
+    assert len(rates) == 1
+    assert 0.05 <= float(rates.pop()) <= 0.1
+    sedona = Decoupling.load(run.results / "sedona.json")
+    assert [trial["cuts (space)"] for trial in trials] == [
+        *("", sedona.in_words(), "cut after layer 3 (mlp-sr)", "no cut: back-propagation")
+    ]
+
+    parameters = browser.unfold(1)
+    browser.picture("trial")
+    for shown in ('strategy:"sedona"', 'backbone:"vgg11"', "epochs:6", f"0:{sedona.cuts[0]}"):
+        assert shown in parameters
+    assert {"block_1_accuracy", "block_2_accuracy"} <= set(browser.open_curves(1))
+    width, _ = browser.curve("loss")
+    browser.picture("trial-loss")
+    assert width > 0.7
+    assert browser.errors == []

@@ -1,0 +1,129 @@
+"""NNI's web UI in headless Chromium."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Locator, Page, Route, sync_playwright
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_EXTENT_OF_BLUE = """canvas => {
+    const [width, height] = [canvas.width, canvas.height];
+    const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+    const [columns, rows] = [new Set(), new Set()];
+    for (let i = 0; i < width * height; i++)
+        if (pixels[4 * i + 2] - pixels[4 * i] > 80 && pixels[4 * i + 3] > 200) {
+            columns.add(i % width);
+            rows.add(Math.floor(i / width));
+        }
+    return [columns.size / width, rows.size / height];
+}"""  # nothing else in the chart of a trial is blue, but for a small legend
+
+
+class Browser:
+    """A page in headless Chromium.
+
+    Attributes:
+        page: Playwright's page.
+        errors: JavaScript errors so far.
+    """
+
+    def __init__(self, page: Page, pictures: Path) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        self._pictures = pictures
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.route("**/*", _only_this_machine)
+
+    def open(self, port: int, path: str) -> None:
+        """Go to a page of the web UI."""
+        self.page.goto(f"http://127.0.0.1:{port}/{path}")
+
+    def trials(self) -> list[dict[str, str]]:
+        """Return the list of trials, the texts of each row by column."""
+        self.page.wait_for_selector("[data-automationid=DetailsRow]")
+        names = self.page.get_by_role("columnheader").all_inner_texts()
+        rows = self.page.locator("[data-automationid=DetailsRow]").all()
+        return [
+            dict(zip(names, row.get_by_role("gridcell").all_inner_texts(), strict=True))
+            for row in rows
+        ]
+
+    def add_columns(self, *names: str) -> None:
+        """Choose further columns for the list of trials."""
+        self.page.get_by_role("button", name="Add/Remove columns").click()
+        for name in names:
+            box = self.page.get_by_role("checkbox", name=name, exact=True)
+            box.set_checked(True, force=True)  # the box itself is hidden behind its picture
+        self.page.get_by_role("button", name="Save").click()
+
+    def unfold(self, number: int) -> str:
+        """Unfold a row of the list and return the parameters of its trial."""
+        row = self.page.locator("[data-automationid=DetailsRow]").nth(number)
+        row.locator("[data-automation-key=_expand] i").click()
+        return self.page.get_by_role("tabpanel").filter(has_text="stage:").inner_text()
+
+    def open_curves(self, number: int) -> list[str]:
+        """Open the dialog of a trial's intermediate results and return what it offers to plot."""
+        self.page.get_by_title("Intermediate", exact=True).nth(number).click()
+        self._dialog.get_by_role("combobox").click()
+        names = self.page.get_by_role("option").all_inner_texts()
+        self.page.keyboard.press("Escape")
+        return names
+
+    def curve(self, name: str) -> tuple[float, float]:
+        """Choose a curve in the open dialog; return its extent as shares of the chart's."""
+        self._dialog.get_by_role("combobox").click()
+        self.page.get_by_role("option", name=name, exact=True).click()
+        self.page.wait_for_timeout(1500)  # it grows slowly
+        width, height = self._dialog.locator("canvas").evaluate(_EXTENT_OF_BLUE)
+        return width, height
+
+    @property
+    def _dialog(self) -> Locator:
+        return self.page.get_by_role("dialog")
+
+    def picture(self, name: str) -> None:
+        """Keep a screenshot beside the experiment."""
+        self._pictures.mkdir(exist_ok=True)
+        self.page.screenshot(path=self._pictures / f"{name}.png", full_page=True)
+
+
+def _only_this_machine(route: Route) -> None:
+    if urlsplit(route.request.url).hostname == "127.0.0.1":
+        route.continue_()
+    else:  # fonts and icons, which the page can do without
+        route.abort()
+
+
+@contextlib.contextmanager
+def new_browser(pictures: Path) -> Iterator[Browser]:
+    """Start Chromium; skip the test if there is none.
+
+    Args:
+        pictures: Folder for screenshots.
+    """
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=executable, headless=True, args=list(FLAGS)
+        )
+        page = chromium.new_page(viewport={"width": 1600, "height": 1000})
+        yield Browser(page, pictures)
+        chromium.close()
