@@ -40,6 +40,7 @@ __all__ = [
     "head_cost",
     "layer_costs",
     "peak_memory_mib",
+    "relaxed_cost",
     "summarise_blocks",
 ]
 
@@ -76,7 +77,7 @@ class BlockCost:
 
 def count_parameters(module: nn.Module) -> int:
     """Return the number of trainable numbers in a module; buffers do not count."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def count_macs(module: nn.Module, shape: FeatureShape) -> int:
@@ -143,6 +144,17 @@ def auxiliary_cost(name: str, context: AuxiliaryContext) -> Cost:
     with torch.device("meta"):
         network = build_auxiliary(name, context)
     return _cost(network, context.shape)
+
+
+def relaxed_cost(backbone: Backbone, aux_choices: Sequence[str]) -> Cost:
+    """Return the cost of a backbone and, at every boundary, of all auxiliary candidates.
+
+    Raises:
+        InputError: if a name is unknown.
+    """
+    contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
+    candidates = [auxiliary_cost(name, context) for context in contexts for name in aux_choices]
+    return sum([*layer_costs(backbone), head_cost(backbone), *candidates], Cost(0, 0))
 
 
 def block_costs(backbone: Backbone, decoupling: Decoupling) -> list[BlockCost]:

@@ -1,6 +1,8 @@
 """Train one decoupling from scratch and say what came of it and what it cost.
 
-A directory that was trained into holds ``run.json`` (what was trained), ``decoupling.json``,
+In place of a decoupling there may be a search result: then the relaxed network is trained, as the
+search left alpha and beta. A directory that was trained into holds ``run.json`` (what was trained),
+``decoupling.json`` or ``search-result.json``,
 ``model.safetensors`` (the epoch that validated best) and ``results.json``; while training is under
 way ``checkpoint.pt`` in place of the last two.
 """
@@ -9,20 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sedona_nni.backbones import build_backbone
-from sedona_nni.cost import block_costs, count_parameters, peak_memory_mib
+from sedona_nni.cost import block_costs, count_parameters, peak_memory_mib, relaxed_cost
 from sedona_nni.data import BatchStream, Splits, load_splits
 from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decoupling import Decoupling, SearchResult
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
 from sedona_nni.losses import LabelSmoothing
+from sedona_nni.relaxed_training import build_relaxed
 from sedona_nni.task import Task
 from sedona_nni.training import (
     CHECKPOINT_FILE,
@@ -44,13 +48,13 @@ class _Run(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Task
-    decoupling: Decoupling
+    decoupling: Annotated[Decoupling | SearchResult, Field(discriminator="format")]
     settings: TrainSettings
 
 
 def run_training(
     task: Task,
-    decoupling: Decoupling,
+    decoupling: Decoupling | SearchResult,
     settings: TrainSettings,
     *,
     device: torch.device | str = "cpu",
@@ -65,7 +69,7 @@ def run_training(
 
     Args:
         task: Backbone and data.
-        decoupling: Where to cut, and with which auxiliary networks.
+        decoupling: Where to cut, and with which auxiliary networks; or how much, everywhere.
         settings: How to train.
         device: Where.
         report: Called with the numbers of every epoch.
@@ -99,7 +103,8 @@ def run_training(
     network, costs = _build(task, decoupling, splits, settings.seed)
     if directory is not None:
         write_json(directory / "run.json", run.model_dump(mode="json"))
-        decoupling.save(directory / "decoupling.json")
+        kind = "decoupling" if isinstance(decoupling, Decoupling) else "search-result"
+        decoupling.save(directory / f"{kind}.json")
     peak = _peak_memory_mib(run, splits, device)
     trained = train(network, splits, settings, device=device, report=report, directory=directory)
     results = {
@@ -118,7 +123,11 @@ def run_training(
 
 
 def evaluate_saved(
-    directory: Path, *, device: torch.device | str = "cpu", data_dir: str | None = None
+    directory: Path,
+    *,
+    device: torch.device | str = "cpu",
+    data_dir: str | None = None,
+    ensemble: int | None = None,
 ) -> dict[str, float]:
     """Test a network that `run_training` left in ``directory``.
 
@@ -126,6 +135,7 @@ def evaluate_saved(
         directory: Holds ``run.json`` and ``model.safetensors``.
         device: Where to compute.
         data_dir: Where the data set is now, by default where it was.
+        ensemble: Size of the ensemble, by default that of the training's settings.
 
     Returns:
         ``test_accuracy``, ``test_loss``, where an ensemble was asked for
@@ -135,17 +145,20 @@ def evaluate_saved(
         InputError: if a file is missing or does not hold what it should.
     """
     run = _read_run(directory)
+    settings = run.settings
+    if ensemble is not None:
+        settings = settings.model_copy(update={"ensemble": ensemble})
     task = run.task if data_dir is None else run.task.model_copy(update={"data_dir": data_dir})
-    splits = load_splits(task, run.settings.validation_fraction)
-    network, _ = _build(task, run.decoupling, splits, run.settings.seed)
+    splits = load_splits(task, settings.validation_fraction)
+    network, _ = _build(task, run.decoupling, splits, settings.seed)
     path = directory / MODEL_FILE
     try:
         network.load_state_dict(load_file(path))
     except Exception as error:  # a missing file, one that is not safetensors, or other weights
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be loaded ({reason})") from error
-    test = evaluate(network.to(device), splits.test, run.settings, device)
-    return _test_numbers(test, run.settings) | {
+    test = evaluate(network.to(device), splits.test, settings, device)
+    return _test_numbers(test, settings) | {
         f"block_{number}_accuracy": accuracy
         for number, accuracy in enumerate(test.accuracies, start=1)
     }
@@ -160,7 +173,7 @@ def _read_run(directory: Path) -> _Run:
 
 
 def _build(
-    task: Task, decoupling: Decoupling, splits: Splits, seed: int
+    task: Task, decoupling: Decoupling | SearchResult, splits: Splits, seed: int
 ) -> tuple[DecoupledNetwork, dict[str, float]]:
     """Return the network with the seed's initial weights, and its parameters and MACs."""
     with torch.random.fork_rng(devices=[]):
@@ -172,9 +185,13 @@ def _build(
             image_size=splits.image_size,
             width_multiplier=task.width_multiplier,
         )
-        blocks = block_costs(backbone, decoupling)
-        network = build_decoupled(backbone, decoupling)
-    macs = sum(block.backbone.macs + block.auxiliary.macs for block in blocks)
+        if isinstance(decoupling, SearchResult):
+            network = build_relaxed(backbone, decoupling)
+            macs = relaxed_cost(backbone, decoupling.aux_choices).macs
+        else:
+            blocks = block_costs(backbone, decoupling)
+            network = build_decoupled(backbone, decoupling)
+            macs = sum(block.backbone.macs + block.auxiliary.macs for block in blocks)
     return network, {"parameters": count_parameters(network), "macs": macs}
 
 

@@ -1,0 +1,105 @@
+"""Training the relaxed network as the search left it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sedona_nni.backbones import build_backbone
+from sedona_nni.cost import relaxed_cost
+from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.errors import InputError
+from sedona_nni.inner_step import InnerProblem, Sgd
+from sedona_nni.losses import LabelSmoothing
+from sedona_nni.relaxed_training import RelaxedClassifier, build_relaxed
+from sedona_nni.task import Task
+from sedona_nni.training import TrainSettings, build_optimizers, greedy_step
+from trials.train import evaluate_saved, run_training
+
+AUX = ["conv1", "mlp-sr"]
+FOUND: dict[str, Any] = {
+    "backbone": "vgg11",
+    "dataset": "digits",
+    "aux_choices": AUX,
+    "alpha": [[0.3 * i, 1.0] for i in range(7)],
+    "beta": [[0.5, 0.1 * i] for i in range(7)],
+}
+TASK = Task(width_multiplier=0.25, train_limit=60)
+
+
+def test_a_step_is_that_of_the_search() -> None:
+    """Three steps of SGD in float64, of which the search's are proven elsewhere."""
+    torch.manual_seed(0)
+    backbone = build_backbone("vgg11", num_classes=3, width_multiplier=0.25)
+    for module in backbone.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # both would draw the same masks, but in another order
+    network = build_relaxed(backbone, SearchResult(**FOUND)).double()
+    classifier = network.blocks[0].classifier
+    assert isinstance(classifier, RelaxedClassifier)
+    relaxed = copy.deepcopy(classifier.network)
+    problem = InnerProblem(relaxed, Sgd(momentum=0.9, weight_decay=1e-3), LabelSmoothing(0.1))
+    settings = TrainSettings(lr=0.05, momentum=0.9, weight_decay=1e-3)
+    optimizers = build_optimizers(network, settings)
+    before = {name: value.clone() for name, value in classifier.network.state_dict().items()}
+    state = problem.state()
+    network.train()
+    for _ in range(3):
+        batch = (torch.randn(4, 3, 32, 32).double(), torch.randint(3, (4,)))
+        state, _ = problem.step(state, batch, 0.05, seed=0)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        greedy_step(network, optimizers, *batch, LabelSmoothing(0.1), scaler)
+    problem.load(state)
+    expected = relaxed.state_dict()
+    for name, value in classifier.network.state_dict().items():
+        if name in ("alpha", "beta"):
+            assert torch.equal(value, before[name])
+        elif value.is_floating_point():
+            torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-12)
+            assert not torch.equal(value, before[name]), name
+
+
+def test_trained_and_tested_again(tmp_path: Path) -> None:
+    found = SearchResult(**FOUND)
+    settings = TrainSettings(epochs=1, batch_size=16, lr=0.02)
+    results = run_training(TASK, found, settings, directory=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "run.json",
+        "search-result.json",
+        "model.safetensors",
+        "results.json",
+    }
+    assert SearchResult.load(tmp_path / "search-result.json") == found
+    cost = relaxed_cost(build_backbone("vgg11", num_classes=10, width_multiplier=0.25), AUX)
+    assert (results["parameters"], results["macs"]) == (cost.parameters, cost.macs)
+    saved = evaluate_saved(tmp_path)
+    assert saved["test_accuracy"] == results["test_accuracy"] == saved["block_1_accuracy"]
+    assert saved["test_loss"] == results["test_loss"]
+    with pytest.raises(InputError, match="holds another training"):
+        run_training(TASK, Decoupling(backbone="vgg11"), settings, directory=tmp_path)
+    again = run_training(TASK, found, settings, directory=tmp_path)
+    assert again == results
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "vgg13"}, "must be vgg11 with 8 layers, but got 'vgg13 with 8'"),
+        (
+            {"alpha": FOUND["alpha"][:3], "beta": FOUND["beta"][:3]},
+            "must be vgg11 with 8 layers, but got 'vgg11 with 4'",
+        ),
+        ({"aux_choices": ["conv1", "conv"]}, "aux: must be one of"),
+    ],
+)
+def test_a_result_that_does_not_fit(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    found = SearchResult(**{**FOUND, **changes})
+    with pytest.raises(InputError, match=re.escape(message)):
+        run_training(TASK, found, TrainSettings(), directory=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
