@@ -209,8 +209,9 @@ class SearchResult(_Document):
     def decoupling(self, num_blocks: int) -> Decoupling:
         """Discretise: cut at the K-1 boundaries with the largest a^loc.
 
-        K = 0 leaves their number to the search: cut wherever a_i^loc > a_i^up. At each cut the auxiliary network with the largest beta is kept. Ties go to the lower
-        boundary and to the earlier auxiliary choice.
+        K = 0 leaves their number to the search: cut wherever a_i^loc > a_i^up. At each cut the
+        auxiliary network with the largest beta is kept. Ties go to the lower boundary and to the
+        earlier auxiliary choice.
         Compared are the logit differences alpha_i^loc - alpha_i^up, in float64: they order the
         boundaries as a^loc does, but also where a^loc itself rounds to equal numbers, as near 0.5
         it does in float32 (boundaries 27 and 28 of the published ResNet-152 result).

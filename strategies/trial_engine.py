@@ -54,7 +54,7 @@ def build_strategy(settings: BridgeSettings, engine: TrialEngine) -> Callable[[]
     return lambda: strategy(models, engine)
 
 
-class TrialEngine(ExecutionEngine):  # type: ignore[misc]  # nni is untyped
+class TrialEngine(ExecutionEngine):
     """Has each distinct decoupling trained once; the same again gets the known result.
 
     Args:

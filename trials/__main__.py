@@ -40,7 +40,6 @@ def _run(parameters: dict[str, Any], device: torch.device, directory: Path) -> d
     task = Task.model_validate(parameters["task"])
     if parameters["stage"] == "search":
         from sedona_nni.search import SearchSettings
-
         from trials.search import run_search
 
         return run_search(

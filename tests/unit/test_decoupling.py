@@ -310,12 +310,12 @@ class TestFiles:
         assert load_document(searched) == SearchResult(**GOOD_RESULT)
         assert load_decoupling(searched, 2).cuts == load_decoupling(searched, 0).cuts == [0]
         assert load_decoupling(searched, 3).aux == ["cnn", "cnn"]
-        with pytest.raises(InputError, match="num_blocks: must be given, as .*r.json is a search"):
+        with pytest.raises(InputError, match=r"num_blocks: must be given, as .*r\.json is"):
             load_decoupling(searched)
-        with pytest.raises(InputError, match="num_blocks: must not be given, as .*d.json.* got 3"):
+        with pytest.raises(InputError, match=r"num_blocks: must not be given, .*d\.json.* got 3"):
             load_decoupling(plain, 3)
         plain.write_text("[]")
-        with pytest.raises(InputError, match="d.json"):
+        with pytest.raises(InputError, match=r"d\.json"):
             load_document(plain)
 
     def test_documents_do_not_change(self) -> None:
