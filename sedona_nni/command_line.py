@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +18,7 @@ from rich.table import Table
 from sedona_nni.errors import InputError, SedonaError
 
 if TYPE_CHECKING:
-    from sedona_nni.decoupling import Decoupling
+    from sedona_nni.decoupling import Decoupling, SearchResult
     from sedona_nni.report import StrategyRow
     from strategies.experiment import Experiment
 
@@ -37,6 +39,17 @@ Results = Annotated[Path, typer.Option(help="Folder for results/<experiment id>/
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Folder = Annotated[Path, typer.Option("--directory", help="For checkpoints and results.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DecouplingText = Annotated[
+    str,
+    typer.Option(
+        "--decoupling",
+        help="JSON file of a decoupling or search result, or backprop, or uniform:<K>:<aux>.",
+    ),
+]
+NumBlocks = Annotated[
+    int | None,
+    typer.Option(help="Blocks to derive from a search result; 0: cut wherever a_loc > a_up."),
+]
 DEFAULT_PORT = 8080
 
 
@@ -178,9 +191,12 @@ def search(
 def train(
     experiment: ExperimentFile,
     directory: Folder,
-    decoupling: Annotated[
-        str, typer.Option(help="A decoupling's JSON file, or backprop, or uniform:<K>:<aux>.")
-    ],
+    decoupling: DecouplingText,
+    num_blocks: NumBlocks = None,
+    relaxed: Annotated[
+        bool,
+        typer.Option("--relaxed", help="Cut nothing: train a search result's relaxed network."),
+    ] = False,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Replaces one of the training settings."),
@@ -202,7 +218,11 @@ def train(
         settings = TrainSettings.model_validate({**planned.settings.train.model_dump(), **changes})
     except ValidationError as error:
         raise InputError.from_validation(error, "--set") from None
-    chosen = _decoupling(decoupling, planned.task.backbone)
+    chosen: Decoupling | SearchResult
+    if relaxed:
+        chosen = _search_result(decoupling, num_blocks)
+    else:
+        chosen = _decoupling(decoupling, num_blocks, planned.task.backbone)
     with claim_device(device) as claimed:
         result = run_training(
             planned.task,
@@ -222,6 +242,10 @@ def retest(
     data_dir: Annotated[
         str | None, typer.Option(help="Where the data set is, by default where it was.")
     ] = None,
+    ensemble: Annotated[
+        int | None,
+        typer.Option(min=1, help="Classifiers to test together, by default as when training."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Test a trained network again."""
@@ -229,33 +253,33 @@ def retest(
     from trials.train import evaluate_saved
 
     with claim_device(device) as claimed:
-        result = evaluate_saved(directory, device=claimed, data_dir=data_dir)
+        result = evaluate_saved(directory, device=claimed, data_dir=data_dir, ensemble=ensemble)
     _show_numbers(result, as_json)
 
 
 @app.command()
 def describe(
-    backbone: Annotated[str, typer.Option(help="Name of a backbone.")],
-    decoupling: Annotated[
-        str | None,
-        typer.Option(help="A decoupling's JSON file, or backprop, or uniform:<K>:<aux>."),
+    backbone: Annotated[
+        str | None, typer.Option(help="Name of a backbone, by default that of the decoupling.")
     ] = None,
+    decoupling: DecouplingText = "backprop",
+    num_blocks: NumBlocks = None,
     num_classes: Annotated[int, typer.Option(help="Classes to tell apart.")] = 10,
     in_channels: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
     image_size: Annotated[int, typer.Option(help="Height and width of the images, pixels.")] = 32,
     width_multiplier: Annotated[float, typer.Option(help="Factor on every width.")] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """Show the layers of a backbone, or the blocks of a decoupling, and what they cost."""
+    """Show what a backbone, its auxiliary candidates and the blocks of a decoupling cost."""
     import torch
 
     from sedona_nni.backbones import build_backbone
     from sedona_nni.cost import describe as describe_cost
 
-    chosen = None if decoupling is None else _decoupling(decoupling, backbone)
+    chosen = _decoupling(decoupling, num_blocks, backbone)
     with torch.device("meta"):  # nothing is computed
         network = build_backbone(
-            backbone,
+            chosen.backbone,
             num_classes=num_classes,
             in_channels=in_channels,
             image_size=image_size,
@@ -264,11 +288,16 @@ def describe(
     described = describe_cost(network, chosen)
     if as_json:
         print(json.dumps(described))
-    elif chosen is None:
-        _show_layers(described)
-    else:
-        print(chosen.in_words())
-        _show_blocks(described)
+        return
+    print(
+        f"{network.name}, width multiplier {width_multiplier:g}, images "
+        f"{in_channels} x {image_size} x {image_size}, {num_classes} classes"
+    )
+    _show_parts(described)
+    _show_layers(described)
+    _show_candidates(described)
+    print(chosen.in_words())
+    _show_blocks(described)
 
 
 @app.command()
@@ -277,24 +306,25 @@ def import_release(
     backbone: Annotated[str, typer.Option(help="What was searched on.")],
     beta: Annotated[Path | None, typer.Argument(help="beta.pt, or a JSON file.")] = None,
     dataset: Annotated[str, typer.Option(help="What was searched with.")] = "cifar10",
-    num_blocks: Annotated[
-        int | None, typer.Option(help="Show the decoupling into so many blocks.")
+    num_blocks: NumBlocks = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write the search result here or, with --num-blocks, the decoupling."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write search-result JSON here.")] = None,
     as_json: Json = False,
 ) -> None:
     """Read a search result that the authors of SEDONA published."""
+    from sedona_nni.decoupling import Decoupling
     from sedona_nni.release import import_release as read
 
     result = read(alpha, beta, backbone=backbone, dataset=dataset)
-    decoupling = None if num_blocks is None else result.decoupling(num_blocks)
+    shown = result if num_blocks is None else result.decoupling(num_blocks)
     if output is not None:
-        result.save(output)
-    shown = result if decoupling is None else decoupling
+        shown.save(output)
     if as_json:
         print(shown.model_dump_json())
-    elif decoupling is not None:
-        print(decoupling.in_words())
+    elif isinstance(shown, Decoupling):
+        print(shown.in_words())
     else:
         for index, local in enumerate(result.a_loc()):
             print(f"boundary {index}: a_loc {local:.4f}")
@@ -307,26 +337,39 @@ def _split_setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _decoupling(text: str, backbone: str) -> Decoupling:
+def _decoupling(text: str, num_blocks: int | None, backbone: str | None) -> Decoupling:
+    """Return what ``--decoupling``, ``--num-blocks`` and maybe ``--backbone`` say."""
     from sedona_nni.auxiliary import check_auxiliary
     from sedona_nni.backbones import num_layers
-    from sedona_nni.decoupling import Decoupling, uniform_cuts
+    from sedona_nni.decoupling import Decoupling, load_decoupling, uniform_cuts
 
+    if text != "backprop" and not text.startswith("uniform:"):
+        loaded = load_decoupling(Path(text), num_blocks)
+        if backbone not in (None, loaded.backbone):
+            raise InputError.rule("decoupling", f"must be one of {backbone}", loaded.backbone)
+        loaded.blocks(num_layers(loaded.backbone))
+        return loaded
+    if num_blocks is not None:
+        raise InputError.rule("num_blocks", f"must not be given for {text}", num_blocks)
+    if backbone is None:
+        raise InputError(f"backbone: must be given for {text}")
     layers = num_layers(backbone)
     if text == "backprop":
         return Decoupling(backbone=backbone)
-    if text.startswith("uniform:"):
-        _, blocks, aux = (*text.split(":"), "", "")[:3]
-        if not blocks.isdigit():
-            raise InputError.rule("decoupling", "must be like uniform:4:mlp-sr", text)
-        check_auxiliary(aux)
-        cuts = uniform_cuts(layers, int(blocks))
-        return Decoupling(backbone=backbone, cuts=cuts, aux=[aux] * len(cuts))
-    loaded = Decoupling.load(Path(text))
-    if loaded.backbone != backbone:
-        raise InputError.rule("decoupling", f"must be one of {backbone}", loaded.backbone)
-    loaded.blocks(layers)
-    return loaded
+    _, blocks, aux = (*text.split(":"), "", "")[:3]
+    if not blocks.isdigit():
+        raise InputError.rule("decoupling", "must be like uniform:4:mlp-sr", text)
+    check_auxiliary(aux)
+    cuts = uniform_cuts(layers, int(blocks))
+    return Decoupling(backbone=backbone, cuts=cuts, aux=[aux] * len(cuts))
+
+
+def _search_result(text: str, num_blocks: int | None) -> SearchResult:
+    from sedona_nni.decoupling import SearchResult
+
+    if num_blocks is not None:
+        raise InputError.rule("num_blocks", "must not be given with --relaxed", num_blocks)
+    return SearchResult.load(Path(text))
 
 
 def _print_progress(numbers: dict[str, float]) -> None:
@@ -351,6 +394,17 @@ def _show_comparison(rows: Iterable[StrategyRow], as_json: bool) -> None:
         _show_table(HEADINGS, map(cells, rows))
 
 
+def _show_parts(described: dict[str, Any]) -> None:
+    """Show what the backbone is made of."""
+    _show_table(
+        ("part", "parameters", "MACs"),
+        (
+            [part, *(f"{described[field][part]:,}" for field in ("parameters", "macs"))]
+            for part in described["macs"]
+        ),
+    )
+
+
 def _show_layers(described: dict[str, Any]) -> None:
     _show_table(
         ("layer", "name", "width", "size", "parameters", "MACs"),
@@ -361,23 +415,63 @@ def _show_layers(described: dict[str, Any]) -> None:
     )
 
 
+def _show_candidates(described: dict[str, Any]) -> None:
+    """Show every auxiliary network at every boundary, those of equal shape in one column."""
+    columns = []
+    for shape, same in groupby(described["boundaries"], key=itemgetter("width", "size")):
+        group = list(same)
+        places = sorted({group[0]["index"], group[-1]["index"]})
+        columns.append(("-".join(map(str, places)), shape, group[0]["auxiliary"]))
+    if not columns:
+        return
+    print("auxiliary networks by boundary, parameters / MACs")
+    _show_table(
+        ("boundary:", *(f"{place} {width}x{size}x{size}" for place, (width, size), _ in columns)),
+        (
+            [name, *(_short(costs[name]) for _, _, costs in columns)]
+            for name in described["boundaries"][0]["auxiliary"]
+        ),
+    )
+
+
+def _short(cost: dict[str, int]) -> str:
+    """Return parameters and MACs, thousands as k, millions as M."""
+    return " / ".join(
+        f"{number / 1e6:.1f}M" if number >= 1e6 else f"{number / 1e3:.1f}k"
+        for number in (cost["parameters"], cost["macs"])
+    )
+
+
 def _show_blocks(described: dict[str, Any]) -> None:
     _show_table(
-        ("block", "layers", "parameters", "MACs", "share", "auxiliary", "its MACs"),
+        (
+            "block",
+            "layers",
+            "parameters",
+            "MACs",
+            "share",
+            "auxiliary",
+            "its parameters",
+            "its MACs",
+        ),
         (
             [
                 str(block["index"]),
                 f"{block['first_layer']}-{block['last_layer']}",
                 f"{block['parameters']:,}",
                 f"{block['macs']:,}",
-                f"{block['share']:.0%}",
+                f"{block['share']:.1%}",
                 block["aux"] or "(head)",
-                f"{block['auxiliary']['macs']:,}",
+                *(f"{block['auxiliary'][field]:,}" for field in ("parameters", "macs")),
             ]
             for block in described["blocks"]
         ),
     )
-    print(f"pipeline speed-up of at most {described['ideal_speedup_with_auxiliary']:.2f}")
+    print(
+        f"largest block: {described['largest_share']:.1%} of the MACs, so an ideal speed-up of "
+        f"{described['ideal_speedup']:.2f} ({described['ideal_speedup_with_auxiliary']:.2f} with "
+        "auxiliary networks)"
+    )
 
 
 def _show_table(headings: Iterable[str], rows: Iterable[list[str]]) -> None:

@@ -5,15 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sedona_nni import command_line
+from sedona_nni.backbones import build_backbone
+from sedona_nni.batches import Batch
+from sedona_nni.data import evaluation_batches, load_splits
+from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.task import Task
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 QUICKSTART = str(EXPERIMENTS / "quickstart.yml")
+VGG19 = str(EXPERIMENTS / "published" / "vgg19.json")
+RESNET50 = str(EXPERIMENTS / "published" / "resnet50.json")
 
 
 def sedona(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -77,6 +87,39 @@ def test_help(
             ["train", QUICKSTART, "--directory", "d", "--decoupling", "backprop", "--set", "l=1"],
             "--set.l: unknown field",
         ),
+        (
+            ["train", QUICKSTART, "--directory", "d", "--decoupling", VGG19],
+            "num_blocks: must be given, as",
+        ),
+        (
+            ["train", QUICKSTART, "--directory", "d", "--decoupling", VGG19, "--num-blocks", "2"],
+            "decoupling: must be one of vgg11, but got 'vgg19'",
+        ),
+        (
+            ["train", QUICKSTART, "--directory", "d", "--decoupling", "backprop", "--relaxed"],
+            "backprop: cannot be read",
+        ),
+        (
+            ["train", QUICKSTART, "--directory", "d", "--decoupling", VGG19, "--relaxed"],
+            "must be vgg11 with 8 layers, but got 'vgg19 with 16'",
+        ),
+        (
+            [
+                *("train", QUICKSTART, "--directory", "d", "--decoupling", VGG19),
+                *("--relaxed", "--num-blocks", "2"),
+            ],
+            "num_blocks: must not be given with --relaxed, but got 2",
+        ),
+        (["describe"], "backbone: must be given for backprop"),
+        (["describe", "--decoupling", VGG19], "num_blocks: must be given, as"),
+        (
+            ["describe", "--backbone", "vgg11", "--num-blocks", "2"],
+            "num_blocks: must not be given for backprop, but got 2",
+        ),
+        (
+            ["describe", "--decoupling", VGG19, "--num-blocks", "17"],
+            "num_blocks: must be from 1 to the number of layers, 16, but got 17",
+        ),
         (["test", "nowhere"], "cannot be read"),
         (["describe", "--backbone", "vgg12"], "backbone: must be one of"),
         (
@@ -102,33 +145,153 @@ def test_wrong_input_is_one_line_with_exit_code_2_and_writes_nothing(
     assert [path.name for path in elsewhere.iterdir() if path.name != "home"] == []
 
 
+def small_experiment(folder: Path) -> str:
+    """Write the quickstart with fewer images and a narrower backbone."""
+    experiment = (EXPERIMENTS / "quickstart.yml").read_text()
+    small = experiment.replace(
+        "dataset: digits", "dataset: digits, train_limit: 100, width_multiplier: 0.25"
+    )
+    (folder / "small.yml").write_text(small.replace(": ..", ": ."))
+    return "small.yml"
+
+
 def test_train_and_test(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    experiment = (EXPERIMENTS / "quickstart.yml").read_text()
-    small = experiment.replace(
-        "dataset: digits", "dataset: digits, train_limit: 200, width_multiplier: 0.25"
-    )
-    (elsewhere / "small.yml").write_text(small.replace(": ..", ": ."))
-    train = ("train", "small.yml", "--directory", "trained", "--decoupling", "uniform:2:cnn")
+    """PredSim's blocks, and their ensemble, which the release could not form."""
+    train = ("train", small_experiment(elsewhere), "--directory", "trained")
     changes = ("--set", "epochs=2", "--set", "batch_size=16")
-    assert sedona(monkeypatch, *train, *changes, "--json", "--device", "cpu") == 0
+    chosen = ("--decoupling", "uniform:2:predsim")
+    assert sedona(monkeypatch, *train, *chosen, *changes, "--json", "--device", "cpu") == 0
     captured = capsys.readouterr()
     trained = json.loads(captured.out)
     assert captured.err.count("block_2_accuracy") == 2  # a line per epoch
     assert sedona(monkeypatch, "test", "trained", "--json", "--device", "cpu") == 0
     tested = json.loads(capsys.readouterr().out)
+    assert tested["test_accuracy"] == trained["test_accuracy"] == tested["block_2_accuracy"]
+    assert "test_ensemble_accuracy" not in tested
+    assert sedona(monkeypatch, "test", "trained", "--ensemble", "2", "--json") == 0
+    both = json.loads(capsys.readouterr().out)
+    assert both["test_accuracy"] == tested["test_accuracy"]
+    network = trained_network(Path("trained"))
+    right = total = 0
+    for images, labels in digits_test_part():
+        with torch.no_grad():
+            logits = network.classifier_logits(images)
+        votes = sum(part.log_softmax(1) for part in logits)
+        right += int((votes.argmax(1) == labels).sum())
+        total += len(labels)
+    assert both["test_ensemble_accuracy"] == pytest.approx(right / total)
+    assert sedona(monkeypatch, "test", "trained", "--ensemble", "0") == 2
+
+
+def trained_network(directory: Path) -> DecoupledNetwork:
+    backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+    network = build_decoupled(backbone, Decoupling.load(directory / "decoupling.json"))
+    network.load_state_dict(load_file(directory / "model.safetensors"))
+    return network.eval()
+
+
+def digits_test_part() -> Iterator[Batch]:
+    return evaluation_batches(load_splits(Task(), 0.1).test, 512, "cpu")
+
+
+def test_train_the_relaxed_network(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = SearchResult(
+        backbone="vgg11",
+        dataset="digits",
+        aux_choices=["conv1"],
+        alpha=[(0.0, 0.0)] * 7,
+        beta=[[0.0]] * 7,
+    )
+    found.save(Path("found.json"))
+    train = ("train", small_experiment(elsewhere), "--directory", "trained", "--relaxed")
+    changes = ("--set", "epochs=1", "--set", "batch_size=16")
+    assert sedona(monkeypatch, *train, "--decoupling", "found.json", *changes, "--json") == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert SearchResult.load(Path("trained", "search-result.json")) == found
+    assert sedona(monkeypatch, "test", "trained", "--json") == 0
+    tested = json.loads(capsys.readouterr().out)
     assert tested["test_accuracy"] == trained["test_accuracy"]
 
 
-def test_describe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sedona(monkeypatch, "describe", "--backbone", "vgg19", "--json") == 0
-    assert len(json.loads(capsys.readouterr().out)["layers"]) == 16
-    chosen = ("--decoupling", "uniform:4:mlp-sr")
-    assert sedona(monkeypatch, "describe", "--backbone", "vgg19", *chosen) == 0
-    shown = capsys.readouterr().out
-    assert "cut after layer 3 (mlp-sr), 7 (mlp-sr) and 11 (mlp-sr)" in shown
-    assert "4-7" in shown
+@pytest.mark.parametrize(("blocks", "cuts"), [("4", [9, 10, 11]), ("0", [9, 10, 11, 12, 14])])
+def test_train_a_published_decoupling(
+    blocks: str, cuts: list[int], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[Decoupling] = []
+
+    def remember(task: Task, decoupling: Decoupling, *rest: object, **more: object) -> object:
+        chosen.append(decoupling)
+        return {}
+
+    monkeypatch.setattr("trials.train.run_training", remember)
+    experiment = Path(small_experiment(elsewhere))
+    experiment.write_text(experiment.read_text().replace("vgg11", "resnet50"))
+    train = ("train", str(experiment), "--directory", "d", "--decoupling", RESNET50)
+    assert sedona(monkeypatch, *train, "--num-blocks", blocks) == 0
+    assert [decoupling.cuts for decoupling in chosen] == [cuts]
+
+
+def test_describe_as_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ResNet-152 as torchvision has it, and the shares of its published decoupling."""
+    published = str(EXPERIMENTS / "published" / "resnet152.json")
+    chosen = ("--decoupling", published, "--num-blocks", "4")
+    form = ("--width-multiplier", "4", "--image-size", "224", "--num-classes", "1000")
+    assert sedona(monkeypatch, "describe", "--backbone", "resnet152", *form, "--json") == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["parameters"] == {
+        "trunk": 60_192_808 - 2_049_000,
+        "head": 2_049_000,
+        "total": 60_192_808,
+    }
+    assert len(whole["layers"]) == 50
+    assert len(whole["boundaries"]) == 49
+    assert len(whole["blocks"]) == 1
+    assert sedona(monkeypatch, "describe", *chosen, *form, "--json") == 0
+    cut = json.loads(capsys.readouterr().out)
+    assert cut["parameters"] == whole["parameters"]
+    layers = [block["last_layer"] - block["first_layer"] + 1 for block in cut["blocks"]]
+    assert layers == [11, 2, 4, 33]
+    shares = torch.tensor([block["share"] for block in cut["blocks"]]).cumsum(0)
+    assert shares[:3].tolist() == pytest.approx([0.233, 0.285, 0.361], abs=5e-4)
+    assert cut["ideal_speedup"] == pytest.approx(1 / (1 - 0.361), abs=5e-3)
+
+
+def test_describe_in_tables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    decoupling = Decoupling(backbone="vgg19", cuts=[5, 12, 13], aux=["conv4", "conv1", "conv1"])
+    decoupling.save(Path("d.json"))
+    chosen = (
+        ["--decoupling", "d.json"],
+        ["--backbone", "vgg19", "--decoupling", VGG19, "--num-blocks", "4"],
+    )
+    shown = []
+    for options in chosen:
+        assert sedona(monkeypatch, "describe", *options) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    lines = [line.split() for line in shown[0].splitlines()]
+    for row in (
+        "trunk 1,254,256 25,214,976",
+        "head 1,191,946 1,189,888",
+        "total 2,446,202 26,404,864",
+        "8 conv4_1 128 4 73,984 1,179,648",
+        "boundary: 16x32x32 32x16x16 64x8x8 128x4x4 128x2x2",
+        "conv4 10.7k / 410.1k 16.5k / 277.2k 31.9k / 210.8k 78.2k / 177.6k 56.8k / 66.2k",
+        "cut after layer 5 (conv4), 12 (conv1) and 13 (conv1)",
+        "1 6-12 738,816 13,565,952 51.4% conv1 27,050 38,176",
+        "3 14-15 1,487,370 2,369,536 9.0% (head) 0 0",
+        "largest block: 51.4% of the MACs, so an ideal speed-up of 1.95 "
+        "(1.94 with auxiliary networks)",
+    ):
+        assert row.split() in lines, row
 
 
 def published() -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,11 +315,17 @@ def test_import_of_the_authors_files(
     expected = "cut after layer 5 (conv4), 12 (conv1) and 13 (conv1)\n"
     for files in (["alpha.pt", "beta.pt"], ["both.json"]):
         command = ["import-release", *files, "--backbone", "vgg19", "--num-blocks", "4"]
-        assert sedona(monkeypatch, *command, "--output", "result.json") == 0
+        assert sedona(monkeypatch, *command, "--output", "decoupling.json") == 0
         assert capsys.readouterr().out == expected
         assert sedona(monkeypatch, *command, "--json") == 0
         assert json.loads(capsys.readouterr().out)["cuts"] == [5, 12, 13]
-    assert json.loads(Path("result.json").read_text())["aux_choices"][3] == "conv4"
+        assert Decoupling.load(Path("decoupling.json")).aux == ["conv4", "conv1", "conv1"]
+        everything = command[:-2]
+        assert sedona(monkeypatch, *everything, "--output", "result.json") == 0
+        assert "boundary 5: a_loc 0.9820\n" in capsys.readouterr().out
+        assert SearchResult.load(Path("result.json")).alpha == [(a, b) for a, b in alpha.tolist()]
+        assert sedona(monkeypatch, *everything, "--num-blocks", "0") == 0
+        assert capsys.readouterr().out == expected
 
 
 def test_import_runs_no_code_of_a_file(
