@@ -15,6 +15,8 @@ from strategies.ledger_tuner import LedgerTuner
 from strategies.nni_border.tuner import Parameters
 
 if TYPE_CHECKING:
+    from nni.nas.strategy import Strategy
+
     from sedona_nni.decoupling import Decoupling
 
 __all__ = ["BridgeTuner"]
@@ -46,13 +48,12 @@ class BridgeTuner(LedgerTuner):
             decoupling = Decoupling.model_validate(record.parameters["decoupling"])
             accuracy = record.validation_accuracy if record.status == "succeeded" else None
             self._engine.remember(decoupling, record.status == "running", accuracy)
-        explore = build_strategy(self.settings, self._engine)
-        threading.Thread(target=self._explore, args=[explore], daemon=True).start()
+        strategy = build_strategy(self.settings)
+        threading.Thread(target=self._explore, args=[strategy], daemon=True).start()
 
-    def _explore(self, explore: Any) -> None:
-        """Run the strategy, which waits for free slots and results, to its end."""
+    def _explore(self, strategy: Strategy) -> None:
         try:
-            explore()
+            self._engine.explore(strategy)
             self._explored = True
             self.supply()
         except Exception as error:
@@ -70,7 +71,9 @@ class BridgeTuner(LedgerTuner):
         if not self._wanted:
             return None
         number = sum(1 for _ in self.ledger)
-        return self.training(self.settings.strategy, number, self._wanted.popleft(), {})
+        settings = self.settings
+        wanted = self._wanted.popleft()
+        return self.training(settings.strategy, number, wanted, settings.train, {})
 
     def no_more(self) -> bool:
         """See `LedgerTuner.no_more`."""

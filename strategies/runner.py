@@ -103,7 +103,7 @@ def _watch(started: RunningExperiment, experiment: Experiment, console: Console)
                 if seen.get(trial.id) != trial.status:
                     seen[trial.id] = trial.status
                     _tell_status(started, trial, console)
-            ended = sum(trial.status not in ("WAITING", "RUNNING") for trial in trials)
+            ended = sum(trial.status == "SUCCEEDED" or trial.has_failed for trial in trials)
             progress.update(bar, completed=ended)
             if console.is_terminal:
                 progress.update(bar, latest=_latest(started, trials))

@@ -16,7 +16,7 @@ from strategies.settings import BridgeSettings
 from nni.nas.execution import ExecutionEngine  # isort: skip  # after search_spaces, see there
 from nni.nas.execution.event import FinalMetricEvent, TrainingEndEvent  # isort: skip
 from nni.nas.space import ModelStatus  # isort: skip
-from nni.nas.strategy import TPE, Random, RegularizedEvolution  # isort: skip
+from nni.nas.strategy import TPE, Random, RegularizedEvolution, Strategy  # isort: skip
 from nni.algorithms.hpo.tpe_tuner import TpeTuner  # isort: skip
 
 __all__ = ["TrialEngine", "build_strategy"]
@@ -27,8 +27,8 @@ _STRATEGIES = {"random": Random, "regularized_evolution": RegularizedEvolution, 
 _PATIENCE = 50
 
 
-def build_strategy(settings: BridgeSettings, engine: TrialEngine) -> Callable[[], None]:
-    """Return a function that runs the strategy to its end, on the engine.
+def build_strategy(settings: BridgeSettings) -> Strategy:
+    """Return the strategy that the settings name.
 
     Raises:
         InputError: if the strategy does not accept ``strategy_args``.
@@ -45,13 +45,9 @@ def build_strategy(settings: BridgeSettings, engine: TrialEngine) -> Callable[[]
     if kind is TPE:
         fixed["optimize_mode"] = "maximize"  # accuracy; NNI's default is the opposite
     try:
-        strategy = kind(**settings.strategy_args, **fixed)
+        return kind(**settings.strategy_args, **fixed)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from None
-    # NNI's TPE does not expect the error by which others are kept from repeating a decoupling.
-    form = SimplifiedModelSpace if kind is TPE else DistinctDecouplings
-    models = form.from_model(engine.space)
-    return lambda: strategy(models, engine)
 
 
 class TrialEngine(ExecutionEngine):
@@ -106,6 +102,12 @@ class TrialEngine(ExecutionEngine):
         else:
             self.dispatch_model_event(FinalMetricEvent(model, accuracy))
             self.dispatch_model_event(TrainingEndEvent(model, ModelStatus.Trained))
+
+    def explore(self, strategy: Strategy) -> None:
+        """Run a strategy to its end; it waits for free slots and for results."""
+        # NNI's TPE does not expect the error by which others are kept from repeating a decoupling.
+        form = SimplifiedModelSpace if isinstance(strategy, TPE) else DistinctDecouplings
+        strategy(form.from_model(self.space), self)
 
     # What strategies call, from their thread
 

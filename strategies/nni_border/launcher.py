@@ -150,7 +150,7 @@ class TrialView:
     Attributes:
         id: NNI's id.
         parameters: What the tuner sent.
-        status: NNI's word: WAITING, RUNNING, SUCCEEDED, FAILED, USER_CANCELED, ...
+        status: NNI's word: WAITING, RUNNING, ADD_RESUMED, SUCCEEDED, FAILED, USER_CANCELED, ...
         result: The final result, None without one.
     """
 
@@ -162,7 +162,7 @@ class TrialView:
     @property
     def has_failed(self) -> bool:
         """Whether it ended without success."""
-        return self.status not in ("WAITING", "RUNNING", "UNKNOWN", "SUCCEEDED")
+        return self.status in ("FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED")
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ def _plain(value: Any) -> Any:
 def _report(send: Any, metrics: dict[str, Any]) -> None:
     try:
         send(metrics)
-    except requests.RequestException as error:
+    except requests.RequestException:
         experiment = os.environ.get("NNI_EXP_ID")
         raise ManagerGoneError(
-            f"the NNI manager has gone ({error}); `sedona-nni resume {experiment}` goes on"
+            f"the NNI manager does not answer any more; `sedona-nni resume {experiment}` goes on"
         ) from None

@@ -13,6 +13,8 @@ from sedona_nni.errors import InputError
 from sedona_nni.ledger import Ledger
 from strategies.bridge import BridgeTuner
 from strategies.ledger_tuner import LEDGER_FILE
+from strategies.settings import BridgeSettings
+from strategies.trial_engine import build_strategy
 
 EVOLUTION = {
     "strategy": "regularized_evolution",
@@ -113,6 +115,13 @@ def test_a_repeated_decoupling_gets_the_known_result(dispatch: Any) -> None:
     nni = session(dispatch, max_trials=50, strategy="tpe", aux=["conv1"])
     finish(nni)  # TPE repeats itself; without the known results it would train more than 7
     assert len(decouplings(nni)) == len(set(decouplings(nni))) == 7
+
+
+def test_tpe_looks_for_high_accuracy() -> None:
+    settings = BridgeSettings.model_validate(
+        {"task": {}, "num_blocks": 2, "strategy": "tpe", "max_trials": 1}
+    )
+    assert build_strategy(settings).tuner.optimize_mode.value == "maximize"
 
 
 def test_failed_trials_are_told_to_the_strategy(dispatch: Any) -> None:
