@@ -22,7 +22,7 @@ from torch import Tensor
 from sedona_nni.batches import Batch
 from sedona_nni.inner_step import InnerProblem, PulledBack, TrainingState
 
-__all__ = ["Hypergradient", "hypergradient"]
+__all__ = ["Hypergradient", "LookAhead", "hypergradient", "look_ahead", "pull_back", "replay"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,69 @@ class Hypergradient:
     inner_losses: Tensor
 
 
+@dataclass(frozen=True)
+class LookAhead:
+    """T training steps ahead of some moment.
+
+    Attributes:
+        state: Where they led.
+        gradients: The gradient vector (n,) that each step used.
+        losses: Losses of the L classifiers before each step, shape (T, L).
+    """
+
+    state: TrainingState
+    gradients: list[Tensor]
+    losses: Tensor
+
+
+def look_ahead(
+    problem: InnerProblem,
+    start: TrainingState,
+    train_batches: Sequence[Batch],
+    *,
+    lr: float,
+    seed: int,
+) -> LookAhead:
+    """Train for T = len(train_batches) steps from ``start``, which is not changed."""
+    state, gradients, losses = start, [], []
+    for t, batch in enumerate(train_batches):
+        gradient, statistics, step_losses = problem.gradient(state, batch, seed + t)
+        state = problem.update(state, gradient, statistics, lr)
+        gradients.append(gradient)
+        losses.append(step_losses)
+    return LookAhead(state, gradients, torch.stack(losses))
+
+
+def replay(
+    problem: InnerProblem, start: TrainingState, gradients: Sequence[Tensor], *, lr: float
+) -> TrainingState:
+    """Return w_t and s_t again from the t gradients before: cheaper than to keep all of them.
+
+    The running statistics stay those of ``start``; no step depends on them.
+    """
+    state = start
+    for gradient in gradients:
+        state = problem.update(state, gradient, start.statistics, lr)
+    return state
+
+
+def pull_back(
+    problem: InnerProblem,
+    start: TrainingState,
+    gradients: Sequence[Tensor],
+    train_batches: Sequence[Batch],
+    after: PulledBack,
+    *,
+    lr: float,
+    seed: int,
+) -> PulledBack:
+    """Pull cotangents of where the steps led back through all of them, to ``start``."""
+    for t in reversed(range(len(gradients))):
+        state = replay(problem, start, gradients[:t], lr=lr)
+        after = problem.pull_back(state, gradients[t], train_batches[t], lr, seed + t, after)
+    return after
+
+
 def hypergradient(
     problem: InnerProblem,
     start: TrainingState,
@@ -63,28 +126,16 @@ def hypergradient(
         lr: Learning rate of all T steps.
         seed: Of the dropout masks; step t uses ``seed + t``.
     """
-    gradients: list[Tensor] = []
-    losses, state = [], start
-    for t, batch in enumerate(train_batches):
-        gradient, statistics, step_losses = problem.gradient(state, batch, seed + t)
-        state = problem.update(state, gradient, statistics, lr)
-        gradients.append(gradient)
-        losses.append(step_losses)
-
-    meta_loss, accuracy, to_weights, to_statistics = problem.validation(state, validation_batch)
-
-    network = problem.network
-    pulled = PulledBack(
+    ahead = look_ahead(problem, start, train_batches, lr=lr, seed=seed)
+    meta_loss, accuracy, to_weights, to_statistics = problem.validation(
+        ahead.state, validation_batch
+    )
+    at_end = PulledBack(
         weights=to_weights,
         slots=torch.zeros_like(start.slots),
         statistics=to_statistics,
-        alpha=torch.zeros_like(network.alpha),
-        beta=torch.zeros_like(network.beta),
+        alpha=torch.zeros_like(problem.network.alpha),
+        beta=torch.zeros_like(problem.network.beta),
     )
-    for t, batch in reversed(list(enumerate(train_batches))):
-        gradient = gradients.pop()
-        state = start  # w_t again, from the gradients before it: cheaper than keeping T states
-        for earlier in gradients:
-            state = problem.update(state, earlier, start.statistics, lr)
-        pulled = problem.pull_back(state, gradient, batch, lr, seed + t, pulled)
-    return Hypergradient(pulled.alpha, pulled.beta, meta_loss, accuracy, torch.stack(losses))
+    pulled = pull_back(problem, start, ahead.gradients, train_batches, at_end, lr=lr, seed=seed)
+    return Hypergradient(pulled.alpha, pulled.beta, meta_loss, accuracy, ahead.losses)

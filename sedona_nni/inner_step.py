@@ -36,7 +36,7 @@ from torch.overrides import TorchFunctionMode
 
 from sedona_nni.batches import Batch
 from sedona_nni.dual_norm import DualBatchNorm
-from sedona_nni.relaxation import RelaxedNetwork, gradient_valve, tangent_valve
+from sedona_nni.relaxation import RelaxedNetwork, Valve, gradient_valve, tangent_valve
 
 __all__ = ["Adam", "InnerOptimizer", "InnerProblem", "PulledBack", "Sgd", "TrainingState"]
 
@@ -157,7 +157,8 @@ class _Vector:
         self.sizes = [tensor.numel() for _, tensor in pairs]
 
     def join(self, tensors: Iterable[Tensor]) -> Tensor:
-        return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        parts = [tensor.detach().reshape(-1) for tensor in tensors]
+        return torch.cat(parts) if parts else torch.empty(0)
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Return views of ``vector`` with the tensors' shapes."""
@@ -260,16 +261,16 @@ class InnerProblem:
         statistics = state.statistics.clone()
         named = weights | self._statistics.named(statistics)
         with self._training(seed):
-            to_auxiliaries, logits = functional_call(self.network, named, (images, gradient_valve))
-            losses, to_features = [], []
-            for i, features in enumerate(to_auxiliaries):
+            at_boundaries, logits = functional_call(self.network, named, (images, gradient_valve))
+            losses, to_boundaries = [], []
+            for i, features in enumerate(at_boundaries):
                 leaf = features.detach().requires_grad_()
-                local_logits = self._local_logits(i, named, leaf, self._b(i).detach())
+                local_logits = self._local_logits(i, named, leaf, gradient_valve)
                 losses.append(self.criterion(local_logits, labels))
                 losses[-1].backward()
-                to_features.append(leaf.grad)
+                to_boundaries.append(leaf.grad)
             losses.append(self.criterion(logits, labels))
-            torch.autograd.backward([*to_auxiliaries, losses[-1]], [*to_features, None])
+            torch.autograd.backward([*at_boundaries, losses[-1]], [*to_boundaries, None])
         self.network.zero_grad()
         return gradient, statistics, torch.stack(losses).detach()
 
@@ -369,11 +370,11 @@ class InnerProblem:
 
         with self._training(seed), DualBatchNorm():
             with forward_ad.dual_level(), self._batch_statistics(to_statistics) as terms:
-                to_auxiliaries, logits = functional_call(
+                at_boundaries, logits = functional_call(
                     self.network, duals("backbone."), (images, tangent_valve)
                 )
                 final = sum(terms, self._loss_slope(logits, labels))
-                pairs = [forward_ad.unpack_dual(features) for features in to_auxiliaries]
+                pairs = [forward_ad.unpack_dual(features) for features in at_boundaries]
             to_pairs = []
             for i, pair in enumerate(pairs):
                 value, tangent = (part.detach().requires_grad_() for part in pair)
@@ -381,7 +382,7 @@ class InnerProblem:
                     features = forward_ad.make_dual(value, tangent)
                     named = duals(f"auxiliaries.{i}.")
                     slope = self._loss_slope(
-                        self._local_logits(i, named, features, self._b(i)), labels
+                        self._local_logits(i, named, features, tangent_valve), labels
                     )
                 slope.backward()
                 to_pairs.append((value.grad, tangent.grad))
@@ -396,18 +397,21 @@ class InnerProblem:
         self.network.zero_grad()
         return PulledBack(to_weights, torch.zeros_like(state.slots), to_statistics, alpha, beta)
 
-    def _b(self, boundary: int) -> Tensor:
-        return self.network.beta[boundary].softmax(0)
-
     def _local_logits(
-        self, boundary: int, named: dict[str, Tensor], features: Tensor, b: Tensor
+        self, boundary: int, named: dict[str, Tensor], features: Tensor, valve: Valve
     ) -> Tensor:
+        """Return the logits that the local loss is taken of, for the features at a boundary."""
+        a_loc = self.network.alpha[boundary].softmax(0)[0]
+        return self._mixed_logits(boundary, named, valve(features, a_loc))
+
+    def _mixed_logits(self, boundary: int, named: dict[str, Tensor], features: Tensor) -> Tensor:
         prefix = f"auxiliaries.{boundary}."
         inside = {
             name.removeprefix(prefix): tensor
             for name, tensor in named.items()
             if name.startswith(prefix)
         }
+        b = self.network.beta[boundary].softmax(0)
         logits: Tensor = functional_call(self.network.auxiliaries[boundary], inside, (features, b))
         return logits
 

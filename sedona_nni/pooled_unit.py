@@ -40,7 +40,10 @@ def pooled_unit(unit: nn.Sequential, features: Tensor) -> Tensor:
     convolution, norm, activation = unit
     wide = features.shape[2] * features.shape[3] >= features.shape[1]
     if not (
-        wide and unit.training and type(activation) is nn.ReLU and not torch.is_autocast_enabled()
+        wide
+        and unit.training
+        and type(activation) is nn.ReLU
+        and not torch.is_autocast_enabled(features.device.type)
     ):
         return cast(Tensor, unit(features).mean(dim=(2, 3)))
     norm = cast(nn.BatchNorm2d, norm)

@@ -116,15 +116,15 @@ class RelaxedNetwork(nn.Module):
                 yield name, parameter
 
     def forward(self, images: Tensor, valve: Valve = gradient_valve) -> tuple[list[Tensor], Tensor]:
-        """Send images (B, channels, size, size) up the backbone.
+        """Send images (B, channels, size, size) up the backbone, through a valve per boundary.
 
         Returns:
-            What each boundary hands to its auxiliary networks, L-1 feature maps, and the final
-            logits, (B, classes). The local logits are ``auxiliaries[i](features, b_i)``.
+            The features at each boundary, L-1 maps, and the final logits, (B, classes). The local
+            logits are ``auxiliaries[i](valve(features, a_i^loc), b_i)``.
         """
-        features, to_auxiliaries = images, []
-        for i, (to_local, to_next) in enumerate(self.alpha.softmax(1)):
+        features, at_boundaries = images, []
+        for i, to_next in enumerate(self.alpha.softmax(1)[:, 1]):
             features = self.backbone.layers[i](features)
-            to_auxiliaries.append(valve(features, to_local))
+            at_boundaries.append(features)
             features = valve(features, to_next)
-        return to_auxiliaries, self.backbone.head(self.backbone.layers[-1](features))
+        return at_boundaries, self.backbone.head(self.backbone.layers[-1](features))

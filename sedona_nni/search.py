@@ -35,6 +35,7 @@ from sedona_nni.hypergradient import hypergradient
 from sedona_nni.inner_step import Adam, InnerOptimizer, InnerProblem, Sgd, TrainingState
 from sedona_nni.losses import LabelSmoothing
 from sedona_nni.relaxation import RelaxedNetwork
+from sedona_nni.release_mode import ReleaseProblem, release_hypergradient
 from sedona_nni.weight_memory import Eviction, WeightMemory
 
 __all__ = ["CHECKPOINT_FILE", "Search", "SearchSettings"]
@@ -67,6 +68,7 @@ class SearchSettings(BaseModel):
             trajectory that pre-training ended with.
         num_snapshots: Moments of pre-training that are offered to the memory, evenly spaced.
         eviction: Which snapshot a full memory lets go, see `weight_memory.WeightMemory`.
+        release_mode: Compute as the authors' release does, see `release_mode`.
         validation_fraction: Share of the training images that validate.
         seed: Decides initial weights, order of the images, augmentation, dropout and snapshots.
     """
@@ -92,6 +94,7 @@ class SearchSettings(BaseModel):
     memory_size: int = Field(default=50, ge=1)
     num_snapshots: int = Field(default=500, ge=1)
     eviction: Eviction = "spread"
+    release_mode: bool = False
     validation_fraction: float = Field(default=0.4, gt=0, lt=1)
     seed: int = Field(default=2021, ge=0)
 
@@ -124,7 +127,8 @@ class Search:
         self.step = 0
         self.train_batches_used = 0
         self.validation_batches_used = 0
-        self._problem = InnerProblem(
+        problem = ReleaseProblem if settings.release_mode else InnerProblem
+        self._problem = problem(
             network, _inner_optimizer(settings), LabelSmoothing(settings.label_smoothing)
         )
         self._meta_optimizer = _meta_optimizer(settings, [network.alpha, network.beta])
@@ -174,7 +178,8 @@ class Search:
 
     def _meta_step(self, train: Iterator[Batch], validation: Iterator[Batch]) -> dict[str, float]:
         start = self._take_snapshot()
-        ahead = hypergradient(
+        differentiate = release_hypergradient if self.settings.release_mode else hypergradient
+        ahead = differentiate(
             self._problem,
             start,
             [self._next(train=train) for _ in range(self.settings.inner_steps)],

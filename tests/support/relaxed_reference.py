@@ -119,8 +119,68 @@ def relaxed_gradient(
     criterion: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Named, Named]:
     """g: layer i from G_i = a_loc l_i + a_up G_{i+1}, auxiliary networks from l_i; and r'."""
+    local, final, new_statistics = _losses(network, weights, statistics, beta, batch, criterion)
+    a = alpha.softmax(1)
+    objectives = [final]  # G_{L-1}, then downwards
+    for i in reversed(range(len(local))):
+        objectives.insert(0, a[i, 0] * local[i] + a[i, 1] * objectives[0])
+    gradient = {}
+    for prefixes, objective in [
+        (("backbone.head.", f"backbone.layers.{len(local)}."), final),
+        *(((f"backbone.layers.{i}.",), objectives[i]) for i in range(len(local))),
+        *(((f"auxiliaries.{i}.",), local[i]) for i in range(len(local))),
+    ]:
+        gradient |= _gradient_of(objective, weights, prefixes)
+    return gradient, new_statistics
+
+
+def release_gradient(
+    network: RelaxedNetwork,
+    weights: Named,
+    statistics: Named,
+    alpha: Tensor,
+    beta: Tensor,
+    batch: Batch,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Named, Tensor]:
+    """The release's gradients, by its division: dR_0/dw_i over prod_{k<i} a_k^up; and R_0."""
+    a = alpha.softmax(1)
+    scales = [1 / (a_loc.detach() + 1e-5) for a_loc in a[:, 0]]
+    local, total, _ = _losses(network, weights, statistics, beta, batch, criterion, scales)
+    for (a_loc, a_up), loss in reversed(list(zip(a, local, strict=True))):
+        total = a_loc * loss + a_up * total
+    gradient, above = {}, torch.ones((), dtype=a.dtype)
+    for i in range(len(local) + 1):
+        prefixes = (f"backbone.layers.{i}.", f"auxiliaries.{i}.")
+        if i == len(local):
+            prefixes = (f"backbone.layers.{i}.", "backbone.head.")
+        for name, value in _gradient_of(total, weights, prefixes).items():
+            gradient[name] = value / above
+        if i < len(local):
+            above = above * a[i, 1]
+    return gradient, total
+
+
+def _gradient_of(objective: Tensor, weights: Named, prefixes: tuple[str, ...]) -> Named:
+    mine = [name for name in weights if name.startswith(prefixes)]
+    parts = torch.autograd.grad(
+        objective, [weights[name] for name in mine], create_graph=True, materialize_grads=True
+    )
+    return dict(zip(mine, parts, strict=True))
+
+
+def _losses(
+    network: RelaxedNetwork,
+    weights: Named,
+    statistics: Named,
+    beta: Tensor,
+    batch: Batch,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    scales: list[Tensor] | None = None,
+) -> tuple[list[Tensor], Tensor, Named]:
+    """The local losses, the final one, and the new running statistics."""
     images, labels = batch
-    a, b = alpha.softmax(1), beta.softmax(1)
+    b = beta.softmax(1)
     new_statistics = dict(statistics)
 
     def run(module: nn.Module, prefix: str, features: Tensor) -> Tensor:
@@ -160,30 +220,13 @@ def relaxed_gradient(
     final = criterion(run(backbone.head, "backbone.head.", features), labels)
     local = []
     for i, mixed in enumerate(network.auxiliaries):
+        scale = scales[i] if scales else 1.0
         logits = 0
         for c, candidate in enumerate(mixed.networks):
             prefix = f"auxiliaries.{i}.networks.{c}."
-            logits = logits + b[i, c] * run(candidate, prefix, at_boundary[i])
+            logits = logits + scale * b[i, c] * run(candidate, prefix, at_boundary[i] / scale)
         local.append(criterion(logits, labels))
-
-    objectives = [final]  # G_{L-1}, then downwards
-    for i in reversed(range(len(local))):
-        objectives.insert(0, a[i, 0] * local[i] + a[i, 1] * objectives[0])
-    gradient = {}
-    for prefixes, objective in [
-        *((("backbone.head.", f"backbone.layers.{len(local)}."), final) for _ in [0]),
-        *(((f"backbone.layers.{i}.",), objectives[i]) for i in range(len(local))),
-        *(((f"auxiliaries.{i}.",), local[i]) for i in range(len(local))),
-    ]:
-        mine = [name for name in weights if name.startswith(prefixes)]
-        parts = torch.autograd.grad(
-            objective,
-            [weights[name] for name in mine],
-            create_graph=True,
-            materialize_grads=True,
-        )
-        gradient |= dict(zip(mine, parts, strict=True))
-    return gradient, new_statistics
+    return local, final, new_statistics
 
 
 def unrolled_meta_loss(case: Case, alpha: Tensor, beta: Tensor, *, graph: bool = True) -> Tensor:
@@ -202,7 +245,7 @@ def unrolled_meta_loss(case: Case, alpha: Tensor, beta: Tensor, *, graph: bool =
     )
     for t, batch in enumerate(case.train_batches):
         torch.manual_seed(case.seed + t)
-        gradient, statistics = _in_order_of_dropout(
+        gradient, statistics = relaxed_gradient(
             network, weights, statistics, alpha, beta, batch, problem.criterion
         )
         updated = {}
@@ -221,9 +264,6 @@ def unrolled_meta_loss(case: Case, alpha: Tensor, beta: Tensor, *, graph: bool =
             statistics = {k: v.detach() for k, v in statistics.items()}
     images, labels = case.validation_batch
     return problem.criterion(_evaluate(network.backbone, weights, statistics, images), labels)
-
-
-_in_order_of_dropout = relaxed_gradient  # backbone first, then auxiliary networks, as the library
 
 
 def _evaluate(backbone: Backbone, weights: Named, statistics: Named, images: Tensor) -> Tensor:
