@@ -9,6 +9,7 @@ oldest snapshot, so that its memory ends with the last tenth of training alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +60,7 @@ class WeightMemory:
         self.eviction = eviction
         self.snapshots: list[Snapshot] = []
         self._stored = 0
+        self._written: set[Path] = set()
 
     def __len__(self) -> int:
         return len(self.snapshots)
@@ -89,20 +91,21 @@ class WeightMemory:
         return min(everyone[1:-1], key=lambda i: steps[i + 1] - steps[i - 1])
 
     def save(self, directory: Path) -> dict[str, Any]:
-        """Write the snapshots that ``directory`` does not have yet, and return their list.
+        """Write the snapshots that have not been written to ``directory``, and return their list.
 
         Snapshots never change, so a checkpoint costs only what is new since the last one. Files
         of evicted snapshots stay until `forget`, as an earlier list may still name them.
         """
         for snapshot in self.snapshots:
             path = directory / _file_name(snapshot.number)
-            if not path.exists():
+            if path not in self._written:
                 tensors = {
                     "weights": snapshot.state.weights,
                     "slots": snapshot.state.slots,
                     "statistics": snapshot.state.statistics,
                 }
-                write_atomically(path, lambda temporary, t=tensors: save_file(t, temporary))  # type: ignore[misc]
+                write_atomically(path, partial(save_file, tensors))
+                self._written.add(path)
         return {
             "stored": self._stored,
             "snapshots": [
@@ -115,7 +118,8 @@ class WeightMemory:
         self._stored = listed["stored"]
         self.snapshots = []
         for entry in listed["snapshots"]:
-            with safe_open(directory / _file_name(entry["number"]), framework="pt") as file:
+            path = directory / _file_name(entry["number"])
+            with safe_open(path, framework="pt") as file:
                 state = TrainingState(
                     file.get_tensor("weights"),
                     file.get_tensor("slots"),
@@ -123,6 +127,7 @@ class WeightMemory:
                     entry["step"],
                 )
             self.snapshots.append(Snapshot(entry["number"], state, entry["error"]))
+            self._written.add(path)
 
     def forget(self, directory: Path) -> None:
         """Delete the files of snapshots that the memory no longer holds."""
@@ -130,6 +135,7 @@ class WeightMemory:
         for path in directory.glob(_file_name("*")):
             if path.name not in kept:
                 path.unlink()
+                self._written.discard(path)
 
 
 def _file_name(number: int | str) -> str:

@@ -83,6 +83,14 @@ def test_files(tmp_path: Path) -> None:
     assert len(now) == 3
     assert len(now.items() & written.items()) == 2  # only the new one was written
 
+    stale = WeightMemory(3, "oldest")  # another search's files of the same names are no snapshots
+    stale.store(state(99), 0.0)
+    stale.save(tmp_path / "other")
+    for number in (2, 3):
+        (tmp_path / "other" / f"snapshot-{number}.safetensors").write_bytes(b"left behind")
+    memory.save(tmp_path / "other")
+    WeightMemory(3, "oldest").load(tmp_path / "other", listed)
+
     loaded = WeightMemory(3, "oldest")
     loaded.load(tmp_path, listed)
     assert steps(loaded) == [1, 2, 7]
