@@ -154,8 +154,8 @@ def search(
 ) -> None:
     """Search as the experiment would, without NNI's manager.
 
-    Leaves search-result.json and, for the experiment's number of blocks, decoupling.json. Called
-    again with the same directory, it continues an interrupted search.
+    Leaves search-result.json and, for each of the experiment's numbers of blocks K,
+    decoupling-k<K>.json. Called again with the same directory, it continues an interrupted search.
     """
     from sedona_nni.decoupling import SearchResult
     from strategies.experiment import read_experiment
@@ -171,7 +171,6 @@ def search(
         result = run_search(
             planned.task,
             settings.search,
-            num_blocks=settings.num_blocks,
             aux=settings.aux,
             device=claimed,
             report=_print_progress,
@@ -179,12 +178,13 @@ def search(
         )
     found = SearchResult.model_validate(result["search_result"])
     found.save(directory / "search-result.json")
-    decoupling = found.decoupling(settings.num_blocks)
-    decoupling.save(directory / "decoupling.json")
+    decouplings = {count: found.decoupling(count) for count in settings.num_blocks}
+    for count, decoupling in decouplings.items():
+        decoupling.save(directory / f"decoupling-k{count}.json")
+        if not as_json:
+            print(f"{count or 'any number of'} blocks: {decoupling.in_words()}")
     if as_json:
         print(json.dumps(result))
-    else:
-        print(decoupling.in_words())
 
 
 @app.command()

@@ -12,6 +12,7 @@ from strategies.nni_border.tuner import BorderTuner, ExperimentFailedError, Para
 
 if TYPE_CHECKING:
     from sedona_nni.decoupling import Decoupling
+    from sedona_nni.training import TrainSettings
 
 __all__ = ["LEDGER_FILE", "LedgerTuner"]
 
@@ -118,10 +119,10 @@ class LedgerTuner(BorderTuner):
         strategy: str,
         number: int,
         decoupling: Decoupling,
+        train: TrainSettings,
         hyperparameters: dict[str, Any],
     ) -> Parameters:
         """Return the parameters of a strategy's training ``number``, from 0."""
-        train = self.settings.train
         return {
             "key": f"{strategy}-{number:03d}",
             "stage": "train",

@@ -3,29 +3,57 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from sedona_nni.auxiliary import check_auxiliary
 from sedona_nni.backbones import num_layers
-from sedona_nni.decoupling import Decoupling, check_num_blocks
+from sedona_nni.decoupling import Decoupling, SearchResult, check_num_blocks, load_document
 from sedona_nni.errors import InputError
 from sedona_nni.search import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training import TrainSettings
+from strategies.published import SETTINGS, with_published
 
 __all__ = [
     "BridgeSettings",
     "CommonSettings",
+    "Contender",
     "ExperimentSettings",
     "TuningSettings",
     "read_settings",
 ]
 
 SettingsT = TypeVar("SettingsT", bound="CommonSettings")
+
+BlockCounts = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, int) else value),
+]
+
+
+class Contender(NamedTuple):
+    """One row of the closing table.
+
+    Attributes:
+        name: As in the table, e.g. ``"uniform-k4"``.
+        strategy: Where its decoupling comes from, e.g. ``"uniform"``.
+        num_blocks: K; 0 leaves it to the search.
+    """
+
+    name: str
+    strategy: str
+    num_blocks: int
 
 
 class CommonSettings(BaseModel, ABC):
@@ -73,22 +101,71 @@ class _TunedSettings(CommonSettings):
     """Settings of a tuner that trains several decouplings, each with tuned hyperparameters.
 
     Attributes:
+        published: Take over the settings of a published table, see `strategies.published`; what
+            else is given here replaces them.
         compare: Decouplings to train on the same budget: ``"uniform"`` cuts with the same
-            auxiliary network at each (DGL), a ``"random"`` decoupling, and ``"backprop"``.
+            auxiliary network at each (DGL), the same cuts with ``"predsim"`` at each, a
+            ``"random"`` decoupling, and ``"backprop"``.
         uniform_aux: The auxiliary network of ``"uniform"``.
+        train_for: What single strategies have otherwise than ``train``, by their names, e.g.
+            ``{predsim: {optimizer: adam, lr: 0.0005}}``.
         trials_per_strategy: Trainings of each decoupling. Failed ones count, too.
         sampler: Optuna's sampler of hyperparameters.
     """
 
-    compare: tuple[Literal["uniform", "random", "backprop"], ...] = ()
+    published: Literal["cifar10", "tiny-imagenet", "imagenet"] | None = None
+    compare: tuple[Literal["uniform", "predsim", "random", "backprop"], ...] = ()
     uniform_aux: str = "mlp-sr"
+    train_for: dict[str, dict[str, Any]] = Field(default_factory=dict)
     trials_per_strategy: int = Field(default=1, ge=1)
     sampler: Literal["tpe", "random"] = "tpe"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_over_published(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("published") in SETTINGS:
+            return with_published(given["published"], given)
+        return given
+
+    @property
+    @abstractmethod
+    def main_strategy(self) -> str:
+        """Name of the strategy that the others are compared with."""
+
+    @property
+    @abstractmethod
+    def block_counts(self) -> Sequence[int]:
+        """Every K to train; 0 leaves it to the search."""
+
+    @property
+    def contenders(self) -> list[Contender]:
+        """What is trained: every strategy with every K; back-propagation knows one K."""
+        found = []
+        for strategy in (self.main_strategy, *self.compare):
+            if strategy == "backprop":
+                found.append(Contender(strategy, strategy, 1))
+                continue
+            for count in self.block_counts:
+                name = f"{strategy}-k{count}" if len(self.block_counts) > 1 else strategy
+                found.append(Contender(name, strategy, count))
+        return found
 
     @property
     def num_trials(self) -> int:
         """See `CommonSettings.num_trials`."""
-        return (1 + len(self.compare)) * self.trials_per_strategy
+        return len(self.contenders) * self.trials_per_strategy
+
+    def train_settings(self, strategy: str) -> TrainSettings:
+        """Return how a strategy trains.
+
+        Raises:
+            InputError: if ``train_for`` has an unknown setting or breaks a rule.
+        """
+        changed = {**self.train.model_dump(), **self.train_for.get(strategy, {})}
+        try:
+            return TrainSettings.model_validate(changed)
+        except ValidationError as error:
+            raise InputError.from_validation(error, f"train_for.{strategy}") from None
 
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""
@@ -96,59 +173,108 @@ class _TunedSettings(CommonSettings):
         check_auxiliary(self.uniform_aux)
         if len(set(self.compare)) < len(self.compare):
             raise InputError.rule("compare", "must name each strategy once", list(self.compare))
+        if len(set(self.block_counts)) < len(self.block_counts):
+            raise InputError.rule(
+                "num_blocks", "must have each number once", list(self.block_counts)
+            )
+        for count in self.block_counts:
+            if count > 0:
+                check_num_blocks(count, num_layers(self.task.backbone))
+        strategies = (self.main_strategy, "uniform", "predsim", "random", "backprop")
+        for strategy in self.train_for:
+            if strategy not in strategies:
+                raise InputError.rule("train_for", f"must name {', '.join(strategies)}", strategy)
+            self.train_settings(strategy)
 
 
 class ExperimentSettings(_TunedSettings):
     """Settings of `strategies.tuner.SedonaTuner`.
 
     Attributes:
-        num_blocks: K, the number of blocks that the backbone is cut into.
+        num_blocks: K, the number of blocks that the backbone is cut into. 0 leaves it to the
+            search, which then cuts wherever a^loc > a^up. A list trains each: one search serves
+            all.
         search: Settings of the search.
     """
 
-    num_blocks: int = Field(ge=1)
+    num_blocks: Annotated[BlockCounts, Field(min_length=1)]
     search: SearchSettings = SearchSettings()
+
+    @property
+    def main_strategy(self) -> str:
+        """See `_TunedSettings.main_strategy`."""
+        return "sedona"
+
+    @property
+    def block_counts(self) -> Sequence[int]:
+        """See `_TunedSettings.block_counts`."""
+        return self.num_blocks
 
     @property
     def num_trials(self) -> int:
         """See `CommonSettings.num_trials`."""
         return 1 + super().num_trials
 
-    def check(self, folder: Path) -> None:
-        """See `CommonSettings.check`."""
-        super().check(folder)
-        check_num_blocks(self.num_blocks, num_layers(self.task.backbone))
-
 
 class TuningSettings(_TunedSettings):
     """Settings of `strategies.tuner.OptunaTuner`.
 
     Attributes:
-        decoupling: The decoupling to tune the training of: its JSON, or the path of a file.
+        decoupling: The decoupling to tune the training of: its JSON, or the path of a file. The
+            file may also be a search result.
+        num_blocks: K, of a search result's decoupling, see `ExperimentSettings`; only with one.
+        name: What the table calls it.
     """
 
     decoupling: Decoupling | str
+    num_blocks: BlockCounts = ()
+    name: str = Field(default="given", pattern="^[A-Za-z0-9_-]+$")
+
+    @property
+    def main_strategy(self) -> str:
+        """See `_TunedSettings.main_strategy`."""
+        return self.name
+
+    @property
+    def block_counts(self) -> Sequence[int]:
+        """See `_TunedSettings.block_counts`; of a decoupling that is in a file 0, too."""
+        if isinstance(self.decoupling, Decoupling):
+            return [self.decoupling.num_blocks]
+        return self.num_blocks or [0]
 
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""
         super().check(folder)
-        decoupling = self.load_decoupling(folder)
-        if decoupling.backbone != self.task.backbone:
-            rule = f"must be one of the task's backbone, {self.task.backbone}"
-            raise InputError.rule("decoupling", rule, decoupling.backbone)
-        decoupling.blocks(num_layers(self.task.backbone))
-        for name in decoupling.aux:
-            check_auxiliary(name)
+        document = self.load(folder)
+        if isinstance(document, SearchResult) and not self.num_blocks:
+            raise InputError(f"num_blocks: must be given, as {self.decoupling} is a search result")
+        if isinstance(document, Decoupling) and self.num_blocks:
+            raise InputError("num_blocks: must not be given, as there is a decoupling")
+        for count in self.block_counts:
+            decoupling = derived(document, count)
+            if decoupling.backbone != self.task.backbone:
+                rule = f"must be one of the task's backbone, {self.task.backbone}"
+                raise InputError.rule("decoupling", rule, decoupling.backbone)
+            decoupling.blocks(num_layers(self.task.backbone))
+            for name in decoupling.aux:
+                check_auxiliary(name)
+        if self.name in ("uniform", "predsim", "random", "backprop"):
+            raise InputError.rule("name", "must not be that of another strategy", self.name)
 
-    def load_decoupling(self, folder: Path) -> Decoupling:
-        """Return the decoupling, from its file if there is one.
+    def load(self, folder: Path) -> Decoupling | SearchResult:
+        """Return the decoupling or the search result, from its file if there is one.
 
         Raises:
             InputError: if the file cannot be read.
         """
         if isinstance(self.decoupling, Decoupling):
             return self.decoupling
-        return Decoupling.load(folder / self.decoupling)
+        return load_document(folder / self.decoupling)
+
+
+def derived(document: Decoupling | SearchResult, num_blocks: int) -> Decoupling:
+    """Return the decoupling itself, or that of a search result for K, see `SearchResult`."""
+    return document if isinstance(document, Decoupling) else document.decoupling(num_blocks)
 
 
 class BridgeSettings(CommonSettings):

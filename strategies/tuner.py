@@ -12,8 +12,9 @@ from strategies.ledger_tuner import LedgerTuner
 from strategies.nni_border.tuner import ExperimentFailedError, Parameters
 
 if TYPE_CHECKING:
-    from sedona_nni.decoupling import Decoupling
+    from sedona_nni.decoupling import Decoupling, SearchResult
     from strategies.hyperparameters import Study
+    from strategies.settings import Contender
 
 __all__ = ["OptunaTuner", "SedonaTuner"]
 
@@ -25,11 +26,9 @@ _SEARCH_KEY = "search"
 class OptunaTuner(LedgerTuner):
     """Tunes the K-block training of a decoupling, and of those that it is compared with.
 
-    Each strategy has a study of its own, the same number of trials, and the same sampler with the
+    Each contender has a study of its own, the same number of trials, and the same sampler with the
     same seed. Settings: `strategies.settings.TuningSettings`.
     """
-
-    main_strategy = "given"
 
     def read_settings(self, folder: Path) -> Any:
         """See `LedgerTuner.read_settings`."""
@@ -44,36 +43,44 @@ class OptunaTuner(LedgerTuner):
         from strategies.hyperparameters import Study, read_search_space
 
         super().configure(search_space)
-        self._strategies = [self.main_strategy, *self.settings.compare]
+        self._contenders = {each.name: each for each in self.settings.contenders}
         space = read_search_space(search_space, self.settings.train)
         storage = optuna.storages.RDBStorage(f"sqlite:///{self.checkpoint / STUDY_FILE}")
         self._studies: dict[str, Study] = {}
-        for name in self._strategies:
+        for name in self._contenders:
             study = Study(name, storage, space, self.settings.sampler, self.settings.seed)
             study.forget_others({_number(key) for key in self._trained(name)})
             self._studies[name] = study
-        self._decouplings = self._known_decouplings()
+        self._document = self._known_document()
 
-    def _known_decouplings(self) -> dict[str, Decoupling]:
-        """Return what can be trained already, by strategy."""
-        given = self.settings.load_decoupling(self.folder)
-        return {self.main_strategy: given, **self._compared(given.num_blocks)}
+    def _known_document(self) -> Decoupling | SearchResult | None:
+        """Return what the main strategy's decouplings come from, as soon as it is known."""
+        found: Decoupling | SearchResult = self.settings.load(self.folder)
+        return found
 
-    def _compared(self, num_blocks: int) -> dict[str, Decoupling]:
+    def _decoupling(self, contender: Contender) -> Decoupling | None:
+        """Return what a contender trains, None while that depends on a search."""
         from sedona_nni.backbones import num_layers
         from sedona_nni.decoupling import Decoupling, random_decoupling, uniform_cuts
+        from strategies.settings import derived
 
         settings = self.settings
-        backbone = settings.task.backbone
+        backbone, num_blocks = settings.task.backbone, contender.num_blocks
+        if contender.strategy == "backprop":
+            return Decoupling(backbone=backbone)
+        if contender.strategy == settings.main_strategy or num_blocks == 0:
+            if self._document is None:
+                return None
+            main = derived(self._document, num_blocks)
+            if contender.strategy == settings.main_strategy:
+                return main
+            num_blocks = main.num_blocks
         layers = num_layers(backbone)
+        if contender.strategy == "random":
+            return random_decoupling(backbone, layers, num_blocks, settings.aux, settings.seed)
         cuts = uniform_cuts(layers, num_blocks)
-        aux = [settings.uniform_aux] * len(cuts)
-        every = {
-            "uniform": Decoupling(backbone=backbone, cuts=cuts, aux=aux),
-            "random": random_decoupling(backbone, layers, num_blocks, settings.aux, settings.seed),
-            "backprop": Decoupling(backbone=backbone),
-        }
-        return {name: every[name] for name in settings.compare}
+        aux = settings.uniform_aux if contender.strategy == "uniform" else contender.strategy
+        return Decoupling(backbone=backbone, cuts=cuts, aux=[aux] * len(cuts))
 
     def _trained(self, strategy: str) -> list[str]:
         return [r.key for r in self.ledger if r.strategy == strategy and r.stage == "train"]
@@ -82,17 +89,22 @@ class OptunaTuner(LedgerTuner):
         return int(self.settings.trials_per_strategy) - len(self._trained(strategy))
 
     def new_parameters(self) -> Parameters | None:
-        """Return a training for the strategy that has had the fewest."""
-        ready = [name for name in self._strategies if name in self._decouplings]
+        """Return a training for the contender that has had the fewest."""
+        ready = {
+            name: decoupling
+            for name, contender in self._contenders.items()
+            if (decoupling := self._decoupling(contender)) is not None
+        }
         neediest = max(ready, key=self._left, default=None)
         if neediest is None or self._left(neediest) == 0:
             return None
         number, hyperparameters = self._studies[neediest].ask()
-        return self.training(neediest, number, self._decouplings[neediest], hyperparameters)
+        train = self.settings.train_settings(self._contenders[neediest].strategy)
+        return self.training(neediest, number, ready[neediest], train, hyperparameters)
 
     def no_more(self) -> bool:
         """See `LedgerTuner.no_more`."""
-        return all(self._left(name) == 0 for name in self._strategies)
+        return all(self._left(name) == 0 for name in self._contenders)
 
     def take(self, key: str, result: dict[str, Any]) -> None:
         """Tell Optuna."""
@@ -110,19 +122,15 @@ class SedonaTuner(OptunaTuner):
     free slots meanwhile. Settings: `strategies.settings.ExperimentSettings`.
     """
 
-    main_strategy = "sedona"
-
     def read_settings(self, folder: Path) -> Any:
         """See `LedgerTuner.read_settings`."""
         from strategies.settings import ExperimentSettings, read_settings
 
         return read_settings(ExperimentSettings, self.class_args, folder)
 
-    def _known_decouplings(self) -> dict[str, Decoupling]:
-        decouplings = self._compared(self.settings.num_blocks)
-        if _SEARCH_KEY in self.ledger and (result := self.ledger[_SEARCH_KEY].result):
-            decouplings[self.main_strategy] = self._found(result)
-        return decouplings
+    def _known_document(self) -> SearchResult | None:
+        result = self.ledger[_SEARCH_KEY].result if _SEARCH_KEY in self.ledger else None
+        return None if result is None else _found(result)
 
     def new_parameters(self) -> Parameters | None:
         """Return the search first, and again if it failed in an earlier session."""
@@ -135,9 +143,8 @@ class SedonaTuner(OptunaTuner):
         return {
             "key": _SEARCH_KEY,
             "stage": "search",
-            "strategy": self.main_strategy,
+            "strategy": settings.main_strategy,
             "task": settings.task.model_dump(mode="json"),
-            "num_blocks": settings.num_blocks,
             "aux": list(settings.aux),
             "search": settings.search.model_dump(mode="json"),
             "device": settings.device,
@@ -145,17 +152,11 @@ class SedonaTuner(OptunaTuner):
         }
 
     def take(self, key: str, result: dict[str, Any]) -> None:
-        """Take the decoupling that was found, or tell Optuna of a training."""
+        """Take what was found, or tell Optuna of a training."""
         if key == _SEARCH_KEY:
-            self._decouplings[self.main_strategy] = self._found(result)
+            self._document = _found(result)
         else:
             super().take(key, result)
-
-    def _found(self, result: dict[str, Any]) -> Decoupling:
-        from sedona_nni.decoupling import SearchResult
-
-        found = SearchResult.model_validate(result["search_result"])
-        return found.decoupling(self.settings.num_blocks)
 
     def failed(self, parameters: Parameters, reason: str) -> None:
         """Give up if the search failed; see `LedgerTuner.failed` for trainings.
@@ -172,3 +173,9 @@ class SedonaTuner(OptunaTuner):
 def _number(key: str) -> int:
     """Return the number of a training in its strategy's study."""
     return int(key.rsplit("-", 1)[1])
+
+
+def _found(result: dict[str, Any]) -> SearchResult:
+    from sedona_nni.decoupling import SearchResult
+
+    return SearchResult.model_validate(result["search_result"])

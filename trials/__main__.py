@@ -45,7 +45,6 @@ def _run(parameters: dict[str, Any], device: torch.device, directory: Path) -> d
         return run_search(
             task,
             SearchSettings.model_validate(parameters["search"]),
-            num_blocks=parameters["num_blocks"],
             aux=parameters["aux"],
             device=device,
             report=report_intermediate,

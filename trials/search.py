@@ -32,7 +32,7 @@ from sedona_nni.batches import Batch, BatchStream, ImageSet, evaluation_batches
 from sedona_nni.cost import count_parameters, peak_memory_mib, relaxed_cost
 from sedona_nni.data import Splits, load_splits
 from sedona_nni.decoupled import build_decoupled
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
 from sedona_nni.relaxation import RelaxedNetwork
@@ -61,7 +61,6 @@ def run_search(
     settings: SearchSettings,
     *,
     aux: Sequence[str],
-    num_blocks: int,
     device: torch.device | str = "cpu",
     report: Callable[[dict[str, float]], None] = lambda numbers: None,
     directory: Path | None = None,
@@ -69,13 +68,12 @@ def run_search(
     """Search with `strategies.Sedona` and measure what it costs.
 
     Called again with the same directory it continues an interrupted search, and of a finished one
-    it returns the results again, for any ``num_blocks``.
+    it returns the results again.
 
     Args:
         task: Backbone and data.
         settings: How to search.
         aux: Names of the auxiliary networks to choose from.
-        num_blocks: K, of the decoupling to return.
         device: Where.
         report: Called about 75 times with ``step``; ``decided`` (mean of |a^loc - a^up|);
             ``default`` and ``loss``, the validation accuracy and loss of the final head with the
@@ -85,11 +83,11 @@ def run_search(
         directory: Where to keep checkpoints and leave the results.
 
     Returns:
-        ``search_result``, the document, and ``decoupling``, that of K blocks; ``default`` and
+        ``search_result``, the document that decouplings for every K derive from; ``default`` and
         ``loss`` as reported last, with the same weights ``test_accuracy`` and ``test_loss``;
-        ``decided``; ``parameters`` and ``macs`` (per image)
-        of backbone and all auxiliary networks; ``peak_memory_mib`` of a meta-step on ``device``
-        with weights, optimizer state and one snapshot; ``time_s`` of the search.
+        ``decided``; ``parameters`` and ``macs`` (per image) of backbone and all auxiliary networks;
+        ``peak_memory_mib`` of a meta-step on ``device`` with weights, optimizer state and one
+        snapshot; ``time_s`` of the search.
 
     Raises:
         InputError: if a name is unknown, numbers do not fit the backbone, or the directory holds
@@ -101,14 +99,14 @@ def run_search(
         if _read_run(directory) != run:
             raise InputError(f"directory: {directory} holds another search, please name a new one")
         if (directory / "results.json").exists():
-            return _with_decoupling(read_json(directory / "results.json"), num_blocks)
+            finished: dict[str, Any] = read_json(directory / "results.json")
+            return finished
 
     splits = load_splits(task, settings.validation_fraction)
     space = DecouplingSpace(
         task.backbone,
         aux,
         num_classes=splits.num_classes,
-        num_blocks=num_blocks,
         in_channels=splits.in_channels,
         image_size=splits.image_size,
         width_multiplier=task.width_multiplier,
@@ -148,12 +146,7 @@ def run_search(
         write_json(directory / "results.json", results)
         (directory / "progress.json").unlink()
         shutil.rmtree(directory / "checkpoint")
-    return _with_decoupling(results, num_blocks)
-
-
-def _with_decoupling(results: dict[str, Any], num_blocks: int) -> dict[str, Any]:
-    result = SearchResult.model_validate(results["search_result"])
-    return results | {"decoupling": result.decoupling(num_blocks).model_dump(mode="json")}
+    return results
 
 
 def _read_run(directory: Path) -> _Run:

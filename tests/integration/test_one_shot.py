@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from search_spaces import DecouplingSpace
 from sedona_nni.backbones import num_layers
 from sedona_nni.decoupled import DecoupledNetwork
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.decoupling import SearchResult
 from sedona_nni.errors import InputError
 from sedona_nni.search import SearchSettings
 from sedona_nni.task import Task
@@ -50,7 +50,7 @@ SETTINGS = SearchSettings(
     meta_lr=0.1,
     seed=7,
 )
-OPTIONS = {"aux": ["conv1", "mlp"], "num_blocks": 3}
+OPTIONS = {"aux": ["conv1", "mlp"]}
 
 
 class Stop(Exception):
@@ -267,9 +267,7 @@ def test_finished_trial_returns_its_results_again(
     assert {path.name for path in tmp_path.iterdir()} == {"run.json", "results.json"}
     monkeypatch.setattr("trials.search.load_splits", None)  # nothing is done again
     assert run_search(TASK, SETTINGS, **OPTIONS, directory=tmp_path) == results
-    two = run_search(TASK, SETTINGS, aux=OPTIONS["aux"], num_blocks=2, directory=tmp_path)
-    assert len(two["decoupling"]["cuts"]) == 1
-    assert two["search_result"] == uninterrupted["search_result"]
+    assert results["search_result"] == uninterrupted["search_result"]
 
 
 def test_trial_is_silent_and_writes_nothing_elsewhere(tmp_path: Path) -> None:
@@ -310,7 +308,7 @@ def test_what_is_judged_has_been_trained_most(tmp_path: Path) -> None:
     assert seen
 
 
-def test_trial_reports_numbers_and_a_decoupling(uninterrupted: dict[str, Any]) -> None:
+def test_trial_reports_numbers_and_a_search_result(uninterrupted: dict[str, Any]) -> None:
     settings = SETTINGS.model_copy(update={"pretrain_steps": 150, "meta_steps": 5})
     reports: list[dict[str, float]] = []
     results = run_search(TASK, settings, **OPTIONS, report=reports.append)
@@ -326,7 +324,7 @@ def test_trial_reports_numbers_and_a_decoupling(uninterrupted: dict[str, Any]) -
     assert {"test_accuracy", "parameters", "macs", "peak_memory_mib", "time_s"} <= set(results)
     assert json.loads(json.dumps(results)) == results
     found = SearchResult.model_validate(results["search_result"])
-    assert Decoupling.model_validate(results["decoupling"]) == found.decoupling(3)
+    assert (found.num_layers, found.aux_choices) == (8, OPTIONS["aux"])
     assert results["peak_memory_mib"] > 0 < results["time_s"]
 
 
@@ -403,7 +401,7 @@ def test_directory_of_another_search_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"aux": ["conv9"]}, "aux"), ({"num_blocks": 9}, "num_blocks")],
+    [({"aux": ["conf9"]}, "aux"), ({"aux": []}, "aux")],
 )
 def test_impossible_searches_are_refused_and_leave_nothing(
     change: dict[str, Any], field: str, tmp_path: Path

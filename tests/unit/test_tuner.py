@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decoupling import Decoupling, SearchResult
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import Ledger
 from strategies.ledger_tuner import LEDGER_FILE
@@ -260,6 +260,20 @@ def test_a_resume_draws_what_an_uninterrupted_run_would_draw(
         ({"compare": ["unifrom"]}, "tuner.classArgs.compare.0: "),
         ({"compare": ["random", "random"]}, "compare: must name each strategy once"),
         ({"task": "-"}, "tuner.classArgs.task: this field is required"),
+        (
+            {"num_blocks": [2, 9]},
+            "num_blocks: must be from 1 to the number of layers, 8, but got 9",
+        ),
+        ({"num_blocks": [2, 3, 2]}, "num_blocks: must have each number once, but got [2, 3, 2]"),
+        ({"num_blocks": []}, "tuner.classArgs.num_blocks: "),
+        ({"num_blocks": -1}, "tuner.classArgs.num_blocks.0: "),
+        ({"num_blocks": "all"}, "tuner.classArgs.num_blocks: "),
+        (
+            {"train_for": {"sedonna": {}}},
+            "train_for: must name sedona, uniform, predsim, random, ba",
+        ),
+        ({"train_for": {"predsim": {"rate": 1}}}, "train_for.predsim.rate: unknown field"),
+        ({"published": "mnist"}, "tuner.classArgs.published: "),
     ],
 )
 def test_wrong_settings_are_one_line(dispatch: Any, changes: dict[str, Any], message: str) -> None:
@@ -267,6 +281,93 @@ def test_wrong_settings_are_one_line(dispatch: Any, changes: dict[str, Any], mes
         session(dispatch, **changes)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def trained(nni: Any) -> dict[str, Decoupling]:
+    """What each contender trains."""
+    return {
+        record.strategy: Decoupling.model_validate(record.parameters["decoupling"])
+        for record in ledger(nni)
+        if record.stage == "train"
+    }
+
+
+TWO_CUTS = {**SEARCH_RESULT, "alpha": [[float(i) if i in (4, 6) else -1.0, 0.0] for i in range(7)]}
+
+
+def test_one_search_serves_every_number_of_blocks(dispatch: Any) -> None:
+    """Boundaries 6 and 4 are preferred, in this order; K = 0 takes just these."""
+    nni = session(dispatch, num_blocks=[2, 4, 0], compare=["uniform", "predsim", "backprop"])
+    assert nni.started == ["search", "uniform-k2-000"]
+    nni.succeed("search", search_result=TWO_CUTS)
+    finish(nni)
+    assert nni.ended
+    assert nni.started.count("search") == 1
+    cuts = {name: decoupling.cuts for name, decoupling in trained(nni).items()}
+    assert cuts == {
+        "sedona-k2": [6],
+        "sedona-k4": [0, 4, 6],
+        "sedona-k0": [4, 6],
+        "uniform-k2": [3],
+        "uniform-k4": [1, 3, 5],
+        "uniform-k0": [1, 4],
+        "predsim-k2": [3],
+        "predsim-k4": [1, 3, 5],
+        "predsim-k0": [1, 4],
+        "backprop": [],
+    }
+    assert trained(nni)["uniform-k4"].aux == ["mlp-sr"] * 3
+    assert trained(nni)["predsim-k4"].aux == ["predsim"] * 3
+    assert len(nni.started) == 1 + 2 * 10 == nni.tuner.settings.num_trials
+
+
+def test_the_search_may_choose_the_number_of_blocks(dispatch: Any) -> None:
+    """What is compared on as many blocks has to wait for it."""
+    nni = session(dispatch, concurrency=3, num_blocks=0)
+    assert nni.started == ["search", "backprop-000", "backprop-001"]
+    nni.succeed("search", search_result=TWO_CUTS)
+    finish(nni)
+    assert {name: decoupling.num_blocks for name, decoupling in trained(nni).items()} == {
+        "sedona": 3,
+        "uniform": 3,
+        "random": 3,
+        "backprop": 1,
+    }
+    assert trained(nni)["sedona"].cuts == [4, 6]
+
+
+def test_a_resume_knows_what_was_found_for_every_number_of_blocks(dispatch: Any) -> None:
+    changes = {"num_blocks": [0, 2], "compare": [], "concurrency": 1}
+    before = session(dispatch, **changes)
+    before.succeed("search", search_result=TWO_CUTS)
+    before.succeed("sedona-k0-000")
+    nni = session(dispatch, **changes, again=[])
+    finish(nni)
+    assert nni.ended
+    assert {name: decoupling.cuts for name, decoupling in trained(nni).items()} == {
+        "sedona-k0": [4, 6],
+        "sedona-k2": [6],
+    }
+
+
+def test_a_strategy_may_train_otherwise(dispatch: Any) -> None:
+    other = {"optimizer": "adam", "lr_min": 0.0}
+    nni = session(
+        dispatch,
+        num_blocks=[2, 3],
+        compare=["uniform", "predsim"],
+        train={"epochs": 5},
+        train_for={"predsim": {**other, "classes_per_batch": 3}, "backprop": {"lr": 0.2}},
+    )
+    finish(nni)
+    settings = {record.key: record.parameters.get("train") for record in ledger(nni)}
+    for key, train in settings.items():
+        if key == "search":
+            continue
+        assert train["epochs"] == 5
+        assert train["optimizer"] == ("adam" if "predsim" in key else "sgd")
+        assert train["classes_per_batch"] == (3 if "predsim" in key else None)
+    assert settings["predsim-k3-001"]["seed"] == settings["predsim-k3-000"]["seed"] + 1
 
 
 GIVEN = {"backbone": "vgg11", "cuts": [2], "aux": ["cnn"]}
@@ -286,6 +387,43 @@ def test_a_decoupling_may_be_a_file_beside_the_trial_code(dispatch: Any, tmp_pat
     Decoupling.model_validate(GIVEN).save(tmp_path / "found.json")
     nni = session(dispatch, **ALONE, decoupling="found.json")
     assert ledger(nni)["given-000"].parameters["decoupling"]["cuts"] == [2]
+
+
+def test_a_search_result_may_be_a_file_beside_the_trial_code(dispatch: Any, tmp_path: Path) -> None:
+    SearchResult.model_validate(TWO_CUTS).save(tmp_path / "found.json")
+    options = {**ALONE, "decoupling": "found.json", "name": "sedona", "compare": ["uniform"]}
+    nni = session(dispatch, **{**options, "num_blocks": [2, 0]})
+    finish(nni)
+    assert nni.ended
+    assert {name: decoupling.cuts for name, decoupling in trained(nni).items()} == {
+        "sedona-k2": [6],
+        "sedona-k0": [4, 6],
+        "uniform-k2": [3],
+        "uniform-k0": [1, 4],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "num_blocks: must be given, as found.json is a search result"),
+        ({"num_blocks": 9}, "num_blocks: must be from 1 to the number of layers, 8, but got 9"),
+        ({"num_blocks": 2, "name": "random"}, "name: must not be that of another strategy"),
+        ({"num_blocks": 2, "name": "../up"}, "tuner.classArgs.name: "),
+        ({"num_blocks": 2, "decoupling": GIVEN}, "num_blocks: must not be given"),
+        (
+            {"num_blocks": 2, "task": {"backbone": "vgg13"}},
+            "decoupling: must be one of the task's backbone, vgg13",
+        ),
+    ],
+)
+def test_a_search_result_that_does_not_fit(
+    dispatch: Any, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    SearchResult.model_validate(TWO_CUTS).save(tmp_path / "found.json")
+    with pytest.raises(InputError) as caught:
+        session(dispatch, **{**ALONE, "decoupling": "found.json", **changes})
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
