@@ -1,0 +1,179 @@
+"""The published evaluation: an experiment for every row, and the decouplings of the release."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sedona_nni.backbones import build_backbone
+from sedona_nni.cost import block_costs, summarise_blocks
+from sedona_nni.decoupled import build_decoupled
+from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.errors import InputError
+from strategies.experiment import Experiment, read_experiment
+from strategies.published import SETTINGS, with_published
+from strategies.settings import TuningSettings, read_settings
+from strategies.tuner import OptunaTuner
+
+FOLDER = Path(__file__).parents[2] / "experiments" / "published"
+FILES = sorted(FOLDER.glob("*.yml"))
+NETS = ("vgg19", "resnet50", "resnet101", "resnet152")
+TABLES = {
+    **{(dataset, net): 4 for dataset in ("cifar10", "tiny-imagenet") for net in NETS},
+    ("imagenet", "resnet101"): 2,
+    ("imagenet", "resnet152"): 4,
+}
+METHODS = {"sedona", "uniform", "predsim", "backprop"}
+# Number of classes, image size, training images as `sedona_nni.data` leaves them, published steps
+DATA = {
+    "cifar10": (10, 32, 45_000, 64_000),
+    "tiny-imagenet": (200, 64, 90_000, 30_000),
+    "imagenet": (1000, 224, 1_229_921, 600_000),
+}
+
+
+@cache
+def read(path: Path) -> Experiment:
+    return read_experiment(path)
+
+
+def settings_of(path: Path) -> TuningSettings:
+    settings = read(path).settings
+    assert isinstance(settings, TuningSettings)
+    return settings
+
+
+def test_every_row_has_its_experiment() -> None:
+    """10 tables of 4 rows: 40 trainings."""
+    rows = set()
+    for path in FILES:
+        settings = settings_of(path)
+        task, (blocks,) = settings.task, settings.num_blocks
+        assert path.stem == f"{task.dataset.replace('-', '_')}_{task.backbone}"
+        assert settings.num_trials == 4
+        rows |= {(task.dataset, task.backbone, blocks, each.name) for each in settings.contenders}
+    assert len(FILES) == 10
+    assert rows == {
+        (dataset, net, blocks, method)
+        for (dataset, net), blocks in TABLES.items()
+        for method in METHODS
+    }
+    assert len(rows) == 40
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_row_can_be_built(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the tuner hands it out, with the published decoupling and sizes."""
+    settings = settings_of(path)
+    task = settings.task
+    num_classes, size, *_ = DATA[task.dataset]
+    monkeypatch.setenv("NNI_CHECKPOINT_DIRECTORY", str(tmp_path))
+    tuner: Any = OptunaTuner(**settings.model_dump())
+    tuner.experiment_config = lambda: {"trialCodeDirectory": str(read(path).folder)}
+    tuner.configure({})
+    published = SearchResult.load(FOLDER / f"{task.backbone}.json")
+    for contender in settings.contenders:
+        decoupling = tuner._decoupling(contender)
+        with torch.device("meta"):
+            backbone = build_backbone(
+                task.backbone,
+                num_classes=num_classes,
+                image_size=size,
+                width_multiplier=task.width_multiplier,
+            )
+            network = build_decoupled(backbone, decoupling)
+        expected = 1 if contender.name == "backprop" else settings.num_blocks[0]
+        assert len(network.blocks) == expected
+        if contender.name == "sedona":
+            assert decoupling == published.decoupling(expected)
+        else:
+            aux = {"uniform": "mlp-sr", "predsim": "predsim", "backprop": None}[contender.name]
+            assert set(decoupling.aux) <= {aux}
+
+
+@pytest.mark.parametrize("dataset", sorted(SETTINGS))
+def test_settings_are_the_published_ones(dataset: str) -> None:
+    """Steps, batches, widths and precision of the release's README."""
+    given = {"task": {"backbone": "vgg19"}, "decoupling": Decoupling(backbone="vgg19")}
+    settings = TuningSettings.model_validate({"published": dataset, **given})
+    _, _, images, steps = DATA[dataset]
+    train = settings.train
+    per_epoch = -(-images // train.batch_size)
+    assert train.epochs * per_epoch == pytest.approx(steps, rel=0.005)
+    assert settings.task.dataset == dataset
+    small = dataset == "cifar10"
+    assert train.batch_size == (128 if small else 256)
+    assert settings.task.width_multiplier == (1 if small else 4)
+    assert train.amp == ("no" if small else "fp16")
+    assert (train.optimizer, train.momentum, train.schedule) == ("sgd", 0.9, "cosine")
+    assert (train.lr, train.lr_min, train.weight_decay) == (0.1, 0.001, 1e-4)
+
+    predsim = settings.train_settings("predsim")
+    assert (predsim.epochs, predsim.amp) == (train.epochs, train.amp)
+    if small:
+        assert predsim == train
+    else:
+        assert (predsim.optimizer, predsim.classes_per_batch) == ("adam", 40)
+        assert predsim.class_limited_epochs is not None
+        begins = predsim.class_limited_epochs * images / predsim.batch_size
+        half = 15_000 if dataset == "tiny-imagenet" else steps / 2
+        assert 0 <= begins - half < per_epoch  # the first epoch that begins after that many steps
+
+
+def test_given_settings_replace_published_ones() -> None:
+    given = {
+        "published": "tiny-imagenet",
+        "task": {"backbone": "vgg11"},
+        "train": {"lr": 0.05},
+        "train_for": {"predsim": {"classes_per_batch": 20}},
+        "compare": ["backprop"],
+    }
+    merged = with_published("tiny-imagenet", given)
+    assert merged["task"] == {**SETTINGS["tiny-imagenet"]["task"], "backbone": "vgg11"}
+    assert merged["train"] == {**SETTINGS["tiny-imagenet"]["train"], "lr": 0.05}
+    predsim = SETTINGS["tiny-imagenet"]["train_for"]["predsim"]
+    assert merged["train_for"] == {"predsim": {**predsim, "classes_per_batch": 20}}
+    assert merged["compare"] == ["backprop"]
+    assert SETTINGS["tiny-imagenet"]["task"] == {"dataset": "tiny-imagenet", "width_multiplier": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"epoch": 1}}, "tuner.classArgs.train.epoch: unknown field"),
+        ({"train": 3}, "tuner.classArgs.train: "),
+        ({"published": "svhn"}, "tuner.classArgs.published: "),
+    ],
+)
+def test_wrong_changes_are_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    given = {
+        "published": "cifar10",
+        "task": {"backbone": "vgg19"},
+        "decoupling": {"backbone": "vgg19"},
+    }
+    with pytest.raises(InputError) as caught:
+        read_settings(TuningSettings, {**given, **changes}, tmp_path)
+    assert str(caught.value).startswith(message)
+
+
+def test_the_overview_is_what_the_files_hold() -> None:
+    """Cuts, auxiliary networks and ideal speed-ups in experiments/published/README.md."""
+    text = (FOLDER / "README.md").read_text()
+    for net in NETS:
+        published = SearchResult.load(FOLDER / f"{net}.json")
+        with torch.device("meta"):
+            backbone = build_backbone(net, num_classes=10)
+        for blocks in (*range(2, 9), 0):
+            decoupling = published.decoupling(blocks)
+            cuts = ", ".join(
+                f"{cut}:{aux.removeprefix('conv')}"
+                for cut, aux in zip(decoupling.cuts, decoupling.aux, strict=True)
+            )
+            gain = summarise_blocks(block_costs(backbone, decoupling))["ideal_speedup"]
+            assert f"| {net} | {blocks} | {cuts} | {gain:.2f} |\n" in text
