@@ -66,15 +66,13 @@ def test_every_row_has_its_experiment() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_row_can_be_built(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_row_can_be_built(path: Path, tmp_path: Path) -> None:
     """As the tuner hands it out, with the published decoupling and sizes."""
     settings = settings_of(path)
     task = settings.task
     num_classes, size, *_ = DATA[task.dataset]
-    monkeypatch.setenv("NNI_CHECKPOINT_DIRECTORY", str(tmp_path))
     tuner: Any = OptunaTuner(**settings.model_dump())
+    tuner.checkpoint = tmp_path
     tuner.experiment_config = lambda: {"trialCodeDirectory": str(read(path).folder)}
     tuner.configure({})
     published = SearchResult.load(FOLDER / f"{task.backbone}.json")
