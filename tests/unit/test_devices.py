@@ -33,7 +33,7 @@ def _hold(claimed: multiprocessing.Queue[int]) -> None:
 def test_each_process_gets_a_gpu_of_its_own_and_the_next_waits() -> None:
     context = multiprocessing.get_context("fork")  # keeps the made-up list
     claimed: multiprocessing.Queue[int] = context.Queue()
-    processes = [context.Process(target=_hold, args=(claimed,)) for _ in range(3)]
+    processes = [context.Process(target=_hold, args=(claimed,), daemon=True) for _ in range(3)]
     for process in processes[:2]:
         process.start()
     assert {claimed.get(timeout=10), claimed.get(timeout=10)} == {0, 1}
@@ -42,9 +42,6 @@ def test_each_process_gets_a_gpu_of_its_own_and_the_next_waits() -> None:
     assert claimed.empty()
     processes[0].kill()  # a GPU is free again however its process ends
     assert claimed.get(timeout=10) in (0, 1)
-    for process in processes:
-        process.kill()
-        process.join()
 
 
 def test_a_gpu_is_free_again_after_an_exception() -> None:
