@@ -15,7 +15,7 @@ from sedona_nni.backbones import Backbone
 from sedona_nni.decoupled import Block, DecoupledNetwork
 from sedona_nni.decoupling import SearchResult
 from sedona_nni.errors import InputError
-from sedona_nni.relaxation import RelaxedNetwork
+from sedona_nni.relaxation import RelaxedNetwork, gradient_valve
 
 __all__ = ["RelaxedClassifier", "build_relaxed"]
 
@@ -45,13 +45,13 @@ class RelaxedClassifier(AuxiliaryNetwork):
 
         Through the valves of `relaxation` every layer gets its gradient of G_i from it.
         """
-        to_auxiliaries, logits = self.network(images)
+        network = self.network
+        at_boundaries, logits = network(images)
         loss = criterion(logits, labels)
-        mixtures = zip(
-            self.network.auxiliaries, to_auxiliaries, self.network.beta.softmax(1), strict=True
-        )
-        for auxiliary, features, b in mixtures:
-            loss = loss + criterion(auxiliary(features, b), labels)
+        a_loc, b = network.alpha.softmax(1)[:, 0], network.beta.softmax(1)
+        for i, features in enumerate(at_boundaries):
+            mixed = network.auxiliaries[i](gradient_valve(features, a_loc[i]), b[i])
+            loss = loss + criterion(mixed, labels)
         return loss, logits
 
 
