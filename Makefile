@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 quickstart: .venv/installed
 	@.venv/bin/sedona-nni run experiments/quickstart.yml
 
-# One thread for each of PyTorch's operations: results that repeat, and two tests at a time.
+# One thread for each of PyTorch's operations: results that repeat, and no slower for small ones.
 test: lint chromium
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
 

@@ -134,6 +134,11 @@ class LedgerTuner(BorderTuner):
             "device": self.settings.device,
             "threads": self.settings.threads,
             # Once more for people: the web UI's columns and axes show no nested values
-            "cuts": decoupling.in_words(),
+            "cuts": _briefly(decoupling),
             **hyperparameters,
         }
+
+
+def _briefly(decoupling: Decoupling) -> str:
+    places = (f"{cut} {name}" for cut, name in zip(decoupling.cuts, decoupling.aux, strict=True))
+    return ", ".join(places) or "none"

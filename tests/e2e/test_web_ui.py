@@ -183,9 +183,8 @@ def test_every_trial_is_shown_with_what_defines_it(viewed: int, run: Run, browse
     assert len(rates) == 1
     assert 0.05 <= float(rates.pop()) <= 0.1
     sedona = Decoupling.load(run.results / "sedona.json")
-    assert [trial["cuts (space)"] for trial in trials] == [
-        *("", sedona.in_words(), "cut after layer 3 (mlp-sr)", "no cut: back-propagation")
-    ]
+    cut = f"{sedona.cuts[0]} {sedona.aux[0]}"
+    assert [trial["cuts (space)"] for trial in trials] == ["", cut, "3 mlp-sr", "none"]
 
     parameters = browser.unfold(1)
     browser.picture("trial")
