@@ -1,0 +1,274 @@
+"""Writes docs/reference.md: ``python docs/make_reference.py``.
+
+Names, defaults and meanings come from the code, so that they cannot differ from it. Only where a
+default comes from is said here, in `SOURCES`; a test sees that no option is left out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+import sedona_nni.data
+from sedona_nni.auxiliary import auxiliary_names
+from sedona_nni.backbones import backbone_names, num_layers
+from sedona_nni.command_line import app
+from sedona_nni.data import dataset_names
+from sedona_nni.search import SearchSettings
+from sedona_nni.task import Task
+from sedona_nni.training import TrainSettings
+from strategies.settings import (
+    BridgeSettings,
+    CommonSettings,
+    ExperimentSettings,
+    TuningSettings,
+)
+
+PATH = Path(__file__).with_name("reference.md")
+
+MODELS: dict[type[BaseModel], tuple[str, str]] = {
+    Task: ("Task (`task`)", "What is learned. Part of every experiment."),
+    SearchSettings: (
+        "Search (`search`)",
+        "How SEDONA searches. The same names are options of `strategies.Sedona` in Python.",
+    ),
+    TrainSettings: (
+        "Training (`train`)",
+        "How K blocks are trained. Any of them can be tuned: `searchSpace` gives it a range of "
+        "NNI's types `choice`, `randint`, `uniform`, `quniform` or `loguniform`.",
+    ),
+    CommonSettings: ("Every tuner", "Beside these, each tuner has options of its own, see below."),
+    ExperimentSettings: (
+        "SedonaTuner",
+        "`className: strategies.tuner.SedonaTuner`: searches, then tunes what was found.",
+    ),
+    TuningSettings: (
+        "OptunaTuner",
+        "`className: strategies.tuner.OptunaTuner`: tunes the training of a known decoupling.",
+    ),
+    BridgeSettings: (
+        "BridgeTuner",
+        "`className: strategies.bridge.BridgeTuner`: lets a strategy of NNI explore decouplings.",
+    ),
+}
+
+_OURS = "ours"
+_NNI = "NNI"
+
+# Where a default, or the option itself, comes from. `--x` is an option of the SEDONA release; the
+# number behind it is the release's default where ours differs.
+SOURCES: dict[str, str] = {
+    "Task.backbone": _OURS,
+    "Task.width_multiplier": "release, `--feat-mult`",
+    "Task.dataset": "ours; release, `--dataset`: cifar10",
+    "Task.data_dir": "release, `--data-dir`",
+    "Task.image_size": _OURS,
+    "Task.train_limit": _OURS,
+    "Task.split_seed": "release, `--seed`",
+    "SearchSettings.pretrain_steps": "release's README, `--train-iters` of the search",
+    "SearchSettings.meta_steps": "release, `--meta-train-iters`",
+    "SearchSettings.inner_steps": "release, `--num-inner-steps`",
+    "SearchSettings.batch_size": "release, `--batch-size`",
+    "SearchSettings.validation_batch_size": "release, `--valid-batch-size`",
+    "SearchSettings.optimizer": "release, `--optim momentum`",
+    "SearchSettings.lr": "release, `--lr`",
+    "SearchSettings.lr_min": "release, `--lr-min`",
+    "SearchSettings.momentum": "release, `--momentum`",
+    "SearchSettings.weight_decay": "release, `--weight-decay`",
+    "SearchSettings.label_smoothing": "release, `--smoothing`",
+    "SearchSettings.meta_optimizer": "release, `--meta-optimizer`",
+    "SearchSettings.meta_lr": "release, `--meta-lr`",
+    "SearchSettings.meta_betas": "release, fixed there",
+    "SearchSettings.meta_momentum": "ours; release, `--meta-optimizer momentum`: 0.9",
+    "SearchSettings.meta_weight_decay": "release, `--meta-wd`",
+    "SearchSettings.memory_size": "release, `--memory-size`; 1 is `--not-load-memory`",
+    "SearchSettings.num_snapshots": "release, fixed there",
+    "SearchSettings.eviction": "ours; release: oldest, whatever was asked for",
+    "SearchSettings.release_mode": _OURS,
+    "SearchSettings.validation_fraction": "release's README, `--valid-size` of the search",
+    "SearchSettings.seed": "release, `--seed`",
+    "TrainSettings.epochs": "release's README, `--train-iters 64000`",
+    "TrainSettings.batch_size": "release, `--batch-size`",
+    "TrainSettings.evaluation_batch_size": "release, `--valid-batch-size`",
+    "TrainSettings.optimizer": "release, `--optim momentum`; `sgd` there has no momentum",
+    "TrainSettings.lr": "release, `--lr`",
+    "TrainSettings.lr_min": "release, `--lr-min`",
+    "TrainSettings.momentum": "release, `--momentum`",
+    "TrainSettings.weight_decay": "release, `--weight-decay`",
+    "TrainSettings.schedule": "release, `--lr-scheduler`",
+    "TrainSettings.milestones": "ours; release, `--lr-decay-milestones`: steps 150,000, 275,000 "
+    "and 375,000",
+    "TrainSettings.label_smoothing": "release, `--smoothing`",
+    "TrainSettings.validation_fraction": "release, `--valid-size`",
+    "TrainSettings.classes_per_batch": "release, `--classes-per-batch`; Nøkland and Eidnes 2019",
+    "TrainSettings.class_limited_epochs": "release, `--classes-per-batch-until-iter`",
+    "TrainSettings.ensemble": "release, `--num-ensemble`",
+    "TrainSettings.amp": "release, `--fp16`",
+    "TrainSettings.seed": "release, `--seed`",
+    "CommonSettings.task": _OURS,
+    "CommonSettings.aux": "release, `--max-dec-depth 4`; one name is `--no-beta`",
+    "CommonSettings.train": _OURS,
+    "CommonSettings.device": "ours; release, `--no-cuda`",
+    "CommonSettings.threads": _OURS,
+    "CommonSettings.seed": _OURS,
+    "_TunedSettings.published": "release's README",
+    "_TunedSettings.compare": "release's README: DGL (`uniform`), PredSim, back-propagation",
+    "_TunedSettings.uniform_aux": "release, `--baseline-dec-type`",
+    "_TunedSettings.train_for": _OURS,
+    "_TunedSettings.trials_per_strategy": _OURS,
+    "_TunedSettings.sampler": "Optuna's default",
+    "ExperimentSettings.num_blocks": "ours; release, `--target-num-blocks`: 1",
+    "ExperimentSettings.search": _OURS,
+    "TuningSettings.decoupling": "release, `--eval-base-dir`",
+    "TuningSettings.num_blocks": "release, `--target-num-blocks`",
+    "TuningSettings.name": _OURS,
+    "BridgeSettings.strategy": _NNI,
+    "BridgeSettings.strategy_args": _NNI,
+    "BridgeSettings.num_blocks": _OURS,
+    "BridgeSettings.max_trials": _NNI,
+}
+
+
+def meanings(documented: type) -> dict[str, str]:
+    """Return what the ``Attributes`` section of a class and its bases says, by name."""
+    found: dict[str, str] = {}
+    for base in reversed(documented.__mro__):
+        text = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
+        name = ""
+        for line in text.splitlines():
+            if line and not line.startswith(" "):
+                break
+            if match := re.match(r"    (\w+): (.*)", line):
+                name = match[1]
+                found[name] = match[2]
+            elif name and line.strip():
+                found[name] += " " + line.strip()
+    return found
+
+
+def source(model: type[BaseModel], field: str) -> str:
+    """Return where the default of a field comes from, by the class that brings the field in."""
+    names = [f"{base.__name__}.{field}" for base in model.__mro__]
+    return next(SOURCES[name] for name in names if name in SOURCES)
+
+
+def default(info: FieldInfo) -> str:
+    """Return a field's default as it would be written in YAML."""
+    if info.is_required():
+        return "required"
+    value: Any = info.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def markdown(text: str) -> str:
+    """Return a docstring's text as Markdown."""
+    return text.replace("``", "`").replace("<", "\\<")
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    lines = [list(headings)]
+    lines.append(["---"] * len(lines[0]))
+    lines += [[markdown(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def options(model: type[BaseModel]) -> list[str]:
+    """Return the table of a model's fields, but for those that all tuners have."""
+    common = set() if model is CommonSettings else set(CommonSettings.model_fields)
+    said = meanings(model)
+    return table(
+        ("option", "default", "meaning", "source"),
+        (
+            (f"`{name}`", default(info), said[name], source(model, name))
+            for name, info in model.model_fields.items()
+            if not (issubclass(model, CommonSettings) and name in common)
+        ),
+    )
+
+
+def commands() -> list[str]:
+    """Return a section for each command."""
+    lines = []
+    group: Any = typer.main.get_command(app)
+    for name, command in sorted(group.commands.items()):
+        lines += ["", f"### `sedona-nni {name}`", "", markdown(inspect.cleandoc(command.help)), ""]
+        lines += table(
+            ("option", "default", "meaning"),
+            (
+                (
+                    f"`{_name(option)}`",
+                    "required"
+                    if option.required
+                    else _plain(
+                        str(option.default) if isinstance(option.default, Path) else option.default
+                    ),
+                    option.help or "",
+                )
+                for option in command.params
+                if option.name != "help"
+            ),
+        )
+    return lines
+
+
+def _name(parameter: Any) -> str:
+    """Return how an argument or an option is written."""
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar or parameter.name.upper())
+    return ", ".join(parameter.opts)
+
+
+def reference() -> str:
+    """Return the whole document."""
+    lines = [
+        "# Reference",
+        "",
+        "Every option, its default and where that comes from. Written by",
+        "`python docs/make_reference.py` from the code; do not edit it by hand.",
+        "",
+        "*release*: the authors' public release of SEDONA, of which `--x` is an option. *ours*:",
+        "this project's.",
+        "",
+        "## Names",
+        "",
+        "Backbones, with their number of layers: "
+        + ", ".join(f"`{name}` ({num_layers(name)})" for name in backbone_names())
+        + ".",
+        "",
+        "Auxiliary networks: "
+        + ", ".join(f"`{name}`" for name in auxiliary_names())
+        + ", and deeper `convN`. More can be registered, see `sedona_nni.auxiliary`.",
+        "",
+        "Data sets: " + ", ".join(f"`{name}`" for name in dataset_names()) + ".",
+        "",
+        markdown(inspect.cleandoc(sedona_nni.data.__doc__ or "").partition("\n\n")[2]),
+        "",
+        "## Experiments",
+        "",
+        "What is written under `tuner.classArgs` of an experiment's YAML file.",
+    ]
+    for model, (title, about) in MODELS.items():
+        lines += ["", f"### {title}", "", about, "", *options(model)]
+    lines += ["", "## Command line", "", "`--json` prints results for machines.", *commands()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PATH.write_text(reference(), encoding="utf-8")

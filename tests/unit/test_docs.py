@@ -1,0 +1,81 @@
+"""The documents say what the code says, and what they point to is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    "CHANGELOG.md",
+    "docs/method.md",
+    "docs/reference.md",
+    "experiments/published/README.md",
+]
+
+
+@pytest.fixture(scope="module")
+def maker() -> Any:
+    """The script docs/make_reference.py."""
+    spec = importlib.util.spec_from_file_location("maker", ROOT / "docs" / "make_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_is_up_to_date(maker: Any) -> None:
+    """If not: python docs/make_reference.py."""
+    assert (ROOT / "docs" / "reference.md").read_text() == maker.reference()
+
+
+def test_every_option_has_a_meaning_a_source_and_a_place(maker: Any) -> None:
+    text = maker.reference()
+    used = set()
+    for model in maker.MODELS:
+        said = maker.meanings(model)
+        for name, info in model.model_fields.items():
+            assert said[name].endswith("."), name
+            row = f"| `{name}` | {maker.default(info)} | {maker.markdown(said[name])}"
+            assert row.replace("|", "") in text.replace("\\|", "").replace("|", "")
+            used |= {f"{base.__name__}.{name}" for base in model.__mro__} & set(maker.SOURCES)
+    assert used == set(maker.SOURCES)
+
+
+def test_defaults_are_written_as_in_yaml(maker: Any) -> None:
+    from sedona_nni.search import SearchSettings
+    from sedona_nni.training import TrainSettings
+
+    fields = {**SearchSettings.model_fields, **TrainSettings.model_fields}
+    for name, text in (
+        ("meta_betas", "`[0.5, 0.999]`"),
+        ("release_mode", "`false`"),
+        ("classes_per_batch", "none"),
+        ("ensemble", "`1`"),
+        ("milestones", "`[]`"),
+        ("schedule", "`cosine`"),
+    ):
+        assert maker.default(fields[name]) == text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_a_document_points_to_is_there(document: str) -> None:
+    path = ROOT / document
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
+    for test in re.findall(r"`(tests/[^`]+)`", text):
+        place, *names = test.split("::")
+        assert (ROOT / place).exists(), test
+        for name in names:
+            assert re.search(rf"(def|class) {name}\b", (ROOT / place).read_text()), test
+
+
+def test_the_method_names_its_evidence() -> None:
+    assert (ROOT / "docs" / "method.md").read_text().count("`tests/") > 12
