@@ -7,14 +7,14 @@ import torch
 from relaxed_reference import Case, Named, random_case, release_gradient
 from torch import Tensor, nn
 
-from sedona_nni.auxiliary import AuxiliaryNetwork, register_auxiliary
+from sedona_nni import auxiliary
+from sedona_nni.auxiliary import AuxiliaryNetwork
 from sedona_nni.backbones import Backbone, BackboneContext, FeatureShape, Layer
 from sedona_nni.inner_step import Sgd, TrainingState
 from sedona_nni.relaxation import RelaxedNetwork
 from sedona_nni.release_mode import ReleaseProblem, release_hypergradient
 
 
-@register_auxiliary("one number")
 class _OneNumber(AuxiliaryNetwork):
     def __init__(self, context: object) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     return 0.5 * ((logits[:, 0] - labels) ** 2).mean()
 
 
-def test_by_hand() -> None:
+def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """T = 2, x = 1, y = 0, plain SGD of rate 1/10, alpha = 0, so a_loc = a_up = 1/2.
 
     At w = 2, v = 1, u = 3:  l_0 = (v w)^2 / 2 = 2,  l_1 = (u w)^2 / 2 = 18
@@ -64,6 +64,7 @@ def test_by_hand() -> None:
         sum: -0.325 + 1.94 * 0.4 - 0.4 * 0.1 = 0.411
     In alpha_1 the same with the other sign. s = 1 / (1/2 + 1e-5) cancels in a linear network.
     """
+    monkeypatch.setitem(auxiliary._BUILDERS, "one number", _OneNumber)
     network = chain(2.0, 1.0, 3.0)
     problem = ReleaseProblem(network, Sgd(momentum=0.0), squared_error)
     batch = (torch.ones(1, 1, 1, 1).double(), torch.zeros(1).double())
