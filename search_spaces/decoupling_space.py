@@ -33,7 +33,7 @@ from search_spaces._nni_nas import (
     SimplifiedModelSpace,
 )
 from sedona_nni.auxiliary import auxiliary_names
-from sedona_nni.backbones import Backbone, build_backbone, num_layers
+from sedona_nni.backbones import Activation, Backbone, build_backbone, num_layers
 from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decoupling import Decoupling, check_num_blocks
 from sedona_nni.errors import InputError
@@ -124,6 +124,7 @@ class DecouplingSpace(ModelSpace):
         in_channels: Channels of the images.
         image_size: Height and width of the images, pixels.
         width_multiplier: Factor on every width of the backbone.
+        activation: Makes the non-linearity of backbone and auxiliary networks.
 
     Raises:
         InputError: for an unknown backbone or auxiliary network, or unless 1 <= K <= L.
@@ -139,6 +140,7 @@ class DecouplingSpace(ModelSpace):
         in_channels: int = 3,
         image_size: int = 32,
         width_multiplier: float = 1.0,
+        activation: Activation = nn.ReLU,
     ) -> None:
         super().__init__()
         self._encoding = _Encoding(backbone, tuple(aux_choices), num_blocks)
@@ -147,6 +149,7 @@ class DecouplingSpace(ModelSpace):
             "in_channels": in_channels,
             "image_size": image_size,
             "width_multiplier": width_multiplier,
+            "activation": activation,
         }
         self.supernet: nn.Module | None = None
         for mutable in self._encoding.mutables():

@@ -319,14 +319,14 @@ def _root(x: Tensor) -> Tensor:
     return torch.where(positive, x, 1).sqrt() * positive
 
 
-def similarity_matrix(features: Tensor) -> Tensor:
+def similarity_matrix(features: Tensor, *, of_std: bool = True) -> Tensor:
     """Return how alike the samples of a batch are: cosine similarities, (B, B), in [-1, 1].
 
     Maps, (B, C, H, W), with C > 3 and H > 1 are reduced to the standard deviation over space of
-    each channel (unbiased), all else is flattened, to x, (B, n). With z = x - mean(x) per sample:
-    R_ij = z_i . z_j / ((|z_i| + 1e-8) (|z_j| + 1e-8)).
+    each channel (unbiased) if ``of_std``; all else is flattened, to x, (B, n). With z = x - mean(x)
+    per sample: R_ij = z_i . z_j / ((|z_i| + 1e-8) (|z_j| + 1e-8)).
     """
-    if features.dim() == 4 and features.shape[1] > 3 and features.shape[2] > 1:
+    if of_std and features.dim() == 4 and features.shape[1] > 3 and features.shape[2] > 1:
         features = _root(features.flatten(2).var(dim=2))
     x = features.flatten(1)
     z = x - x.mean(dim=1, keepdim=True)
@@ -348,8 +348,9 @@ class PredSim(AuxiliaryNetwork):
 
     similarity_weight = 0.99
 
-    def __init__(self, context: AuxiliaryContext) -> None:
+    def __init__(self, context: AuxiliaryContext, *, of_std: bool = True) -> None:
         super().__init__()
+        self.of_std = of_std
         channels, size = context.shape.channels, context.shape.size
         self.num_classes = context.num_classes
         kernel, pooled = _pool_to(scaled_width(512, context.width_multiplier), context.shape)
@@ -369,10 +370,17 @@ class PredSim(AuxiliaryNetwork):
         """Return the loss of prediction and similarity, shape (), and the logits."""
         logits: Tensor = self(features)
         targets = F.one_hot(labels, self.num_classes).to(features.dtype)
-        difference = similarity_matrix(self.similarity(features)) - similarity_matrix(targets)
+        alike = similarity_matrix(self.similarity(features), of_std=self.of_std)
+        difference = alike - similarity_matrix(targets)
         mismatch = difference.square().mean()  # F.mse_loss lacks forward over reverse mode
         weight = self.similarity_weight
         return (1 - weight) * F.cross_entropy(logits, labels) + weight * mismatch, logits
+
+
+@register_auxiliary("predsim-flat")
+def _predsim_flat(context: AuxiliaryContext) -> AuxiliaryNetwork:
+    """PredSim whose similarities are of whole maps, not of their standard deviations."""
+    return PredSim(context, of_std=False)
 
 
 def _pool_to(target: int, shape: FeatureShape) -> tuple[tuple[int, int], tuple[int, int]]:

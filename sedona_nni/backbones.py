@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sedona_nni.errors import InputError
 
 __all__ = [
+    "ACTIVATIONS",
     "BACKBONES",
     "Architecture",
     "Backbone",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 Activation = Callable[[], nn.Module]
+
+ACTIVATIONS: dict[str, Activation] = {"relu": nn.ReLU, "leakyrelu": nn.LeakyReLU}
 
 
 @dataclass(frozen=True)
@@ -186,11 +189,14 @@ def conv_unit(
 def initialise(module: nn.Module) -> None:
     """Draw all weights anew, from torch's global generator.
 
-    Convolutions and linear layers: N(0, 2 / fan_in), biases 0. Batch norms: weight 1, bias 0.
+    Convolutions and linear layers: N(0, 2 / ((1 + a^2) fan_in)) with a the slope of leaky ReLUs, 0
+    where there are none; biases 0. Batch norms: weight 1, bias 0.
     """
+    slopes = [part.negative_slope for part in module.modules() if isinstance(part, nn.LeakyReLU)]
+    slope = slopes[0] if slopes else 0.0
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(part.weight, mode="fan_in", nonlinearity="relu")
+            nn.init.kaiming_normal_(part.weight, a=slope, mode="fan_in")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):

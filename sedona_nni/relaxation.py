@@ -26,8 +26,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from sedona_nni.auxiliary import AuxiliaryContext, auxiliary_context, build_auxiliary
+from sedona_nni.auxiliary import (
+    AuxiliaryContext,
+    AuxiliaryNetwork,
+    auxiliary_context,
+    build_auxiliary,
+)
 from sedona_nni.backbones import Backbone
+from sedona_nni.errors import InputError
 
 __all__ = ["MixedAuxiliary", "RelaxedNetwork", "Valve", "gradient_valve", "tangent_valve"]
 
@@ -75,11 +81,20 @@ def tangent_valve(features: Tensor, scale: Tensor) -> Tensor:
 
 
 class MixedAuxiliary(nn.Module):
-    """All C auxiliary candidates at one boundary: sum_c b_c aux_c(h)."""
+    """All C auxiliary candidates at one boundary: sum_c b_c aux_c(h).
+
+    Raises:
+        InputError: if one of them has a loss of its own, of which its logits are only a part.
+    """
 
     def __init__(self, aux_choices: Sequence[str], context: AuxiliaryContext) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(build_auxiliary(name, context) for name in aux_choices)
+        networks = [build_auxiliary(name, context) for name in aux_choices]
+        for name, network in zip(aux_choices, networks, strict=True):
+            if type(network).local_loss is not AuxiliaryNetwork.local_loss:
+                rule = "must learn from its logits alone to be mixed with others in a search"
+                raise InputError.rule("aux", rule, name)
+        self.networks = nn.ModuleList(networks)
 
     def forward(self, features: Tensor, b: Tensor) -> Tensor:
         """Return the mixed logits (B, classes) of features (B, channels, s, s) at b, shape (C,)."""

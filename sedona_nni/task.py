@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["Task"]
@@ -13,6 +15,7 @@ class Task(BaseModel):
     Attributes:
         backbone: Name of a backbone, see `sedona_nni.backbones`.
         width_multiplier: Factor on every width of the backbone (the paper: 1 on CIFAR-10, else 4).
+        activation: The non-linearity everywhere: ``relu``, or ``leakyrelu`` of slope 0.01.
         dataset: Name of a data set, see `sedona_nni.data`.
         data_dir: Folder that holds the data set; not needed for ``digits``.
         image_size: Height and width that images are brought to, pixels; by default the data set's.
@@ -24,6 +27,7 @@ class Task(BaseModel):
 
     backbone: str = "vgg11"
     width_multiplier: float = Field(default=1.0, gt=0)
+    activation: Literal["relu", "leakyrelu"] = "relu"
     dataset: str = "digits"
     data_dir: str | None = None
     image_size: int | None = Field(default=None, ge=8)

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from search_spaces import DecouplingSpace
+from sedona_nni.backbones import ACTIVATIONS
 from sedona_nni.batches import Batch, BatchStream, ImageSet, evaluation_batches
 from sedona_nni.cost import count_parameters, peak_memory_mib, relaxed_cost
 from sedona_nni.data import Splits, load_splits
@@ -110,6 +111,7 @@ def run_search(
         in_channels=splits.in_channels,
         image_size=splits.image_size,
         width_multiplier=task.width_multiplier,
+        activation=ACTIVATIONS[task.activation],
     )
     if directory is not None:
         write_json(directory / "run.json", run.model_dump(mode="json"))

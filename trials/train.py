@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sedona_nni.backbones import build_backbone
+from sedona_nni.backbones import ACTIVATIONS, build_backbone
 from sedona_nni.cost import block_costs, count_parameters, peak_memory_mib, relaxed_cost
 from sedona_nni.data import BatchStream, Splits, load_splits
 from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
@@ -184,6 +184,7 @@ def _build(
             in_channels=splits.in_channels,
             image_size=splits.image_size,
             width_multiplier=task.width_multiplier,
+            activation=ACTIVATIONS[task.activation],
         )
         if isinstance(decoupling, SearchResult):
             network = build_relaxed(backbone, decoupling)

@@ -26,7 +26,7 @@ from sedona_nni.backbones import FeatureShape, build_backbone
 from sedona_nni.cost import Cost, auxiliary_cost, count_parameters
 from sedona_nni.errors import InputError
 
-NAMES = ["conv1", "conv2", "conv3", "conv4", "mlp-sr", "mlp", "cnn", "predsim"]
+NAMES = ["conv1", "conv2", "conv3", "conv4", "mlp-sr", "mlp", "cnn", "predsim", "predsim-flat"]
 
 
 def context(channels: int, size: int, **settings: object) -> AuxiliaryContext:
@@ -351,6 +351,22 @@ class TestPredSim:
         torch.testing.assert_close(loss, by_hand)
         torch.testing.assert_close(logits, network(features))
 
+    def test_flat_compares_whole_maps(self) -> None:
+        """Two samples of equal spread per channel, one with its pixels permuted."""
+        torch.manual_seed(0)
+        one = torch.randn(1, 5, 4, 4)
+        features = torch.cat([one, one.flatten(2).flip(2).view_as(one)])
+        torch.testing.assert_close(similarity_matrix(features), torch.ones(2, 2))
+        assert similarity_matrix(features, of_std=False)[0, 1] < 0.9
+        network = build_auxiliary("predsim-flat", context(5, 4, num_classes=2))
+        assert isinstance(network, PredSim)
+        loss, logits = network.local_loss(features, torch.tensor([0, 1]), F.cross_entropy)
+        similar = similarity_matrix(network.similarity(features), of_std=False)
+        target = torch.tensor([[1.0, -1], [-1, 1]])
+        labels = torch.tensor([0, 1])
+        by_hand = 0.01 * F.cross_entropy(logits, labels) + 0.99 * (similar - target).square().mean()
+        torch.testing.assert_close(loss, by_hand)
+
     def test_a_sample_without_any_signal_has_finite_derivatives(self) -> None:
         torch.manual_seed(0)
         network = build_auxiliary("predsim", context(4, 4))
@@ -374,7 +390,8 @@ class TestRegistry:
     @pytest.mark.parametrize("name", ["conv0", "conv", "conv-1", "conv01", "resnet18", ""])
     def test_unknown_name(self, name: str) -> None:
         message = (
-            "aux: must be one of conv1, conv2, conv3, conv4, mlp-sr, mlp, cnn, predsim "
+            "aux: must be one of conv1, conv2, conv3, conv4, mlp-sr, mlp, cnn, predsim, "
+            "predsim-flat "
             f"(or a deeper convN), but got {name!r}"
         )
         for call in (check_auxiliary, lambda n: build_auxiliary(n, context(4, 4))):

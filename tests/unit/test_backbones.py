@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from sedona_nni import backbones
 from sedona_nni.backbones import (
+    ACTIVATIONS,
     BACKBONES,
     Architecture,
     Backbone,
@@ -290,3 +291,15 @@ def test_derivatives(name: str) -> None:
     step = 1e-6  # an independent check of the slope: central differences
     moved = [loss({key: weights[key] + s * v[key] for key in weights}) for s in (step, -step)]
     torch.testing.assert_close((moved[0] - moved[1]) / (2 * step), slope, rtol=1e-6, atol=1e-7)
+
+
+def test_leaky_relu_everywhere_with_its_own_initialisation() -> None:
+    """Kaiming normal with slope a: the variance is 2 / ((1 + a^2) fan_in)."""
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet18", num_classes=10, activation=ACTIVATIONS["leakyrelu"])
+    kinds = {type(part) for part in backbone.modules()}
+    assert nn.LeakyReLU in kinds
+    assert nn.ReLU not in kinds
+    steep = nn.Sequential(nn.Linear(400, 400), nn.LeakyReLU(2.0))
+    initialise(steep)
+    assert steep[0].weight.var().item() == pytest.approx(2 / (1 + 2**2) / 400, rel=0.02)

@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from sedona_nni.backbones import build_backbone
 from sedona_nni.decoupled import build_decoupled
 from sedona_nni.decoupling import Decoupling
+from sedona_nni.errors import InputError
 from sedona_nni.inner_step import InnerProblem, Sgd
 from sedona_nni.losses import LabelSmoothing
 from sedona_nni.relaxation import RelaxedNetwork, gradient_valve, tangent_valve
@@ -51,6 +52,12 @@ def test_tangent_valve_scales_the_tangent_and_is_differentiable() -> None:
     to_scale, to_value = torch.autograd.grad(tangent.sum() + passed.sum(), [scale, value])
     assert to_scale.item() == 8.0
     assert to_value.tolist() == [1.0, 1.0]  # values pass unscaled
+
+
+def test_auxiliary_networks_with_a_loss_of_their_own_are_refused() -> None:
+    backbone = build_backbone("vgg11", num_classes=3, width_multiplier=0.25)
+    with pytest.raises(InputError, match=r"aux: must learn from its logits alone .* 'predsim'"):
+        RelaxedNetwork(backbone, ["conv1", "predsim"])
 
 
 @pytest.mark.parametrize("cuts", [[], [0], [2], [1, 4], [0, 3, 6], list(range(7))])
