@@ -66,7 +66,10 @@ def _read(path: Path) -> Any:
         return read_json(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)  # no code is run
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError:  # torch's own message advises to run whatever the file holds
+        rule = "is not a file of tensors alone; any other is refused, as it could run code"
+        raise InputError(f"{path}: {rule}") from None
+    except (OSError, RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: is not a file of tensors ({reason})") from None
     if not isinstance(loaded, torch.Tensor):
