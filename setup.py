@@ -22,18 +22,17 @@ setup(
         "numpy>=1.26",
         "pydantic>=2.7",
         "safetensors>=0.4",
-        "scikit-learn>=1.4",  # the embedded digits
-        "torchmetrics>=1.4",
+        "scikit-learn>=1.4",  # the embedded digits; its scipy reads SVHN
         "typer>=0.12",
         "rich>=13",
-        "matplotlib>=3.8",
         "optuna>=4.0",
         "nni==3.0",
         "setuptools<81",  # nnictl imports pkg_resources, removed in setuptools 81
         "pytorch-lightning>=2.4",  # nni.nas
         "requests>=2.31",
         "psutil>=5.9",
-        "nvidia-ml-py>=12",
+        "filelock>=3.9",
+        "typing-extensions>=4.8",
     ],
     extras_require={
         "test": [
