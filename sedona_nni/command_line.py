@@ -167,7 +167,7 @@ def search(
     settings = planned.settings
     if not isinstance(settings, ExperimentSettings):
         raise InputError(f"{experiment}: must be an experiment of the SedonaTuner")
-    with claim_device(device) as claimed:
+    with claim_device(device, threads=settings.threads) as claimed:
         result = run_search(
             planned.task,
             settings.search,
@@ -223,7 +223,7 @@ def train(
         chosen = _search_result(decoupling, num_blocks)
     else:
         chosen = _decoupling(decoupling, num_blocks, planned.task.backbone)
-    with claim_device(device) as claimed:
+    with claim_device(device, threads=planned.settings.threads) as claimed:
         result = run_training(
             planned.task,
             chosen,

@@ -19,9 +19,7 @@ def main() -> int:
     """Run the trial that NNI has started this process for; return the exit code."""
     try:
         parameters = trial_parameters()
-        if parameters["threads"] is not None:
-            torch.set_num_threads(parameters["threads"])
-        with claim_device(parameters["device"]) as device:
+        with claim_device(parameters["device"], threads=parameters["threads"]) as device:
             result = _run(parameters, device, Path(os.environ["NNI_OUTPUT_DIR"]))
         repeated = ("key", "stage", "strategy", "hyperparameters")
         echo = {name: parameters[name] for name in repeated if name in parameters}

@@ -45,7 +45,7 @@ def check_device(name: str) -> None:
 
 
 @contextlib.contextmanager
-def claim_device(name: str) -> Iterator[torch.device]:
+def claim_device(name: str, *, threads: int | None = None) -> Iterator[torch.device]:
     """Hold a device: the CPU, or a GPU that no other trial of this user holds meanwhile.
 
     Waits while all visible GPUs are taken. A GPU becomes free again when the block is left or its
@@ -53,6 +53,7 @@ def claim_device(name: str) -> Iterator[torch.device]:
 
     Args:
         name: ``"cpu"``, ``"cuda"``, or ``"auto"`` for a GPU if there is any.
+        threads: CPU threads that PyTorch uses meanwhile; by default as many as it likes.
 
     Raises:
         InputError: see `check_device`.
@@ -60,6 +61,19 @@ def claim_device(name: str) -> Iterator[torch.device]:
     import torch
 
     check_device(name)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with _claimed(name) as device:
+            yield device
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _claimed(name: str) -> Iterator[torch.device]:
+    import torch
+
     gpus = [] if name == "cpu" else _gpus()
     if not gpus:
         yield torch.device("cpu")

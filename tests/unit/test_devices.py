@@ -83,3 +83,13 @@ def test_a_device_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(devices, "_gpus", lambda: [])
     with pytest.raises(InputError, match=r"^device: "):
         check_device(name)
+
+
+def test_threads_are_those_asked_for_and_set_back() -> None:
+    before = torch.get_num_threads()
+    with contextlib.suppress(ZeroDivisionError), claim_device("cpu", threads=before + 1):
+        assert torch.get_num_threads() == before + 1
+        _ = 1 / 0
+    assert torch.get_num_threads() == before
+    with claim_device("cpu"):
+        assert torch.get_num_threads() == before
