@@ -8,7 +8,7 @@ Notation:
 Register your own with `register_auxiliary`; its name can then be used wherever the names of this
 project can.
 Sources: Pyeon et al., ICLR 2021 (conv1, conv2, ..., mlp-sr); Belilovsky et al., ICML 2020 (mlp,
-mlp-sr, cnn); Nøkland and Eidnes, ICML 2019 (predsim); Sandler et al., CVPR 2018 (inverted
+mlp-sr, cnn, cnn5x5); Nøkland and Eidnes, ICML 2019 (predsim); Sandler et al., CVPR 2018 (inverted
 residuals).
 """
 
@@ -39,6 +39,7 @@ __all__ = [
     "ConvAuxiliary",
     "MlpAuxiliary",
     "PredSim",
+    "WideCnnAuxiliary",
     "auxiliary_context",
     "auxiliary_names",
     "build_auxiliary",
@@ -303,6 +304,32 @@ class CnnAuxiliary(AuxiliaryNetwork):
             nn.Flatten(),
         )
         self.classifier = nn.Linear(4 * channels, context.num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, S, S) to (B, num_classes)."""
+        logits: Tensor = self.classifier(self.features(features))
+        return logits
+
+
+@register_auxiliary("cnn5x5")
+class WideCnnAuxiliary(AuxiliaryNetwork):
+    """Three 5x5 convolutions C to C, mean over space, linear classifier.
+
+    Batch norm and activation follow all convolutions but the last. DGL's counterpart of DNI's
+    synthesizers on the CNN of their paper, there with zeros for the last convolution.
+    """
+
+    def __init__(self, context: AuxiliaryContext) -> None:
+        super().__init__()
+        channels, act = context.shape.channels, context.activation
+        self.features = nn.Sequential(
+            conv_unit(channels, channels, 5, activation=act, bias=True),
+            conv_unit(channels, channels, 5, activation=act, bias=True),
+            nn.Conv2d(channels, channels, 5, padding=2),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.classifier = nn.Linear(channels, context.num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, S, S) to (B, num_classes)."""

@@ -166,9 +166,10 @@ def conv_unit(
     *,
     stride: int = 1,
     groups: int = 1,
+    bias: bool = False,
     activation: Activation | None = None,
 ) -> nn.Sequential:
-    """Return convolution (no bias, padding k//2), batch norm and, where given, the activation."""
+    """Return convolution (padding k//2), batch norm and, where given, the activation."""
     unit = nn.Sequential(
         nn.Conv2d(
             in_channels,
@@ -177,7 +178,7 @@ def conv_unit(
             stride=stride,
             padding=kernel_size // 2,
             groups=groups,
-            bias=False,
+            bias=bias,
         ),
         nn.BatchNorm2d(out_channels),
     )

@@ -26,7 +26,8 @@ from sedona_nni.backbones import FeatureShape, build_backbone
 from sedona_nni.cost import Cost, auxiliary_cost, count_parameters
 from sedona_nni.errors import InputError
 
-NAMES = ["conv1", "conv2", "conv3", "conv4", "mlp-sr", "mlp", "cnn", "predsim", "predsim-flat"]
+NAMES = ["conv1", "conv2", "conv3", "conv4", "mlp-sr", "mlp", "cnn", "cnn5x5"]
+NAMES += ["predsim", "predsim-flat"]
 
 
 def context(channels: int, size: int, **settings: object) -> AuxiliaryContext:
@@ -222,6 +223,23 @@ class TestStepByStep:
         torch.testing.assert_close(network(features), F.linear(x, next(weights), next(weights)))
 
 
+def test_convolutions_of_5x5() -> None:
+    """The DNI paper's width 128: 3 (25 128^2 + 128) + 2 * 256 + 1,290; MACs 3 * 25 128^2 S^2."""
+    cost = auxiliary_cost("cnn5x5", context(128, 10))
+    assert cost == Cost(3 * (25 * 128**2 + 128) + 2 * 256 + 1290, 3 * 25 * 128**2 * 100 + 1280)
+    features = torch.randn(3, 4, 6, 6)
+    network = build_auxiliary("cnn5x5", context(4, 6)).eval()
+    weights = iter(network.parameters())
+    x = features
+    for index in range(3):
+        x = F.conv2d(x, next(weights), next(weights), padding=2)
+        if index < 2:
+            x = TestStepByStep.norm(x).relu()
+            next(weights), next(weights)
+    x = F.linear(x.mean(dim=(2, 3)), next(weights), next(weights))
+    torch.testing.assert_close(network(features), x)
+
+
 def test_light_networks_of_any_depth() -> None:
     """Blocks 1, 3, 5, ... halve the map while it has 2 pixels or more, and widen by p // 2."""
     with torch.device("meta"):
@@ -390,7 +408,7 @@ class TestRegistry:
     @pytest.mark.parametrize("name", ["conv0", "conv", "conv-1", "conv01", "resnet18", ""])
     def test_unknown_name(self, name: str) -> None:
         message = (
-            "aux: must be one of conv1, conv2, conv3, conv4, mlp-sr, mlp, cnn, predsim, "
+            "aux: must be one of conv1, conv2, conv3, conv4, mlp-sr, mlp, cnn, cnn5x5, predsim, "
             "predsim-flat "
             f"(or a deeper convN), but got {name!r}"
         )
