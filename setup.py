@@ -10,6 +10,7 @@ setup(
     python_requires=">=3.10",
     packages=[
         "sedona_nni",
+        "sedona_nni.backbones",
         "search_spaces",
         "strategies",
         "strategies.nni_border",

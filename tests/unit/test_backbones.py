@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from sedona_nni.backbones import (
     initialise,
     num_layers,
 )
-from sedona_nni.cost import count_parameters
+from sedona_nni.cost import count_parameters, head_cost
 from sedona_nni.errors import InputError
 
 
@@ -49,11 +50,64 @@ CIFAR = [
 ]
 
 
+def units(*widths: int, kernel: int = 3, bias: bool = True) -> int:
+    """Count convolution units from 3 channels through these widths: weights, batch norm, bias."""
+    pairs = pairwise((3, *widths))
+    return sum(kernel**2 * a * b + (3 if bias else 2) * b for a, b in pairs)
+
+
+def perceptron(*widths: int, norm: int = 2) -> int:
+    """Count linear layers with biases; all but the last have ``norm`` more numbers per output."""
+    pairs = list(pairwise(widths))
+    return sum((a + 1 + norm) * b for a, b in pairs) - norm * widths[-1]
+
+
+# DGL's and DNI's, likewise. cifar-resnet110: stem, 18 blocks of 16, then two stages whose first
+# block widens: 9 * 32 * 48 + 128 and 9 * 64 * 96 + 256
+R110 = (27 * 16 + 32) + 18 * 4_672 + (13_952 + 17 * 18_560) + (55_552 + 17 * 73_984)
+DGL = [
+    ("dgl-cnn6", 6, units(128, 256, 256, 512, 512, 512), perceptron(2048, 2048, 2048, 10)),
+    ("dgl-cnn4", 4, units(64, 128, 128, 256), perceptron(1024, 1024, 1024, 10)),
+    (
+        "dgl-cnn6-buffer",
+        6,
+        units(128, 128, 256, 256, 512, 512, bias=False),
+        perceptron(2048, 2048, 2048, 2048, 10),
+    ),
+    (
+        "dgl-vgg11",
+        8,
+        units(64, 128, *[256] * 2, *[512] * 4),
+        perceptron(512, 4096, 4096, 10, norm=0),
+    ),
+    (
+        "dgl-vgg13",
+        10,
+        units(64, 64, 128, 128, *[256] * 2, *[512] * 4),
+        perceptron(512, 4096, 4096, 10, norm=0),
+    ),
+    (
+        "dgl-vgg16",
+        13,
+        units(64, 64, 128, 128, *[256] * 3, *[512] * 6),
+        perceptron(512, 4096, 4096, 10, norm=0),
+    ),
+    (
+        "dgl-vgg19",
+        16,
+        units(64, 64, 128, 128, *[256] * 4, *[512] * 8),
+        perceptron(512, 4096, 4096, 10, norm=0),
+    ),
+    ("dni-cnn", 4, units(128, 128, 128, kernel=5), 1_290),
+    ("cifar-resnet110", 54, R110, 650),
+]
+
+
 def test_the_published_backbones_are_all_there() -> None:
-    assert backbone_names() == [name for name, *_ in CIFAR]
+    assert backbone_names() == [name for name, *_ in CIFAR + DGL]
 
 
-@pytest.mark.parametrize(("name", "layers", "trunk", "head"), CIFAR)
+@pytest.mark.parametrize(("name", "layers", "trunk", "head"), CIFAR + DGL)
 def test_parameters_at_cifar_size(name: str, layers: int, trunk: int, head: int) -> None:
     backbone = on_meta(name)
     assert num_layers(name) == backbone.num_layers == layers
@@ -74,10 +128,13 @@ def test_parameters_at_cifar_size(name: str, layers: int, trunk: int, head: int)
         ("resnet18", 11_689_512),
         ("resnet101", 44_549_160),
         ("vgg11", 132_868_840 - 2_752),
+        ("dgl-vgg13", 133_053_736),  # vgg13_bn
+        ("dgl-vgg19", 143_678_248),  # vgg19_bn
     ],
 )
 def test_parameters_at_imagenet_size(name: str, parameters: int) -> None:
-    backbone = on_meta(name, num_classes=1000, image_size=224, width_multiplier=4)
+    multiplier = 1 if name.startswith("dgl") else 4
+    backbone = on_meta(name, num_classes=1000, image_size=224, width_multiplier=multiplier)
     assert count_parameters(backbone) == parameters
 
 
@@ -102,6 +159,18 @@ def test_parameters_at_imagenet_size(name: str, parameters: int) -> None:
             {"image_size": 224, "width_multiplier": 4},
             [(3, 256, 56), (4, 512, 28), (6, 1024, 14), (3, 2048, 7)],
         ),
+        ("dgl-cnn6", {}, [(1, 128, 32), (2, 256, 16), (3, 512, 8)]),
+        ("dgl-cnn6-buffer", {}, [(2, 128, 32), (2, 256, 16), (2, 512, 8)]),
+        ("dgl-cnn4", {"image_size": 28}, [(1, 64, 28), (2, 128, 14), (1, 256, 7)]),
+        (
+            "dgl-cnn4",
+            {"image_size": 8, "width_multiplier": 0.01},
+            [(1, 1, 8), (2, 2, 4), (1, 4, 2)],
+        ),
+        ("dni-cnn", {}, [(1, 128, 10), (1, 128, 3), (2, 128, 1)]),
+        ("dni-cnn", {"image_size": 224}, [(1, 128, 74), (1, 128, 24), (1, 128, 8), (1, 128, 1)]),
+        ("cifar-resnet110", {}, [(18, 16, 32), (18, 32, 16), (18, 64, 8)]),
+        ("cifar-resnet110", {"image_size": 9}, [(18, 16, 9), (18, 32, 5), (18, 64, 3)]),
         ("resnet18", {"image_size": 8}, [(2, 16, 8), (2, 32, 4), (2, 64, 2), (2, 128, 1)]),
         (
             "vgg11",
@@ -161,6 +230,53 @@ def test_torchvisions_resnet_computes_the_same() -> None:
     torch.testing.assert_close(ours(images), theirs(images))
 
 
+def test_what_dgl_publishes_of_its_networks() -> None:
+    """Its trunk of 6.79M weights; its head of 8.42M weights and 8.41M MACs."""
+    backbone = on_meta("dgl-cnn6")
+    assert round(count_parameters(backbone.layers) / 1e6, 2) == 6.79
+    head = head_cost(backbone)
+    assert (round(head.parameters / 1e6, 2), round(head.macs / 1e6, 2)) == (8.42, 8.41)
+    for name, biased in (("dgl-cnn6", True), ("dgl-cnn6-buffer", False), ("dgl-vgg13", True)):
+        convs = [part for part in on_meta(name).modules() if isinstance(part, nn.Conv2d)]
+        assert {part.bias is not None for part in convs} == {biased}
+    dropouts = [part for part in on_meta("dgl-vgg13").modules() if isinstance(part, nn.Dropout)]
+    assert {part.p for part in dropouts} == {0.0}
+    assert {part.p for part in on_meta("vgg13").modules() if isinstance(part, nn.Dropout)} == {0.5}
+
+
+def test_the_head_of_dgls_networks_step_by_step() -> None:
+    backbone = build_backbone("dgl-cnn4", num_classes=3, width_multiplier=1 / 16).eval()
+    features = torch.randn(2, 16, 8, 8)
+    weights = iter(backbone.head.parameters())
+    x = F.avg_pool2d(features, 4).flatten(1)
+    for _ in range(2):
+        x = F.linear(x, next(weights), next(weights)) / (1 + 1e-5) ** 0.5
+        x = x.relu()
+        next(weights), next(weights)
+    torch.testing.assert_close(backbone.head(features), F.linear(x, next(weights), next(weights)))
+
+
+def test_the_pools_of_dnis_network() -> None:
+    """First the largest, then the mean of each 3x3, after the activation."""
+    backbone = on_meta("dni-cnn")
+    kinds = [type(layer[-1]) for layer in list(backbone.layers)[:3]]  # type: ignore[index]
+    assert kinds == [nn.MaxPool2d, nn.AvgPool2d, nn.AvgPool2d]
+    image = torch.randn(1, 128, 1, 1)
+    assert torch.equal(nn.AdaptiveAvgPool2d(1)(image), image)  # the fourth layer, at 32 pixels
+
+
+def test_shortcuts_without_weights() -> None:
+    """A block that adds nothing of its own leaves its shortcut: every second pixel, then zeros."""
+    backbone = build_backbone("cifar-resnet110", num_classes=2, width_multiplier=0.25).eval()
+    widening = backbone.layers[18]
+    for name, weight in widening.named_parameters():
+        if name.startswith("conv2"):
+            nn.init.zeros_(weight)
+    features = torch.rand(2, 4, 6, 6)  # what a ReLU leaves is not changed by another
+    expected = torch.cat([features[:, :, ::2, ::2], torch.zeros(2, 4, 3, 3)], dim=1)
+    assert torch.equal(widening(features), expected)
+
+
 def test_initialisation() -> None:
     """Kaiming normal: standard deviation sqrt(2 / fan_in), biases 0, batch norm 1 and 0."""
     torch.manual_seed(0)
@@ -201,8 +317,7 @@ def test_initialise_draws_anew_and_follows_the_seed() -> None:
         (
             "vgg12",
             {},
-            "backbone: must be one of vgg11, vgg13, vgg16, vgg19, resnet18, resnet34, resnet50, "
-            "resnet101, resnet152, but got 'vgg12'",
+            f"backbone: must be one of {', '.join(BACKBONES)}, but got 'vgg12'",
         ),
         ("vgg11", {"image_size": 31}, "image_size: must be at least 32 for vgg11, but got 31"),
         ("resnet18", {"image_size": 7}, "image_size: must be at least 8 for resnet18, but got 7"),
@@ -227,7 +342,7 @@ def test_wrong_input(name: str, settings: dict[str, float], message: str) -> Non
 
 
 def test_num_layers_of_an_unknown_backbone() -> None:
-    with pytest.raises(InputError, match=r"must be one of vgg11, .*resnet152, but got 'x'"):
+    with pytest.raises(InputError, match=r"must be one of vgg11, .*resnet152, .*but got 'x'"):
         num_layers("x")
 
 
@@ -252,7 +367,7 @@ def test_registered_layer_counts_are_the_true_ones() -> None:
 
 # torch's own forward mode uses torch.jit.script when it is first needed
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
-@pytest.mark.parametrize("name", ["vgg11", "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["vgg11", "resnet18", "resnet50", "dgl-cnn4", "dni-cnn"])
 def test_derivatives(name: str) -> None:
     """In float64, in training mode: forward mode and double backward through functional_call.
 

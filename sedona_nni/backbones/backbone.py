@@ -1,0 +1,202 @@
+"""What every backbone is made of: layers with known shapes, a head, and how weights are drawn.
+
+Source of the initialisation: He et al., ICCV 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Architecture",
+    "Backbone",
+    "BackboneContext",
+    "FeatureShape",
+    "Layer",
+    "Parts",
+    "conv_unit",
+    "halved",
+    "initialise",
+    "scaled_width",
+]
+
+Activation = Callable[[], nn.Module]
+
+ACTIVATIONS: dict[str, Activation] = {"relu": nn.ReLU, "leakyrelu": nn.LeakyReLU}
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """A square feature map, (channels, size, size) per sample."""
+
+    channels: int
+    size: int
+
+
+@dataclass(frozen=True)
+class BackboneContext:
+    """What a builder needs besides the architecture itself.
+
+    Attributes:
+        num_classes: Number of classes.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images, pixels.
+        width_multiplier: Factor on every width.
+        activation: Makes the non-linearity; not one that works in place.
+    """
+
+    num_classes: int
+    in_channels: int = 3
+    image_size: int = 32
+    width_multiplier: float = 1.0
+    activation: Activation = nn.ReLU
+
+    def width(self, base: int) -> int:
+        """Return the width that is ``base`` at multiplier 1."""
+        return scaled_width(base, self.width_multiplier)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer as a builder makes it, with the shape of its output."""
+
+    name: str
+    module: nn.Module
+    output: FeatureShape
+
+
+class Backbone(nn.Module):
+    """A network as ``layers``, an `nn.ModuleList`, followed by ``head``.
+
+    Attributes:
+        name: Its name in `BACKBONES`.
+        layers: The L layers; each maps (B, c, s, s) to (B, c', s', s').
+        head: Maps the output of the last layer to logits, (B, num_classes).
+        layer_names: One readable name per layer.
+        shapes: Shape of each layer's output, L of them.
+        image_size: Height and width of the images, pixels.
+        in_channels: Channels of the images.
+        num_classes: Number of classes C.
+        width_multiplier: Factor on every width.
+        auxiliary_expansion: Expansion ratio of the light auxiliary networks for this family.
+        activation: Makes the non-linearity, also that of the auxiliary networks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layers: Sequence[Layer],
+        head: nn.Module,
+        context: BackboneContext,
+        auxiliary_expansion: int = 4,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.layers = nn.ModuleList(layer.module for layer in layers)
+        self.head = head
+        self.layer_names = [layer.name for layer in layers]
+        self.shapes = [layer.output for layer in layers]
+        self.image_size = context.image_size
+        self.in_channels = context.in_channels
+        self.num_classes = context.num_classes
+        self.width_multiplier = context.width_multiplier
+        self.auxiliary_expansion = auxiliary_expansion
+        self.activation = context.activation
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of layers."""
+        return len(self.layers)
+
+    @property
+    def boundaries(self) -> list[FeatureShape]:
+        """Shape of the features at each boundary, the outputs of all layers but the last: L-1."""
+        return self.shapes[:-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images, (B, in_channels, image_size, image_size), to logits, (B, num_classes)."""
+        features = images
+        for layer in self.layers:
+            features = layer(features)
+        logits: Tensor = self.head(features)
+        return logits
+
+
+Parts = tuple[list[Layer], nn.Module]  # the layers and the head
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A registered backbone; put one into `BACKBONES` to add your own.
+
+    Attributes:
+        num_layers: L.
+        build: Makes the L layers and the head, uninitialised.
+        smallest_image: Smallest image size that leaves at least one pixel everywhere.
+        auxiliary_expansion: Expansion ratio of the light auxiliary networks, 1 or more.
+    """
+
+    num_layers: int
+    build: Callable[[BackboneContext], Parts]
+    smallest_image: int
+    auxiliary_expansion: int = 4
+
+
+def scaled_width(base: int, multiplier: float) -> int:
+    """Return ``base`` times ``multiplier``, rounded, at least 1."""
+    return max(1, round(base * multiplier))
+
+
+def conv_unit(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+    activation: Activation | None = None,
+) -> nn.Sequential:
+    """Return convolution (padding k//2), batch norm and, where given, the activation."""
+    unit = nn.Sequential(
+        nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=kernel_size // 2,
+            groups=groups,
+            bias=bias,
+        ),
+        nn.BatchNorm2d(out_channels),
+    )
+    if activation is not None:
+        unit.append(activation())
+    return unit
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw all weights anew, from torch's global generator.
+
+    Convolutions and linear layers: N(0, 2 / ((1 + a^2) fan_in)) with a the slope of leaky ReLUs, 0
+    where there are none; biases 0. Batch norms: weight 1, bias 0.
+    """
+    slopes = [part.negative_slope for part in module.modules() if isinstance(part, nn.LeakyReLU)]
+    slope = slopes[0] if slopes else 0.0
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(part.weight, a=slope, mode="fan_in")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            part.reset_parameters()
+
+
+def halved(size: int) -> int:
+    """Return the output size of a padded convolution or pooling with stride 2."""
+    return (size + 1) // 2

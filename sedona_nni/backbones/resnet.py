@@ -1,0 +1,98 @@
+"""ResNets: stages of residual blocks, then the mean over space and a linear classifier.
+
+A layer is one residual block; the stem belongs to the first. Source: He et al., CVPR 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sedona_nni.backbones.backbone import (
+    BackboneContext,
+    FeatureShape,
+    Layer,
+    Parts,
+    conv_unit,
+    halved,
+)
+
+__all__ = ["BASIC_DEPTHS", "BOTTLENECK_DEPTHS", "resnet"]
+
+BASIC_DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+BOTTLENECK_DEPTHS = {
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
+}
+
+
+def _resnet_stem(context: BackboneContext) -> tuple[nn.Sequential, FeatureShape]:
+    """Return what precedes the residual blocks, by image size, and its output shape."""
+    width, size = context.width(16), context.image_size
+    kernel_size, stride = (3, 1) if size < 64 else (7, 2)
+    stem = conv_unit(
+        context.in_channels, width, kernel_size, stride=stride, activation=context.activation
+    )
+    if stride == 2:
+        size = halved(size)
+        if size > 32:
+            stem.append(nn.MaxPool2d(3, stride=2, padding=1))
+            size = halved(size)
+    return stem, FeatureShape(width, size)
+
+
+class _PaddedShortcut(nn.Module):
+    """Every second pixel, and channels of zeros on top: a shortcut without weights (option A)."""
+
+    def __init__(self, extra_channels: int) -> None:
+        super().__init__()
+        self.extra_channels = extra_channels
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, s, s) to (B, C + extra_channels, ceil(s / 2), ceil(s / 2))."""
+        return F.pad(features[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra_channels))
+
+
+def resnet(
+    bottleneck: bool,
+    depths: Sequence[int],
+    context: BackboneContext,
+    *,
+    padded_shortcuts: bool = False,
+) -> Parts:
+    """Return a ResNet.
+
+    Args:
+        bottleneck: Whether residual blocks are bottlenecks, or basic ones of two convolutions.
+        depths: Residual blocks of each stage, four stages at most.
+        context: See `BackboneContext`.
+        padded_shortcuts: Whether shortcuts between stages have no weights; only for basic blocks.
+    """
+    # Imported here because it takes about a second and only ResNets need it
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    kind = Bottleneck if bottleneck else BasicBlock
+    stem, shape = _resnet_stem(context)
+    layers: list[Layer] = []
+    for stage, (base, depth) in enumerate(zip((16, 32, 64, 128), depths, strict=False)):
+        width = context.width(base)
+        for index in range(depth):
+            stride = 2 if stage > 0 and index == 0 else 1
+            out_channels = width * kind.expansion
+            shortcut: nn.Module | None = None
+            if padded_shortcuts and stride > 1:
+                shortcut = _PaddedShortcut(out_channels - shape.channels)
+            elif stride > 1 or shape.channels != out_channels:
+                shortcut = conv_unit(shape.channels, out_channels, 1, stride=stride)
+            block = kind(shape.channels, width, stride, shortcut)
+            block.relu = context.activation()  # torchvision's own works in place
+            shape = FeatureShape(out_channels, halved(shape.size) if stride > 1 else shape.size)
+            module = block if layers else stem.append(block)
+            layers.append(Layer(f"stage{stage + 1}_{index + 1}", module, shape))
+    head = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape.channels, context.num_classes)
+    )
+    return layers, head
