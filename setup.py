@@ -11,6 +11,7 @@ setup(
     packages=[
         "sedona_nni",
         "sedona_nni.backbones",
+        "sedona_nni.methods",
         "search_spaces",
         "strategies",
         "strategies.nni_border",

@@ -22,6 +22,7 @@ from sedona_nni.auxiliary import auxiliary_names
 from sedona_nni.backbones import backbone_names, num_layers
 from sedona_nni.command_line import app
 from sedona_nni.data import dataset_names
+from sedona_nni.methods import METHODS, MethodSettings
 from sedona_nni.search import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training import TrainSettings
@@ -45,6 +46,13 @@ MODELS: dict[type[BaseModel], tuple[str, str]] = {
         "How K blocks are trained. Any of them can be tuned: `searchSpace` gives it a range of "
         "NNI's types `choice`, `randint`, `uniform`, `quniform` or `loguniform`.",
     ),
+    **{
+        method: (
+            f"Method `{method.model_fields['name'].default}` (`train.method`)",
+            inspect.cleandoc(method.__doc__ or "").partition("\n\n")[0],
+        )
+        for method in METHODS
+    },
     CommonSettings: ("Every tuner", "Beside these, each tuner has options of its own, see below."),
     ExperimentSettings: (
         "SedonaTuner",
@@ -96,6 +104,8 @@ SOURCES: dict[str, str] = {
     "SearchSettings.release_mode": _OURS,
     "SearchSettings.validation_fraction": "release's README, `--valid-size` of the search",
     "SearchSettings.seed": "release, `--seed`",
+    "TrainSettings.method": _OURS,
+    "MethodSettings.name": _OURS,
     "TrainSettings.epochs": "release's README, `--train-iters 64000`",
     "TrainSettings.batch_size": "release, `--batch-size`",
     "TrainSettings.evaluation_batch_size": "release, `--valid-batch-size`",
@@ -105,6 +115,7 @@ SOURCES: dict[str, str] = {
     "TrainSettings.momentum": "release, `--momentum`",
     "TrainSettings.weight_decay": "release, `--weight-decay`",
     "TrainSettings.schedule": "release, `--lr-scheduler`",
+    "TrainSettings.lr_decay": "release, fixed there",
     "TrainSettings.milestones": "ours; release, `--lr-decay-milestones`: steps 150,000, 275,000 "
     "and 375,000",
     "TrainSettings.label_smoothing": "release, `--smoothing`",
@@ -166,6 +177,8 @@ def default(info: FieldInfo) -> str:
     if info.is_required():
         return "required"
     value: Any = info.get_default(call_default_factory=True)
+    if isinstance(value, MethodSettings):
+        return _plain(value.name)
     if isinstance(value, BaseModel):
         return "its defaults"
     return _plain(value)

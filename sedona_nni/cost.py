@@ -26,7 +26,7 @@ from sedona_nni.auxiliary import (
     build_auxiliary,
 )
 from sedona_nni.backbones import Backbone, FeatureShape
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decoupling import NO_AUXILIARY, Decoupling
 from sedona_nni.errors import InputError
 
 __all__ = [
@@ -173,7 +173,8 @@ def block_costs(backbone: Backbone, decoupling: Decoupling) -> list[BlockCost]:
         own = sum((layers[layer] for layer in block), Cost(0, 0))
         if index < len(decoupling.cuts):
             aux = decoupling.aux[index]
-            auxiliary = auxiliary_cost(aux, auxiliary_context(backbone, decoupling.cuts[index]))
+            context = auxiliary_context(backbone, decoupling.cuts[index])
+            auxiliary = Cost(0, 0) if aux == NO_AUXILIARY else auxiliary_cost(aux, context)
             costs.append(BlockCost(block[0], block[-1], own, aux, auxiliary))
         else:
             whole = own + head_cost(backbone)

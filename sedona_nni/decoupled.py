@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sedona_nni.auxiliary import AuxiliaryNetwork, auxiliary_context, build_auxiliary
 from sedona_nni.backbones import Backbone
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decoupling import NO_AUXILIARY, Decoupling
 from sedona_nni.errors import InputError
 
 __all__ = ["Block", "DecoupledNetwork", "build_decoupled"]
@@ -20,10 +20,11 @@ class Block(nn.Module):
 
     Attributes:
         layers: The layers, in order.
-        classifier: Their auxiliary network or, in the last block, the backbone's head.
+        classifier: Their auxiliary network or, in the last block, the backbone's head. None below
+            a cut without auxiliary network; such a block needs another teacher.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], classifier: nn.Module) -> None:
+    def __init__(self, layers: Sequence[nn.Module], classifier: nn.Module | None) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
         self.classifier = classifier
@@ -38,6 +39,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the block's own loss, shape (), and its logits, (B, num_classes).
 
+        Only a block with a classifier has one.
+
         Args:
             features: What the block's layers return, (B, C, S, S).
             labels: Class numbers, (B,).
@@ -45,6 +48,7 @@ class Block(nn.Module):
         """
         if isinstance(self.classifier, AuxiliaryNetwork):
             return self.classifier.local_loss(features, labels, criterion)
+        assert self.classifier is not None
         logits: Tensor = self.classifier(features)
         return criterion(logits, labels), logits
 
@@ -71,16 +75,24 @@ class DecoupledNetwork(nn.Module):
             outputs.append(block(outputs[-1].detach()))
         return outputs[1:]
 
+    @property
+    def classified(self) -> list[int]:
+        """Indices of the blocks with a classifier, from 0: all, unless cuts have no network."""
+        return [i for i, block in enumerate(self.blocks) if block.classifier is not None]
+
     def classifier_logits(self, images: Tensor) -> list[Tensor]:
-        """Return the logits of every classifier, lowest block first: K tensors (B, classes)."""
+        """Return the logits of every classifier, lowest block first, each (B, classes)."""
         return [
             block.classifier(features)
             for block, features in zip(self.blocks, self.features(images), strict=True)
+            if block.classifier is not None
         ]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images, (B, in_channels, S, S), to the final head's logits, (B, num_classes)."""
-        logits: Tensor = self.blocks[-1].classifier(self.features(images)[-1])
+        head = self.blocks[-1].classifier
+        assert head is not None
+        logits: Tensor = head(self.features(images)[-1])
         return logits
 
 
@@ -100,7 +112,7 @@ def build_decoupled(backbone: Backbone, decoupling: Decoupling) -> DecoupledNetw
         )
     runs = decoupling.blocks(backbone.num_layers)
     classifiers = [
-        build_auxiliary(name, auxiliary_context(backbone, cut))
+        None if name == NO_AUXILIARY else build_auxiliary(name, auxiliary_context(backbone, cut))
         for cut, name in zip(decoupling.cuts, decoupling.aux, strict=True)
     ]
     return DecoupledNetwork(

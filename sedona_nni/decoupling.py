@@ -22,6 +22,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
 
 __all__ = [
+    "NO_AUXILIARY",
     "Decoupling",
     "SearchResult",
     "check_num_blocks",
@@ -30,6 +31,10 @@ __all__ = [
     "random_decoupling",
     "uniform_cuts",
 ]
+
+NO_AUXILIARY = "none"
+"""In place of an auxiliary network's name: the block below the cut has no classifier. Only methods
+that teach blocks otherwise can train it, see `sedona_nni.methods`."""
 
 
 def check_num_blocks(num_blocks: int, num_layers: int) -> None:

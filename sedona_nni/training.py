@@ -1,10 +1,8 @@
-"""Greedy training of a decoupled network: K blocks, K optimizers, K schedules.
+"""Training a decoupled network: epochs, validation, checkpoints, the best epoch, the test.
 
-`greedy_step` is one step of it: each block computes its features and its own loss, goes backward at
-once and is updated, before the next block starts. Only one block's activations and gradients are
-alive at a time. With one block this is ordinary back-propagation. `train` is the loop around it.
-Sources: Belilovsky et al., ICML 2020 (decoupled greedy learning); the public SEDONA release
-(defaults, one optimizer and schedule per block, ensemble of the last classifiers).
+What becomes of one batch is the business of a method of `sedona_nni.methods`, by default parallel
+greedy learning; `train` is the loop around it.
+Source of the defaults and of the ensemble of the last classifiers: the public SEDONA release.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,8 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rich.console import Console
 from rich.progress import track
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+from torch import Tensor
 from typing_extensions import Self
 
 from sedona_nni.batches import BatchStream, ImageSet, evaluation_batches
@@ -35,6 +32,9 @@ from sedona_nni.decoupled import DecoupledNetwork
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import write_atomically
 from sedona_nni.losses import LabelSmoothing
+from sedona_nni.methods import AnyMethod, build_method
+from sedona_nni.methods.greedy import GreedySettings
+from sedona_nni.methods.method import Precision, Stateful, autocast
 
 __all__ = [
     "CHECKPOINT_FILE",
@@ -43,18 +43,15 @@ __all__ = [
     "Evaluation",
     "TrainResult",
     "TrainSettings",
-    "build_optimizers",
+    "block_accuracies",
     "evaluate",
-    "greedy_step",
     "train",
 ]
 
 CHECKPOINT_FILE = "checkpoint.pt"
 MODEL_FILE = "model.safetensors"
-_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 Report = Callable[[dict[str, float]], None]
-Precision = Literal["no", "fp16", "bf16"]
 
 
 class DivergedError(SedonaError):
@@ -65,7 +62,10 @@ class TrainSettings(BaseModel):
     """How a decoupled network is trained; the defaults are the release's for CIFAR-10.
 
     Attributes:
-        epochs: Passes over the training images (the release: 64,000 batches of 128, 182 passes).
+        method: How the blocks learn, see `sedona_nni.methods`: the name of a method, or its name
+            and options.
+        epochs: Passes over the training images (the release: 64,000 batches of 128, 182 passes),
+            of each block where a method does not train all of them at once.
         batch_size: Images per step.
         evaluation_batch_size: Images at a time when nothing is learned.
         optimizer: ``sgd`` or ``adam``, one per block.
@@ -74,7 +74,8 @@ class TrainSettings(BaseModel):
         momentum: Momentum of ``sgd``.
         weight_decay: Factor of the L2 penalty's gradient.
         schedule: ``cosine`` from lr to lr_min, step by step, or ``multistep``.
-        milestones: Epochs after which ``multistep`` divides the rate by 10.
+        milestones: Epochs after which ``multistep`` lowers the rate.
+        lr_decay: Factor on the rate at each milestone.
         label_smoothing: eps of `sedona_nni.losses.LabelSmoothing`.
         validation_fraction: Share of the training images held out to pick the best epoch.
         classes_per_batch: Classes that a batch is made of, see `sedona_nni.batches.BatchStream`; by
@@ -88,6 +89,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    method: AnyMethod = GreedySettings()
     epochs: int = Field(default=182, ge=1)
     batch_size: int = Field(default=128, ge=2)  # batch norm cannot learn from a single image
     evaluation_batch_size: int = Field(default=1024, ge=1)
@@ -98,6 +100,7 @@ class TrainSettings(BaseModel):
     weight_decay: float = Field(default=1e-4, ge=0)
     schedule: Literal["cosine", "multistep"] = "cosine"
     milestones: list[int] = Field(default_factory=list)
+    lr_decay: float = Field(default=0.1, gt=0, lt=1)
     label_smoothing: float = Field(default=0.1, ge=0, le=0.5)
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     classes_per_batch: int | None = Field(default=None, ge=1)
@@ -134,7 +137,8 @@ class Evaluation:
 
     Attributes:
         loss: Mean loss of the final head.
-        accuracies: Share of images that each block's classifier gets right; the last is the head.
+        accuracies: Share of images that each classifier gets right, see
+            `DecoupledNetwork.classifier_logits`; the last is the head.
         ensemble_accuracy: That of the last n classifiers together.
     """
 
@@ -148,7 +152,8 @@ class TrainResult:
     """What a training came to; the epoch with the best validation accuracy is what was tested.
 
     Attributes:
-        best_epoch: That epoch, from 1; the earliest of equals.
+        best_epoch: That epoch, from 1; the earliest of equals, of those in which the last block
+            learned.
         validation_accuracy: Accuracy of the final head on the validation part.
         validation_loss: Its mean loss there.
         test: The same weights on the test part.
@@ -160,81 +165,6 @@ class TrainResult:
     validation_loss: float
     test: Evaluation
     time_s: float
-
-
-def build_optimizers(
-    network: DecoupledNetwork, settings: TrainSettings
-) -> list[torch.optim.Optimizer]:
-    """Return one optimizer per block, for its layers and its classifier."""
-    optimizers: list[torch.optim.Optimizer] = []
-    for block in network.blocks:
-        if settings.optimizer == "sgd":
-            optimizers.append(
-                torch.optim.SGD(
-                    block.parameters(),
-                    settings.lr,
-                    momentum=settings.momentum,
-                    weight_decay=settings.weight_decay,
-                )
-            )
-        else:
-            optimizers.append(
-                torch.optim.Adam(
-                    block.parameters(), settings.lr, weight_decay=settings.weight_decay
-                )
-            )
-    return optimizers
-
-
-def _build_schedule(
-    optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int
-) -> LRScheduler:
-    if settings.schedule == "cosine":
-        return CosineAnnealingLR(
-            optimizer, T_max=settings.epochs * steps_per_epoch, eta_min=settings.lr_min
-        )
-    return MultiStepLR(optimizer, [epoch * steps_per_epoch for epoch in settings.milestones])
-
-
-def greedy_step(
-    network: DecoupledNetwork,
-    optimizers: Sequence[torch.optim.Optimizer],
-    images: Tensor,
-    labels: Tensor,
-    criterion: nn.Module,
-    scaler: torch.amp.GradScaler,
-    amp: Precision = "no",
-) -> Tensor:
-    """Update every block once, from the lowest up, each from its own loss alone.
-
-    Block k's weights follow the gradient of its local loss l_k, which equals their gradient of
-    l_1 + ... + l_K, because block k+1 reads its input as a constant. Going backward block by block
-    frees what block k has stored before block k+1 runs.
-
-    Args:
-        network: The K blocks, in training mode.
-        optimizers: One per block.
-        images: Shape (B, C, S, S).
-        labels: Class numbers, (B,).
-        criterion: Mean loss of logits and labels.
-        scaler: Scales losses against underflow in half precision; all blocks share it.
-        amp: Mixed precision of the forward pass.
-
-    Returns:
-        The K local losses before the update, shape (K,).
-    """
-    losses = []
-    features = images
-    for block, optimizer in zip(network.blocks, optimizers, strict=True):
-        with torch.autocast(images.device.type, _DTYPES[amp], enabled=amp != "no"):
-            features = block(features.detach())  # the cut: nothing below learns from this block
-            loss, _ = block.local_loss(features, labels, criterion)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        optimizer.zero_grad()
-        losses.append(loss.detach())
-    scaler.update()
-    return torch.stack(losses)
 
 
 @torch.no_grad()
@@ -256,12 +186,10 @@ def evaluate(
     """
     network.eval()
     criterion = LabelSmoothing(settings.label_smoothing)
-    counts = torch.zeros(len(network.blocks) + 1, device=device)
+    counts = torch.zeros(len(network.classified) + 1, device=device)
     loss = torch.zeros((), device=device)
     for images, labels in evaluation_batches(dataset, settings.evaluation_batch_size, device):
-        with torch.autocast(
-            images.device.type, _DTYPES[settings.amp], enabled=settings.amp != "no"
-        ):
+        with autocast(images.device, settings.amp):
             logits = network.classifier_logits(images)
         logits = [part.float() for part in logits]
         together = torch.stack([part.log_softmax(1) for part in logits[-settings.ensemble :]]).sum(
@@ -271,6 +199,14 @@ def evaluate(
         loss += criterion(logits[-1], labels) * len(labels)
     *accuracies, ensemble_accuracy = (counts / len(dataset)).tolist()
     return Evaluation(loss.item() / len(dataset), accuracies, ensemble_accuracy)
+
+
+def block_accuracies(network: DecoupledNetwork, evaluation: Evaluation) -> dict[str, float]:
+    """Return the accuracies by name, ``block_1_accuracy`` ... of the blocks with a classifier."""
+    return {
+        f"block_{index + 1}_accuracy": accuracy
+        for index, accuracy in zip(network.classified, evaluation.accuracies, strict=True)
+    }
 
 
 def train(
@@ -284,8 +220,12 @@ def train(
 ) -> TrainResult:
     """Train every block, keep the epoch that validates best, test that one once.
 
-    The network ends with the best epoch's weights. After each epoch a checkpoint is written to
-    ``directory``; called again with the same network, data and settings, training goes on from it.
+    As long as the method has not come to the upper blocks, what is validated is the network up to
+    the highest block that has learned, with this block's classifier as its head; the best epoch is
+    one in which it was the whole network. The network ends with the best epoch's weights.
+
+    After each epoch a checkpoint is written to ``directory``; called again with the same network,
+    data and settings, training goes on from it.
     On a CPU, with as many threads, the outcome is then the same to the bit: what is random in step
     n depends on the seed and on n alone. Torch's global generators are left as they were.
 
@@ -296,13 +236,15 @@ def train(
         device: Where.
         report: Called after every epoch with ``default`` (the final head's validation accuracy),
             ``loss`` (its validation loss), ``block_1_accuracy`` ... ``block_K_accuracy`` (on the
-            validation part), ``train_loss`` (mean of the head's losses while learning), ``lr`` and
-            ``epoch``; after an interruption also for the epochs before it.
+            validation part), ``train_loss`` (mean of the head's losses while learning), ``epoch``,
+            ``lr`` and what else the method tells; after an interruption also for the epochs before
+            it.
         directory: Where to write ``checkpoint.pt`` and, at the end, ``model.safetensors``.
 
     Raises:
         DivergedError: if a loss is not finite at the end of an epoch.
-        InputError: if the checkpoint in ``directory`` was made with other settings.
+        InputError: if the checkpoint in ``directory`` was made with other settings, or the
+            auxiliary networks are not what the method needs.
     """
     device = torch.device(device)
     network.to(device)
@@ -315,68 +257,58 @@ def train(
         class_limited_passes=settings.class_limited_epochs,
     )
     steps_per_epoch = stream.batches_per_epoch
-    criterion = LabelSmoothing(settings.label_smoothing)
-    optimizers = build_optimizers(network, settings)
-    schedules = [_build_schedule(optimizer, settings, steps_per_epoch) for optimizer in optimizers]
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
-
-    parts: list[_Stateful] = [network, *optimizers, *schedules, scaler]
-    progress = _Progress(settings.model_dump(mode="json"))
-    checkpoint = directory / CHECKPOINT_FILE if directory else None
-    if checkpoint and checkpoint.exists():
-        progress = _load(checkpoint, parts, progress)
-        for numbers in progress.history:
-            report(numbers)
-
-    started = time.perf_counter() - progress.time_s
-    batches = stream.iterate(start=len(progress.history) * steps_per_epoch)
     generators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=generators), warnings.catch_warnings():
         # In fp16 the very first updates are often skipped, and the schedule takes it for a mistake
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-        for epoch in range(len(progress.history) + 1, settings.epochs + 1):
-            network.train()
+        torch.manual_seed(_initial_seed(settings.seed))
+        method = build_method(network, settings, splits, steps_per_epoch)
+
+        progress = _Progress(settings.model_dump(mode="json"))
+        checkpoint = directory / CHECKPOINT_FILE if directory else None
+        if checkpoint and checkpoint.exists():
+            progress = _load(checkpoint, [network, method], progress)
+            for numbers in progress.history:
+                report(numbers)
+
+        started = time.perf_counter() - progress.time_s
+        batches = stream.iterate(start=len(progress.history) * steps_per_epoch)
+        while not method.finished(len(progress.history)):
+            epoch = len(progress.history) + 1
+            method.start_epoch(epoch)
             losses = torch.zeros(len(network.blocks), device=device)
+            updates = [0] * len(network.blocks)
             steps = range((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch)
-            for step in _with_bar(steps, f"epoch {epoch} of {settings.epochs}"):
+            for step in _with_bar(steps, f"epoch {epoch} of {max(epoch, method.num_epochs)}"):
                 images, labels = next(batches)
                 torch.manual_seed(_dropout_seed(settings.seed, step))
-                losses += greedy_step(
-                    network, optimizers, images, labels, criterion, scaler, settings.amp
-                )
-                for schedule in schedules:
-                    schedule.step()
+                for block, loss in method.step(images, labels).items():
+                    losses[block] += loss
+                    updates[block] += 1
 
-            validation = evaluate(network, splits.validation, settings, device)
-            losses /= steps_per_epoch
+            judged = DecoupledNetwork(network.blocks[: method.num_validated])
+            validation = evaluate(judged, splits.validation, settings, device)
+            losses /= torch.tensor(updates, device=device).clamp(min=1)
             if not (losses.isfinite().all() and math.isfinite(validation.loss)):
                 raise DivergedError(
                     f"training diverged in epoch {epoch}: the blocks' losses are "
                     f"{losses.tolist()}, the validation loss is {validation.loss} "
                     f"({settings.optimizer}, lr {settings.lr})"
                 )
+            highest = max(block for block, count in enumerate(updates) if count)
             numbers = {
                 "default": validation.accuracies[-1],
                 "loss": validation.loss,
-                **{
-                    f"block_{number}_accuracy": accuracy
-                    for number, accuracy in enumerate(validation.accuracies, start=1)
-                },
-                "train_loss": losses[-1].item(),
-                "lr": float(schedules[-1].get_last_lr()[0]),
+                **block_accuracies(judged, validation),
+                "train_loss": losses[highest].item(),
+                **method.numbers(),
                 "epoch": epoch,
             }
             progress.history.append(numbers)
-            if validation.accuracies[-1] > progress.best_accuracy:
-                progress.best_accuracy = validation.accuracies[-1]
-                progress.best_epoch = epoch
-                progress.best_network = {
-                    name: tensor.to("cpu", copy=True)
-                    for name, tensor in network.state_dict().items()
-                }
+            progress.keep_best(network, method.num_validated)
             progress.time_s = time.perf_counter() - started
             if checkpoint:
-                _save(checkpoint, parts, progress)
+                _save(checkpoint, [network, method], progress)
             report(numbers)
 
     network.load_state_dict(progress.best_network)
@@ -392,29 +324,36 @@ def train(
     )
 
 
-class _Stateful(Protocol):
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
-
-
 @dataclass
 class _Progress:
     """What has to outlive an interruption besides the states of network and optimizers."""
 
     settings: dict[str, Any]
     history: list[dict[str, float]] = field(default_factory=list)
+    num_validated: int = 0
     best_epoch: int = 0
     best_accuracy: float = -1.0
     best_network: dict[str, Tensor] = field(default_factory=dict)
     time_s: float = 0.0
 
+    def keep_best(self, network: DecoupledNetwork, num_validated: int) -> None:
+        """Keep the network of the last epoch if none with as many blocks was better."""
+        accuracy = self.history[-1]["default"]
+        if num_validated > self.num_validated or accuracy > self.best_accuracy:
+            self.num_validated = num_validated
+            self.best_accuracy = accuracy
+            self.best_epoch = len(self.history)
+            self.best_network = {
+                name: tensor.to("cpu", copy=True) for name, tensor in network.state_dict().items()
+            }
 
-def _save(path: Path, parts: Sequence[_Stateful], progress: _Progress) -> None:
+
+def _save(path: Path, parts: Sequence[Stateful], progress: _Progress) -> None:
     state = {**vars(progress), "parts": [part.state_dict() for part in parts]}
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
-def _load(path: Path, parts: Sequence[_Stateful], fresh: _Progress) -> _Progress:
+def _load(path: Path, parts: Sequence[Stateful], fresh: _Progress) -> _Progress:
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["settings"] != fresh.settings:
         raise InputError(f"directory: {path} was made with other training settings")
@@ -426,6 +365,11 @@ def _load(path: Path, parts: Sequence[_Stateful], fresh: _Progress) -> _Progress
 def _dropout_seed(seed: int, step: int) -> int:
     """Mix the two, so that neighbouring seeds and steps share nothing."""
     return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
+
+
+def _initial_seed(seed: int) -> int:
+    """The seed of what a method draws before its first step; different from that of any step."""
+    return int(np.random.SeedSequence((seed, 0, 1)).generate_state(1)[0])
 
 
 def _with_bar(steps: range, description: str) -> Any:

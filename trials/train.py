@@ -9,6 +9,7 @@ way ``checkpoint.pt`` in place of the last two.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,6 @@ from typing import Annotated
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from sedona_nni.backbones import ACTIVATIONS, build_backbone
 from sedona_nni.cost import block_costs, count_parameters, peak_memory_mib, relaxed_cost
@@ -25,7 +25,7 @@ from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decoupling import Decoupling, SearchResult
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
-from sedona_nni.losses import LabelSmoothing
+from sedona_nni.methods import TrainingMethod, build_method
 from sedona_nni.relaxed_training import build_relaxed
 from sedona_nni.task import Task
 from sedona_nni.training import (
@@ -33,9 +33,8 @@ from sedona_nni.training import (
     MODEL_FILE,
     Evaluation,
     TrainSettings,
-    build_optimizers,
+    block_accuracies,
     evaluate,
-    greedy_step,
     train,
 )
 
@@ -79,7 +78,8 @@ def run_training(
         ``default`` (best validation accuracy), ``loss`` (validation loss of that epoch),
         ``test_accuracy`` and ``test_loss`` of the same weights, ``test_ensemble_accuracy`` where
         an ensemble was asked for, ``best_epoch``, ``parameters`` and ``macs`` (per image) with
-        auxiliary networks, ``peak_memory_mib`` (see below) and ``time_s`` of the training.
+        auxiliary networks and what else the method trains, ``peak_memory_mib`` (see below) and
+        ``time_s`` of the training.
         The peak is that of a training step on ``device`` with everything it needs: weights,
         optimizer state, gradients, activations and what the step computes on the way, but not
         the images.
@@ -101,6 +101,8 @@ def run_training(
 
     splits = load_splits(task, settings.validation_fraction)
     network, costs = _build(task, decoupling, splits, settings.seed)
+    extra = _method(network, settings, splits).extra_cost()
+    costs = {name: cost + getattr(extra, name) for name, cost in costs.items()}
     if directory is not None:
         write_json(directory / "run.json", run.model_dump(mode="json"))
         kind = "decoupling" if isinstance(decoupling, Decoupling) else "search-result"
@@ -158,10 +160,7 @@ def evaluate_saved(
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be loaded ({reason})") from error
     test = evaluate(network.to(device), splits.test, settings, device)
-    return _test_numbers(test, settings) | {
-        f"block_{number}_accuracy": accuracy
-        for number, accuracy in enumerate(test.accuracies, start=1)
-    }
+    return _test_numbers(test, settings) | block_accuracies(network, test)
 
 
 def _read_run(directory: Path) -> _Run:
@@ -196,27 +195,28 @@ def _build(
     return network, {"parameters": count_parameters(network), "macs": macs}
 
 
-def _peak_memory_mib(run: _Run, splits: Splits, device: torch.device) -> float:
-    """Run two training steps of a network of its own, made within the measurement.
+def _method(network: DecoupledNetwork, settings: TrainSettings, splits: Splits) -> TrainingMethod:
+    """Return what would train the network; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        stream = BatchStream(splits.train, settings.batch_size, 0, "cpu")
+        return build_method(network, settings, splits, stream.batches_per_epoch)
 
-    Two, because the first leaves the optimizer state that the later ones carry.
-    """
+
+def _peak_memory_mib(run: _Run, splits: Splits, device: torch.device) -> float:
+    """Run training steps of a network of its own, made within the measurement."""
     settings = run.settings
     images, labels = next(BatchStream(splits.train, settings.batch_size, 0, device).iterate())
 
-    def two_steps() -> list[Tensor]:
+    def some_steps() -> TrainingMethod:
         network, _ = _build(run.task, run.decoupling, splits, settings.seed)
-        network.to(device).train()
-        optimizers = build_optimizers(network, settings)
-        criterion = LabelSmoothing(settings.label_smoothing)
-        scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
-        return [
-            greedy_step(network, optimizers, images, labels, criterion, scaler, settings.amp)
-            for _ in range(2)
-        ]
+        method = _method(network.to(device), settings, splits)
+        method.rehearse(images, labels)
+        return method
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        return peak_memory_mib(two_steps, device)
+    generators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=generators), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # as in `train`
+        return peak_memory_mib(some_steps, device)
 
 
 def _test_numbers(test: Evaluation, settings: TrainSettings) -> dict[str, float]:

@@ -16,8 +16,10 @@ from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.inner_step import InnerProblem, Sgd
 from sedona_nni.losses import LabelSmoothing
+from sedona_nni.methods.greedy import greedy_step
+from sedona_nni.methods.method import build_optimizer
 from sedona_nni.relaxation import RelaxedNetwork, gradient_valve, tangent_valve
-from sedona_nni.training import TrainSettings, build_optimizers, greedy_step
+from sedona_nni.training import TrainSettings
 
 AUX = ["conv1", "conv2", "mlp-sr"]
 VERY_SURE = 800.0  # exp(-800) is 0 in float64
@@ -83,7 +85,7 @@ def test_one_hot_relaxation_trains_as_the_decoupled_network(cuts: list[int]) -> 
         block.classifier.load_state_dict(networks[AUX.index(name)].state_dict())
 
     settings = TrainSettings(lr=0.05, momentum=0.9, weight_decay=1e-3)
-    optimizers = build_optimizers(decoupled, settings)
+    optimizers = [build_optimizer(b.parameters(), settings) for b in decoupled.blocks]
     problem = InnerProblem(relaxed, Sgd(momentum=0.9, weight_decay=1e-3), LabelSmoothing(0.1))
     state = problem.state()
     before = {name: value.detach().clone() for name, value in decoupled.named_parameters()}

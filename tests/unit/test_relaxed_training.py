@@ -17,9 +17,11 @@ from sedona_nni.decoupling import Decoupling, SearchResult
 from sedona_nni.errors import InputError
 from sedona_nni.inner_step import InnerProblem, Sgd
 from sedona_nni.losses import LabelSmoothing
+from sedona_nni.methods.greedy import greedy_step
+from sedona_nni.methods.method import build_optimizer
 from sedona_nni.relaxed_training import RelaxedClassifier, build_relaxed
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings, build_optimizers, greedy_step
+from sedona_nni.training import TrainSettings
 from trials.train import evaluate_saved, run_training
 
 AUX = ["conv1", "mlp-sr"]
@@ -46,7 +48,7 @@ def test_a_step_is_that_of_the_search() -> None:
     relaxed = copy.deepcopy(classifier.network)
     problem = InnerProblem(relaxed, Sgd(momentum=0.9, weight_decay=1e-3), LabelSmoothing(0.1))
     settings = TrainSettings(lr=0.05, momentum=0.9, weight_decay=1e-3)
-    optimizers = build_optimizers(network, settings)
+    optimizers = [build_optimizer(b.parameters(), settings) for b in network.blocks]
     before = {name: value.clone() for name, value in classifier.network.state_dict().items()}
     state = problem.state()
     network.train()

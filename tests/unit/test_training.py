@@ -17,8 +17,10 @@ from sedona_nni.data import Splits, load_splits
 from sedona_nni.decoupled import Block, DecoupledNetwork, build_decoupled
 from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.methods import build_method, greedy
+from sedona_nni.methods.greedy import greedy_step
 from sedona_nni.task import Task
-from sedona_nni.training import DivergedError, TrainSettings, evaluate, greedy_step, train
+from sedona_nni.training import DivergedError, TrainSettings, evaluate, train
 
 NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
 STEPS = 3  # per epoch, with the settings below
@@ -153,7 +155,7 @@ def test_same_seed_same_result_to_the_bit(splits: Splits) -> None:
 def test_every_block_learns(splits: Splits) -> None:
     network = build(THREE_BLOCKS)
     before = weights(network)
-    optimizers = training.build_optimizers(network, SETTINGS)
+    optimizers = build_method(network, SETTINGS, splits, STEPS).optimizers
     images, labels = next(BatchStream(splits.train, 50, 0, "cpu").iterate())
     criterion = nn.CrossEntropyLoss()
     network.train()
@@ -174,11 +176,11 @@ def test_the_global_generator_is_left_alone(splits: Splits) -> None:
 
 def test_multistep_schedule(splits: Splits) -> None:
     settings = SETTINGS.model_copy(
-        update={"schedule": "multistep", "milestones": [1, 2], "lr": 0.01}
+        update={"schedule": "multistep", "milestones": [1, 2], "lr": 0.01, "lr_decay": 0.2}
     )
     rates: list[float] = []
     train(build(ONE_BLOCK), splits, settings, report=lambda numbers: rates.append(numbers["lr"]))
-    assert rates == pytest.approx([0.001, 0.0001, 0.0001])
+    assert rates == pytest.approx([0.002, 0.0004, 0.0004])
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
@@ -191,7 +193,7 @@ def test_mixed_precision(splits: Splits, amp: Any) -> None:
         network.blocks[1].layers[0].register_forward_hook(
             lambda module, inputs, output: dtypes.append(output.dtype)
         )
-        optimizers = training.build_optimizers(network, SETTINGS)
+        optimizers = build_method(network, SETTINGS, splits, STEPS).optimizers
         scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16")
         torch.manual_seed(0)
         losses.append(
@@ -322,7 +324,7 @@ def test_interrupted_and_continued_is_uninterrupted_to_the_bit(
             raise Killed
         return real_evaluate(network, images, *arguments)
 
-    monkeypatch.setattr(training, "greedy_step", step_or_die)
+    monkeypatch.setattr(greedy, "greedy_step", step_or_die)
     monkeypatch.setattr(training, "evaluate", evaluate_or_die)
     for _ in killed_at:
         with pytest.raises(Killed):
@@ -350,7 +352,7 @@ def test_batches_of_few_classes(splits: Splits, monkeypatch: pytest.MonkeyPatch)
         classes.append(len(labels.unique()))
         return torch.zeros(1)
 
-    monkeypatch.setattr(training, "greedy_step", count)
+    monkeypatch.setattr(greedy, "greedy_step", count)
     limits = {"batch_size": 5, "classes_per_batch": 2, "class_limited_epochs": 2}
     train(build(ONE_BLOCK), splits, SETTINGS.model_copy(update=limits))
     assert classes[:20] == classes[30:50] == [2] * 20
@@ -392,10 +394,10 @@ def test_streams_of_a_training_are_those_of_its_settings(splits: Splits) -> None
     assert all(torch.equal(a, b) for a, (b, _) in zip(seen, expected, strict=True))
 
 
-def test_weight_decay_momentum_and_rate_reach_every_optimizer() -> None:
+def test_weight_decay_momentum_and_rate_reach_every_optimizer(splits: Splits) -> None:
     network = build(THREE_BLOCKS)
     settings = TrainSettings(lr=0.3, momentum=0.8, weight_decay=0.01)
-    optimizers = training.build_optimizers(network, settings)
+    optimizers = build_method(network, settings, splits, STEPS).optimizers
     assert len(optimizers) == 3
     for optimizer, block in zip(optimizers, network.blocks, strict=True):
         (group,) = optimizer.param_groups

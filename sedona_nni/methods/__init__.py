@@ -1,0 +1,50 @@
+"""Methods of training a decoupled network, one algorithm per file.
+
+A new one is a file with a subclass of `MethodSettings` and one of `TrainingMethod`, and their entry
+here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from sedona_nni.methods.greedy import GreedyLearning, GreedySettings
+from sedona_nni.methods.method import MethodSettings, TrainingMethod
+from sedona_nni.methods.sequential import SequentialLearning, SequentialSettings
+
+if TYPE_CHECKING:
+    from sedona_nni.data import Splits
+    from sedona_nni.decoupled import DecoupledNetwork
+    from sedona_nni.training import TrainSettings
+
+__all__ = ["METHODS", "AnyMethod", "MethodSettings", "TrainingMethod", "build_method"]
+
+METHODS: dict[type[MethodSettings], type[TrainingMethod]] = {
+    GreedySettings: GreedyLearning,
+    SequentialSettings: SequentialLearning,
+}
+
+
+def _by_name(value: Any) -> Any:
+    """Let a name stand for the method with its defaults."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+AnyMethod = Annotated[
+    Annotated[GreedySettings | SequentialSettings, Field(discriminator="name")],
+    BeforeValidator(_by_name),
+]
+"""The settings of any method: its name, or its name and options, as in ``{name: sequential}``."""
+
+
+def build_method(
+    network: DecoupledNetwork, settings: TrainSettings, splits: Splits, steps_per_epoch: int
+) -> TrainingMethod:
+    """Return the method that ``settings.method`` describes, ready for the first epoch.
+
+    Raises:
+        InputError: if the network's auxiliary networks are not what the method needs.
+    """
+    return METHODS[type(settings.method)](network, settings, splits, steps_per_epoch)

@@ -1,0 +1,229 @@
+"""What a method of training is: the interface between `sedona_nni.training` and the algorithms.
+
+The loop over epochs, with validation, checkpoints and reports, is common to all and is in
+`sedona_nni.training`. A method says what becomes of one batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+
+from sedona_nni.cost import Cost
+from sedona_nni.decoupled import DecoupledNetwork
+from sedona_nni.decoupling import NO_AUXILIARY
+from sedona_nni.errors import InputError
+from sedona_nni.losses import LabelSmoothing
+
+if TYPE_CHECKING:
+    from sedona_nni.data import Splits
+    from sedona_nni.training import TrainSettings
+
+__all__ = [
+    "MethodSettings",
+    "Precision",
+    "Stateful",
+    "TrainingMethod",
+    "autocast",
+    "build_optimizer",
+    "build_schedule",
+]
+
+Precision = Literal["no", "fp16", "bf16"]
+_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Stateful(Protocol):
+    """What can be stopped and continued; its state is fit for ``torch.load(weights_only=True)``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take over a state."""
+
+
+class MethodSettings(BaseModel):
+    """Base of the methods' settings; a subclass has a ``name`` and the options of one method.
+
+    Attributes:
+        name: Of the method.
+        uses_auxiliary: Whether the blocks below the last learn from auxiliary networks. If not,
+            there must be none at the cuts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    uses_auxiliary: ClassVar[bool] = True
+
+    def check_auxiliary(self, names: Sequence[str]) -> None:
+        """Check that the auxiliary networks at the cuts are what the method needs.
+
+        Args:
+            names: One per cut; `NO_AUXILIARY` where there is none.
+
+        Raises:
+            InputError: if a cut lacks a network or has one that would not be used.
+        """
+        if self.uses_auxiliary and NO_AUXILIARY in names:
+            rule = f"must be an auxiliary network at every cut for the method {self.name}"
+            raise InputError.rule("aux", rule, list(names))
+        if not self.uses_auxiliary and set(names) - {NO_AUXILIARY}:
+            rule = f"must be {NO_AUXILIARY} at every cut for the method {self.name}"
+            raise InputError.rule("aux", rule, list(names))
+
+
+def autocast(device: torch.device, amp: Precision) -> torch.autocast:
+    """Return the context in which a forward pass runs in mixed precision."""
+    return torch.autocast(device.type, _DTYPES[amp], enabled=amp != "no")
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], settings: TrainSettings
+) -> torch.optim.Optimizer:
+    """Return the optimizer that the settings describe."""
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+    return torch.optim.Adam(parameters, settings.lr, weight_decay=settings.weight_decay)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int
+) -> LRScheduler:
+    """Return the learning rate's schedule over ``settings.epochs``; it goes step by step."""
+    if settings.schedule == "cosine":
+        return CosineAnnealingLR(
+            optimizer, T_max=settings.epochs * steps_per_epoch, eta_min=settings.lr_min
+        )
+    milestones = [epoch * steps_per_epoch for epoch in settings.milestones]
+    return MultiStepLR(optimizer, milestones, gamma=settings.lr_decay)
+
+
+class TrainingMethod(ABC):
+    """How one batch after the other changes a decoupled network, and what is kept for that.
+
+    A subclass calls `optimize` in its constructor, which may draw weights from torch's global
+    generator: `training.train` seeds it. It seeds it again before every step.
+
+    Attributes:
+        network: What is trained, on its device.
+        settings: How.
+        steps_per_epoch: Batches in a pass over the training images.
+        device: Where the network is.
+        criterion: Mean loss of logits and labels.
+        scaler: Scales losses against underflow in half precision; all blocks share it.
+        optimizers: One per block.
+        schedules: One per optimizer.
+        parts: What has a state that must outlive an interruption, beside the network.
+    """
+
+    def __init__(
+        self,
+        network: DecoupledNetwork,
+        settings: TrainSettings,
+        splits: Splits,
+        steps_per_epoch: int,
+    ) -> None:
+        """Prepare a training.
+
+        Args:
+            network: What to train; it is on its device already.
+            settings: How; ``settings.method`` has the method's own options.
+            splits: Says how images look and how many classes there are.
+            steps_per_epoch: Batches in a pass over the training images.
+
+        Raises:
+            InputError: if the network's auxiliary networks are not what the method needs.
+        """
+        lower = network.blocks[:-1]
+        settings.method.check_auxiliary(
+            [NO_AUXILIARY if b.classifier is None else type(b.classifier).__name__ for b in lower]
+        )
+        self.network = network
+        self.settings = settings
+        self.steps_per_epoch = steps_per_epoch
+        self.device = next(network.parameters()).device
+        self.criterion = LabelSmoothing(settings.label_smoothing)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.schedules: list[LRScheduler] = []
+        self.parts: list[Stateful] = [self.scaler]
+
+    def optimize(self, modules: Iterable[nn.Module]) -> None:
+        """Make an optimizer and a schedule for each module, one module per block."""
+        self.optimizers = [build_optimizer(m.parameters(), self.settings) for m in modules]
+        self.schedules = [
+            build_schedule(optimizer, self.settings, self.steps_per_epoch)
+            for optimizer in self.optimizers
+        ]
+        self.parts += [*self.optimizers, *self.schedules]
+
+    @property
+    def num_epochs(self) -> int:
+        """Passes over the training images until the end, as far as that is known beforehand."""
+        return self.settings.epochs
+
+    @property
+    def num_validated(self) -> int:
+        """How many blocks, from the lowest up, have learned; the last of them is validated."""
+        return len(self.network.blocks)
+
+    def finished(self, epochs: int) -> bool:
+        """Return whether training ends after so many epochs."""
+        return epochs >= self.num_epochs
+
+    def start_epoch(self, epoch: int) -> None:
+        """Get ready for an epoch, counted from 1; the network was in evaluation mode."""
+        self.network.train()
+
+    @abstractmethod
+    def step(self, images: Tensor, labels: Tensor) -> dict[int, Tensor]:
+        """Learn from one more batch; schedules go on, and no gradient is left behind.
+
+        Args:
+            images: Shape (B, C, S, S).
+            labels: Class numbers, (B,).
+
+        Returns:
+            The losses before the updates, each of shape () and without a graph, by the index of
+            the block, from 0: only of blocks that were updated from a loss of their own; the mean
+            where one was updated more than once.
+        """
+
+    def rehearse(self, images: Tensor, labels: Tensor) -> None:
+        """Take steps until no later one needs more memory; for its measurement.
+
+        Two by default, as the first leaves the optimizers' state that later ones carry.
+        """
+        self.start_epoch(1)
+        for _ in range(2):
+            self.step(images, labels)
+
+    def extra_cost(self) -> Cost:
+        """Return the cost of what is trained beside the network, by default nothing."""
+        return Cost(0, 0)
+
+    def numbers(self) -> dict[str, float]:
+        """Return what the report of an epoch tells of the method: at least ``lr``."""
+        return {"lr": float(self.schedules[-1].get_last_lr()[0])}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a continued training needs beside the network's weights."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Take over the state of a training with the same settings."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
