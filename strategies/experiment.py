@@ -17,6 +17,7 @@ from strategies.settings import (
     BridgeSettings,
     CommonSettings,
     ExperimentSettings,
+    GridSettings,
     TuningSettings,
     read_settings,
 )
@@ -27,6 +28,7 @@ _TUNERS: dict[str, type[CommonSettings]] = {
     "strategies.tuner.SedonaTuner": ExperimentSettings,
     "strategies.tuner.OptunaTuner": TuningSettings,
     "strategies.bridge.BridgeTuner": BridgeSettings,
+    "strategies.grid.GridTuner": GridSettings,
 }
 
 
@@ -67,8 +69,8 @@ class Experiment:
         folder = Path(config["trialCodeDirectory"])
         settings = read_settings(model, tuner.get("classArgs") or {}, folder)
         space = read_search_space(config.get("searchSpace") or {}, settings.train)
-        if space and isinstance(settings, BridgeSettings):
-            raise InputError("searchSpace: must be {} for the BridgeTuner, which tunes nothing")
+        if space and isinstance(settings, BridgeSettings | GridSettings):
+            raise InputError("searchSpace: must be {} for a tuner that tunes nothing")
         return cls(settings, folder, config["trainingService"]["platform"])
 
     def check_machine(self) -> None:

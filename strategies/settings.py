@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
+import numpy as np
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -30,6 +31,7 @@ __all__ = [
     "CommonSettings",
     "Contender",
     "ExperimentSettings",
+    "GridSettings",
     "TuningSettings",
     "read_settings",
 ]
@@ -301,6 +303,68 @@ class BridgeSettings(CommonSettings):
         """See `CommonSettings.check`."""
         super().check(folder)
         check_num_blocks(self.num_blocks, num_layers(self.task.backbone))
+
+
+class GridPart(BaseModel):
+    """Some of the decouplings of a grid.
+
+    Attributes:
+        num_blocks: K; 1 is back-propagation.
+        seeds: Trainings of each decoupling, with ``train.seed``, ``train.seed + 1`` and so on.
+        sample: Only so many decouplings, drawn without repetition; by default all that there are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_blocks: int = Field(ge=1)
+    seeds: int = Field(default=1, ge=1)
+    sample: int | None = Field(default=None, ge=1)
+
+    @property
+    def name(self) -> str:
+        """What stands for the strategy."""
+        return "backprop" if self.num_blocks == 1 else f"grid-k{self.num_blocks}"
+
+
+class GridSettings(CommonSettings):
+    """Settings of `strategies.grid.GridTuner`.
+
+    Attributes:
+        parts: What is trained, in this order.
+        seed: Of the samples.
+    """
+
+    parts: tuple[GridPart, ...] = Field(min_length=1)
+
+    @property
+    def num_trials(self) -> int:
+        """See `CommonSettings.num_trials`."""
+        return sum(part.seeds * len(self.decouplings(part)) for part in self.parts)
+
+    def check(self, folder: Path) -> None:
+        """See `CommonSettings.check`."""
+        super().check(folder)
+        layers = num_layers(self.task.backbone)
+        for number, part in enumerate(self.parts):
+            check_num_blocks(part.num_blocks, layers)
+            sample, all_ = part.sample or 0, len(self._all(part))
+            if sample > all_:
+                rule = f"must be at most {all_}, the decouplings into {part.num_blocks} blocks"
+                raise InputError.rule(f"parts.{number}.sample", rule, sample)
+
+    def decouplings(self, part: GridPart) -> list[Decoupling]:
+        """Return the decouplings of a part, in a fixed order."""
+        found = self._all(part)
+        if part.sample is None:
+            return found
+        drawn = np.random.default_rng(self.seed).choice(len(found), part.sample, replace=False)
+        return [found[index] for index in drawn]
+
+    def _all(self, part: GridPart) -> list[Decoupling]:
+        from strategies.grid import every_decoupling
+
+        backbone = self.task.backbone
+        return every_decoupling(backbone, num_layers(backbone), part.num_blocks, self.aux)
 
 
 def read_settings(model: type[SettingsT], class_args: Mapping[str, Any], folder: Path) -> SettingsT:
