@@ -45,6 +45,7 @@ from strategies._sedona import Sedona
 __all__ = ["run_search"]
 
 _NUM_REPORTS = 75  # every 1.3 % of the steps: a smooth curve for little validation
+_HISTORY = ("step", "default", "meta_loss", "a_loc", "aux")
 
 
 class _Run(BaseModel):
@@ -88,7 +89,10 @@ def run_search(
         ``loss`` as reported last, with the same weights ``test_accuracy`` and ``test_loss``;
         ``decided``; ``parameters`` and ``macs`` (per image) of backbone and all auxiliary networks;
         ``peak_memory_mib`` of a meta-step on ``device`` with weights, optimizer state and one
-        snapshot; ``time_s`` of the search.
+        snapshot; ``time_s`` of the search; ``images`` that its steps took, those that validated
+        included; ``history`` of what was reported: ``step``, ``default``, ``meta_loss``, and the
+        relaxation at that time, ``a_loc`` (each L-1 numbers) and ``aux``, the softmax of beta
+        (each L-1 rows of C), rounded to 4 decimals.
 
     Raises:
         InputError: if a name is unknown, numbers do not fit the backbone, or the directory holds
@@ -142,6 +146,9 @@ def run_search(
         "macs": relaxed_cost(network.backbone, network.aux_choices).macs,
         "peak_memory_mib": _peak_memory_mib(space, splits, settings, device),
         "time_s": monitor.time_s,
+        "images": strategy.search.train_batches_used * settings.batch_size
+        + strategy.search.validation_batches_used * settings.validation_batch_size,
+        "history": monitor.history,
         "search_result": result.model_dump(mode="json"),
     }
     if directory is not None:
@@ -210,6 +217,7 @@ class _Monitor:
     Attributes:
         every: Steps between reports.
         time_s: Seconds that the search had taken at the last report, earlier sessions included.
+        history: By name, a value for each report, see `run_search`.
         bar: The bar; a context manager.
     """
 
@@ -228,8 +236,10 @@ class _Monitor:
         self._total = settings.pretrain_steps + settings.meta_steps
         self.every = max(1, self._total // _NUM_REPORTS)
         self.time_s = 0.0
+        self.history: dict[str, list[Any]] = {name: [] for name in _HISTORY}
         if self._file is not None and self._file.exists():
-            self.time_s = read_json(self._file)["time_s"]
+            stored = read_json(self._file)
+            self.time_s, self.history = stored["time_s"], stored["history"]
         self._started = time.perf_counter() - self.time_s
         self._seen: dict[str, list[float]] = {}
         self.bar = Progress(
@@ -258,9 +268,28 @@ class _Monitor:
                 "step": step,
             }
         )
+        self._remember(search, judged.accuracies[-1], means.get("meta_loss", judged.loss))
         self.time_s = time.perf_counter() - self._started
         if self._file is not None:
-            write_json(self._file, {"step": step, "time_s": self.time_s})
+            progress = {"step": step, "time_s": self.time_s, "history": self.history}
+            write_json(self._file, progress)
+
+    def _remember(self, search: Search, accuracy: float, meta_loss: float) -> None:
+        """Add a row to the history."""
+        if search.step in self.history["step"]:  # an interruption lost the checkpoint of this step
+            return
+        with torch.no_grad():
+            a_loc = search.network.alpha.softmax(1)[:, 0].tolist()
+            aux = search.network.beta.softmax(1).tolist()
+        row = (
+            search.step,
+            round(accuracy, 4),
+            round(meta_loss, 4),
+            [round(value, 4) for value in a_loc],
+            [[round(value, 4) for value in weights] for weights in aux],
+        )
+        for name, value in zip(_HISTORY, row, strict=True):
+            self.history[name].append(value)
 
 
 def _judge(search: Search, images: ImageSet, device: torch.device) -> Evaluation:

@@ -327,6 +327,17 @@ def test_trial_reports_numbers_and_a_search_result(uninterrupted: dict[str, Any]
     assert (found.num_layers, found.aux_choices) == (8, OPTIONS["aux"])
     assert results["peak_memory_mib"] > 0 < results["time_s"]
 
+    history = results["history"]
+    for name in ("step", "default"):
+        assert history[name] == pytest.approx([numbers[name] for numbers in reports], abs=1e-4)
+    assert history["a_loc"][0] == [0.5] * 7
+    assert history["a_loc"][-1] == pytest.approx(found.a_loc(), abs=1e-4)
+    beta = torch.tensor(found.beta).softmax(1)
+    assert torch.allclose(torch.tensor(history["aux"][-1]), beta, atol=1e-4)
+    # a batch for each step of pre-training and T + 1 for each meta-step; each step validates, too
+    train = 150 + 5 * (settings.inner_steps + 1)
+    assert results["images"] == (train * settings.batch_size + 155 * settings.validation_batch_size)
+
 
 class Recorder(TrialCommandChannel):
     """What a trial would send to NNI's manager."""
