@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sedona_nni.errors import InputError
-from sedona_nni.files import read_json, write_json
+from sedona_nni.files import Document, read_json
 
 __all__ = [
     "NO_AUXILIARY",
@@ -62,29 +62,7 @@ def uniform_cuts(num_layers: int, num_blocks: int) -> list[int]:
     return [int(cut) for cut in ends[1:-1]]
 
 
-class _Document(BaseModel):
-    """A JSON file that names its format."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read and check a file.
-
-        Raises:
-            InputError: if it is missing, is not JSON, or breaks a rule of the format.
-        """
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            raise InputError.from_validation(error, str(path)) from None
-
-    def save(self, path: Path) -> None:
-        """Write the file atomically."""
-        write_json(path, self.model_dump(mode="json"))
-
-
-class Decoupling(_Document):
+class Decoupling(Document):
     """The cuts of a backbone and the auxiliary network at each: K-1 of both for K blocks.
 
     ``cuts=[]`` is plain back-propagation. Two decouplings are equal when they train the same
@@ -168,7 +146,7 @@ def random_decoupling(
     return Decoupling(backbone=backbone, cuts=cuts, aux=aux, provenance={"seed": seed})
 
 
-class SearchResult(_Document):
+class SearchResult(Document):
     """The relaxation that a search ended with; every K can be derived from it."""
 
     format: Literal["sedona-nni/search-result/1"] = "sedona-nni/search-result/1"
@@ -201,15 +179,24 @@ class SearchResult(_Document):
         """L, the number of layers of the backbone."""
         return len(self.alpha) + 1
 
-    def _margins(self) -> np.ndarray:
-        """Return alpha_i^loc - alpha_i^up, shape (L-1,), float64."""
+    def margins(self) -> np.ndarray:
+        """Return alpha_i^loc - alpha_i^up = log(a_i^loc / a_i^up), shape (L-1,), float64."""
         alpha = np.array(self.alpha, dtype=np.float64).reshape(-1, 2)
         return np.asarray(alpha[:, 0] - alpha[:, 1])
 
     def a_loc(self) -> np.ndarray:
         """Return a^loc = softmax(alpha)[:, 0], shape (L-1,), float64: how much each boundary
         prefers its local loss, i.e. a cut."""
-        return np.asarray(np.exp(-np.logaddexp(0, -self._margins())))  # never overflows
+        return np.asarray(np.exp(-np.logaddexp(0, -self.margins())))  # never overflows
+
+    @property
+    def undecided_share(self) -> float:
+        """Share of the boundaries whose a^loc is within 0.01 of 0.5, where all of them start."""
+        return float(np.mean(np.abs(self.a_loc() - 0.5) < 0.01)) if self.alpha else 0.0
+
+    def preferred_aux(self, boundary: int) -> str:
+        """Return the auxiliary network with the largest beta; of equals the first."""
+        return self.aux_choices[int(np.argmax(self.beta[boundary]))]
 
     def decoupling(self, num_blocks: int) -> Decoupling:
         """Discretise: cut at the K-1 boundaries with the largest a^loc.
@@ -228,11 +215,11 @@ class SearchResult(_Document):
             cuts = [i for i, (local, up) in enumerate(self.alpha) if local > up]
             return self._at(cuts, {"rule": "a_loc > a_up"})
         check_num_blocks(num_blocks, self.num_layers)
-        best = np.argsort(-self._margins(), kind="stable")[: num_blocks - 1]
+        best = np.argsort(-self.margins(), kind="stable")[: num_blocks - 1]
         return self._at(sorted(int(cut) for cut in best), {"num_blocks": num_blocks})
 
     def _at(self, cuts: list[int], how: dict[str, Any]) -> Decoupling:
-        aux = [self.aux_choices[int(np.argmax(self.beta[cut]))] for cut in cuts]
+        aux = [self.preferred_aux(cut) for cut in cuts]
         return Decoupling(
             backbone=self.backbone, cuts=cuts, aux=aux, provenance={**self.provenance, **how}
         )

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Self
+
 from sedona_nni.errors import InputError
 
-__all__ = ["read_json", "write_atomically", "write_json"]
+__all__ = ["Document", "read_json", "write_atomically", "write_json"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -49,3 +52,25 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise InputError(f"{path}: is not valid JSON ({error})") from None
+
+
+class Document(BaseModel):
+    """A JSON file that names its format."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read and check a file.
+
+        Raises:
+            InputError: if it is missing, is not JSON, or breaks a rule of the format.
+        """
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            raise InputError.from_validation(error, str(path)) from None
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically."""
+        write_json(path, self.model_dump(mode="json"))
