@@ -134,6 +134,7 @@ SOURCES: dict[str, str] = {
     "_TunedSettings.published": "release's README",
     "_TunedSettings.compare": "release's README: DGL (`uniform`), PredSim, back-propagation",
     "_TunedSettings.uniform_aux": "release, `--baseline-dec-type`",
+    "_TunedSettings.also": _OURS,
     "_TunedSettings.train_for": _OURS,
     "_TunedSettings.trials_per_strategy": _OURS,
     "_TunedSettings.sampler": "Optuna's default",

@@ -43,7 +43,8 @@ DecouplingText = Annotated[
     str,
     typer.Option(
         "--decoupling",
-        help="JSON file of a decoupling or search result, or backprop, or uniform:<K>:<aux>.",
+        help="JSON file of a decoupling or search result, or a rule: backprop, uniform:<K>:<aux> "
+        "or every:<layers per block>:<aux>.",
     ),
 ]
 NumBlocks = Annotated[
@@ -341,9 +342,10 @@ def _decoupling(text: str, num_blocks: int | None, backbone: str | None) -> Deco
     """Return what ``--decoupling``, ``--num-blocks`` and maybe ``--backbone`` say."""
     from sedona_nni.auxiliary import check_auxiliary
     from sedona_nni.backbones import num_layers
-    from sedona_nni.decoupling import Decoupling, load_decoupling, uniform_cuts
+    from sedona_nni.decoupling import load_decoupling
+    from sedona_nni.rules import decoupling_by_rule, is_rule
 
-    if text != "backprop" and not text.startswith("uniform:"):
+    if not is_rule(text):
         loaded = load_decoupling(Path(text), num_blocks)
         if backbone not in (None, loaded.backbone):
             raise InputError.rule("decoupling", f"must be one of {backbone}", loaded.backbone)
@@ -353,15 +355,10 @@ def _decoupling(text: str, num_blocks: int | None, backbone: str | None) -> Deco
         raise InputError.rule("num_blocks", f"must not be given for {text}", num_blocks)
     if backbone is None:
         raise InputError(f"backbone: must be given for {text}")
-    layers = num_layers(backbone)
-    if text == "backprop":
-        return Decoupling(backbone=backbone)
-    _, blocks, aux = (*text.split(":"), "", "")[:3]
-    if not blocks.isdigit():
-        raise InputError.rule("decoupling", "must be like uniform:4:mlp-sr", text)
-    check_auxiliary(aux)
-    cuts = uniform_cuts(layers, int(blocks))
-    return Decoupling(backbone=backbone, cuts=cuts, aux=[aux] * len(cuts))
+    decoupling = decoupling_by_rule(text, backbone, num_layers(backbone))
+    for name in decoupling.aux:
+        check_auxiliary(name)
+    return decoupling
 
 
 def _search_result(text: str, num_blocks: int | None) -> SearchResult:

@@ -21,6 +21,7 @@ from sedona_nni.auxiliary import check_auxiliary
 from sedona_nni.backbones import num_layers
 from sedona_nni.decoupling import Decoupling, SearchResult, check_num_blocks, load_document
 from sedona_nni.errors import InputError
+from sedona_nni.rules import decoupling_by_rule, is_rule
 from sedona_nni.search import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training import TrainSettings
@@ -38,6 +39,7 @@ __all__ = [
 
 SettingsT = TypeVar("SettingsT", bound="CommonSettings")
 
+Name = Annotated[str, Field(pattern="^[A-Za-z0-9_-]+$")]
 BlockCounts = Annotated[
     tuple[Annotated[int, Field(ge=0)], ...],
     BeforeValidator(lambda value: [value] if isinstance(value, int) else value),
@@ -50,7 +52,7 @@ class Contender(NamedTuple):
     Attributes:
         name: As in the table, e.g. ``"uniform-k4"``.
         strategy: Where its decoupling comes from, e.g. ``"uniform"``.
-        num_blocks: K; 0 leaves it to the search.
+        num_blocks: K; 0 leaves it to the search or, without one, to the decoupling.
     """
 
     name: str
@@ -109,6 +111,9 @@ class _TunedSettings(CommonSettings):
             auxiliary network at each (DGL), the same cuts with ``"predsim"`` at each, a
             ``"random"`` decoupling, and ``"backprop"``.
         uniform_aux: The auxiliary network of ``"uniform"``.
+        also: Further decouplings to train on the same budget, by names for the table: the JSON of a
+            decoupling, the path of its file, or a rule, see `sedona_nni.rules`, e.g.
+            ``{layerwise: every:1:mlp-sr}``.
         train_for: What single strategies have otherwise than ``train``, by their names, e.g.
             ``{predsim: {optimizer: adam, lr: 0.0005}}``.
         trials_per_strategy: Trainings of each decoupling. Failed ones count, too.
@@ -118,6 +123,7 @@ class _TunedSettings(CommonSettings):
     published: Literal["cifar10", "tiny-imagenet", "imagenet"] | None = None
     compare: tuple[Literal["uniform", "predsim", "random", "backprop"], ...] = ()
     uniform_aux: str = "mlp-sr"
+    also: dict[Name, Decoupling | str] = Field(default_factory=dict)
     train_for: dict[str, dict[str, Any]] = Field(default_factory=dict)
     trials_per_strategy: int = Field(default=1, ge=1)
     sampler: Literal["tpe", "random"] = "tpe"
@@ -150,7 +156,7 @@ class _TunedSettings(CommonSettings):
             for count in self.block_counts:
                 name = f"{strategy}-k{count}" if len(self.block_counts) > 1 else strategy
                 found.append(Contender(name, strategy, count))
-        return found
+        return [*found, *(Contender(name, name, 0) for name in self.also)]
 
     @property
     def num_trials(self) -> int:
@@ -169,6 +175,39 @@ class _TunedSettings(CommonSettings):
         except ValidationError as error:
             raise InputError.from_validation(error, f"train_for.{strategy}") from None
 
+    def also_decoupling(self, name: str, folder: Path) -> Decoupling:
+        """Return a decoupling of ``also``.
+
+        Args:
+            name: Its name there.
+            folder: See `CommonSettings.check`.
+
+        Raises:
+            InputError: if it cannot be read, is a search result, or does not fit the backbone.
+        """
+        document = self._document(self.also[name], folder)
+        if isinstance(document, SearchResult):
+            raise InputError.rule(f"also.{name}", "must be a decoupling", self.also[name])
+        self._check_decoupling(document)
+        return document
+
+    def _document(self, given: Decoupling | str, folder: Path) -> Decoupling | SearchResult:
+        """Return what a setting names: itself, what a rule makes, or what a file holds."""
+        if isinstance(given, Decoupling):
+            return given
+        if is_rule(given):
+            backbone = self.task.backbone
+            return decoupling_by_rule(given, backbone, num_layers(backbone))
+        return load_document(folder / given)
+
+    def _check_decoupling(self, decoupling: Decoupling) -> None:
+        if decoupling.backbone != self.task.backbone:
+            rule = f"must be one of the task's backbone, {self.task.backbone}"
+            raise InputError.rule("decoupling", rule, decoupling.backbone)
+        decoupling.blocks(num_layers(self.task.backbone))
+        for name in decoupling.aux:
+            check_auxiliary(name)
+
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""
         super().check(folder)
@@ -183,9 +222,15 @@ class _TunedSettings(CommonSettings):
             if count > 0:
                 check_num_blocks(count, num_layers(self.task.backbone))
         strategies = (self.main_strategy, "uniform", "predsim", "random", "backprop")
+        taken = {each.name for each in self.contenders if each.strategy not in self.also}
+        for name in self.also:
+            if name in taken.union(strategies):
+                raise InputError.rule("also", "must not have the name of another strategy", name)
+            self.also_decoupling(name, folder)
+        known = (*strategies, *self.also)
         for strategy in self.train_for:
-            if strategy not in strategies:
-                raise InputError.rule("train_for", f"must name {', '.join(strategies)}", strategy)
+            if strategy not in known:
+                raise InputError.rule("train_for", f"must name {', '.join(known)}", strategy)
             self.train_settings(strategy)
 
 
@@ -222,15 +267,15 @@ class TuningSettings(_TunedSettings):
     """Settings of `strategies.tuner.OptunaTuner`.
 
     Attributes:
-        decoupling: The decoupling to tune the training of: its JSON, or the path of a file. The
-            file may also be a search result.
+        decoupling: The decoupling to tune the training of: its JSON, the path of a file, or a rule,
+            see `sedona_nni.rules`. The file may also be a search result.
         num_blocks: K, of a search result's decoupling, see `ExperimentSettings`; only with one.
         name: What the table calls it.
     """
 
     decoupling: Decoupling | str
     num_blocks: BlockCounts = ()
-    name: str = Field(default="given", pattern="^[A-Za-z0-9_-]+$")
+    name: Name = "given"
 
     @property
     def main_strategy(self) -> str:
@@ -253,13 +298,7 @@ class TuningSettings(_TunedSettings):
         if isinstance(document, Decoupling) and self.num_blocks:
             raise InputError("num_blocks: must not be given, as there is a decoupling")
         for count in self.block_counts:
-            decoupling = derived(document, count)
-            if decoupling.backbone != self.task.backbone:
-                rule = f"must be one of the task's backbone, {self.task.backbone}"
-                raise InputError.rule("decoupling", rule, decoupling.backbone)
-            decoupling.blocks(num_layers(self.task.backbone))
-            for name in decoupling.aux:
-                check_auxiliary(name)
+            self._check_decoupling(derived(document, count))
         if self.name in ("uniform", "predsim", "random", "backprop"):
             raise InputError.rule("name", "must not be that of another strategy", self.name)
 
@@ -267,11 +306,9 @@ class TuningSettings(_TunedSettings):
         """Return the decoupling or the search result, from its file if there is one.
 
         Raises:
-            InputError: if the file cannot be read.
+            InputError: if the file cannot be read or a rule does not fit the backbone.
         """
-        if isinstance(self.decoupling, Decoupling):
-            return self.decoupling
-        return load_document(folder / self.decoupling)
+        return self._document(self.decoupling, folder)
 
 
 def derived(document: Decoupling | SearchResult, num_blocks: int) -> Decoupling:

@@ -52,6 +52,9 @@ class OptunaTuner(LedgerTuner):
             study.forget_others({_number(key) for key in self._trained(name)})
             self._studies[name] = study
         self._document = self._known_document()
+        self._also = {
+            name: self.settings.also_decoupling(name, self.folder) for name in self.settings.also
+        }
 
     def _known_document(self) -> Decoupling | SearchResult | None:
         """Return what the main strategy's decouplings come from, as soon as it is known."""
@@ -68,6 +71,8 @@ class OptunaTuner(LedgerTuner):
         backbone, num_blocks = settings.task.backbone, contender.num_blocks
         if contender.strategy == "backprop":
             return Decoupling(backbone=backbone)
+        if contender.strategy in self._also:
+            return self._also[contender.strategy]
         if contender.strategy == settings.main_strategy or num_blocks == 0:
             if self._document is None:
                 return None

@@ -76,6 +76,10 @@ def test_help(
             "num_blocks: must be from 1 to the number of layers, 8, but got 9",
         ),
         (
+            ["train", QUICKSTART, "--directory", "d", "--decoupling", "every:9:cnn"],
+            "block_size: must be from 1 to the number of layers, 8, but got 9",
+        ),
+        (
             ["train", QUICKSTART, "--directory", "d", "--decoupling", "uniform:2:cnm"],
             "aux: must be one of",
         ),

@@ -273,6 +273,16 @@ def test_a_resume_draws_what_an_uninterrupted_run_would_draw(
             "train_for: must name sedona, uniform, predsim, random, ba",
         ),
         ({"train_for": {"predsim": {"rate": 1}}}, "train_for.predsim.rate: unknown field"),
+        ({"also": {"sedona": "backprop"}}, "also: must not have the name of another strategy"),
+        (
+            {"num_blocks": [2, 3], "also": {"uniform-k2": "backprop"}},
+            "also: must not have the name of another strategy",
+        ),
+        ({"also": {"a b": "backprop"}}, "tuner.classArgs.also.a b"),
+        ({"also": {"a": "every:9:cnn"}}, "block_size: must be from 1 to the number of layers, 8"),
+        ({"also": {"a": "every:2:cnm"}}, "aux: must be one of"),
+        ({"also": {"a": {"backbone": "vgg13"}}}, "decoupling: must be one of the task's backbone"),
+        ({"also": {"a": "nowhere.json"}}, "nowhere.json: cannot be read"),
         ({"published": "mnist"}, "tuner.classArgs.published: "),
     ],
 )
@@ -372,6 +382,32 @@ def test_a_strategy_may_train_otherwise(dispatch: Any) -> None:
 
 GIVEN = {"backbone": "vgg11", "cuts": [2], "aux": ["cnn"]}
 ALONE = {"tuner": OptunaTuner, "num_blocks": "-"}
+
+
+def test_further_decouplings_by_name(dispatch: Any, tmp_path: Path) -> None:
+    """As JSON, in a file, by rule; each may train otherwise, and one may be there twice."""
+    Decoupling.model_validate(GIVEN).save(tmp_path / "found.json")
+    nni = session(
+        dispatch,
+        **ALONE,
+        decoupling="every:3:mlp",
+        name="dgl",
+        compare=["backprop"],
+        also={"json": GIVEN, "file": "found.json", "slow": "every:3:mlp"},
+        train_for={"slow": {"lr": 0.01}},
+    )
+    finish(nni)
+    assert nni.ended
+    assert {name: decoupling.cuts for name, decoupling in trained(nni).items()} == {
+        "dgl": [2, 5],
+        "backprop": [],
+        "json": [2],
+        "file": [2],
+        "slow": [2, 5],
+    }
+    rates = {record.key: record.parameters["train"]["lr"] for record in ledger(nni)}
+    assert rates["slow-000"] == 0.01 != rates["dgl-000"]
+    assert len(nni.started) == 2 * 5 == nni.tuner.settings.num_trials
 
 
 def test_a_given_decoupling_needs_no_search(dispatch: Any) -> None:
