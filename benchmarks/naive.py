@@ -52,9 +52,14 @@ Named = dict[str, Tensor]
 
 
 def _unit(
-    channels: int, width: int, kernel: int, activation: Activation | None, **options: int
+    channels: int,
+    width: int,
+    kernel: int,
+    activation: Activation | None,
+    stride: int = 1,
+    groups: int = 1,
 ) -> list[nn.Module]:
-    convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False, **options)
+    convolution = nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [convolution, nn.BatchNorm2d(width), *([activation()] if activation else [])]
 
 

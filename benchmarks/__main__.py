@@ -1,0 +1,273 @@
+"""The command ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from sedona_nni.errors import InputError, SedonaError
+
+if TYPE_CHECKING:
+    from benchmarks.search_steps import StepSetting
+    from benchmarks.side_by_side import Prepare
+
+app = typer.Typer(
+    help="Measure this project. Run it from the root of a checkout.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+BackboneName = Annotated[str, typer.Option(help="Name of the backbone.")]
+BatchSize = Annotated[int, typer.Option(help="Training images per step.")]
+InnerSteps = Annotated[int, typer.Option(help="T, training steps that a meta-step looks ahead.")]
+ValidationBatchSize = Annotated[int, typer.Option(help="Validation images of a meta-step.")]
+Aux = Annotated[str, typer.Option(help="Auxiliary networks at each boundary, by commas.")]
+ImageSize = Annotated[int, typer.Option(help="Height and width of the images, pixels.")]
+NumClasses = Annotated[int, typer.Option(help="Classes to tell apart.")]
+WidthMultiplier = Annotated[float, typer.Option(help="Factor on every width.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads, by default one per core.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Measurements of each value, after a warm-up.")]
+Against = Annotated[
+    str | None,
+    typer.Option(help="Also measure naive, the plain form, or release, the authors' code."),
+]
+ReleasePath = Annotated[
+    Path | None, typer.Option(help="A clone of github.com/mjpyeon/sedona, for release.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Record = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Write benchmarks/records/NAME.json and .md.")
+]
+
+
+def main() -> None:
+    """Run the command; a mistake of the user is one line and exit code 2."""
+    try:
+        app(prog_name="python -m benchmarks")
+    except SedonaError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+@app.command()
+def meta_step(
+    backbone: BackboneName = "vgg19",
+    batch_size: BatchSize = 64,
+    inner_steps: InnerSteps = 5,
+    validation_batch_size: ValidationBatchSize = 256,
+    aux: Aux = "conv1,conv2,conv3,conv4",
+    image_size: ImageSize = 32,
+    num_classes: NumClasses = 10,
+    width_multiplier: WidthMultiplier = 1.0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    repeats: Repeats = 5,
+    against: Against = None,
+    release_path: ReleasePath = None,
+    as_json: Json = False,
+    record: Record = None,
+) -> None:
+    """Time and memory of the hypergradient of one meta-step."""
+    setting = _setting(
+        step="meta-step",
+        backbone=backbone,
+        batch_size=batch_size,
+        inner_steps=inner_steps,
+        validation_batch_size=validation_batch_size,
+        aux=aux.split(","),
+        image_size=image_size,
+        num_classes=num_classes,
+        width_multiplier=width_multiplier,
+        device=device,
+        release_path=release_path,
+    )
+    _side_by_side(setting, threads, repeats, against, as_json, record)
+
+
+@app.command()
+def relaxed_step(
+    backbone: BackboneName = "vgg19",
+    batch_size: BatchSize = 64,
+    aux: Aux = "conv1,conv2,conv3,conv4",
+    image_size: ImageSize = 32,
+    num_classes: NumClasses = 10,
+    width_multiplier: WidthMultiplier = 1.0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    repeats: Repeats = 15,
+    against: Against = None,
+    release_path: ReleasePath = None,
+    as_json: Json = False,
+    record: Record = None,
+) -> None:
+    """Time and memory of one training step of the relaxed network."""
+    setting = _setting(
+        step="relaxed-step",
+        backbone=backbone,
+        batch_size=batch_size,
+        aux=aux.split(","),
+        image_size=image_size,
+        num_classes=num_classes,
+        width_multiplier=width_multiplier,
+        device=device,
+        release_path=release_path,
+    )
+    _side_by_side(setting, threads, repeats, against, as_json, record)
+
+
+@app.command()
+def scaling(
+    over: Annotated[
+        str, typer.Option(help="inner-steps, batch-size, boundaries (of backbones) or threads.")
+    ],
+    values: Annotated[str, typer.Option(help="By commas; for boundaries names of backbones.")],
+    backbone: BackboneName = "vgg19",
+    batch_size: BatchSize = 64,
+    inner_steps: InnerSteps = 5,
+    validation_batch_size: ValidationBatchSize = 256,
+    aux: Aux = "conv1,conv2,conv3,conv4",
+    image_size: ImageSize = 32,
+    num_classes: NumClasses = 10,
+    width_multiplier: WidthMultiplier = 1.0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    repeats: Repeats = 3,
+    against: Against = None,
+    release_path: ReleasePath = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw time and memory into this file (.png, .svg ...).")
+    ] = None,
+    as_json: Json = False,
+    record: Record = None,
+) -> None:
+    """How time and memory of the meta-step grow with one of its sizes."""
+    from benchmarks.record import check_name, header, publish
+    from benchmarks.scaling import OVER, draw, points, scaling_table
+
+    if over not in OVER:
+        raise InputError.rule("--over", f"must be one of {', '.join(OVER)}", over)
+    if record is not None:
+        check_name(record)
+    setting = _setting(
+        step="meta-step",
+        backbone=backbone,
+        batch_size=batch_size,
+        inner_steps=inner_steps,
+        validation_batch_size=validation_batch_size,
+        aux=aux.split(","),
+        image_size=image_size,
+        num_classes=num_classes,
+        width_multiplier=width_multiplier,
+        device=device,
+        release_path=release_path,
+    )
+    prepare = _sides(setting, against)
+    head = header(n=repeats, gpu=_gpu(device))
+    measured = points(
+        setting, threads or _cores(), over, values.split(","), prepare, repeats=repeats
+    )
+    title = f"{_title(setting)}, by {over}: median time and peak resident memory"
+    if figure is not None:
+        draw(figure, title, over, measured, list(prepare))
+    publish(
+        head,
+        {"over": over, "setting": setting.document(), "points": measured},
+        [scaling_table(title, over, measured, list(prepare))],
+        as_json=as_json,
+        record=record,
+    )
+
+
+def _setting(**values: Any) -> StepSetting:
+    from benchmarks.search_steps import StepSetting
+
+    try:
+        return StepSetting.model_validate(values)
+    except ValidationError as error:
+        raise InputError.from_validation(error, "options") from None
+
+
+def _sides(setting: StepSetting, against: str | None) -> dict[str, Prepare]:
+    """Return what prepares each side, by its name, ours first."""
+    from benchmarks.release import check_release, release
+    from benchmarks.search_steps import naively, ours
+
+    if against is None:
+        return {"ours": ours}
+    others: dict[str, Prepare] = {"naive": naively, "release": release}
+    if against not in others:
+        raise InputError.rule("--against", f"must be one of {', '.join(others)}", against)
+    if against == "release":
+        check_release(setting)
+    return {"ours": ours, against: others[against]}
+
+
+def _side_by_side(
+    setting: StepSetting,
+    threads: int | None,
+    repeats: int,
+    against: str | None,
+    as_json: bool,
+    record: str | None,
+) -> None:
+    from benchmarks.record import check_name, header, publish
+    from benchmarks.side_by_side import Side, compare, comparison_table
+
+    if record is not None:
+        check_name(record)
+    prepare = _sides(setting, against)
+    head = header(n=repeats, gpu=_gpu(setting.device))
+    threads = threads or _cores()
+    measured = compare(
+        [
+            Side(name, function, setting, setting.device, threads)
+            for name, function in prepare.items()
+        ],
+        repeats=repeats,
+    )
+    title = f"{_title(setting)}, {threads} threads"
+    publish(
+        head,
+        {"setting": setting.document(), "threads": threads, **measured},
+        [comparison_table(title, measured, list(prepare))],
+        as_json=as_json,
+        record=record,
+    )
+
+
+def _title(setting: StepSetting) -> str:
+    parts = [f"{setting.step} of {setting.backbone}", f"batch {setting.batch_size}"]
+    if setting.step == "meta-step":
+        parts += [f"T = {setting.inner_steps}", f"validation {setting.validation_batch_size}"]
+    parts += [f"{setting.image_size} px", "+".join(setting.aux)]
+    return ", ".join(parts)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _gpu(device: str) -> str | None:
+    """Return the GPU's model, None for the CPU.
+
+    Raises:
+        InputError: if there is no usable GPU.
+    """
+    if device == "cpu":
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError.rule("--device", "must be cpu where torch finds no GPU", device)
+    return torch.cuda.get_device_name()
+
+
+if __name__ == "__main__":
+    main()
