@@ -379,7 +379,8 @@ def _show_numbers(numbers: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(numbers))
     else:
         for name, value in numbers.items():
-            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+            if isinstance(value, int | float):  # what is more is for reports
+                print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
 
 
 def _show_comparison(rows: Iterable[StrategyRow], as_json: bool) -> None:

@@ -10,19 +10,21 @@ way ``checkpoint.pt`` in place of the last two.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file
 
-from sedona_nni.backbones import ACTIVATIONS, build_backbone
+from sedona_nni.backbones import ACTIVATIONS, Backbone, build_backbone
+from sedona_nni.compute import compute_in_macs
 from sedona_nni.cost import block_costs, count_parameters, peak_memory_mib, relaxed_cost
 from sedona_nni.data import BatchStream, Splits, load_splits
 from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.decoupling import NO_AUXILIARY, Decoupling, SearchResult
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
 from sedona_nni.methods import TrainingMethod, build_method
@@ -39,6 +41,8 @@ from sedona_nni.training import (
 )
 
 __all__ = ["evaluate_saved", "run_training"]
+
+_EPOCHS_KEPT = 100  # of a history: a curve needs no more, and every result is in the ledger
 
 
 class _Run(BaseModel):
@@ -59,7 +63,7 @@ def run_training(
     device: torch.device | str = "cpu",
     report: Callable[[dict[str, float]], None] = lambda numbers: None,
     directory: Path | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train a decoupling as `sedona_nni.training.train` does and measure it.
 
     Called again with the same directory it continues an interrupted training; of a finished one it
@@ -83,6 +87,10 @@ def run_training(
         The peak is that of a training step on ``device`` with everything it needs: weights,
         optimizer state, gradients, activations and what the step computes on the way, but not
         the images.
+        For reports: ``images`` that the steps took; ``history``, by name the values of what was
+        reported, after each epoch or, of many, after 100 of them, None where there was none;
+        ``compute``, a `sedona_nni.compute.Compute` of the backbone and the decoupling's auxiliary
+        networks, and ``sizes``, height and width of every layer's maps; neither of a search result.
 
     Raises:
         InputError: if task and decoupling do not fit or the directory holds another training.
@@ -96,7 +104,7 @@ def run_training(
                 f"directory: {directory} holds another training, please name a new one"
             )
         if (directory / "results.json").exists():
-            finished: dict[str, float] = read_json(directory / "results.json")
+            finished: dict[str, Any] = read_json(directory / "results.json")
             return finished
 
     splits = load_splits(task, settings.validation_fraction)
@@ -108,7 +116,13 @@ def run_training(
         kind = "decoupling" if isinstance(decoupling, Decoupling) else "search-result"
         decoupling.save(directory / f"{kind}.json")
     peak = _peak_memory_mib(run, splits, device)
-    trained = train(network, splits, settings, device=device, report=report, directory=directory)
+    epochs: list[dict[str, float]] = []
+
+    def note(numbers: dict[str, float]) -> None:
+        epochs.append(numbers)
+        report(numbers)
+
+    trained = train(network, splits, settings, device=device, report=note, directory=directory)
     results = {
         "default": trained.validation_accuracy,
         "loss": trained.validation_loss,
@@ -117,6 +131,9 @@ def run_training(
         **costs,
         "peak_memory_mib": peak,
         "time_s": trained.time_s,
+        "images": len(epochs) * _steps_per_epoch(settings, splits) * settings.batch_size,
+        "history": _history(epochs),
+        **_anatomy(task, decoupling, splits),
     }
     if directory is not None:
         write_json(directory / "results.json", results)
@@ -177,14 +194,7 @@ def _build(
     """Return the network with the seed's initial weights, and its parameters and MACs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = build_backbone(
-            task.backbone,
-            num_classes=splits.num_classes,
-            in_channels=splits.in_channels,
-            image_size=splits.image_size,
-            width_multiplier=task.width_multiplier,
-            activation=ACTIVATIONS[task.activation],
-        )
+        backbone = _backbone(task, splits)
         if isinstance(decoupling, SearchResult):
             network = build_relaxed(backbone, decoupling)
             macs = relaxed_cost(backbone, decoupling.aux_choices).macs
@@ -195,11 +205,46 @@ def _build(
     return network, {"parameters": count_parameters(network), "macs": macs}
 
 
+def _backbone(task: Task, splits: Splits) -> Backbone:
+    return build_backbone(
+        task.backbone,
+        num_classes=splits.num_classes,
+        in_channels=splits.in_channels,
+        image_size=splits.image_size,
+        width_multiplier=task.width_multiplier,
+        activation=ACTIVATIONS[task.activation],
+    )
+
+
+def _anatomy(task: Task, decoupling: Decoupling | SearchResult, splits: Splits) -> dict[str, Any]:
+    """Return what a drawing of the network needs."""
+    if isinstance(decoupling, SearchResult):
+        return {}
+    with torch.device("meta"):
+        backbone = _backbone(task, splits)
+    compute = compute_in_macs(backbone, sorted(set(decoupling.aux) - {NO_AUXILIARY}))
+    sizes = [shape.size for shape in backbone.shapes]
+    return {"compute": compute.model_dump(mode="json"), "sizes": sizes}
+
+
+def _history(epochs: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
+    """Return at most 100 of the epochs, evenly spaced, with 5 digits of every number."""
+    count = min(len(epochs), _EPOCHS_KEPT)
+    kept = [epochs[round(i)] for i in np.linspace(0, len(epochs) - 1, count)]
+    names = dict.fromkeys(name for numbers in epochs for name in numbers)
+    return {
+        name: [float(f"{row[name]:.5g}") if name in row else None for row in kept] for name in names
+    }
+
+
+def _steps_per_epoch(settings: TrainSettings, splits: Splits) -> int:
+    return BatchStream(splits.train, settings.batch_size, 0, "cpu").batches_per_epoch
+
+
 def _method(network: DecoupledNetwork, settings: TrainSettings, splits: Splits) -> TrainingMethod:
     """Return what would train the network; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        stream = BatchStream(splits.train, settings.batch_size, 0, "cpu")
-        return build_method(network, settings, splits, stream.batches_per_epoch)
+        return build_method(network, settings, splits, _steps_per_epoch(settings, splits))
 
 
 def _peak_memory_mib(run: _Run, splits: Splits, device: torch.device) -> float:

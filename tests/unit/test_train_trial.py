@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sedona_nni.backbones import build_backbone
+from sedona_nni.compute import Compute
 from sedona_nni.data import BatchStream, load_splits
 from sedona_nni.decoupled import build_decoupled
 from sedona_nni.decoupling import Decoupling
@@ -42,10 +43,21 @@ def test_results_and_files(tmp_path: Path) -> None:
         "macs",
         "peak_memory_mib",
         "time_s",
+        "images",
+        "history",
+        "compute",
+        "sizes",
     }
     assert results["default"] == max(numbers["default"] for numbers in reported)
     built = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
     network = build_decoupled(built, DECOUPLING)
+    assert results["images"] == 2 * 4 * 50  # a tenth of 200 validates; batches are always full
+    assert results["history"]["epoch"] == [1, 2]
+    for name in ("default", "block_2_accuracy", "train_loss"):
+        assert results["history"][name] == pytest.approx([row[name] for row in reported], rel=1e-4)
+    compute = Compute.model_validate(results["compute"])
+    assert sum(compute.blocks(DECOUPLING)) == results["macs"]
+    assert results["sizes"] == [shape.size for shape in built.shapes]
     assert results["parameters"] == sum(p.numel() for p in network.parameters())
 
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -174,3 +186,13 @@ def test_saved_models_that_cannot_be_tested(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({**run, "extra": 1}))
     with pytest.raises(InputError, match=r"run\.json\.extra: unknown field"):
         evaluate_saved(tmp_path)
+
+
+def test_a_long_history_is_thinned_and_keeps_both_ends() -> None:
+    epochs = [{"epoch": float(n), "default": n / 3} for n in range(1, 1001)]
+    epochs[-1]["extra"] = 0.123456789
+    kept = trial._history(epochs)
+    assert len(kept["epoch"]) == 100
+    assert (kept["epoch"][0], kept["epoch"][-1]) == (1, 1000)
+    assert kept["default"][1] == 3.6667  # of epoch 11
+    assert kept["extra"] == [None] * 99 + [0.12346]
