@@ -106,6 +106,7 @@ SOURCES: dict[str, str] = {
     "SearchSettings.seed": "release, `--seed`",
     "TrainSettings.method": _OURS,
     "MethodSettings.name": _OURS,
+    "SyntheticGradientsSettings.synthesizer_width": "ours; published: 128, that of the features",
     "TrainSettings.epochs": "release's README, `--train-iters 64000`",
     "TrainSettings.batch_size": "release, `--batch-size`",
     "TrainSettings.evaluation_batch_size": "release, `--valid-batch-size`",

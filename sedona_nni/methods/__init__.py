@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from sedona_nni.methods.delayed_gradients import DelayedGradients, DelayedGradientsSettings
 from sedona_nni.methods.greedy import GreedyLearning, GreedySettings
 from sedona_nni.methods.method import MethodSettings, TrainingMethod
 from sedona_nni.methods.sequential import SequentialLearning, SequentialSettings
+from sedona_nni.methods.synthetic_gradients import SyntheticGradients, SyntheticGradientsSettings
 
 if TYPE_CHECKING:
     from sedona_nni.data import Splits
@@ -24,6 +26,8 @@ __all__ = ["METHODS", "AnyMethod", "MethodSettings", "TrainingMethod", "build_me
 METHODS: dict[type[MethodSettings], type[TrainingMethod]] = {
     GreedySettings: GreedyLearning,
     SequentialSettings: SequentialLearning,
+    SyntheticGradientsSettings: SyntheticGradients,
+    DelayedGradientsSettings: DelayedGradients,
 }
 
 
@@ -33,7 +37,10 @@ def _by_name(value: Any) -> Any:
 
 
 AnyMethod = Annotated[
-    Annotated[GreedySettings | SequentialSettings, Field(discriminator="name")],
+    Annotated[
+        GreedySettings | SequentialSettings | SyntheticGradientsSettings | DelayedGradientsSettings,
+        Field(discriminator="name"),
+    ],
     BeforeValidator(_by_name),
 ]
 """The settings of any method: its name, or its name and options, as in ``{name: sequential}``."""

@@ -1,0 +1,230 @@
+import io
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sedona_nni.backbones import build_backbone
+from sedona_nni.batches import BatchStream
+from sedona_nni.data import Splits, load_splits
+from sedona_nni.decoupled import Block, DecoupledNetwork, build_decoupled
+from sedona_nni.decoupling import Decoupling
+from sedona_nni.methods import build_method
+from sedona_nni.methods.delayed_gradients import DelayedGradients
+from sedona_nni.task import Task
+from sedona_nni.training import TrainSettings
+
+# Schedules begin before blocks that wait do; `train` keeps the warning off
+pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+
+SETTINGS = TrainSettings(method="ddg", epochs=2, batch_size=20, lr=0.05, label_smoothing=0.0)
+STEPS_PER_EPOCH = 4
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return load_splits(Task(train_limit=200), 0.25)
+
+
+def build(cuts: list[int], seed: int = 0) -> DecoupledNetwork:
+    """A VGG-11 with dropout in its head and, so that a lower block has some, after layer 0."""
+    torch.manual_seed(seed)
+    backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+    backbone.layers[0].append(nn.Dropout(0.2))
+    decoupling = Decoupling(backbone="vgg11", cuts=cuts, aux=["none"] * len(cuts))
+    return build_decoupled(backbone, decoupling)
+
+
+def method_for(
+    network: DecoupledNetwork, splits: Splits, settings: TrainSettings = SETTINGS
+) -> DelayedGradients:
+    method = build_method(network, settings, splits, STEPS_PER_EPOCH)
+    assert isinstance(method, DelayedGradients)
+    method.start_epoch(1)
+    return method
+
+
+def batches(splits: Splits) -> Iterator[tuple[Tensor, Tensor]]:
+    return BatchStream(splits.train, 20, 1, "cpu").iterate()
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+# ---- Against an explicit simulation --------------------------------------------------------------
+
+
+def small_network() -> DecoupledNetwork:
+    """Three blocks with batch norm, one of them of two layers, in float64."""
+    torch.manual_seed(5)
+
+    def unit(c_in: int, c_out: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.Tanh())
+
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    return DecoupledNetwork(
+        [
+            Block([unit(3, 4)], None),
+            Block([unit(4, 5), unit(5, 4)], None),
+            Block([unit(4, 4)], head),
+        ]
+    ).double()
+
+
+def test_equals_a_simulation_with_saved_weights(splits: Splits) -> None:
+    """Block k = 1, 2, 3 follows at step t the full gradient of batch t-3+k at the weights of step
+    t-3+k, with momentum and decay, at the rate of step t; before there is one it stays put."""
+    settings = SETTINGS.model_copy(update={"weight_decay": 0.01, "momentum": 0.8})
+    network = small_network()
+    plain = small_network()  # never cut
+    plain_blocks = [block.layers for block in plain.blocks]
+    plain_head = plain.blocks[-1].classifier
+    assert plain_head is not None
+    current = [
+        [p.detach().clone() for p in block.parameters()] for block in plain.blocks
+    ]  # w^t by block
+    momenta = [[torch.zeros_like(p) for p in block] for block in current]
+    gradients: list[list[list[Tensor]]] = []  # of step s, by block
+
+    method = method_for(network, splits, settings)
+    torch.manual_seed(0)
+    for t in range(6):
+        images = torch.randn(7, 3, 6, 6, dtype=torch.float64)
+        labels = torch.randint(3, (7,))
+        rate = method.schedules[0].get_last_lr()[0]
+        (loss,) = method.step(images, labels).values()
+
+        with torch.no_grad():
+            for block, values in zip(plain.blocks, current, strict=True):
+                for parameter, value in zip(block.parameters(), values, strict=True):
+                    parameter.copy_(value)
+        plain.zero_grad()
+        features = images
+        for layers in plain_blocks:
+            features = layers(features)
+        expected_loss = nn.functional.cross_entropy(plain_head(features), labels)
+        expected_loss.backward()
+        gradients.append(
+            [[p.grad.clone() for p in block.parameters()] for block in plain.blocks]  # type: ignore[union-attr]
+        )
+        for k in (1, 2, 3):
+            s = t - 3 + k
+            if s < 0:
+                continue
+            for value, momentum, gradient in zip(
+                current[k - 1], momenta[k - 1], gradients[s][k - 1], strict=True
+            ):
+                momentum.mul_(0.8).add_(gradient + 0.01 * value)
+                value.sub_(rate * momentum)
+
+        torch.testing.assert_close(loss, expected_loss.detach(), rtol=0, atol=1e-12)
+        for block, values in zip(network.blocks, current, strict=True):
+            for parameter, value in zip(block.parameters(), values, strict=True):
+                torch.testing.assert_close(parameter.detach(), value, rtol=0, atol=1e-12)
+        for found, buffer in zip(network.buffers(), plain.buffers(), strict=True):
+            torch.testing.assert_close(found, buffer, rtol=0, atol=1e-12)
+
+
+def test_who_waits_and_for_how_long(splits: Splits) -> None:
+    """Of four blocks the first is updated from the fourth step on; queues end up 3, 2, 1 long."""
+    network = build([0, 2, 4])
+    method = method_for(network, splits)
+    lengths = []
+    moved = []
+    for images, labels in islice(batches(splits), 5):
+        before = [weights(block.layers) for block in network.blocks]
+        method.step(images, labels)
+        after = [dict(block.layers.named_parameters()) for block in network.blocks]
+        moved.append(
+            [
+                any(not torch.equal(old[name], new[name]) for name in new)
+                for old, new in zip(before, after, strict=True)
+            ]
+        )
+        lengths.append([len(queue) for queue in method.waiting])
+    assert lengths == [[1, 1, 1], [2, 2, 1], [3, 2, 1], [3, 2, 1], [3, 2, 1]]
+    assert moved == [
+        [False, False, False, True],
+        [False, False, True, True],
+        [False, True, True, True],
+        [True, True, True, True],
+        [True, True, True, True],
+    ]
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_one_block_is_back_propagation_to_the_bit(splits: Splits, optimizer: Any) -> None:
+    results = []
+    for name in ("ddg", "greedy"):
+        settings = TrainSettings.model_validate(
+            {**SETTINGS.model_dump(), "method": name, "optimizer": optimizer}
+        )
+        network = build([])
+        method = build_method(network, settings, splits, STEPS_PER_EPOCH)
+        method.start_epoch(1)
+        for step, (images, labels) in enumerate(islice(batches(splits), 3)):
+            torch.manual_seed(step)
+            loss = method.step(images, labels)[0]
+        results.append((weights(network), loss))
+    assert same(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+# ---- Interruptions -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interrupted_after", [1, 2, 4])
+def test_continued_is_uninterrupted_to_the_bit(splits: Splits, interrupted_after: int) -> None:
+    """With graphs under way, dropout in the lowest block and running statistics."""
+
+    def go_on(method: DelayedGradients, first: int, last: int) -> None:
+        for step, (images, labels) in islice(enumerate(batches(splits)), first, last):
+            torch.manual_seed(step)
+            method.step(images, labels)
+
+    whole = build([2, 4])
+    go_on(method_for(whole, splits), 0, 6)
+
+    network = build([2, 4])
+    method = method_for(network, splits)
+    go_on(method, 0, interrupted_after)
+    file = io.BytesIO()
+    torch.save([network.state_dict(), method.state_dict()], file)
+    file.seek(0)
+    states = torch.load(file, weights_only=True)
+
+    network = build([2, 4], seed=99)
+    network.load_state_dict(states[0])
+    method = method_for(network, splits)
+    method.load_state_dict(states[1])
+    go_on(method, interrupted_after, 6)
+    assert same(weights(network), weights(whole))
+
+
+def test_mixed_precision_comes_near(splits: Splits) -> None:
+    """In fp16 updates are about the same, also when the loss scale doubles at every step."""
+    settings = SETTINGS.model_copy(update={"lr": 1e-3})
+    found = []
+    for amp in ("no", "fp16"):
+        network = build([2, 4])
+        before = nn.utils.parameters_to_vector(network.parameters())
+        method = method_for(network, splits, settings.model_copy(update={"amp": amp}))
+        method.scaler = torch.amp.GradScaler(
+            "cpu", init_scale=64.0, growth_interval=1, enabled=amp == "fp16"
+        )
+        for step, (images, labels) in enumerate(islice(batches(splits), 4)):
+            torch.manual_seed(step)
+            method.step(images, labels)
+        found.append((nn.utils.parameters_to_vector(network.parameters()) - before).detach())
+    assert (found[0] - found[1]).norm() < 0.2 * found[0].norm()
