@@ -124,6 +124,7 @@ SOURCES: dict[str, str] = {
     "TrainSettings.classes_per_batch": "release, `--classes-per-batch`; Nøkland and Eidnes 2019",
     "TrainSettings.class_limited_epochs": "release, `--classes-per-batch-until-iter`",
     "TrainSettings.ensemble": "release, `--num-ensemble`",
+    "TrainSettings.ensemble_vote": "release; DGL's",
     "TrainSettings.amp": "release, `--fp16`",
     "TrainSettings.seed": "release, `--seed`",
     "CommonSettings.task": _OURS,

@@ -20,7 +20,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.methods import build_method, greedy
 from sedona_nni.methods.greedy import greedy_step
 from sedona_nni.task import Task
-from sedona_nni.training import DivergedError, TrainSettings, evaluate, train
+from sedona_nni.training import DivergedError, TrainSettings, ensemble_votes, evaluate, train
 
 NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
 STEPS = 3  # per epoch, with the settings below
@@ -253,6 +253,32 @@ def test_evaluation_by_hand() -> None:
     assert evaluate(network, images, more, "cpu").ensemble_accuracy == 0.25
     alone = settings.model_copy(update={"ensemble": 1})
     assert evaluate(network, images, alone, "cpu").ensemble_accuracy == 0.5
+
+
+def test_votes_of_an_ensemble_by_hand() -> None:
+    """Three classifiers, lowest first, give class 0 the probabilities .9, .3 and .45.
+
+    Log-probabilities: .9 * .3 * .45 = .1215 against .1 * .7 * .55 = .0385, class 0.
+    Logits, here the logarithms, with weights 1, 2, 4: ln(.9/.1) + 2 ln(.3/.7) + 4 ln(.45/.55)
+    = 2.1972 - 1.6946 - .8027 = -.3001, class 1.
+    Probabilities likewise: .9 + 2 * .3 + 4 * .45 = 3.3 of 7, class 1; alike, 1.65 of 3 is class 0.
+    """
+    firsts = [0.9, 0.3, 0.45]
+    tables = [torch.tensor([[p, 1 - p]]).log() for p in firsts]
+    expected = {
+        "log-probabilities": np.log(0.1215 / 0.0385),
+        "logits": -0.3001,
+        "probabilities": 3.3 - 3.7,
+    }
+    network = DecoupledNetwork([Block([nn.Identity()], Lookup([[p, 1 - p]])) for p in firsts])
+    pixels = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
+    images = MemoryImages(pixels, np.array([1]), (0.0,), (1.0,))
+    for vote, margin in expected.items():
+        votes = ensemble_votes(tables, vote)  # type: ignore[arg-type]
+        assert (votes[0, 0] - votes[0, 1]).item() == pytest.approx(margin, abs=1e-4)
+        settings = TrainSettings(ensemble=3, ensemble_vote=vote)  # type: ignore[arg-type]
+        found = evaluate(network, images, settings, "cpu")
+        assert found.ensemble_accuracy == (margin < 0)
 
 
 def test_evaluation_changes_nothing(splits: Splits) -> None:
