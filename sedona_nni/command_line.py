@@ -342,7 +342,7 @@ def _decoupling(text: str, num_blocks: int | None, backbone: str | None) -> Deco
     """Return what ``--decoupling``, ``--num-blocks`` and maybe ``--backbone`` say."""
     from sedona_nni.auxiliary import check_auxiliary
     from sedona_nni.backbones import num_layers
-    from sedona_nni.decoupling import load_decoupling
+    from sedona_nni.decoupling import NO_AUXILIARY, load_decoupling
     from sedona_nni.rules import decoupling_by_rule, is_rule
 
     if not is_rule(text):
@@ -356,7 +356,7 @@ def _decoupling(text: str, num_blocks: int | None, backbone: str | None) -> Deco
     if backbone is None:
         raise InputError(f"backbone: must be given for {text}")
     decoupling = decoupling_by_rule(text, backbone, num_layers(backbone))
-    for name in decoupling.aux:
+    for name in set(decoupling.aux) - {NO_AUXILIARY}:
         check_auxiliary(name)
     return decoupling
 

@@ -281,6 +281,11 @@ def test_a_resume_draws_what_an_uninterrupted_run_would_draw(
         ({"also": {"a b": "backprop"}}, "tuner.classArgs.also.a b"),
         ({"also": {"a": "every:9:cnn"}}, "block_size: must be from 1 to the number of layers, 8"),
         ({"also": {"a": "every:2:cnm"}}, "aux: must be one of"),
+        ({"also": {"a": "every:2:none"}}, "aux: must be an auxiliary network at every cut for"),
+        (
+            {"also": {"a": "every:2:mlp"}, "train_for": {"a": {"method": "ddg"}}},
+            "aux: must be none at every cut for the method ddg",
+        ),
         ({"also": {"a": {"backbone": "vgg13"}}}, "decoupling: must be one of the task's backbone"),
         ({"also": {"a": "nowhere.json"}}, "nowhere.json: cannot be read"),
         ({"published": "mnist"}, "tuner.classArgs.published: "),
@@ -393,8 +398,13 @@ def test_further_decouplings_by_name(dispatch: Any, tmp_path: Path) -> None:
         decoupling="every:3:mlp",
         name="dgl",
         compare=["backprop"],
-        also={"json": GIVEN, "file": "found.json", "slow": "every:3:mlp"},
-        train_for={"slow": {"lr": 0.01}},
+        also={
+            "json": GIVEN,
+            "file": "found.json",
+            "slow": "every:3:mlp",
+            "dni": "every:4:none",
+        },
+        train_for={"slow": {"lr": 0.01}, "dni": {"method": "dni"}},
     )
     finish(nni)
     assert nni.ended
@@ -404,10 +414,13 @@ def test_further_decouplings_by_name(dispatch: Any, tmp_path: Path) -> None:
         "json": [2],
         "file": [2],
         "slow": [2, 5],
+        "dni": [3],
     }
     rates = {record.key: record.parameters["train"]["lr"] for record in ledger(nni)}
     assert rates["slow-000"] == 0.01 != rates["dgl-000"]
-    assert len(nni.started) == 2 * 5 == nni.tuner.settings.num_trials
+    methods = {record.key: record.parameters["train"]["method"]["name"] for record in ledger(nni)}
+    assert (methods["dgl-000"], methods["dni-000"]) == ("greedy", "dni")
+    assert len(nni.started) == 2 * 6 == nni.tuner.settings.num_trials
 
 
 def test_a_given_decoupling_needs_no_search(dispatch: Any) -> None:
