@@ -133,6 +133,8 @@ SOURCES: dict[str, str] = {
     "CommonSettings.device": "ours; release, `--no-cuda`",
     "CommonSettings.threads": _OURS,
     "CommonSettings.seed": _OURS,
+    "BalancedSettings.max_block_share": _OURS,
+    "BalancedSettings.compute": _OURS,
     "_TunedSettings.published": "release's README",
     "_TunedSettings.compare": "release's README: DGL (`uniform`), PredSim, back-propagation",
     "_TunedSettings.uniform_aux": "release, `--baseline-dec-type`",

@@ -166,6 +166,19 @@ class BlockBound:
         """Return whether all blocks of a decoupling are within the bound."""
         return max(self.compute.blocks(decoupling)) <= self.limit(decoupling.num_blocks)
 
+    def require(self, decoupling: Decoupling, field: str) -> None:
+        """Check that a decoupling given under ``field`` is within the bound.
+
+        Raises:
+            InputError: if it is not.
+        """
+        if not self.respects(decoupling):
+            share = self.compute.largest_share(decoupling)
+            raise InputError(
+                f"{field}: must respect max_block_share {self.max_block_share}, but the largest "
+                f"block of {decoupling.in_words()!r} has {share:.4f}"
+            )
+
     def ends(self, aux: Iterable[Sequence[str]], *, costliest: bool = False) -> list[int]:
         """Return what the cheapest of some auxiliary networks at each boundary adds to a block.
 

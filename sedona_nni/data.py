@@ -51,7 +51,15 @@ from sedona_nni.batches import (
 from sedona_nni.errors import InputError
 from sedona_nni.task import Task
 
-__all__ = ["Batch", "BatchStream", "Splits", "dataset_names", "evaluation_batches", "load_splits"]
+__all__ = [
+    "Batch",
+    "BatchStream",
+    "Splits",
+    "dataset_names",
+    "evaluation_batches",
+    "form_of",
+    "load_splits",
+]
 
 _FIXED_TEST_FRACTION = 0.2
 _IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -107,7 +115,7 @@ def load_splits(task: Task, validation_fraction: float) -> Splits:
     """
     if task.dataset not in _DATASETS:
         raise InputError.rule("dataset", f"must be one of {dataset_names()}", task.dataset)
-    default_size, read = _DATASETS[task.dataset]
+    default_size, read, _ = _DATASETS[task.dataset]
     size = task.image_size or default_size
     parts = read(task, size)
 
@@ -132,6 +140,26 @@ def load_splits(task: Task, validation_fraction: float) -> Splits:
             f"(validation_fraction {validation_fraction})"
         )
     return Splits(train, validation.plain(), parts.test.plain(), parts.num_classes, size)
+
+
+def form_of(task: Task) -> tuple[int, int]:
+    """Return the number of classes and the size of a task's images, without reading images.
+
+    Raises:
+        InputError: if the set is unknown or, where its folders are its classes, not to be found.
+    """
+    if task.dataset not in _DATASETS:
+        raise InputError.rule("dataset", f"must be one of {dataset_names()}", task.dataset)
+    default_size, _, num_classes = _DATASETS[task.dataset]
+    if num_classes is None:
+        from torchvision.datasets.folder import find_classes
+
+        folder = _class_folder(task)
+        with _reading(
+            task, f"train/<class> in {folder}", "put each image into a folder of its class"
+        ):
+            num_classes = len(find_classes(str(folder / "train"))[0])
+    return num_classes, task.image_size or default_size
 
 
 def _stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -288,9 +316,7 @@ def _resize(images: Tensor, size: int) -> Tensor:
 def _read_tiny_imagenet(task: Task, size: int) -> _Parts:
     from torchvision.transforms import v2
 
-    folder = _folder(task)
-    if (folder / "tiny-imagenet-200").is_dir():
-        folder = folder / "tiny-imagenet-200"
+    folder = _class_folder(task)
     resize: list[Any] = [v2.Resize((size, size))]  # changes nothing at the set's own 64 pixels
     training = [
         v2.RandomRotation(20),
@@ -401,6 +427,13 @@ def _folder(task: Task) -> Path:
     return Path(task.data_dir)
 
 
+def _class_folder(task: Task) -> Path:
+    """Return where ``train/`` is; Tiny-ImageNet may be in the folder that its archive has."""
+    folder = _folder(task)
+    inner = folder / "tiny-imagenet-200"
+    return inner if task.dataset == "tiny-imagenet" and inner.is_dir() else folder
+
+
 @contextmanager
 def _reading(task: Task, looked_for: str, remedy: str) -> Iterator[None]:
     """Turn whatever a reader stumbles over into one line that says what to do about it."""
@@ -416,13 +449,14 @@ def _reading(task: Task, looked_for: str, remedy: str) -> Iterator[None]:
         ) from error
 
 
-_DATASETS: dict[str, tuple[int, Callable[[Task, int], _Parts]]] = {
-    "digits": (32, _read_digits),
-    "fashion-mnist": (32, _read_fashion_mnist),
-    "cifar10": (32, _read_cifar),
-    "cifar100": (32, _read_cifar),
-    "svhn": (32, _read_svhn),
-    "tiny-imagenet": (64, _read_tiny_imagenet),
-    "imagenet": (224, _read_imagenet),
-    "imagefolder": (224, _read_image_folder),
+# Default size, reader, and the number of classes; None where each class has a folder
+_DATASETS: dict[str, tuple[int, Callable[[Task, int], _Parts], int | None]] = {
+    "digits": (32, _read_digits, 10),
+    "fashion-mnist": (32, _read_fashion_mnist, 10),
+    "cifar10": (32, _read_cifar, 10),
+    "cifar100": (32, _read_cifar, 100),
+    "svhn": (32, _read_svhn, 10),
+    "tiny-imagenet": (64, _read_tiny_imagenet, None),
+    "imagenet": (224, _read_imagenet, None),
+    "imagefolder": (224, _read_image_folder, None),
 }

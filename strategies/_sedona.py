@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from search_spaces import DecouplingSpace
+from sedona_nni.balance import discretise
 from sedona_nni.batches import Batch, BatchStream, Draw, ImageSet
 from sedona_nni.decoupling import SearchResult
 from sedona_nni.errors import InputError
@@ -84,10 +85,12 @@ class SedonaSupernet(BaseSuperNetModule):
     def export(self, memo: Sample) -> Sample:
         """Return the sample of the best decoupling.
 
-        It has K blocks or, where the space leaves K open, a cut wherever a^loc > a^up.
+        It has K blocks or, where the space leaves K open, a cut wherever a^loc > a^up, and respects
+        the bound of the space.
         """
-        found = self.search.result("").decoupling(self._space.num_blocks or 0)
-        return self._space.sample(found)
+        space = self._space
+        found = discretise(self.search.result(""), space.num_blocks or 0, space.bound)
+        return space.sample(found)
 
 
 class _DatasetImages:

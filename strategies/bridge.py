@@ -11,7 +11,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strategies.ledger_tuner import LedgerTuner
+from strategies.ledger_tuner import COMPUTE_FILE, LedgerTuner
 from strategies.nni_border.tuner import Parameters
 
 if TYPE_CHECKING:
@@ -41,9 +41,10 @@ class BridgeTuner(LedgerTuner):
         from strategies.trial_engine import TrialEngine, build_strategy
 
         super().configure(search_space)
+        bound = self.settings.bound(self.folder, self.checkpoint / COMPUTE_FILE)
         self._wanted: deque[Decoupling] = deque()
         self._explored = False
-        self._engine = TrialEngine(self._start, self._is_free, self._lock, self.settings)
+        self._engine = TrialEngine(self._start, self._is_free, self._lock, self.settings, bound)
         for record in self.ledger:
             decoupling = Decoupling.model_validate(record.parameters["decoupling"])
             accuracy = record.validation_accuracy if record.status == "succeeded" else None

@@ -14,6 +14,7 @@ from sedona_nni.task import Task
 from strategies.hyperparameters import read_search_space
 from strategies.nni_border.devices import check_device
 from strategies.settings import (
+    BalancedSettings,
     BridgeSettings,
     CommonSettings,
     ExperimentSettings,
@@ -49,10 +50,7 @@ class Experiment:
     @property
     def task(self) -> Task:
         """The task, with the path of its data made independent of the current folder."""
-        task = self.settings.task
-        if task.data_dir is None:
-            return task
-        return task.model_copy(update={"data_dir": str(self.folder / task.data_dir)})
+        return self.settings.task_in(self.folder)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Experiment:
@@ -71,7 +69,14 @@ class Experiment:
         space = read_search_space(config.get("searchSpace") or {}, settings.train)
         if space and isinstance(settings, BridgeSettings | GridSettings):
             raise InputError("searchSpace: must be {} for a tuner that tunes nothing")
-        return cls(settings, folder, config["trainingService"]["platform"])
+        platform = config["trainingService"]["platform"]
+        timed = isinstance(settings, BalancedSettings) and settings.compute == "time"
+        if timed and platform != "local":
+            raise InputError(
+                f"compute: time is measured where the tuner runs, but trials run on {platform}; "
+                "measure there with `sedona-nni discretise` and name its file"
+            )
+        return cls(settings, folder, platform)
 
     def check_machine(self) -> None:
         """Check that this machine has the device and the data set.

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from sedona_nni.decoupling import Decoupling
     from sedona_nni.training import TrainSettings
 
-__all__ = ["LEDGER_FILE", "LedgerTuner"]
+__all__ = ["COMPUTE_FILE", "LEDGER_FILE", "LedgerTuner"]
 
+COMPUTE_FILE = "compute.json"  # measured once, so that a resumed experiment goes by the same
 LEDGER_FILE = "trials.json"
 
 _FAILURES_TO_GIVE_UP = 3

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -18,7 +19,10 @@ from pydantic import (
 )
 
 from sedona_nni.auxiliary import check_auxiliary
-from sedona_nni.backbones import num_layers
+from sedona_nni.backbones import ACTIVATIONS, build_backbone, num_layers
+from sedona_nni.balance import BlockBound, BlockShare, discretise
+from sedona_nni.compute import Compute, compute_in_macs, load_compute
+from sedona_nni.data import form_of
 from sedona_nni.decoupling import (
     NO_AUXILIARY,
     Decoupling,
@@ -27,13 +31,16 @@ from sedona_nni.decoupling import (
     load_document,
 )
 from sedona_nni.errors import InputError
+from sedona_nni.layer_time import compute_in_time
 from sedona_nni.rules import decoupling_by_rule, is_rule
 from sedona_nni.search import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training import TrainSettings
+from strategies.nni_border.devices import claim_device
 from strategies.published import SETTINGS, with_published
 
 __all__ = [
+    "BalancedSettings",
     "BridgeSettings",
     "CommonSettings",
     "Contender",
@@ -106,8 +113,97 @@ class CommonSettings(BaseModel, ABC):
         for name in self.aux:
             check_auxiliary(name)
 
+    def task_in(self, folder: Path) -> Task:
+        """Return the task with the path of its data independent of the current folder.
 
-class _TunedSettings(CommonSettings):
+        Args:
+            folder: See `check`.
+        """
+        if self.task.data_dir is None:
+            return self.task
+        return self.task.model_copy(update={"data_dir": str(folder / self.task.data_dir)})
+
+
+class BalancedSettings(CommonSettings):
+    """Settings of a tuner that chooses decouplings, maybe with a bound on their blocks.
+
+    Attributes:
+        max_block_share: Bound on the largest block's share of the backbone's compute, with the
+            block's auxiliary network: a number, e.g. ``0.4``, or a multiple of 1/K, e.g.
+            ``1.3/K``. Every decoupling but back-propagation respects it: what is chosen is the
+            best, the nearest or a random one of those that do, and what is given has to.
+        compute: What a share is of: ``macs``, or ``time``, that of a forward and a backward pass
+            of ``train.batch_size`` images, measured where the tuner runs before the first trial;
+            or the path of a file of such times, or of a decoupling that was derived with them.
+    """
+
+    max_block_share: BlockShare | None = None
+    compute: str = "macs"
+
+    def check(self, folder: Path) -> None:
+        """See `CommonSettings.check`. A bound on time is checked where time is measured."""
+        super().check(folder)
+        if self.compute != "macs" and self.max_block_share is None:
+            raise InputError.rule("compute", "must come with a max_block_share", self.compute)
+
+    def aux_names(self, folder: Path) -> set[str]:
+        """Return the auxiliary networks that decouplings may use, see `check`."""
+        return set(self.aux)
+
+    @abstractmethod
+    def check_bound(self, bound: BlockBound, folder: Path) -> None:
+        """Check that every decoupling can respect the bound, whatever a search finds.
+
+        Raises:
+            InputError: if one cannot.
+        """
+
+    def bound(self, folder: Path, measured: Path | None = None) -> BlockBound | None:
+        """Return the bound on blocks, None if there is none.
+
+        Args:
+            folder: See `check`.
+            measured: Where measured times are, or are left.
+
+        Raises:
+            InputError: if a decoupling cannot respect it, or `compute` names no such file.
+        """
+        if self.max_block_share is None:
+            return None
+        names = self.aux_names(folder) - {NO_AUXILIARY}
+        if self.compute not in ("macs", "time"):
+            compute = load_compute(folder / self.compute)
+        elif self.compute == "time" and measured is not None and measured.exists():
+            compute = Compute.load(measured)
+        else:
+            compute = self._count_or_measure(folder, names)
+        compute.check_covers(self.task.backbone, names)
+        bound = BlockBound(compute, self.max_block_share)
+        self.check_bound(bound, folder)
+        if self.compute == "time" and measured is not None:
+            compute.save(measured)
+        return bound
+
+    def _count_or_measure(self, folder: Path, names: Iterable[str]) -> Compute:
+        task = self.task_in(folder)
+        num_classes, image_size = form_of(task)
+        counted = self.compute == "macs"
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if counted else "cpu"):
+            backbone = build_backbone(
+                task.backbone,
+                num_classes=num_classes,
+                image_size=image_size,
+                width_multiplier=task.width_multiplier,
+                activation=ACTIVATIONS[task.activation],
+            )
+        if counted:
+            return compute_in_macs(backbone, names)
+        with claim_device(self.device, threads=self.threads) as device:
+            batch_size = self.train.batch_size
+            return compute_in_time(backbone, names, device=device, batch_size=batch_size)
+
+
+class _TunedSettings(BalancedSettings):
     """Settings of a tuner that trains several decouplings, each with tuned hyperparameters.
 
     Attributes:
@@ -194,7 +290,7 @@ class _TunedSettings(CommonSettings):
         document = self._document(self.also[name], folder)
         if isinstance(document, SearchResult):
             raise InputError.rule(f"also.{name}", "must be a decoupling", self.also[name])
-        self._check_decoupling(document, name)
+        self._check_decoupling(document)
         return document
 
     def _document(self, given: Decoupling | str, folder: Path) -> Decoupling | SearchResult:
@@ -206,15 +302,13 @@ class _TunedSettings(CommonSettings):
             return decoupling_by_rule(given, backbone, num_layers(backbone))
         return load_document(folder / given)
 
-    def _check_decoupling(self, decoupling: Decoupling, strategy: str) -> None:
-        """Check that a decoupling fits the backbone, and how the strategy trains."""
+    def _check_decoupling(self, decoupling: Decoupling) -> None:
         if decoupling.backbone != self.task.backbone:
             rule = f"must be one of the task's backbone, {self.task.backbone}"
             raise InputError.rule("decoupling", rule, decoupling.backbone)
         decoupling.blocks(num_layers(self.task.backbone))
-        for name in set(decoupling.aux) - {NO_AUXILIARY}:
+        for name in decoupling.aux:
             check_auxiliary(name)
-        self.train_settings(strategy).method.check_auxiliary(decoupling.aux)
 
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""
@@ -240,6 +334,26 @@ class _TunedSettings(CommonSettings):
             if strategy not in known:
                 raise InputError.rule("train_for", f"must name {', '.join(known)}", strategy)
             self.train_settings(strategy)
+
+    def aux_for(self, strategy: str) -> tuple[str, ...]:
+        """Return the auxiliary networks that a strategy chooses from."""
+        fixed = {"uniform": (self.uniform_aux,), "predsim": ("predsim",)}
+        return fixed.get(strategy, self.aux)
+
+    def aux_names(self, folder: Path) -> set[str]:
+        """See `BalancedSettings.aux_names`."""
+        chosen = [self.aux_for(strategy) for strategy in self.compare]
+        given = [self.also_decoupling(name, folder).aux for name in self.also]
+        return super().aux_names(folder).union(*chosen, *given)
+
+    def check_bound(self, bound: BlockBound, folder: Path) -> None:
+        """See `BalancedSettings.check_bound`."""
+        for name in self.also:
+            bound.require(self.also_decoupling(name, folder), f"also.{name}")
+        for _, strategy, count in self.contenders:
+            if strategy in self.compare and strategy != "backprop" and count > 0:
+                choices = [self.aux_for(strategy)] * (bound.num_layers - 1)
+                bound.check(count, bound.ends(choices))
 
 
 class ExperimentSettings(_TunedSettings):
@@ -269,6 +383,13 @@ class ExperimentSettings(_TunedSettings):
     def num_trials(self) -> int:
         """See `CommonSettings.num_trials`."""
         return 1 + super().num_trials
+
+    def check_bound(self, bound: BlockBound, folder: Path) -> None:
+        """See `BalancedSettings.check_bound`: no choice of auxiliary networks may fail later."""
+        super().check_bound(bound, folder)
+        ends = bound.ends([self.aux] * (bound.num_layers - 1), costliest=True)
+        for count in self.num_blocks:
+            bound.check(count, ends)
 
 
 class TuningSettings(_TunedSettings):
@@ -306,7 +427,7 @@ class TuningSettings(_TunedSettings):
         if isinstance(document, Decoupling) and self.num_blocks:
             raise InputError("num_blocks: must not be given, as there is a decoupling")
         for count in self.block_counts:
-            self._check_decoupling(derived(document, count), self.name)
+            self._check_decoupling(derived(document, count))
         if self.name in ("uniform", "predsim", "random", "backprop"):
             raise InputError.rule("name", "must not be that of another strategy", self.name)
 
@@ -318,13 +439,30 @@ class TuningSettings(_TunedSettings):
         """
         return self._document(self.decoupling, folder)
 
+    def aux_names(self, folder: Path) -> set[str]:
+        """See `BalancedSettings.aux_names`."""
+        document = self.load(folder)
+        own = document.aux if isinstance(document, Decoupling) else document.aux_choices
+        return super().aux_names(folder).union(own)
 
-def derived(document: Decoupling | SearchResult, num_blocks: int) -> Decoupling:
-    """Return the decoupling itself, or that of a search result for K, see `SearchResult`."""
-    return document if isinstance(document, Decoupling) else document.decoupling(num_blocks)
+    def check_bound(self, bound: BlockBound, folder: Path) -> None:
+        """See `BalancedSettings.check_bound`."""
+        super().check_bound(bound, folder)
+        document = self.load(folder)
+        for count in self.block_counts:
+            bound.require(derived(document, count, bound), "decoupling")
 
 
-class BridgeSettings(CommonSettings):
+def derived(
+    document: Decoupling | SearchResult, num_blocks: int, bound: BlockBound | None = None
+) -> Decoupling:
+    """Return the decoupling itself, or that of a search result for K, see `discretise`."""
+    if isinstance(document, Decoupling):
+        return document
+    return discretise(document, num_blocks, bound)
+
+
+class BridgeSettings(BalancedSettings):
     """Settings of `strategies.bridge.BridgeTuner`.
 
     Attributes:
@@ -348,6 +486,10 @@ class BridgeSettings(CommonSettings):
         """See `CommonSettings.check`."""
         super().check(folder)
         check_num_blocks(self.num_blocks, num_layers(self.task.backbone))
+
+    def check_bound(self, bound: BlockBound, folder: Path) -> None:
+        """See `BalancedSettings.check_bound`."""
+        bound.check(self.num_blocks, bound.ends([self.aux] * (bound.num_layers - 1)))
 
 
 class GridPart(BaseModel):
@@ -428,4 +570,6 @@ def read_settings(model: type[SettingsT], class_args: Mapping[str, Any], folder:
     except ValidationError as error:
         raise InputError.from_validation(error, "tuner.classArgs") from None
     settings.check(folder)
+    if isinstance(settings, BalancedSettings) and settings.compute != "time":
+        settings.bound(folder)
     return settings

@@ -9,6 +9,7 @@ from typing import Any
 
 from search_spaces import DecouplingSpace, DistinctDecouplings
 from search_spaces._nni_nas import SimplifiedModelSpace
+from sedona_nni.balance import BlockBound
 from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from strategies.settings import BridgeSettings
@@ -58,6 +59,7 @@ class TrialEngine(ExecutionEngine):
         is_free: Whether there is a slot for one more training.
         lock: Held when the tuner calls.
         settings: Of the experiment.
+        bound: What the decouplings respect.
     """
 
     def __init__(
@@ -66,11 +68,16 @@ class TrialEngine(ExecutionEngine):
         is_free: Callable[[], bool],
         lock: threading.RLock,
         settings: BridgeSettings,
+        bound: BlockBound | None = None,
     ) -> None:
         super().__init__()
         # No network is built here, so the number of classes does not matter.
         self.space = DecouplingSpace(
-            settings.task.backbone, settings.aux, num_classes=2, num_blocks=settings.num_blocks
+            settings.task.backbone,
+            settings.aux,
+            num_classes=2,
+            num_blocks=settings.num_blocks,
+            bound=bound,
         )
         self._start = start
         self._is_free = is_free

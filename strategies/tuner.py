@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strategies.ledger_tuner import LedgerTuner
+from strategies.ledger_tuner import COMPUTE_FILE, LedgerTuner
 from strategies.nni_border.tuner import ExperimentFailedError, Parameters
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class OptunaTuner(LedgerTuner):
         from strategies.hyperparameters import Study, read_search_space
 
         super().configure(search_space)
+        self._bound = self.settings.bound(self.folder, self.checkpoint / COMPUTE_FILE)
         self._contenders = {each.name: each for each in self.settings.contenders}
         space = read_search_space(search_space, self.settings.train)
         storage = optuna.storages.RDBStorage(f"sqlite:///{self.checkpoint / STUDY_FILE}")
@@ -63,6 +64,8 @@ class OptunaTuner(LedgerTuner):
 
     def _decoupling(self, contender: Contender) -> Decoupling | None:
         """Return what a contender trains, None while that depends on a search."""
+        import numpy as np
+
         from sedona_nni.backbones import num_layers
         from sedona_nni.decoupling import Decoupling, random_decoupling, uniform_cuts
         from strategies.settings import derived
@@ -76,15 +79,20 @@ class OptunaTuner(LedgerTuner):
         if contender.strategy == settings.main_strategy or num_blocks == 0:
             if self._document is None:
                 return None
-            main = derived(self._document, num_blocks)
+            main = derived(self._document, num_blocks, self._bound)
             if contender.strategy == settings.main_strategy:
                 return main
             num_blocks = main.num_blocks
-        layers = num_layers(backbone)
+        layers, bound = num_layers(backbone), self._bound
         if contender.strategy == "random":
+            if bound is not None:
+                rng = np.random.default_rng(settings.seed)
+                return bound.random(num_blocks, settings.aux, rng)
             return random_decoupling(backbone, layers, num_blocks, settings.aux, settings.seed)
         cuts = uniform_cuts(layers, num_blocks)
-        aux = settings.uniform_aux if contender.strategy == "uniform" else contender.strategy
+        (aux,) = settings.aux_for(contender.strategy)
+        if bound is not None:
+            return bound.nearest(cuts, [[aux]] * (layers - 1))
         return Decoupling(backbone=backbone, cuts=cuts, aux=[aux] * len(cuts))
 
     def _trained(self, strategy: str) -> list[str]:
