@@ -290,7 +290,7 @@ class _TunedSettings(BalancedSettings):
         document = self._document(self.also[name], folder)
         if isinstance(document, SearchResult):
             raise InputError.rule(f"also.{name}", "must be a decoupling", self.also[name])
-        self._check_decoupling(document)
+        self._check_decoupling(document, name)
         return document
 
     def _document(self, given: Decoupling | str, folder: Path) -> Decoupling | SearchResult:
@@ -302,13 +302,15 @@ class _TunedSettings(BalancedSettings):
             return decoupling_by_rule(given, backbone, num_layers(backbone))
         return load_document(folder / given)
 
-    def _check_decoupling(self, decoupling: Decoupling) -> None:
+    def _check_decoupling(self, decoupling: Decoupling, strategy: str) -> None:
+        """Check that a decoupling fits the backbone, and how the strategy trains."""
         if decoupling.backbone != self.task.backbone:
             rule = f"must be one of the task's backbone, {self.task.backbone}"
             raise InputError.rule("decoupling", rule, decoupling.backbone)
         decoupling.blocks(num_layers(self.task.backbone))
-        for name in decoupling.aux:
+        for name in set(decoupling.aux) - {NO_AUXILIARY}:
             check_auxiliary(name)
+        self.train_settings(strategy).method.check_auxiliary(decoupling.aux)
 
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""
@@ -427,7 +429,7 @@ class TuningSettings(_TunedSettings):
         if isinstance(document, Decoupling) and self.num_blocks:
             raise InputError("num_blocks: must not be given, as there is a decoupling")
         for count in self.block_counts:
-            self._check_decoupling(derived(document, count))
+            self._check_decoupling(derived(document, count), self.name)
         if self.name in ("uniform", "predsim", "random", "backprop"):
             raise InputError.rule("name", "must not be that of another strategy", self.name)
 
