@@ -258,15 +258,15 @@ def train(
         device: Where.
         report: Called after every epoch with ``default`` (the final head's validation accuracy),
             ``loss`` (its validation loss), ``block_1_accuracy`` ... ``block_K_accuracy`` (on the
-            validation part), ``train_loss`` (mean of the head's losses while learning), ``epoch``,
+            validation part), ``train_loss`` (mean of the highest losses while learning), ``epoch``,
             ``lr`` and what else the method tells; after an interruption also for the epochs before
             it.
         directory: Where to write ``checkpoint.pt`` and, at the end, ``model.safetensors``.
 
     Raises:
         DivergedError: if a loss is not finite at the end of an epoch.
-        InputError: if the checkpoint in ``directory`` was made with other settings, or the
-            auxiliary networks are not what the method needs.
+        InputError: if the checkpoint in ``directory`` was made with other settings, or the method
+            cannot train the network, see `sedona_nni.methods.MethodSettings.check`.
     """
     device = torch.device(device)
     network.to(device)
@@ -317,12 +317,12 @@ def train(
                     f"{losses.tolist()}, the validation loss is {validation.loss} "
                     f"({settings.optimizer}, lr {settings.lr})"
                 )
-            highest = max(block for block, count in enumerate(updates) if count)
+            learned = [block for block, count in enumerate(updates) if count]
             numbers = {
                 "default": validation.accuracies[-1],
                 "loss": validation.loss,
                 **block_accuracies(judged, validation),
-                "train_loss": losses[highest].item(),
+                **({"train_loss": losses[learned[-1]].item()} if learned else {}),
                 **method.numbers(),
                 "epoch": epoch,
             }

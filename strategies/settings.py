@@ -310,7 +310,7 @@ class _TunedSettings(BalancedSettings):
         decoupling.blocks(num_layers(self.task.backbone))
         for name in set(decoupling.aux) - {NO_AUXILIARY}:
             check_auxiliary(name)
-        self.train_settings(strategy).method.check_auxiliary(decoupling.aux)
+        self.train_settings(strategy).method.check(decoupling.aux)
 
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""

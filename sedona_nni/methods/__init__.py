@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from sedona_nni.methods.asynchronous import AsynchronousLearning, AsynchronousSettings
 from sedona_nni.methods.delayed_gradients import DelayedGradients, DelayedGradientsSettings
 from sedona_nni.methods.greedy import GreedyLearning, GreedySettings
 from sedona_nni.methods.method import MethodSettings, TrainingMethod
@@ -26,6 +27,7 @@ __all__ = ["METHODS", "AnyMethod", "MethodSettings", "TrainingMethod", "build_me
 METHODS: dict[type[MethodSettings], type[TrainingMethod]] = {
     GreedySettings: GreedyLearning,
     SequentialSettings: SequentialLearning,
+    AsynchronousSettings: AsynchronousLearning,
     SyntheticGradientsSettings: SyntheticGradients,
     DelayedGradientsSettings: DelayedGradients,
 }
@@ -38,7 +40,11 @@ def _by_name(value: Any) -> Any:
 
 AnyMethod = Annotated[
     Annotated[
-        GreedySettings | SequentialSettings | SyntheticGradientsSettings | DelayedGradientsSettings,
+        GreedySettings
+        | SequentialSettings
+        | AsynchronousSettings
+        | SyntheticGradientsSettings
+        | DelayedGradientsSettings,
         Field(discriminator="name"),
     ],
     BeforeValidator(_by_name),
@@ -52,6 +58,6 @@ def build_method(
     """Return the method that ``settings.method`` describes, ready for the first epoch.
 
     Raises:
-        InputError: if the network's auxiliary networks are not what the method needs.
+        InputError: if the network cannot be trained so, see `MethodSettings.check`.
     """
     return METHODS[type(settings.method)](network, settings, splits, steps_per_epoch)

@@ -63,21 +63,21 @@ class MethodSettings(BaseModel):
     name: str
     uses_auxiliary: ClassVar[bool] = True
 
-    def check_auxiliary(self, names: Sequence[str]) -> None:
-        """Check that the auxiliary networks at the cuts are what the method needs.
+    def check(self, aux: Sequence[str]) -> None:
+        """Check that a decoupling can be trained so.
 
         Args:
-            names: One per cut; `NO_AUXILIARY` where there is none.
+            aux: The auxiliary network at each cut; `NO_AUXILIARY` where there is none.
 
         Raises:
             InputError: if a cut lacks a network or has one that would not be used.
         """
-        if self.uses_auxiliary and NO_AUXILIARY in names:
+        if self.uses_auxiliary and NO_AUXILIARY in aux:
             rule = f"must be an auxiliary network at every cut for the method {self.name}"
-            raise InputError.rule("aux", rule, list(names))
-        if not self.uses_auxiliary and set(names) - {NO_AUXILIARY}:
+            raise InputError.rule("aux", rule, list(aux))
+        if not self.uses_auxiliary and set(aux) - {NO_AUXILIARY}:
             rule = f"must be {NO_AUXILIARY} at every cut for the method {self.name}"
-            raise InputError.rule("aux", rule, list(names))
+            raise InputError.rule("aux", rule, list(aux))
 
 
 def autocast(device: torch.device, amp: Precision) -> torch.autocast:
@@ -145,10 +145,10 @@ class TrainingMethod(ABC):
             steps_per_epoch: Batches in a pass over the training images.
 
         Raises:
-            InputError: if the network's auxiliary networks are not what the method needs.
+            InputError: if the network cannot be trained so, see `MethodSettings.check`.
         """
         lower = network.blocks[:-1]
-        settings.method.check_auxiliary(
+        settings.method.check(
             [NO_AUXILIARY if b.classifier is None else type(b.classifier).__name__ for b in lower]
         )
         self.network = network

@@ -142,6 +142,24 @@ def test_peak_memory_contains_what_a_step_needs() -> None:
     assert peak(blocks) > weights_mib
 
 
+def test_peak_memory_is_that_of_the_method() -> None:
+    """Buffers count when they are full; a block that learns alone has the least to keep."""
+    task = Task(train_limit=200)
+    cuts = Decoupling(backbone="vgg11", cuts=[0, 1, 3], aux=["mlp-sr"] * 3)
+    splits = load_splits(task, 0.1)
+
+    def peak(method: Any) -> float:
+        settings = TrainSettings.model_validate({"batch_size": 100, "method": method})
+        run = trial._Run(task=task, decoupling=cuts, settings=settings)
+        return trial._peak_memory_mib(run, splits, torch.device("cpu"))
+
+    shapes = [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+    batch_mib = sum(4 * 100 * c * h * w for c, h, w in shapes) / 2**20
+    few, many = (peak({"name": "asynchronous", "buffer": m}) for m in (2, 5))
+    assert many - few == pytest.approx(3 * batch_mib, rel=0.01)
+    assert peak("sequential") < peak("greedy") < few
+
+
 def test_another_training_is_not_overwritten(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 1})
     run_training(TASK, DECOUPLING, settings, directory=tmp_path)

@@ -17,7 +17,7 @@ from sedona_nni.data import Splits, load_splits
 from sedona_nni.decoupled import Block, DecoupledNetwork, build_decoupled
 from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.methods import build_method, greedy
+from sedona_nni.methods import TrainingMethod, build_method, greedy
 from sedona_nni.methods.greedy import greedy_step
 from sedona_nni.task import Task
 from sedona_nni.training import DivergedError, TrainSettings, ensemble_votes, evaluate, train
@@ -25,6 +25,7 @@ from sedona_nni.training import DivergedError, TrainSettings, ensemble_votes, ev
 NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
 STEPS = 3  # per epoch, with the settings below
 SETTINGS = TrainSettings(epochs=3, batch_size=50, lr=0.02, validation_fraction=0.25, seed=3)
+SLOWED = {"name": "asynchronous", "buffer": 2, "slow_block": 3, "slowdown": 2}
 THREE_BLOCKS = Decoupling(backbone="vgg11", cuts=[1, 4], aux=["conv2", "mlp-sr"])
 ONE_BLOCK = Decoupling(backbone="vgg11")
 
@@ -40,6 +41,10 @@ def build(decoupling: Decoupling, seed: int = 0) -> DecoupledNetwork:
     return build_decoupled(backbone, decoupling)
 
 
+def changed(**fields: Any) -> TrainSettings:
+    return TrainSettings.model_validate({**SETTINGS.model_dump(), **fields})
+
+
 def weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
@@ -53,10 +58,15 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 # ---- The step and the loop -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_one_block_is_plain_back_propagation_to_the_bit(splits: Splits, optimizer: Any) -> None:
+@pytest.mark.parametrize(
+    ("method", "optimizer"),
+    [("greedy", "sgd"), ("greedy", "adam"), ("sequential", "sgd"), ("asynchronous", "sgd")],
+)
+def test_one_block_is_plain_back_propagation_to_the_bit(
+    splits: Splits, method: str, optimizer: Any
+) -> None:
     """Against a loop written here, with batch norm, dropout, momentum, decay and a schedule."""
-    settings = SETTINGS.model_copy(update={"optimizer": optimizer, "epochs": 2})
+    settings = changed(method=method, optimizer=optimizer, epochs=2)
     network = build(ONE_BLOCK)
     plain = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
     plain.load_state_dict(dict(zip(plain.state_dict(), network.state_dict().values(), strict=True)))
@@ -137,12 +147,13 @@ def test_best_epoch_is_kept_when_a_later_one_is_worse(
     assert not same(weights(network), seen[3])
 
 
-def test_same_seed_same_result_to_the_bit(splits: Splits) -> None:
+@pytest.mark.parametrize("method", ["greedy", "sequential", {"name": "asynchronous", "buffer": 2}])
+def test_same_seed_same_result_to_the_bit(splits: Splits, method: Any) -> None:
     def run(seed: int) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
         history: list[dict[str, float]] = []
         network = build(THREE_BLOCKS, seed=0)
         torch.manual_seed(time.time_ns())  # whatever happens to be there
-        settings = SETTINGS.model_copy(update={"seed": seed, "epochs": 2})
+        settings = changed(method=method, seed=seed, epochs=2)
         train(network, splits, settings, report=history.append)
         return weights(network), history
 
@@ -300,29 +311,26 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "schedule", "killed_at"),
+    ("fields", "killed_at"),
     [
-        *(("sgd", "cosine", steps) for steps in [(0,), (2,), (3,), (5,), (7, 8), (9,), (4, 5, 6)]),
-        ("adam", "cosine", (5,)),
-        ("sgd", "multistep", (2, 4, 7)),
+        *(({}, steps) for steps in [(0,), (2,), (3,), (5,), (7, 8), (9,), (4, 5, 6)]),
+        ({"optimizer": "adam"}, (5,)),
+        ({"schedule": "multistep", "milestones": [1]}, (2, 4, 7)),
+        ({"method": "sequential", "epochs": 1}, (2, 4, 8)),
+        ({"method": "sequential"}, (10,)),
+        ({"method": {"name": "asynchronous", "buffer": 3, "max_draws": 2}}, (1, 4, 8)),
+        ({"method": SLOWED, "schedule": "multistep", "milestones": [1]}, (4, 11)),
     ],
 )
 def test_interrupted_and_continued_is_uninterrupted_to_the_bit(
     splits: Splits,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    optimizer: Any,
-    schedule: Any,
+    fields: dict[str, Any],
     killed_at: tuple[int, ...],
 ) -> None:
-    """Killed just before the given steps of 9 (3 per epoch; 9 is after the last)."""
-    settings = SETTINGS.model_copy(
-        update={
-            "optimizer": optimizer,
-            "schedule": schedule,
-            "milestones": [1] if schedule == "multistep" else [],
-        }
-    )
+    """Killed just before the given steps, 3 per epoch; 9 is after the last of greedy learning."""
+    settings = changed(**fields)
 
     def run(directory: Path, seed: int) -> tuple[dict[str, Tensor], list[Any], list[Any]]:
         network = build(THREE_BLOCKS, seed)
@@ -333,16 +341,23 @@ def test_interrupted_and_continued_is_uninterrupted_to_the_bit(
     expected = run(tmp_path / "whole", seed=0)
 
     steps = 0
-    real_step, real_evaluate = greedy_step, evaluate
+    real_build, real_evaluate = build_method, evaluate
     due = set(killed_at)
 
-    def step_or_die(*arguments: Any) -> Tensor:
-        nonlocal steps
-        if steps in due:
-            due.remove(steps)
-            raise Killed
-        steps += 1
-        return real_step(*arguments)
+    def build_to_die(*arguments: Any) -> TrainingMethod:
+        method = real_build(*arguments)
+        real_step = method.step
+
+        def step_or_die(images: Tensor, labels: Tensor) -> dict[int, Tensor]:
+            nonlocal steps
+            if steps in due:
+                due.remove(steps)
+                raise Killed
+            steps += 1
+            return real_step(images, labels)
+
+        monkeypatch.setattr(method, "step", step_or_die)
+        return method
 
     def evaluate_or_die(network: Any, images: Any, *arguments: Any) -> Any:
         if images is splits.test and 9 in due:
@@ -350,12 +365,13 @@ def test_interrupted_and_continued_is_uninterrupted_to_the_bit(
             raise Killed
         return real_evaluate(network, images, *arguments)
 
-    monkeypatch.setattr(greedy, "greedy_step", step_or_die)
+    monkeypatch.setattr(training, "build_method", build_to_die)
     monkeypatch.setattr(training, "evaluate", evaluate_or_die)
     for _ in killed_at:
         with pytest.raises(Killed):
             run(tmp_path / "killed", seed=0)
         steps = steps // STEPS * STEPS  # what was done since the last checkpoint is done again
+    assert not due
     # Once there is a checkpoint, what the network was before does not matter
     found = run(tmp_path / "killed", seed=0 if max(killed_at) < STEPS else 99)
     assert same(found[0], expected[0])
