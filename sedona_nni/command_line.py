@@ -20,6 +20,7 @@ from sedona_nni.errors import InputError, SedonaError
 if TYPE_CHECKING:
     from sedona_nni.decoupling import Decoupling, SearchResult
     from sedona_nni.report import StrategyRow
+    from sedona_nni.training import TrainSettings
     from strategies.experiment import Experiment
 
 app = typer.Typer(
@@ -200,7 +201,14 @@ def train(
     ] = False,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Replaces one of the training settings."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Replaces one of the training settings; method.NAME is an option of its method.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="How the blocks learn, e.g. greedy or sequential.")
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -214,7 +222,8 @@ def train(
     from trials.train import run_training
 
     planned = read_experiment(experiment)
-    changes = dict(_split_setting(text) for text in setting or [])
+    changes: dict[str, Any] = dict(_split_setting(text) for text in setting or [])
+    changes["method"] = _method(method, changes, planned.settings.train)
     try:
         settings = TrainSettings.model_validate({**planned.settings.train.model_dump(), **changes})
     except ValidationError as error:
@@ -336,6 +345,21 @@ def _split_setting(text: str) -> tuple[str, str]:
     if not separator:
         raise InputError.rule("--set", "must be NAME=VALUE", text)
     return name, value
+
+
+def _method(name: str | None, changes: dict[str, Any], train: TrainSettings) -> dict[str, Any]:
+    """Return the method's name and options, and take these out of ``changes``.
+
+    Args:
+        name: What ``--method`` says; by default what ``--set`` or the experiment does.
+        changes: What ``--set`` says.
+        train: The experiment's settings.
+    """
+    named = changes.pop("method", name) if name is None else name
+    described = train.method.model_dump() if named is None else {"name": named}
+    for field in [field for field in changes if field.startswith("method.")]:
+        described[field.removeprefix("method.")] = changes.pop(field)
+    return described
 
 
 def _decoupling(text: str, num_blocks: int | None, backbone: str | None) -> Decoupling:

@@ -123,10 +123,14 @@ class Decoupling(Document):
         return [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     def in_words(self) -> str:
-        """Return for instance ``"cut after layer 4 (conv2) and 6 (conv1)"``."""
+        """Return for instance ``"cut after layer 4 (conv2) and 6 (conv1)"``, or ``"... and 6"``
+        where there is no auxiliary network."""
         if not self.cuts:
             return "no cut: back-propagation"
-        places = [f"{cut} ({name})" for cut, name in zip(self.cuts, self.aux, strict=True)]
+        places = [
+            str(cut) if name == NO_AUXILIARY else f"{cut} ({name})"
+            for cut, name in zip(self.cuts, self.aux, strict=True)
+        ]
         listed = " and ".join([", ".join(places[:-1]), places[-1]] if places[1:] else places)
         return f"cut after layer {listed}"
 

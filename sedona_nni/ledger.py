@@ -51,6 +51,16 @@ class TrialRecord(BaseModel):
         return str(self.parameters["strategy"])
 
     @property
+    def method(self) -> str:
+        """Name of the method that it trains with, see `sedona_nni.methods`."""
+        settings = {
+            **self.parameters.get("train", {}),
+            **self.parameters.get("hyperparameters", {}),
+        }
+        method = settings.get("method", "greedy")
+        return method if isinstance(method, str) else str(method["name"])
+
+    @property
     def validation_accuracy(self) -> float:
         """The accuracy that trials are chosen by, a fraction; only of a succeeded trial."""
         assert self.result is not None

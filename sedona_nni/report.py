@@ -29,7 +29,8 @@ class StrategyRow(BaseModel):
     """The best trial of a strategy, chosen by validation accuracy; test data only reports.
 
     Attributes:
-        decoupling: Of the best trial; this and the next five are None if no trial succeeded.
+        decoupling: Of the best trial; this and the next six are None if no trial succeeded.
+        method: Name of the method that trained it.
         validation_accuracy: Fraction.
         test_accuracy: Fraction.
         parameters: Number of weights trained, auxiliary networks included.
@@ -44,6 +45,7 @@ class StrategyRow(BaseModel):
 
     strategy: str
     decoupling: Decoupling | None = None
+    method: str | None = None
     validation_accuracy: float | None = None
     test_accuracy: float | None = None
     parameters: int | None = None
@@ -75,6 +77,7 @@ def _row(strategy: str, records: list[TrialRecord]) -> StrategyRow:
         best = max(trained, key=lambda record: record.validation_accuracy)
         assert best.result is not None
         row["decoupling"] = best.parameters["decoupling"]
+        row["method"] = best.method
         row["validation_accuracy"] = best.validation_accuracy
         for name in ("test_accuracy", "parameters", "peak_memory_mib", "time_s"):
             row[name] = best.result.get(name)
@@ -86,7 +89,7 @@ def cells(row: StrategyRow) -> list[str]:
     trials = str(row.num_trials) + (f" ({row.num_failed} failed)" if row.num_failed else "")
     return [
         row.strategy,
-        "" if row.decoupling is None else row.decoupling.in_words(),
+        _trained(row),
         _text(row.validation_accuracy, "{:.1%}"),
         _text(row.test_accuracy, "{:.1%}"),
         _text(row.parameters, "{:,}"),
@@ -95,6 +98,15 @@ def cells(row: StrategyRow) -> list[str]:
         _text(row.search_time_s, "{:.1f} s"),
         trials,
     ]
+
+
+def _trained(row: StrategyRow) -> str:
+    """Say what was trained and, unless it is greedy learning, by which method."""
+    if row.decoupling is None:
+        return ""
+    words = row.decoupling.in_words()
+    is_usual = row.method in (None, "greedy") or not row.decoupling.cuts
+    return words if is_usual else f"{words}, {row.method}"
 
 
 def _text(value: float | None, form: str) -> str:

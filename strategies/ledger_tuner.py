@@ -136,6 +136,7 @@ class LedgerTuner(BorderTuner):
             "threads": self.settings.threads,
             # Once more for people: the web UI's columns and axes show no nested values
             "cuts": _briefly(decoupling),
+            "method": train.method.name,
             **hyperparameters,
         }
 

@@ -315,7 +315,8 @@ class _TunedSettings(BalancedSettings):
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""
         super().check(folder)
-        check_auxiliary(self.uniform_aux)
+        if self.uniform_aux != NO_AUXILIARY:
+            check_auxiliary(self.uniform_aux)
         if len(set(self.compare)) < len(self.compare):
             raise InputError.rule("compare", "must name each strategy once", list(self.compare))
         if len(set(self.block_counts)) < len(self.block_counts):
@@ -336,6 +337,14 @@ class _TunedSettings(BalancedSettings):
             if strategy not in known:
                 raise InputError.rule("train_for", f"must name {', '.join(known)}", strategy)
             self.train_settings(strategy)
+        for _, strategy, count in self.contenders:
+            if strategy in self.compare:
+                self._check_method(strategy, count)
+
+    def _check_method(self, strategy: str, num_blocks: int) -> None:
+        """Check that the method of a strategy can train what it chooses; of K = 0, two blocks."""
+        aux = self.aux_for(strategy)[:1] * (num_blocks - 1 if num_blocks else 1)
+        self.train_settings(strategy).method.check(aux)
 
     def aux_for(self, strategy: str) -> tuple[str, ...]:
         """Return the auxiliary networks that a strategy chooses from."""
@@ -385,6 +394,12 @@ class ExperimentSettings(_TunedSettings):
     def num_trials(self) -> int:
         """See `CommonSettings.num_trials`."""
         return 1 + super().num_trials
+
+    def check(self, folder: Path) -> None:
+        """See `CommonSettings.check`."""
+        super().check(folder)
+        for count in self.num_blocks:
+            self._check_method(self.main_strategy, count)
 
     def check_bound(self, bound: BlockBound, folder: Path) -> None:
         """See `BalancedSettings.check_bound`: no choice of auxiliary networks may fail later."""
@@ -488,6 +503,7 @@ class BridgeSettings(BalancedSettings):
         """See `CommonSettings.check`."""
         super().check(folder)
         check_num_blocks(self.num_blocks, num_layers(self.task.backbone))
+        self.train.method.check(self.aux[:1] * (self.num_blocks - 1))
 
     def check_bound(self, bound: BlockBound, folder: Path) -> None:
         """See `BalancedSettings.check_bound`."""
@@ -536,6 +552,7 @@ class GridSettings(CommonSettings):
         layers = num_layers(self.task.backbone)
         for number, part in enumerate(self.parts):
             check_num_blocks(part.num_blocks, layers)
+            self.train.method.check(self.aux[:1] * (part.num_blocks - 1))
             sample, all_ = part.sample or 0, len(self._all(part))
             if sample > all_:
                 rule = f"must be at most {all_}, the decouplings into {part.num_blocks} blocks"

@@ -189,6 +189,34 @@ def test_train_and_test(
     assert sedona(monkeypatch, "test", "trained", "--ensemble", "0") == 2
 
 
+def test_train_by_another_method(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ("train", small_experiment(elsewhere), "--decoupling", "uniform:2:conv1")
+    common = ("--set", "epochs=1", "--set", "batch_size=16", "--json", "--device", "cpu")
+    sequential = ("--method", "sequential", "--directory", "sequential")
+    assert sedona(monkeypatch, *train, *common, *sequential) == 0
+    assert json.loads(capsys.readouterr().out)["best_epoch"] == 2  # the second block's first
+
+    options = ("--set", "method.buffer=2", "--set", "method.order=round-robin")
+    asynchronous = ("--method", "asynchronous", *options, "--directory", "asynchronous")
+    assert sedona(monkeypatch, *train, *common, *asynchronous) == 0
+    run = json.loads(Path("asynchronous/run.json").read_text())
+    assert run["settings"]["method"] == {
+        "name": "asynchronous",
+        "buffer": 2,
+        "max_draws": None,
+        "order": "round-robin",
+        "slow_block": None,
+        "slowdown": 1.0,
+    }
+    capsys.readouterr()
+    wrong = ("--set", "method.buffer=2", "--directory", "wrong")
+    assert sedona(monkeypatch, *train, *common, *wrong) == 2
+    assert "--set.method.greedy.buffer: unknown field" in capsys.readouterr().err
+    assert not Path("wrong").exists()
+
+
 def trained_network(directory: Path) -> DecoupledNetwork:
     backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
     network = build_decoupled(backbone, Decoupling.load(directory / "decoupling.json"))

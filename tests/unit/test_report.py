@@ -14,6 +14,8 @@ from sedona_nni.report import as_markdown, comparison
 CUT_AT_4 = {"backbone": "vgg11", "cuts": [4], "aux": ["conv2"]}
 CUT_AT_1 = {"backbone": "vgg11", "cuts": [1], "aux": ["conv1"]}
 
+UNTAUGHT = {"backbone": "vgg11", "cuts": [4], "aux": ["none"]}
+
 
 def train(key: str, decoupling: dict[str, Any] = CUT_AT_4) -> dict[str, Any]:
     strategy = key.split("-")[0]
@@ -68,6 +70,38 @@ def test_the_table_in_markdown(ledger: Ledger) -> None:
     )
     assert lines[3] == "| uniform |  | – | – | – | – | – | – | 0 |"
     assert {line.count("|") for line in lines} == {10}
+
+
+@pytest.mark.parametrize(
+    ("settings", "decoupling", "words"),
+    [
+        ({"train": {"method": {"name": "greedy"}}}, CUT_AT_4, "cut after layer 4 (conv2)"),
+        (
+            {"train": {"method": {"name": "sequential"}}},
+            CUT_AT_4,
+            "cut after layer 4 (conv2), sequential",
+        ),
+        (
+            {"train": {"method": {"name": "greedy"}}, "hyperparameters": {"method": "sequential"}},
+            CUT_AT_4,
+            "cut after layer 4 (conv2), sequential",
+        ),
+        ({"train": {"method": {"name": "ddg"}}}, UNTAUGHT, "cut after layer 4, ddg"),
+        (
+            {"train": {"method": {"name": "sequential"}}},
+            {"backbone": "vgg11"},
+            "no cut: back-propagation",
+        ),
+    ],
+)
+def test_the_method_is_named_where_it_matters(
+    tmp_path: Path, settings: dict[str, Any], decoupling: dict[str, Any], words: str
+) -> None:
+    ledger = Ledger(tmp_path / "trials.json")
+    ledger.start({**train("uniform-000", decoupling), **settings})
+    ledger.succeed("uniform-000", result(0.8, 0.7))
+    (row,) = comparison(ledger)
+    assert as_markdown([row]).splitlines()[2].split(" | ")[1] == words
 
 
 def test_a_ledger_is_read_back_as_it_was_written(ledger: Ledger) -> None:

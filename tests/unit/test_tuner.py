@@ -282,6 +282,17 @@ def test_a_resume_draws_what_an_uninterrupted_run_would_draw(
         ({"also": {"a": "every:9:cnn"}}, "block_size: must be from 1 to the number of layers, 8"),
         ({"also": {"a": "every:2:cnm"}}, "aux: must be one of"),
         ({"also": {"a": "every:2:none"}}, "aux: must be an auxiliary network at every cut for"),
+        ({"train": {"method": "ddg"}}, "aux: must be none at every cut for the method ddg"),
+        (
+            {"compare": ["random"], "train_for": {"random": {"method": "dni"}}},
+            "aux: must be none at every cut for the method dni",
+        ),
+        ({"compare": ["uniform"], "uniform_aux": "none"}, "aux: must be an auxiliary network at"),
+        ({"train": {"method": "parallel"}}, "tuner.classArgs.train.method: Input tag 'parallel'"),
+        (
+            {"train": {"method": {"name": "asynchronous", "slow_block": 3, "slowdown": 2}}},
+            "slow_block: must be at most the number of blocks, 2, but got 3",
+        ),
         (
             {"also": {"a": "every:2:mlp"}, "train_for": {"a": {"method": "ddg"}}},
             "aux: must be none at every cut for the method ddg",
