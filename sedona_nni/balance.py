@@ -152,10 +152,8 @@ class BlockBound:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What a decoupling chosen under the bound carries along; measured computes in full."""
-        measured = self.compute.unit == "ns"
-        compute: Any = self.compute.model_dump(mode="json") if measured else self.compute.unit
-        return {"max_block_share": self.max_block_share, "compute": compute}
+        """What a decoupling chosen under the bound carries along."""
+        return {"max_block_share": self.max_block_share, "compute": self.compute.as_provenance}
 
     def limit(self, num_blocks: int) -> int:
         """Return the most compute that one of K blocks may have."""
@@ -342,12 +340,17 @@ class FrontPoint:
     Attributes:
         decoupling: The decoupling.
         evidence: See `evidence`.
-        largest_share: See `Compute.largest_share`; the ideal speed-up is 1 / largest_share.
+        largest_share: See `Compute.largest_share`.
     """
 
     decoupling: Decoupling
     evidence: float
     largest_share: float
+
+    @property
+    def ideal_speedup(self) -> float:
+        """What a pipeline with a device per block gains at best over back-propagation on one."""
+        return 1 / self.largest_share
 
     @classmethod
     def of(cls, result: SearchResult, decoupling: Decoupling, compute: Compute) -> FrontPoint:
@@ -387,7 +390,7 @@ def pareto_front(
     front: dict[int, Decoupling] = {}  # of equal evidence the last, whose largest block is smaller
     while best := _best_cuts(compute.layers, ends, num_blocks, limit, lambda k, i: scores[i]):
         total, cuts = best
-        how = {"num_blocks": num_blocks, "compute": bound.provenance["compute"]}
+        how = {"num_blocks": num_blocks, "compute": compute.as_provenance}
         front[total] = _derived(result, cuts, how)
         limit = max(compute.blocks(front[total])) - 1
     if not front:

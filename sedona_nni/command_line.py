@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -18,6 +18,9 @@ from rich.table import Table
 from sedona_nni.errors import InputError, SedonaError
 
 if TYPE_CHECKING:
+    from sedona_nni.backbones import Backbone
+    from sedona_nni.balance import BlockBound, FrontPoint
+    from sedona_nni.compute import Compute
     from sedona_nni.decoupling import Decoupling, SearchResult
     from sedona_nni.report import StrategyRow
     from sedona_nni.training import TrainSettings
@@ -52,6 +55,17 @@ NumBlocks = Annotated[
     int | None,
     typer.Option(help="Blocks to derive from a search result; 0: cut wherever a_loc > a_up."),
 ]
+MaxBlockShare = Annotated[
+    str | None,
+    typer.Option(
+        help="Bound on the largest block's share of the compute, its auxiliary network included: "
+        "e.g. 0.4, or 1.3/K."
+    ),
+]
+NumClasses = Annotated[int, typer.Option(help="Classes to tell apart.")]
+InChannels = Annotated[int, typer.Option(help="Channels of the images.")]
+ImageSize = Annotated[int, typer.Option(help="Height and width of the images, pixels.")]
+WidthMultiplier = Annotated[float, typer.Option(help="Factor on every width.")]
 DEFAULT_PORT = 8080
 
 
@@ -151,6 +165,7 @@ def report(
 def search(
     experiment: ExperimentFile,
     directory: Folder,
+    max_block_share: MaxBlockShare = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -158,7 +173,9 @@ def search(
 
     Leaves search-result.json and, for each of the experiment's numbers of blocks K,
     decoupling-k<K>.json. Called again with the same directory, it continues an interrupted search.
+    A bound on the blocks replaces that of the experiment.
     """
+    from sedona_nni.balance import discretise
     from sedona_nni.decoupling import SearchResult
     from strategies.experiment import read_experiment
     from strategies.nni_border.devices import claim_device
@@ -169,6 +186,7 @@ def search(
     settings = planned.settings
     if not isinstance(settings, ExperimentSettings):
         raise InputError(f"{experiment}: must be an experiment of the SedonaTuner")
+    bound = _bound(planned, max_block_share, directory)
     with claim_device(device, threads=settings.threads) as claimed:
         result = run_search(
             planned.task,
@@ -180,13 +198,15 @@ def search(
         )
     found = SearchResult.model_validate(result["search_result"])
     found.save(directory / "search-result.json")
-    decouplings = {count: found.decoupling(count) for count in settings.num_blocks}
+    decouplings = {count: discretise(found, count, bound) for count in settings.num_blocks}
     for count, decoupling in decouplings.items():
         decoupling.save(directory / f"decoupling-k{count}.json")
         if not as_json:
             print(f"{count or 'any number of'} blocks: {decoupling.in_words()}")
     if as_json:
         print(json.dumps(result))
+    else:
+        print(_undecided(found))
 
 
 @app.command()
@@ -195,6 +215,7 @@ def train(
     directory: Folder,
     decoupling: DecouplingText,
     num_blocks: NumBlocks = None,
+    max_block_share: MaxBlockShare = None,
     relaxed: Annotated[
         bool,
         typer.Option("--relaxed", help="Cut nothing: train a search result's relaxed network."),
@@ -213,7 +234,11 @@ def train(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train a decoupling as a trial of the experiment would, without NNI's manager."""
+    """Train a decoupling as a trial of the experiment would, without NNI's manager.
+
+    A bound on the blocks replaces that of the experiment. What is derived from a search result
+    keeps to it, what is given has to.
+    """
     from pydantic import ValidationError
 
     from sedona_nni.training import TrainSettings
@@ -230,9 +255,16 @@ def train(
         raise InputError.from_validation(error, "--set") from None
     chosen: Decoupling | SearchResult
     if relaxed:
+        if max_block_share is not None:
+            rule = "must not be given with --relaxed"
+            raise InputError.rule("max_block_share", rule, max_block_share)
         chosen = _search_result(decoupling, num_blocks)
     else:
-        chosen = _decoupling(decoupling, num_blocks, planned.task.backbone)
+
+        def bound_for(aux: Iterable[str]) -> BlockBound | None:
+            return _bound(planned, max_block_share, directory, aux)
+
+        chosen = _decoupling(decoupling, num_blocks, planned.task.backbone, bound_for)
     with claim_device(device, threads=planned.settings.threads) as claimed:
         result = run_training(
             planned.task,
@@ -274,10 +306,10 @@ def describe(
     ] = None,
     decoupling: DecouplingText = "backprop",
     num_blocks: NumBlocks = None,
-    num_classes: Annotated[int, typer.Option(help="Classes to tell apart.")] = 10,
-    in_channels: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
-    image_size: Annotated[int, typer.Option(help="Height and width of the images, pixels.")] = 32,
-    width_multiplier: Annotated[float, typer.Option(help="Factor on every width.")] = 1.0,
+    num_classes: NumClasses = 10,
+    in_channels: InChannels = 3,
+    image_size: ImageSize = 32,
+    width_multiplier: WidthMultiplier = 1.0,
     as_json: Json = False,
 ) -> None:
     """Show what a backbone, its auxiliary candidates and the blocks of a decoupling cost."""
@@ -308,6 +340,84 @@ def describe(
     _show_candidates(described)
     print(chosen.in_words())
     _show_blocks(described)
+
+
+@app.command("discretise")
+def derive(
+    result: Annotated[Path, typer.Argument(help="JSON file of a search result.")],
+    num_blocks: Annotated[
+        int, typer.Option(help="K; 0: any number, without a bound wherever a_loc > a_up.")
+    ],
+    max_block_share: MaxBlockShare = None,
+    pareto: Annotated[
+        bool,
+        typer.Option("--pareto", help="Every best compromise of evidence and ideal speed-up."),
+    ] = False,
+    compute: Annotated[
+        str,
+        typer.Option(
+            help="What a share is of: macs; time, measured here; or a file that has measured times."
+        ),
+    ] = "macs",
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per measured pass.")] = 128,
+    device: Device = "auto",
+    num_classes: NumClasses = 10,
+    in_channels: InChannels = 3,
+    image_size: ImageSize = 32,
+    width_multiplier: WidthMultiplier = 1.0,
+    output: Annotated[Path | None, typer.Option(help="Write the decoupling here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Derive decouplings from a search result: what speaks for them, and what they promise.
+
+    evidence is the sum of log(a_loc / a_up) over the cuts; the decoupling has the most evidence of
+    all within the bound. largest share is the largest block's, with its auxiliary network, of the
+    backbone's compute, and 1 / largest share the ideal speed-up of a pipeline with a device per
+    block over back-propagation on one.
+    """
+    import torch
+
+    from sedona_nni.backbones import build_backbone
+    from sedona_nni.balance import BlockBound, FrontPoint, discretise, pareto_front
+    from sedona_nni.decoupling import SearchResult
+
+    found = SearchResult.load(result)
+    if pareto and output is not None:
+        raise InputError.rule("output", "must not be given with --pareto", str(output))
+    with torch.device("cpu" if compute == "time" else "meta"):  # or nothing is computed
+        backbone = build_backbone(
+            found.backbone,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            width_multiplier=width_multiplier,
+        )
+    costs = _compute(compute, backbone, found.aux_choices, device, batch_size)
+    if pareto:
+        points = pareto_front(found, num_blocks, costs, max_block_share)
+    else:
+        bound = None if max_block_share is None else BlockBound(costs, max_block_share)
+        chosen = discretise(found, num_blocks, bound)
+        points = [FrontPoint.of(found, chosen, costs)]
+        if output is not None:
+            chosen.save(output)
+    _show_points(found, points, costs, as_json)
+
+
+def _compute(
+    text: str, backbone: Backbone, aux: Iterable[str], device: str, batch_size: int
+) -> Compute:
+    """Return what ``--compute`` says."""
+    from sedona_nni.compute import compute_in_macs, load_compute
+    from sedona_nni.layer_time import compute_in_time
+    from strategies.nni_border.devices import claim_device
+
+    if text == "macs":
+        return compute_in_macs(backbone, aux)
+    if text != "time":
+        return load_compute(Path(text))
+    with claim_device(device) as claimed:
+        return compute_in_time(backbone, aux, device=claimed, batch_size=batch_size)
 
 
 @app.command()
@@ -347,6 +457,31 @@ def _split_setting(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _bound(
+    planned: Experiment, share: str | None, directory: Path, aux: Iterable[str] = ()
+) -> BlockBound | None:
+    """Return the experiment's bound on blocks, or one of another share; times go to a directory."""
+    from sedona_nni.balance import allowed_share
+    from strategies.ledger_tuner import COMPUTE_FILE
+    from strategies.settings import BalancedSettings
+
+    settings = planned.settings
+    if not isinstance(settings, BalancedSettings):
+        if share is not None:
+            raise InputError("max_block_share: the experiment's tuner knows no bound on blocks")
+        return None
+    if share is not None:
+        allowed_share(share, 1)
+        settings = settings.model_copy(update={"max_block_share": share})
+    return settings.bound(planned.folder, directory / COMPUTE_FILE, aux)
+
+
+def _undecided(result: SearchResult) -> str:
+    count = result.num_layers - 1
+    undecided = round(result.undecided_share * count)
+    return f"{undecided} of {count} boundaries are undecided: a_loc is within 0.01 of 0.5"
+
+
 def _method(name: str | None, changes: dict[str, Any], train: TrainSettings) -> dict[str, Any]:
     """Return the method's name and options, and take these out of ``changes``.
 
@@ -362,27 +497,42 @@ def _method(name: str | None, changes: dict[str, Any], train: TrainSettings) -> 
     return described
 
 
-def _decoupling(text: str, num_blocks: int | None, backbone: str | None) -> Decoupling:
-    """Return what ``--decoupling``, ``--num-blocks`` and maybe ``--backbone`` say."""
+def _decoupling(
+    text: str,
+    num_blocks: int | None,
+    backbone: str | None,
+    bound_for: Callable[[Iterable[str]], BlockBound | None] = lambda aux: None,
+) -> Decoupling:
+    """Return what ``--decoupling``, ``--num-blocks`` and maybe ``--backbone`` say.
+
+    ``bound_for`` returns what it has to respect, given the auxiliary networks that it may use.
+    """
     from sedona_nni.auxiliary import check_auxiliary
     from sedona_nni.backbones import num_layers
+    from sedona_nni.balance import discretise
     from sedona_nni.decoupling import NO_AUXILIARY, load_decoupling
     from sedona_nni.rules import decoupling_by_rule, is_rule
 
     if not is_rule(text):
-        loaded = load_decoupling(Path(text), num_blocks)
-        if backbone not in (None, loaded.backbone):
-            raise InputError.rule("decoupling", f"must be one of {backbone}", loaded.backbone)
-        loaded.blocks(num_layers(loaded.backbone))
-        return loaded
-    if num_blocks is not None:
-        raise InputError.rule("num_blocks", f"must not be given for {text}", num_blocks)
-    if backbone is None:
-        raise InputError(f"backbone: must be given for {text}")
-    decoupling = decoupling_by_rule(text, backbone, num_layers(backbone))
-    for name in set(decoupling.aux) - {NO_AUXILIARY}:
-        check_auxiliary(name)
-    return decoupling
+
+        def derive(result: SearchResult, num_blocks: int) -> Decoupling:
+            return discretise(result, num_blocks, bound_for(result.aux_choices))
+
+        chosen = load_decoupling(Path(text), num_blocks, derive)
+        if backbone not in (None, chosen.backbone):
+            raise InputError.rule("decoupling", f"must be one of {backbone}", chosen.backbone)
+        chosen.blocks(num_layers(chosen.backbone))
+    else:
+        if num_blocks is not None:
+            raise InputError.rule("num_blocks", f"must not be given for {text}", num_blocks)
+        if backbone is None:
+            raise InputError(f"backbone: must be given for {text}")
+        chosen = decoupling_by_rule(text, backbone, num_layers(backbone))
+        for name in set(chosen.aux) - {NO_AUXILIARY}:
+            check_auxiliary(name)
+    if chosen.cuts and (bound := bound_for(chosen.aux)) is not None:
+        bound.require(chosen, "decoupling")
+    return chosen
 
 
 def _search_result(text: str, num_blocks: int | None) -> SearchResult:
@@ -414,6 +564,38 @@ def _show_comparison(rows: Iterable[StrategyRow], as_json: bool) -> None:
         print(json.dumps([row.model_dump(mode="json") for row in rows]))
     else:
         _show_table(HEADINGS, map(cells, rows))
+
+
+def _show_points(
+    result: SearchResult, points: Iterable[FrontPoint], compute: Compute, as_json: bool
+) -> None:
+    """Show decouplings of a search result."""
+    if as_json:
+        shown = [
+            {
+                "decoupling": point.decoupling.model_dump(mode="json"),
+                "evidence": point.evidence,
+                "largest_share": point.largest_share,
+                "ideal_speedup": point.ideal_speedup,
+            }
+            for point in points
+        ]
+        head = {"undecided_share": result.undecided_share, "compute": compute.as_provenance}
+        print(json.dumps({**head, "decouplings": shown}))
+        return
+    _show_table(
+        ("decoupling", "evidence", "largest share", "ideal speed-up"),
+        (
+            [
+                point.decoupling.in_words(),
+                f"{point.evidence:.2f}",
+                f"{point.largest_share:.1%}",
+                f"{point.ideal_speedup:.2f}",
+            ]
+            for point in points
+        ),
+    )
+    print(_undecided(result))
 
 
 def _show_parts(described: dict[str, Any]) -> None:

@@ -66,6 +66,12 @@ class Compute(Document):
         """Compute of the whole backbone, without auxiliary networks."""
         return sum(self.layers)
 
+    @property
+    def as_provenance(self) -> Any:
+        """What a decoupling that was chosen by this carries along: what can be counted again need
+        not be, but measured times in full."""
+        return self.unit if self.unit == "macs" else self.model_dump(mode="json")
+
     def check_covers(self, backbone: str, aux_names: Iterable[str]) -> None:
         """Check that this is about a backbone and some auxiliary networks.
 

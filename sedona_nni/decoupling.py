@@ -10,7 +10,7 @@ Learning", ICLR 2021.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -241,13 +241,18 @@ def load_document(path: Path) -> Decoupling | SearchResult:
     return SearchResult.load(path) if is_result else Decoupling.load(path)
 
 
-def load_decoupling(path: Path, num_blocks: int | None = None) -> Decoupling:
+def load_decoupling(
+    path: Path,
+    num_blocks: int | None = None,
+    derive: Callable[[SearchResult, int], Decoupling] = SearchResult.decoupling,
+) -> Decoupling:
     """Read a decoupling or derive it from a search result.
 
     Args:
         path: Of either document.
         num_blocks: K; 0 for the threshold rule, see `SearchResult.decoupling`. Needed with a search
             result, and only there.
+        derive: Makes the decoupling of a search result for K.
 
     Raises:
         InputError: if the file is neither or does not go with ``num_blocks``.
@@ -256,7 +261,7 @@ def load_decoupling(path: Path, num_blocks: int | None = None) -> Decoupling:
     if isinstance(document, SearchResult):
         if num_blocks is None:
             raise InputError(f"num_blocks: must be given, as {path} is a search result")
-        return document.decoupling(num_blocks)
+        return derive(document, num_blocks)
     if num_blocks is not None:
         raise InputError.rule(
             "num_blocks", f"must not be given, as {path} is a decoupling", num_blocks

@@ -158,19 +158,22 @@ class BalancedSettings(CommonSettings):
             InputError: if one cannot.
         """
 
-    def bound(self, folder: Path, measured: Path | None = None) -> BlockBound | None:
+    def bound(
+        self, folder: Path, measured: Path | None = None, aux: Iterable[str] = ()
+    ) -> BlockBound | None:
         """Return the bound on blocks, None if there is none.
 
         Args:
             folder: See `check`.
             measured: Where measured times are, or are left.
+            aux: Auxiliary networks beside those of the settings.
 
         Raises:
             InputError: if a decoupling cannot respect it, or `compute` names no such file.
         """
         if self.max_block_share is None:
             return None
-        names = self.aux_names(folder) - {NO_AUXILIARY}
+        names = self.aux_names(folder).union(aux) - {NO_AUXILIARY}
         if self.compute not in ("macs", "time"):
             compute = load_compute(folder / self.compute)
         elif self.compute == "time" and measured is not None and measured.exists():

@@ -41,7 +41,17 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-COMMANDS = ("run", "resume", "report", "search", "train", "test", "describe", "import-release")
+COMMANDS = (
+    "run",
+    "resume",
+    "report",
+    "search",
+    "train",
+    "test",
+    "describe",
+    "import-release",
+    "discretise",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
