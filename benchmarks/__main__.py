@@ -185,6 +185,33 @@ def scaling(
     )
 
 
+@app.command()
+def start_up(
+    backbone: BackboneName = "vgg19",
+    batch_size: BatchSize = 64,
+    repeats: Repeats = 3,
+    as_json: Json = False,
+    record: Record = None,
+) -> None:
+    """Time of imports, and of a search trial under NNI up to its first training step."""
+    from benchmarks.record import check_name, header, publish
+    from benchmarks.start_up import import_table, import_times, trial_start_ups, trial_table
+
+    if record is not None:
+        check_name(record)
+    _setting(step="relaxed-step", backbone=backbone, batch_size=batch_size)
+    head = header(n=repeats, packages=("torch", "nni", "pytorch-lightning", "sedona-nni"))
+    imports = import_times(repeats)
+    trials = trial_start_ups(repeats, backbone=backbone, batch_size=batch_size)
+    publish(
+        head,
+        {"imports": imports, "trials": trials},
+        [import_table(imports), trial_table(trials, backbone)],
+        as_json=as_json,
+        record=record,
+    )
+
+
 def _setting(**values: Any) -> StepSetting:
     from benchmarks.search_steps import StepSetting
 

@@ -8,6 +8,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 import sedona_nni
 
 ROOT = Path(__file__).parents[2]
@@ -57,3 +59,30 @@ def test_the_search_spaces_need_no_strategies_and_strategies_no_trials() -> None
     assert run_blocking(["strategies", "trials", "optuna"], code).returncode == 0
     code = "import strategies.tuner, strategies.bridge, strategies.settings"
     assert run_blocking(["trials"], code).returncode == 0
+
+
+HEAVY = {"matplotlib", "pandas", "scipy", "sklearn", "torchmetrics", "torchvision"}
+PLUGINS = {"lightning", "nni", "optuna", "pytorch_lightning"}
+
+
+@pytest.mark.parametrize(
+    ("name", "unneeded"),
+    [
+        # What `sedona-nni --help` waits for
+        ("sedona_nni.command_line", {"torch"} | HEAVY | PLUGINS),
+        # What a search, or a training, waits for
+        ("sedona_nni.search", HEAVY | PLUGINS),
+        ("sedona_nni.training", HEAVY | PLUGINS),
+        ("trials.train", HEAVY | PLUGINS),
+        # NNI gives a tuner ten seconds to start
+        ("strategies.tuner", {"torch", "optuna", "pytorch_lightning", "nni.nas", "torchvision"}),
+        # A trial that only trains needs no one-shot search
+        ("trials.__main__", {"optuna", "pytorch_lightning", "nni.nas", "torchvision"}),
+    ],
+)
+def test_what_is_not_always_needed_is_imported_late(name: str, unneeded: set[str]) -> None:
+    code = f"import sys, {name}; print(*sorted({unneeded!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []

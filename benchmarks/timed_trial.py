@@ -1,0 +1,71 @@
+"""A trial of an experiment that writes down when it reached what.
+
+It is ``python -m trials`` with a clock: `start_up` puts it in its place. A search trial leaves
+``start-up.json`` in its folder, once it has done its first training step.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def _process_start() -> float:
+    """Return when the system started this process, seconds since it booted."""
+    ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+_reached = {"process": _process_start(), "python": time.clock_gettime(time.CLOCK_BOOTTIME)}
+
+
+def _reach(what: str) -> None:
+    _reached.setdefault(what, time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def main() -> int:
+    """Run the trial that NNI has started this process for; return the exit code."""
+    import trials.__main__ as trial
+
+    _reach("imports")
+    run = trial._run
+
+    def timed_run(parameters: dict[str, object], *arguments: object) -> object:
+        _reach("parameters")
+        if parameters["stage"] == "search":
+            _watch_search()
+        return run(parameters, *arguments)  # type: ignore[arg-type]
+
+    trial._run = timed_run  # type: ignore[assignment]
+    return trial.main()
+
+
+def _watch_search() -> None:
+    import trials.search
+    from sedona_nni.files import write_json
+    from sedona_nni.search import Search
+
+    _reach("search imports")
+    load_splits, advance = trials.search.load_splits, Search.advance
+
+    def timed_load(*arguments: object) -> object:
+        splits = load_splits(*arguments)  # type: ignore[arg-type]
+        _reach("data")
+        return splits
+
+    def timed_advance(search: Search, *batches: object) -> dict[str, float]:
+        _reach("network")
+        numbers = advance(search, *batches)  # type: ignore[arg-type]
+        Search.advance = advance  # type: ignore[method-assign]
+        _reach("first step")
+        write_json(Path(os.environ["NNI_OUTPUT_DIR"]) / "start-up.json", _reached)
+        return numbers
+
+    trials.search.load_splits = timed_load  # type: ignore[assignment]
+    Search.advance = timed_advance  # type: ignore[assignment, method-assign]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
