@@ -45,7 +45,6 @@ from strategies._sedona import Sedona
 __all__ = ["run_search"]
 
 _NUM_REPORTS = 75  # every 1.3 % of the steps: a smooth curve for little validation
-_HISTORY = ("step", "default", "meta_loss", "a_loc", "aux")
 
 
 class _Run(BaseModel):
@@ -90,9 +89,9 @@ def run_search(
         ``decided``; ``parameters`` and ``macs`` (per image) of backbone and all auxiliary networks;
         ``peak_memory_mib`` of a meta-step on ``device`` with weights, optimizer state and one
         snapshot; ``time_s`` of the search; ``images`` that its steps took, those that validated
-        included; ``history`` of what was reported: ``step``, ``default``, ``meta_loss``, and the
-        relaxation at that time, ``a_loc`` (each L-1 numbers) and ``aux``, the softmax of beta
-        (each L-1 rows of C), rounded to 4 decimals.
+        included; ``history``, of what was reported: ``step``, ``default`` and ``meta_loss``; and
+        ``relaxation``, about 75 times from the end of pre-training on: ``step``, ``a_loc`` (each
+        time L-1 numbers) and ``aux``, the softmax of beta (each time L-1 rows of C), to 4 decimals.
 
     Raises:
         InputError: if a name is unknown, numbers do not fit the backbone, or the directory holds
@@ -148,7 +147,7 @@ def run_search(
         "time_s": monitor.time_s,
         "images": strategy.search.train_batches_used * settings.batch_size
         + strategy.search.validation_batches_used * settings.validation_batch_size,
-        "history": monitor.history,
+        **monitor.kept,
         "search_result": result.model_dump(mode="json"),
     }
     if directory is not None:
@@ -217,7 +216,7 @@ class _Monitor:
     Attributes:
         every: Steps between reports.
         time_s: Seconds that the search had taken at the last report, earlier sessions included.
-        history: By name, a value for each report, see `run_search`.
+        kept: ``history`` and ``relaxation``, see `run_search`.
         bar: The bar; a context manager.
     """
 
@@ -236,10 +235,13 @@ class _Monitor:
         self._total = settings.pretrain_steps + settings.meta_steps
         self.every = max(1, self._total // _NUM_REPORTS)
         self.time_s = 0.0
-        self.history: dict[str, list[Any]] = {name: [] for name in _HISTORY}
+        self.kept: dict[str, dict[str, list[Any]]] = {
+            "history": {"step": [], "default": [], "meta_loss": []},
+            "relaxation": {"step": [], "a_loc": [], "aux": []},
+        }
         if self._file is not None and self._file.exists():
             stored = read_json(self._file)
-            self.time_s, self.history = stored["time_s"], stored["history"]
+            self.time_s, self.kept = stored["time_s"], stored["kept"]
         self._started = time.perf_counter() - self.time_s
         self._seen: dict[str, list[float]] = {}
         self.bar = Progress(
@@ -253,6 +255,7 @@ class _Monitor:
         self.bar.update(self._task, completed=step)
         for name, number in numbers.items():
             self._seen.setdefault(name, []).append(number)
+        self._keep_relaxation(search)
         if step % self.every and step < self._total:
             return
         judged = _judge(search, self._validation, self._device)
@@ -268,28 +271,36 @@ class _Monitor:
                 "step": step,
             }
         )
-        self._remember(search, judged.accuracies[-1], means.get("meta_loss", judged.loss))
+        loss = means.get("meta_loss", judged.loss)
+        self._keep("history", step, default=judged.accuracies[-1], meta_loss=loss)
         self.time_s = time.perf_counter() - self._started
         if self._file is not None:
-            progress = {"step": step, "time_s": self.time_s, "history": self.history}
-            write_json(self._file, progress)
+            write_json(self._file, {"step": step, "time_s": self.time_s, "kept": self.kept})
 
-    def _remember(self, search: Search, accuracy: float, meta_loss: float) -> None:
-        """Add a row to the history."""
-        if search.step in self.history["step"]:  # an interruption lost the checkpoint of this step
+    def _keep_relaxation(self, search: Search) -> None:
+        settings = search.settings
+        done = search.step - settings.pretrain_steps
+        every = max(1, settings.meta_steps // _NUM_REPORTS)
+        if done >= 0 and (done % every == 0 or search.done):
+            with torch.no_grad():
+                a_loc = search.network.alpha.softmax(1)[:, 0]
+                aux = search.network.beta.softmax(1)
+            self._keep("relaxation", search.step, a_loc=a_loc.tolist(), aux=aux.tolist())
+
+    def _keep(self, table: str, step: int, **values: Any) -> None:
+        """Add a row, unless it is there: an interruption may have lost the step's checkpoint."""
+        columns = self.kept[table]
+        if step in columns["step"]:
             return
-        with torch.no_grad():
-            a_loc = search.network.alpha.softmax(1)[:, 0].tolist()
-            aux = search.network.beta.softmax(1).tolist()
-        row = (
-            search.step,
-            round(accuracy, 4),
-            round(meta_loss, 4),
-            [round(value, 4) for value in a_loc],
-            [[round(value, 4) for value in weights] for weights in aux],
-        )
-        for name, value in zip(_HISTORY, row, strict=True):
-            self.history[name].append(value)
+        for name, value in {"step": step, **values}.items():
+            columns[name].append(_rounded(value))
+
+
+def _rounded(value: Any) -> Any:
+    """Round numbers, also those in lists, to 4 decimals."""
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, 4)
 
 
 def _judge(search: Search, images: ImageSet, device: torch.device) -> Evaluation:

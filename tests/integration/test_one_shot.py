@@ -330,10 +330,12 @@ def test_trial_reports_numbers_and_a_search_result(uninterrupted: dict[str, Any]
     history = results["history"]
     for name in ("step", "default"):
         assert history[name] == pytest.approx([numbers[name] for numbers in reports], abs=1e-4)
-    assert history["a_loc"][0] == [0.5] * 7
-    assert history["a_loc"][-1] == pytest.approx(found.a_loc(), abs=1e-4)
+    relaxation = results["relaxation"]
+    assert relaxation["step"] == [150, 151, 152, 153, 154, 155]
+    assert relaxation["a_loc"][0] == [0.5] * 7
+    assert relaxation["a_loc"][-1] == pytest.approx(found.a_loc(), abs=1e-4)
     beta = torch.tensor(found.beta).softmax(1)
-    assert torch.allclose(torch.tensor(history["aux"][-1]), beta, atol=1e-4)
+    assert torch.allclose(torch.tensor(relaxation["aux"][-1]), beta, atol=1e-4)
     # a batch for each step of pre-training and T + 1 for each meta-step; each step validates, too
     train = 150 + 5 * (settings.inner_steps + 1)
     assert results["images"] == (train * settings.batch_size + 155 * settings.validation_batch_size)
