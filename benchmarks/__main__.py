@@ -212,6 +212,45 @@ def start_up(
     )
 
 
+@app.command()
+def dgl_family(
+    data_dir: Annotated[str, typer.Option(help="Folder that holds Fashion-MNIST.")],
+    directory: Annotated[
+        Path, typer.Option(help="Keeps finished trainings; called again, only others are run.")
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each contender.")] = 3,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw learning curves into this file (.png, .svg ...).")
+    ] = None,
+    as_json: Json = False,
+    record: Record = None,
+) -> None:
+    """DGL, sequential and asynchronous training, DNI and DDG on one budget, on one CPU thread."""
+    import torch
+
+    from benchmarks.dgl_family import SETTINGS, TASK, draw, runs, tables
+    from benchmarks.record import check_name, header, publish
+
+    if record is not None:
+        check_name(record)
+    torch.set_num_threads(1)
+    head = header(n=seeds)
+    found = runs(data_dir, seeds, directory)
+    if figure is not None:
+        draw(figure, found)
+    settings = {"task": TASK, "train": SETTINGS}
+    publish(
+        head,
+        {
+            **{name: value.model_dump(mode="json") for name, value in settings.items()},
+            "runs": found,
+        },
+        tables(found),
+        as_json=as_json,
+        record=record,
+    )
+
+
 def _setting(**values: Any) -> StepSetting:
     from benchmarks.search_steps import StepSetting
 
