@@ -1,4 +1,4 @@
-"""A tuner that trains every decoupling of a list, with several seeds each: exhaustive ground truth.
+"""A tuner that trains every decoupling of a grid, with several seeds each: the ground truth.
 
 It needs no results to go on, so an interrupted experiment goes on where it was.
 """
@@ -40,11 +40,10 @@ def every_decoupling(
 
 
 class GridTuner(LedgerTuner):
-    """Trains each decoupling of the grid once with each seed.
+    """Trains each decoupling of the grid with several seeds, the same for all decouplings.
 
-    Part by part; within a part the first seed of all decouplings, then the second, so that an
-    experiment that is stopped early leaves something of use. Seeds are the same for all
-    decouplings. Settings: `strategies.settings.GridSettings`.
+    One trial trains one decoupling with all its seeds: starting a process and reading the data
+    take as long as a short training. Settings: `strategies.settings.GridSettings`.
     """
 
     def read_settings(self, folder: Path) -> Any:
@@ -56,27 +55,26 @@ class GridTuner(LedgerTuner):
     def configure(self, search_space: dict[str, Any]) -> None:
         """See `BorderTuner.configure`."""
         super().configure(search_space)
-        self._trainings = [
-            (part.name, decoupling, repetition)
+        self._grid = [
+            (part, decoupling)
             for part in self.settings.parts
-            for repetition in range(part.seeds)
             for decoupling in self.settings.decouplings(part)
         ]
 
     def new_parameters(self) -> Parameters | None:
-        """Return the next training."""
+        """Return the next decoupling's trainings."""
         if self.no_more():
             return None
-        number = len(list(self.ledger))
-        strategy, decoupling, repetition = self._trainings[number]
+        number = sum(1 for _ in self.ledger)
+        part, decoupling = self._grid[number]
         train = self.settings.train
-        parameters = self.training(strategy, number, decoupling, train, {})
-        parameters["train"]["seed"] = train.seed + repetition
-        return parameters
+        parameters = self.training(part.name, number, decoupling, train, {})
+        parameters["train"]["seed"] = train.seed
+        return {**parameters, "repetitions": part.seeds}
 
     def no_more(self) -> bool:
         """See `LedgerTuner.no_more`."""
-        return len(list(self.ledger)) == len(self._trainings)
+        return sum(1 for _ in self.ledger) == len(self._grid)
 
     def take(self, key: str, result: dict[str, Any]) -> None:
         """Do nothing: the grid does not depend on results."""

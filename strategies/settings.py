@@ -547,7 +547,7 @@ class GridSettings(CommonSettings):
     @property
     def num_trials(self) -> int:
         """See `CommonSettings.num_trials`."""
-        return sum(part.seeds * len(self.decouplings(part)) for part in self.parts)
+        return sum(len(self.decouplings(part)) for part in self.parts)
 
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""

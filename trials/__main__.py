@@ -50,16 +50,26 @@ def _run(parameters: dict[str, Any], device: torch.device, directory: Path) -> d
         )
     from sedona_nni.decoupling import Decoupling
     from sedona_nni.training import TrainSettings
+    from trials.repeated import repeated
     from trials.train import run_training
 
-    return run_training(
-        task,
-        Decoupling.model_validate(parameters["decoupling"]),
-        TrainSettings.model_validate({**parameters["train"], **parameters["hyperparameters"]}),
-        device=device,
-        report=report_intermediate,
-        directory=directory,
+    def train(settings: TrainSettings, directory: Path) -> dict[str, Any]:
+        return run_training(
+            task,
+            Decoupling.model_validate(parameters["decoupling"]),
+            settings,
+            device=device,
+            report=report_intermediate,
+            directory=directory,
+        )
+
+    settings = TrainSettings.model_validate(
+        {**parameters["train"], **parameters["hyperparameters"]}
     )
+    repetitions = parameters.get("repetitions")
+    if repetitions is None:
+        return train(settings, directory)
+    return repeated(train, settings, repetitions, directory)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def test_the_numbers_are_those_of_the_highest_block_that_has_learned(history: An
 
 def test_the_second_block_learns_from_the_frozen_first(splits: Splits, history: Any) -> None:
     """Against a loop written here: the first block as it is after its epochs, in evaluation."""
-    network = build()
+    network = build().to(memory_format=torch.channels_last)  # as in training, for the same bits
     for block, state in zip(network.blocks, history[2][1], strict=True):
         for tensor, value in zip(block.state_dict().values(), state, strict=True):
             tensor.copy_(value)
