@@ -17,7 +17,7 @@ setup(
         "strategies.nni_border",
         "trials",
     ],
-    package_data={"sedona_nni": ["py.typed"], "strategies.nni_border": ["*.js"]},
+    package_data={"sedona_nni": ["py.typed", "*.jinja"], "strategies.nni_border": ["*.js"]},
     install_requires=[
         "torch>=2.9",
         "torchvision>=0.24",
@@ -28,6 +28,8 @@ setup(
         "typer>=0.12",
         "rich>=13",
         "optuna>=4.0",
+        "matplotlib>=3.8",  # the pictures of a report
+        "jinja2>=3.1",
         "nni==3.0",
         "setuptools<81",  # nnictl imports pkg_resources, removed in setuptools 81
         "pytorch-lightning>=2.4",  # nni.nas

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sedona_nni.compute import Compute
     from sedona_nni.decoupling import Decoupling, SearchResult
     from sedona_nni.report import StrategyRow
+    from sedona_nni.report_data import Group
     from sedona_nni.training import TrainSettings
     from strategies.experiment import Experiment
 
@@ -147,18 +148,50 @@ def _supervise(
 
 @app.command()
 def report(
-    experiment_id: Annotated[str, typer.Argument(metavar="EXPERIMENT_ID")], as_json: Json = False
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="EXPERIMENT...",
+            help="Ids of NNI, or folders in results/; several are put together.",
+        ),
+    ],
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write a page with pictures here: one file that needs nothing else."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Print the table of an experiment, also while it runs."""
-    from sedona_nni.ledger import Ledger
-    from sedona_nni.report import comparison
-    from strategies.ledger_tuner import LEDGER_FILE
-    from strategies.nni_border.launcher import experiment_folder
+    """Report on experiments, also while they run: a table, or a page with pictures."""
+    from datetime import datetime
+    from importlib.metadata import version
 
-    path = experiment_folder(experiment_id) / "checkpoint" / LEDGER_FILE
-    if not path.exists():
-        raise InputError(f"experiment {experiment_id} has no trials yet, or is not one of ours")
-    _show_comparison(comparison(Ledger(path)), as_json)
+    import optuna
+
+    from sedona_nni.files import write_atomically
+    from sedona_nni.report_data import build_report
+    from sedona_nni.report_text import experiment_in_words, task_in_words
+    from strategies.hyperparameters import importance
+    from strategies.report_source import read_sources
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    made = build_report(read_sources(targets), importance)
+    if html is not None:
+        from sedona_nni.report_page import render
+
+        now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+        page = render(made, f"Made by sedona-nni {version('sedona-nni')} on {now}")
+        write_atomically(html, lambda path: path.write_text(page, encoding="utf-8"))
+        print(f"report: {html}", file=sys.stderr)
+    if as_json:
+        print(made.model_dump_json())
+        return
+    for group in made.groups:
+        names = ", ".join(experiment.name for experiment in group.experiments)
+        print(f"{task_in_words(group)}, {names}")
+        for experiment in group.experiments:
+            if experiment.state != "finished":
+                print(experiment_in_words(experiment))
+        _show_summaries(group)
 
 
 @app.command()
@@ -596,6 +629,12 @@ def _show_points(
         ),
     )
     print(_undecided(result))
+
+
+def _show_summaries(group: Group) -> None:
+    from sedona_nni.report_text import SUMMARY_HEADINGS, summary_cells
+
+    _show_table(SUMMARY_HEADINGS, map(summary_cells, group.strategies))
 
 
 def _show_parts(described: dict[str, Any]) -> None:

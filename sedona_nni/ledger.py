@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from typing_extensions import Self
 
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
@@ -34,6 +35,13 @@ class TrialRecord(BaseModel):
     status: Literal["running", "succeeded", "failed"] = "running"
     result: dict[str, Any] | None = None
     reason: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("key", "stage", "strategy"):
+            if not isinstance(self.parameters.get(name), str):
+                raise ValueError(f"parameters must have a text {name}, but got {self.parameters}")
+        return self
 
     @property
     def key(self) -> str:

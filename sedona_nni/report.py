@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from sedona_nni.decoupling import Decoupling
 from sedona_nni.ledger import TrialRecord
 
-__all__ = ["HEADINGS", "StrategyRow", "as_markdown", "cells", "comparison"]
+__all__ = ["HEADINGS", "StrategyRow", "as_markdown", "cells", "comparison", "serves"]
 
 HEADINGS = (
     "strategy",
@@ -56,12 +57,35 @@ class StrategyRow(BaseModel):
     num_failed: int
 
 
+def serves(search: str, strategy: str) -> bool:
+    """Return whether a strategy trains what a search of another name finds.
+
+    One search serves every number of blocks: that of ``sedona`` also ``sedona-k2``, ``sedona-k4``.
+    """
+    return search in (strategy, re.sub(r"-k\d+$", "", strategy))
+
+
 def comparison(records: Iterable[TrialRecord]) -> list[StrategyRow]:
     """Return one row per strategy, in the order in which they first appear."""
-    by_strategy: dict[str, list[TrialRecord]] = {}
-    for record in records:
-        by_strategy.setdefault(record.strategy, []).append(record)
-    return [_row(strategy, own) for strategy, own in by_strategy.items()]
+    known = list(records)
+    trained = {record.strategy for record in known if record.stage == "train"}
+    strategies = [
+        strategy
+        for strategy in dict.fromkeys(record.strategy for record in known)
+        if strategy in trained or not any(serves(strategy, other) for other in trained)
+    ]
+    return [
+        _row(
+            strategy,
+            [
+                record
+                for record in known
+                if record.strategy == strategy
+                or (record.stage == "search" and serves(record.strategy, strategy))
+            ],
+        )
+        for strategy in strategies
+    ]
 
 
 def _row(strategy: str, records: list[TrialRecord]) -> StrategyRow:

@@ -28,8 +28,10 @@ __all__ = [
     "Outcome",
     "RunningExperiment",
     "TrialView",
+    "experiment_config",
     "experiment_folder",
     "free_port",
+    "is_running",
     "one_interrupt",
     "running",
     "stopped_config",
@@ -120,16 +122,34 @@ def stopped_config(experiment_id: str) -> dict[str, Any]:
     Raises:
         InputError: if there is no such experiment, or it is running.
     """
-    from nni.tools.nnictl.config_utils import Config
-
     stored = _stored(experiment_id)
     if stored["status"] != "STOPPED":
         raise InputError(
             f"experiment {experiment_id} is running, its web UI is at port {stored['port']}; "
             f"`nnictl stop {experiment_id}` would stop it"
         )
-    config: dict[str, Any] = Config(experiment_id, stored["logDir"]).get_config()
+    return experiment_config(experiment_id)
+
+
+def experiment_config(experiment_id: str) -> dict[str, Any]:
+    """Return the configuration of an experiment in NNI's complete form.
+
+    Raises:
+        InputError: if there is no such experiment.
+    """
+    from nni.tools.nnictl.config_utils import Config
+
+    config: dict[str, Any] = Config(experiment_id, _stored(experiment_id)["logDir"]).get_config()
     return config
+
+
+def is_running(experiment_id: str) -> bool:
+    """Return whether an experiment is at work, unlike one that is done, stopped or only viewed.
+
+    Raises:
+        InputError: if there is no such experiment.
+    """
+    return _stored(experiment_id)["status"] not in ("DONE", "ERROR", "STOPPED", "VIEWED")
 
 
 def _stored(experiment_id: str) -> dict[str, Any]:

@@ -71,8 +71,11 @@ def test_run_to_the_end(world: World, port: int) -> None:
 
     # also when the manager has gone
     report = world.sedona("report", experiment_id, "--json")
-    rows = json.loads(report.communicate(timeout=60)[0])
-    assert [row["strategy"] for row in rows] == ["sedona", "uniform", "random"]
+    (group,) = json.loads(report.communicate(timeout=60)[0])["groups"]
+    assert [row["strategy"] for row in group["strategies"]] == ["sedona", "uniform", "random"]
+    (shown,) = group["experiments"]
+    assert (shown["name"], shown["state"]) == (experiment_id, "finished")
+    assert (shown["succeeded"], shown["failed"], shown["planned"]) == (6, 1, 7)
 
 
 def test_a_failing_search_ends_with_its_last_words_and_exit_code_1(world: World, port: int) -> None:

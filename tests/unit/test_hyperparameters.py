@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import random
+from typing import Any
+
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sedona_nni.errors import InputError
 from sedona_nni.training import TrainSettings
-from strategies.hyperparameters import Study, read_search_space
+from strategies.hyperparameters import Study, importance, read_search_space
 
 TRAIN = TrainSettings(lr_min=0.0)
 
@@ -74,3 +78,29 @@ def test_a_draw_that_was_never_handed_out_counts_as_failed() -> None:
     tuned.ask()
     tuned.forget_others({1})
     assert [t.state.name for t in tuned._study.trials] == ["FAIL", "RUNNING"]
+
+
+def test_importance_finds_what_matters() -> None:
+    rng = random.Random(0)
+    trials = []
+    for _ in range(30):
+        lr, decay = 10 ** rng.uniform(-3, 0), rng.uniform(0, 1)
+        drawn = {"lr": lr, "weight_decay": decay, "milestones": [rng.choice([1, 2])], "epochs": 5}
+        trials.append((drawn, 1 - abs(math.log10(lr) + 1) / 3))
+    shares = importance(trials)
+    assert set(shares) == {"lr", "weight_decay", "milestones"}  # epochs is always the same
+    assert next(iter(shares)) == "lr"
+    assert shares["lr"] > 0.8
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        [({"lr": 0.1}, 0.1), ({"lr": 0.1}, 0.9)],
+        [({"lr": 0.1}, 0.5), ({"lr": 0.2}, 0.5)],
+        [({}, 0.1), ({}, 0.9)],
+    ],
+)
+def test_nothing_matters_where_nothing_varies(trials: list[Any]) -> None:
+    assert importance(trials) == {}

@@ -72,6 +72,21 @@ def test_the_table_in_markdown(ledger: Ledger) -> None:
     assert {line.count("|") for line in lines} == {10}
 
 
+def test_one_search_serves_every_number_of_blocks(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "trials.json")
+    ledger.start({"key": "search", "stage": "search", "strategy": "sedona"})
+    ledger.succeed("search", result(0.1, 0.1, time_s=100.0))
+    assert [(row.strategy, row.num_trials) for row in comparison(ledger)] == [("sedona", 0)]
+    for name in ("sedona-k2", "sedona-k4", "uniform-k2"):
+        ledger.start({**train(f"{name}-000"), "strategy": name})
+        ledger.succeed(f"{name}-000", result(0.8, 0.7))
+    assert [(row.strategy, row.num_trials, row.search_time_s) for row in comparison(ledger)] == [
+        ("sedona-k2", 1, 100.0),
+        ("sedona-k4", 1, 100.0),
+        ("uniform-k2", 1, None),
+    ]
+
+
 @pytest.mark.parametrize(
     ("settings", "decoupling", "words"),
     [
@@ -120,4 +135,7 @@ def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
     path = tmp_path / "trials.json"
     path.write_text('{"format": "another"}')
     with pytest.raises(InputError, match=r"trials\.json\.format"):
+        Ledger(path)
+    path.write_text('{"trials": [{"parameters": {"key": "a", "stage": "train"}}]}')
+    with pytest.raises(InputError, match=r"trials\.0: parameters must have a text strategy"):
         Ledger(path)

@@ -1,0 +1,203 @@
+"""A report as one HTML page that needs nothing else: pictures first, numbers under them.
+
+The page forbids itself to load anything, and every text from an experiment is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from sedona_nni import report_figures as draw
+from sedona_nni.report_data import (
+    COSTS,
+    MIN_TRIALS_FOR_IMPORTANCE,
+    Group,
+    Report,
+    SearchView,
+    StrategySummary,
+    TrialView,
+)
+from sedona_nni.report_figures import Picture, Style
+from sedona_nni.report_text import (
+    count,
+    experiment_in_words,
+    percent,
+    seconds,
+    spread,
+    task_in_words,
+)
+
+__all__ = ["render"]
+
+_TEMPLATE = "report_page.html.jinja"
+
+
+def render(report: Report, made: str) -> str:
+    """Return the page.
+
+    Args:
+        report: What it shows.
+        made: By what and when it was made, for the foot of the page.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        digest=_digest, percent=percent, spread=spread, seconds=seconds, count=count
+    )
+    template = environment.from_string(
+        resources.files("sedona_nni").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    )
+    sections = [_Section(f"g{number}", group) for number, group in enumerate(report.groups)]
+    return template.render(
+        sections=sections,
+        made=made,
+        experiment_in_words=experiment_in_words,
+        enough=MIN_TRIALS_FOR_IMPORTANCE,
+        svg=lambda picture: Markup(picture.svg),  # matplotlib has escaped what is in it
+    )
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A drawing of a network, and who found it."""
+
+    picture: Picture | None
+    trial: TrialView
+    found_by: int
+    of: int
+
+
+class _Section:
+    """What the template shows of a group; a picture is None where there is nothing to draw.
+
+    Attributes:
+        name: Unique in the page.
+        group: The data.
+        looks: How each strategy looks.
+    """
+
+    def __init__(self, name: str, group: Group) -> None:
+        self.name = name
+        self.group = group
+        self.title = task_in_words(group)
+        self.looks: dict[str, Style] = draw.styles([s.strategy for s in group.strategies])
+
+    @property
+    def best(self) -> StrategySummary | None:
+        """The strategy that validates best."""
+        known = [s for s in self.group.strategies if s.validation_accuracy is not None]
+        return max(known, key=lambda s: s.best[0].validation_accuracy or 0.0, default=None)
+
+    def over_cost(self) -> list[Picture]:
+        """Accuracy over cost."""
+        found = (
+            draw.accuracy_over_cost(
+                self.group.curves, cost, what, self.looks, budget, f"{self.name}-{cost}-{what}"
+            )
+            for cost, budget in self.group.budgets.items()
+            for what in ("validation", "test")
+        )
+        return _there(found)
+
+    def networks(self) -> list[_Network]:
+        """The decouplings of the best trainings, each drawn once."""
+        found: list[_Network] = []
+        for summary in self.group.strategies:
+            same: dict[str, list[TrialView]] = {}
+            for trial in summary.best:
+                same.setdefault(trial.decoupling.key, []).append(trial)
+            for trials in same.values():
+                name = f"{self.name}-network{len(found)}"
+                picture = draw.network(trials[0], self.looks[summary.strategy], name)
+                found.append(_Network(picture, trials[0], len(trials), len(summary.best)))
+        return found
+
+    def learning(self) -> list[Picture]:
+        """Learning curves per block."""
+        return _there(
+            draw.learning_curves(
+                summary, self.looks[summary.strategy], f"{self.name}-learning{number}"
+            )
+            for number, summary in enumerate(self.group.strategies)
+        )
+
+    def trade_offs(self) -> list[Picture]:
+        """Accuracy against memory and speed-up."""
+        return _there(
+            draw.trade_off(
+                self.group.strategies,
+                self.group.trials,
+                against,
+                self.looks,
+                f"{self.name}-{against}",
+            )
+            for against in ("peak_memory_mib", "ideal_speedup")
+        )
+
+    def search(self, number: int, search: SearchView) -> list[Picture]:
+        """How a search went and ended."""
+        if search.result is None:
+            return []
+        cuts = self.cuts(search)
+        look = next(
+            (self.looks[name] for name in self.looks if search.serves(name)),
+            next(iter(draw.styles([search.strategy]).values())),
+        )
+        name = f"{self.name}-search{number}"
+        return _there(
+            (
+                draw.relaxation_map(search, cuts, f"{name}-a"),
+                draw.end_of_search(search, cuts, look, f"{name}-end"),
+                draw.preferred_auxiliary(search, f"{name}-aux"),
+                draw.search_progress(search, look, f"{name}-progress"),
+            )
+        )
+
+    def cuts(self, search: SearchView) -> list[int]:
+        """The cuts of what was trained of a search."""
+        return sorted(
+            {
+                cut
+                for trial in self.group.trials
+                if trial.experiment == search.experiment and search.serves(trial.strategy)
+                for cut in trial.decoupling.cuts
+            }
+        )
+
+    def tuning(self) -> list[Picture]:
+        """The trainings in their order, what hyperparameters do and how much they matter."""
+        studies = self.group.studies
+        pictures: list[Picture | None] = []
+        for number, strategy in enumerate(dict.fromkeys(study.strategy for study in studies)):
+            own = [study for study in studies if study.strategy == strategy]
+            look = self.looks[strategy]
+            pictures.append(draw.tuning_history(own, look, f"{self.name}-tuning{number}"))
+        tuned = dict.fromkeys(key for trial in self.group.trials for key in trial.hyperparameters)
+        for number, key in enumerate(tuned):
+            name = f"{self.name}-over{number}"
+            pictures.append(draw.over_hyperparameter(self.group.trials, key, self.looks, name))
+        pictures.append(draw.importance_bars(studies, self.looks, f"{self.name}-importance"))
+        return _there(pictures)
+
+    def costs(self) -> list[str]:
+        """The kinds of cost that are known."""
+        return [cost for cost in COSTS if cost in self.group.budgets]
+
+
+def _there(pictures: Any) -> list[Picture]:
+    found: Iterator[Picture | None] = iter(pictures)
+    return [picture for picture in found if picture is not None]
+
+
+def _digest(script: str) -> str:
+    """Return the digest by which the page allows its own script and no other."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,99 @@
+"""How a report writes numbers, and its table for the terminal."""
+
+from __future__ import annotations
+
+from sedona_nni.report_data import Experiment, Group, Spread, StrategySummary
+
+__all__ = [
+    "SUMMARY_HEADINGS",
+    "count",
+    "experiment_in_words",
+    "percent",
+    "seconds",
+    "spread",
+    "summary_cells",
+    "task_in_words",
+]
+
+SUMMARY_HEADINGS = (
+    "strategy",
+    "n",
+    "decoupling",
+    "validation accuracy",
+    "test accuracy",
+    "ideal speed-up",
+    "peak memory",
+    "training",
+    "search",
+    "in all",
+    "trials",
+)
+
+
+def percent(value: float | None, decimals: int = 1) -> str:
+    """Return a fraction as for instance ``"97.2%"``."""
+    return "–" if value is None else f"{value:.{decimals}%}"
+
+
+def count(value: float | None) -> str:
+    """Return a number of things, with its thousands apart."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def seconds(value: float | None) -> str:
+    """Return a time in a unit that suits it."""
+    if value is None:
+        return "–"
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if value >= 2 * size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.1f} s"
+
+
+def spread(value: Spread | None, form: str = "{:.1f}", factor: float = 1, unit: str = "") -> str:
+    """Return mean and, of several values, standard deviation: ``"97.2 ± 0.4%"``.
+
+    Args:
+        value: The values.
+        form: Of each number.
+        factor: What they are multiplied by.
+        unit: What follows.
+    """
+    if value is None:
+        return "–"
+    text = form.format(value.mean * factor)
+    if value.sd is not None:
+        text += " ± " + form.format(value.sd * factor)
+    return text + unit
+
+
+def task_in_words(group: Group) -> str:
+    """Return for instance ``"vgg11 on digits"``."""
+    return f"{group.task.backbone} on {group.task.dataset}"
+
+
+def experiment_in_words(experiment: Experiment) -> str:
+    """Return how far an experiment is."""
+    ended = str(experiment.succeeded + experiment.failed)
+    if experiment.planned is not None:
+        ended += f" of {experiment.planned}"
+    text = f"experiment {experiment.name} is {experiment.state}: {ended} trials have ended"
+    return text + (f"; open: {', '.join(experiment.open)}" if experiment.open else "")
+
+
+def summary_cells(summary: StrategySummary) -> list[str]:
+    """Return the texts of a strategy's row, in the order of `SUMMARY_HEADINGS`."""
+    trials = str(summary.num_trials)
+    return [
+        summary.strategy,
+        str(summary.num_experiments),
+        summary.best[0].decoupling.in_words() if summary.best else "",
+        spread(summary.validation_accuracy, factor=100, unit="%"),
+        spread(summary.test_accuracy, factor=100, unit="%"),
+        spread(summary.ideal_speedup, "{:.2f}", unit="×"),
+        spread(summary.peak_memory_mib, "{:.0f}", unit=" MiB"),
+        spread(summary.time_s, unit=" s"),
+        spread(summary.search_time_s, unit=" s"),
+        spread(summary.total.get("time_s"), unit=" s"),
+        trials + (f" ({summary.num_failed} failed)" if summary.num_failed else ""),
+    ]

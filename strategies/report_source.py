@@ -1,0 +1,77 @@
+"""Finds the experiments that a report is asked for: NNI's, running or not, or what they left."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sedona_nni.errors import InputError
+from sedona_nni.ledger import Ledger, TrialRecord
+from sedona_nni.report_data import Source
+from strategies.ledger_tuner import LEDGER_FILE
+
+__all__ = ["read_sources"]
+
+
+def read_sources(targets: Sequence[str]) -> list[Source]:
+    """Read experiments.
+
+    Args:
+        targets: Of each NNI's id, its folder of results, its folder in NNI's working directory, or
+            its ledger. What exists as a path is taken for one.
+
+    Raises:
+        InputError: if there is no such experiment, it has no trials, its ledger is damaged, or it
+            was named twice.
+    """
+    sources = [_read(target) for target in targets]
+    for number, source in enumerate(sources):
+        for other, target in zip(sources[:number], targets, strict=False):
+            if source.records == other.records:
+                raise InputError(f"{targets[number]}: is the same experiment as {target}")
+    names = Counter(source.name for source in sources)
+    return [
+        source if names[source.name] == 1 else replace(source, name=target)
+        for source, target in zip(sources, targets, strict=True)
+    ]
+
+
+def _read(target: str) -> Source:
+    path = Path(target)
+    if path.is_file():
+        return Source(_name(path.absolute()), _records(path))
+    if path.is_dir():
+        for folder in (path, path / "checkpoint"):
+            if (folder / LEDGER_FILE).exists():
+                ledger = folder / LEDGER_FILE
+                return Source(_name(ledger.absolute()), _records(ledger))
+        raise InputError(f"{target}: has no {LEDGER_FILE}")
+    return _read_from_nni(target)
+
+
+def _name(ledger: Path) -> str:
+    """Return the name of the folder that is an experiment's, or else of the file."""
+    if ledger.name != LEDGER_FILE:
+        return ledger.stem
+    folder = ledger.parent
+    return folder.parent.name if folder.name == "checkpoint" else folder.name
+
+
+def _read_from_nni(experiment_id: str) -> Source:
+    from strategies.experiment import Experiment
+    from strategies.nni_border.launcher import experiment_config, experiment_folder, is_running
+
+    path = experiment_folder(experiment_id) / "checkpoint" / LEDGER_FILE
+    if not path.exists():
+        raise InputError(f"experiment {experiment_id} has no trials yet, or is not one of ours")
+    planned = None
+    with contextlib.suppress(InputError):  # a file that its settings name may have gone
+        planned = Experiment.from_config(experiment_config(experiment_id)).settings.num_trials
+    return Source(experiment_id, _records(path), is_running(experiment_id), planned)
+
+
+def _records(path: Path) -> list[TrialRecord]:
+    return list(Ledger(path))

@@ -1,0 +1,183 @@
+"""`sedona_nni.report_page` and its pictures; how it looks is seen in tests/e2e."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from report_records import COMPUTE, CUT, record, searched, trained
+
+from sedona_nni.ledger import TrialRecord
+from sedona_nni.report_data import Source, build_report
+from sedona_nni.report_figures import NUM_COLOURS, styles
+from sedona_nni.report_page import render
+
+RELAXATION = {
+    "step": [60, 61],
+    "a_loc": [[0.5] * 7, [0.6, 0.5, 0.5, 0.4, 0.7, 0.3, 0.3]],
+    "aux": [[[0.5, 0.5]] * 7, [[0.3, 0.7]] * 7],
+}
+HISTORY = {"step": [30, 61], "default": [0.2, 0.4], "meta_loss": [2.3, 2.1]}
+CURVES = {
+    "epoch": [1, 2],
+    "default": [0.5, 0.6],
+    "block_1_accuracy": [0.4, 0.5],
+    "block_2_accuracy": [None, 0.6],
+}
+ALL: dict[str, Any] = {
+    "compute": COMPUTE,
+    "sizes": [32, 16, 8, 8, 4, 4, 2, 2],
+    "history": CURVES,
+    "peak_memory_mib": 5.5,
+    "parameters": 1234,
+}
+HOSTILE = "<script>alert(1)</script>\"'&$x^2${{ 7 * 7 }}</svg>"
+
+
+def importance(trials: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, float]:
+    return {"lr": 0.75, "weight_decay": 0.25}
+
+
+def page(*experiments: Sequence[TrialRecord], **more: Any) -> str:
+    sources = [Source(f"e{n}", records, **more) for n, records in enumerate(experiments)]
+    return render(build_report(sources, importance), "made by a test")
+
+
+def full_experiment(shift: float = 0.0) -> list[TrialRecord]:
+    return [
+        searched(history=HISTORY, relaxation=RELAXATION),
+        *(trained(f"sedona-{n:03d}", 0.5 + shift + n / 100, **ALL) for n in range(8)),
+        trained("uniform-000", 0.6 - shift, given={"hyperparameters": {"lr": 0.9}}, **ALL),
+        record("uniform-001", status="failed", reason="training diverged in epoch 1: lr 9"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def full_page() -> str:
+    return page(full_experiment())
+
+
+def captions(text: str) -> list[str]:
+    return [html.unescape(found) for found in re.findall(r"<figcaption><strong>(.*?)</str", text)]
+
+
+def test_every_picture_is_there_and_is_well_formed(full_page: str) -> None:
+    text = full_page
+    assert captions(text) == [
+        "Validation accuracy over images",
+        "Test accuracy over images",
+        "Validation accuracy over time",
+        "Test accuracy over time",
+        "sedona: cut after layer 4 (conv2)",
+        "uniform: cut after layer 4 (conv2)",
+        "Test accuracy against peak memory",
+        "Test accuracy against ideal speed-up",
+        "sedona: its best training",
+        "uniform: its best training",
+        "How much each boundary prefers a cut, over the search",
+        "Where the search ended",
+        "How much weight each auxiliary network has",
+        "The relaxed network while it is searched",
+        "sedona: trainings in their order",
+        "uniform: trainings in their order",
+        "Validation accuracy over lr",
+        "Which hyperparameters matter",
+    ]
+    pictures = re.findall(r"<svg .*?</svg>", text, re.S)
+    assert len(pictures) == 18
+    identifiers = []
+    for picture in pictures:
+        root = ElementTree.fromstring(picture)
+        assert root.attrib["role"] == "img"
+        assert len(root.attrib["aria-label"]) > 20
+        identifiers += [e.attrib["id"] for e in root.iter() if "id" in e.attrib]
+    assert len(set(identifiers)) == len(identifiers)  # all pictures are in one document
+    assert "#0101" not in text
+    assert "#0102" not in text
+    assert "sedona-007 of e0: 47.0%, 5.5 MiB" in text  # under the pointer
+    assert "block 1, auxiliary network: 12.5% of the backbone's compute" in text
+    assert "training diverged in epoch 1: lr 9" in text
+    assert "uniform-001 of experiment e0" in text
+
+
+def test_several_experiments_show_n_and_spread() -> None:
+    text = page(full_experiment(), full_experiment(0.02))
+    assert "sedona (n = 2)" in text
+    assert "58.0 ± 1.4%" in text  # 57 and 59
+    assert "its best trainings, n = 2" in text
+    assert text.count("Where the search ended") == 2 * 2  # its name and its caption
+
+
+def test_the_page_loads_nothing_and_runs_its_own_script_only(full_page: str) -> None:
+    text = full_page
+    links = re.findall(r"(?:src|href)=[\"']([^\"']*)", text)
+    assert {link.split(",")[0].split(";")[0] for link in links if not link.startswith("#")} <= {
+        "data:",
+        "data:image/png",
+    }
+    assert "@import" not in text
+    assert not re.findall(r"url\((?!#)", text)
+    assert re.search(r"Content-Security-Policy\" content=\"default-src 'none'; ", text)
+    assert text.count("<script") == 1
+
+
+def test_hostile_names_are_escaped_everywhere() -> None:
+    nasty = {"strategy": HOSTILE, "hyperparameters": {HOSTILE: HOSTILE, "lr": 0.1}}
+    records = [
+        trained("a-000", 0.5, **ALL),
+        TrialRecord(
+            parameters={**record("b-000").parameters, **nasty, "key": HOSTILE},
+            status="succeeded",
+            result=trained("b-000", 0.6, **ALL).result,
+        ),
+        record("c-000", status="failed", reason=HOSTILE, given={"decoupling": CUT}),
+    ]
+    sources = [Source(HOSTILE, records)]
+    text = render(build_report(sources, importance), HOSTILE)
+    assert "alert(1)" in text
+    assert text.count("<script") == 1
+    assert "49" not in re.findall(r"&lt;script.{0,60}", text)[0]
+    outside = re.sub(r"<svg .*?</svg>", "", text, flags=re.S)
+    assert "</svg>" not in outside
+    for picture in re.findall(r"<svg .*?</svg>", text, re.S):
+        ElementTree.fromstring(picture)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [record("uniform-000")],
+        [record("uniform-000", status="failed", reason="x")],
+        [searched()],
+        [TrialRecord(parameters=searched().parameters)],
+        [TrialRecord(parameters=searched().parameters, status="failed", reason="lost")],
+        [trained("uniform-000", 0.5)],
+        [trained("uniform-000", 0.0, 0.0, images=None, time_s=0.0)],
+        [trained("backprop-000", 0.5, given={"decoupling": {"backbone": "vgg11"}}, **ALL)],
+    ],
+    ids=["running", "failed", "search", "searching", "lost", "bare", "free", "one"],
+)
+@pytest.mark.parametrize("more", [{}, {"is_running": True, "planned": 5}])
+def test_little_or_nothing_to_show(records: list[TrialRecord], more: dict[str, Any]) -> None:
+    text = page(records, **more)
+    assert text.count("<h2") >= 6
+    state = "is running: " if more else "is unfinished: "
+    ended = sum(record.status != "running" for record in records)
+    open_ = any(record.status == "running" for record in records)
+    assert (f"experiment e0 {state}{ended}" in text) == bool(more or open_)
+    if records[0].stage == "search" and records[0].status == "failed":
+        assert "<pre>lost</pre>" in text
+
+
+def test_a_strategy_looks_the_same_in_every_report() -> None:
+    assert styles(["backprop", "sedona"])["sedona"] == styles(["sedona"])["sedona"]
+    looks = styles(["sedona-k2", "sedona-k4", "mine", "backprop"])
+    assert looks["sedona-k2"].number == looks["sedona-k4"].number == 0
+    assert looks["sedona-k2"].dash != looks["sedona-k4"].dash
+    assert len({look.number for look in looks.values()}) == 3
+    many = styles([f"s{n}" for n in range(20)])
+    assert {look.number for look in many.values()} == set(range(NUM_COLOURS))
