@@ -103,7 +103,7 @@ class Table:
         """Print the table."""
         table = RichTable(box=SIMPLE_HEAD, title=self.title, title_justify="left")
         for index, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if index else "left")
+            table.add_column(heading, justify="right" if index else "left", no_wrap=not index)
         for row in self.rows:
             table.add_row(*row)
         console.print(table)

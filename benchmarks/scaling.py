@@ -77,7 +77,7 @@ def scaling_table(
     headings = [over]
     for name in names:
         headings += [f"{name}, s", f"{name}, MiB"]
-    headings += ["ratio", "of memory"] if len(names) == 2 else []
+    headings += ["ratio", "memory"] if len(names) == 2 else []
     rows = []
     for point in measured:
         backbone = over == "boundaries"
