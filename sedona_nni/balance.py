@@ -191,8 +191,13 @@ class BlockBound:
         pairs = zip(aux, self.compute.auxiliary, strict=True)
         return [*(pick(costs[name] for name in names) for names, costs in pairs), 0]
 
-    def check(self, num_blocks: int, ends: Sequence[int]) -> None:
+    def check(self, num_blocks: int, ends: Sequence[int], which: str = "") -> None:
         """Check that K blocks can respect the bound, for K = 0 that any number of blocks can.
+
+        Args:
+            num_blocks: K.
+            ends: What ending a block after each layer adds, see `ends`.
+            which: What the message says of the auxiliary networks, e.g. ``" with predsim"``.
 
         Raises:
             InputError: that says which bound they could respect.
@@ -212,7 +217,7 @@ class BlockBound:
             raise InputError.rule(
                 "max_block_share",
                 f"must be at least {rounded}{'/K' if per_block else ''} for "
-                f"{num_blocks or 'any number of'} blocks of {self.compute.backbone}",
+                f"{num_blocks or 'any number of'} blocks of {self.compute.backbone}{which}",
                 self.max_block_share,
             )
 
@@ -253,7 +258,6 @@ class BlockBound:
             InputError: if there is none.
         """
         check_num_blocks(num_blocks, self.num_layers)
-        self.check(num_blocks, self.ends([aux_choices] * (self.num_layers - 1)))
         limit, top = self.limit(num_blocks), self.num_layers - 1
         fitting = {
             (start, end): self._fitting(start, end, aux_choices, limit)
@@ -271,6 +275,8 @@ class BlockBound:
                     for start in range(-1, top)
                 }
             )
+        if not ways[-1][-1]:
+            self.check(num_blocks, self.ends([aux_choices] * (self.num_layers - 1)))
         cuts, aux, start = [], [], -1
         for above, total in zip(ways[-2::-1], ways[:0:-1], strict=True):
             ends = range(start + 1, top)

@@ -366,8 +366,9 @@ class _TunedSettings(BalancedSettings):
             bound.require(self.also_decoupling(name, folder), f"also.{name}")
         for _, strategy, count in self.contenders:
             if strategy in self.compare and strategy != "backprop" and count > 0:
-                choices = [self.aux_for(strategy)] * (bound.num_layers - 1)
-                bound.check(count, bound.ends(choices))
+                names = self.aux_for(strategy)
+                ends = bound.ends([names] * (bound.num_layers - 1))
+                bound.check(count, ends, f" with {' or '.join(names)}")
 
 
 class ExperimentSettings(_TunedSettings):
@@ -409,7 +410,7 @@ class ExperimentSettings(_TunedSettings):
         super().check_bound(bound, folder)
         ends = bound.ends([self.aux] * (bound.num_layers - 1), costliest=True)
         for count in self.num_blocks:
-            bound.check(count, ends)
+            bound.check(count, ends, f" whichever of {', '.join(self.aux)} the search prefers")
 
 
 class TuningSettings(_TunedSettings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -111,6 +112,35 @@ def test_a_space_smaller_than_the_budget_ends(dispatch: Any) -> None:
     assert len(decouplings(nni)) == 14  # 7 boundaries, 2 auxiliary networks
 
 
+@pytest.mark.parametrize("changes", [{}, EVOLUTION, {"strategy": "tpe"}])
+def test_only_decouplings_within_the_bound_are_trained(
+    dispatch: Any, changes: dict[str, Any]
+) -> None:
+    bounded = {"num_blocks": 3, "max_block_share": "1.7/K", "max_trials": 12, **changes}
+    nni = session(dispatch, **bounded)
+    finish(nni, lambda parameters: sum(parameters["decoupling"]["cuts"]) / 20)
+    bound = nni.tuner.settings.bound(nni.folder)
+    assert len(set(decouplings(nni))) == 12
+    for decoupling in decouplings(nni):
+        assert max(bound.compute.blocks(decoupling)) * 3 <= 1.7 * bound.compute.total
+
+
+def test_a_bounded_space_is_explored_to_its_end(dispatch: Any) -> None:
+    bounded = {"num_blocks": 3, "max_block_share": "1.5/K", "max_trials": 50}
+    nni = session(dispatch, **bounded, aux=["conv1"])
+    finish(nni)
+    bound = nni.tuner.settings.bound(nni.folder)
+    every = {
+        decoupling
+        for cuts in itertools.combinations(range(7), 2)
+        if bound.respects(
+            decoupling := Decoupling(backbone="vgg11", cuts=list(cuts), aux=["conv1"] * 2)
+        )
+    }
+    assert 2 < len(every) < 15
+    assert set(decouplings(nni)) == every
+
+
 def test_a_repeated_decoupling_gets_the_known_result(dispatch: Any) -> None:
     nni = session(dispatch, max_trials=50, strategy="tpe", aux=["conv1"])
     finish(nni)  # TPE repeats itself; without the known results it would train more than 7
@@ -195,6 +225,12 @@ def test_an_exception_in_a_strategy_ends_the_experiment(
         ({"strategy_args": {"population": 3}}, "strategy_args: must be of dedup, but got"),
         ({"strategy": "tpe", "strategy_args": {"size": 3}}, "strategy_args: must be of tpe_args"),
         ({**EVOLUTION, "strategy_args": {"population_size": 2, "sample_size": 3}}, "strategy_args"),
+        (
+            {"max_block_share": "0.4"},
+            "max_block_share: must be at least 0.5338 for 2 blocks of vgg11",
+        ),
+        ({"max_block_share": "4"}, "tuner.classArgs.max_block_share: max_block_share: must be"),
+        ({"compute": "time"}, "compute: must come with a max_block_share, but got 'time'"),
         ({"num_blocks": 9}, "num_blocks: must be from 1 to the number of layers, 8"),
     ],
 )

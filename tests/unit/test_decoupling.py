@@ -143,6 +143,19 @@ class TestPublished:
         every_cut = [set(published.decoupling(blocks).cuts) for blocks in range(1, 15)]
         assert next(cuts for cuts in every_cut if cuts & set(tied)) & set(tied) == {first}
 
+    @pytest.mark.parametrize(
+        ("name", "undecided"),
+        [("vgg19", 1), ("resnet50", 1), ("resnet101", 18), ("resnet152", 34)],
+    )
+    def test_undecided_boundaries(self, name: str, undecided: int) -> None:
+        published = SearchResult.load(PUBLISHED / f"{name}.json")
+        assert published.undecided_share * (published.num_layers - 1) == pytest.approx(undecided)
+
+    def test_the_end_of_vgg19_is_hardly_decided(self) -> None:
+        a_loc = SearchResult.load(PUBLISHED / "vgg19.json").a_loc()
+        hardly = [i for i, local in enumerate(a_loc) if abs(local - 0.5) < 0.07]
+        assert hardly == [10, 11, 12, 13, 14]
+
 
 class TestDiscretisation:
     def test_cuts_where_the_local_loss_weighs_most(self) -> None:

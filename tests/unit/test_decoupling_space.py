@@ -15,6 +15,8 @@ from nni.mutable import SampleValidationError
 from search_spaces import DecouplingSpace, DistinctDecouplings
 from search_spaces._nni_nas import DuplicationError
 from sedona_nni.backbones import num_layers
+from sedona_nni.balance import BlockBound
+from sedona_nni.compute import compute_in_macs
 from sedona_nni.decoupled import DecoupledNetwork
 from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
@@ -183,6 +185,78 @@ def test_a_decoupling_is_frozen_once_in_the_distinct_form() -> None:
     with pytest.raises(DuplicationError):
         distinct.freeze(sample | {"aux/3": "conv3"})
     assert distinct.freeze(sample | {"aux/6": "conv3"}).sample == sample | {"aux/6": "conv3"}
+
+
+def bounded(num_blocks: int = 3, share: str = "1.7/K") -> DecouplingSpace:
+    with torch.device("meta"):
+        compute = compute_in_macs(space().backbone(), AUX)
+    return DecouplingSpace(
+        "vgg11",
+        AUX,
+        num_classes=4,
+        num_blocks=num_blocks,
+        width_multiplier=0.125,
+        bound=BlockBound(compute, share),
+    )
+
+
+def within(one: DecouplingSpace, cuts: list[int], aux: list[str]) -> bool:
+    assert one.bound is not None
+    return one.bound.respects(decoupling(cuts, aux))
+
+
+def test_every_sample_is_within_the_bound_and_what_is_stays_as_it_is() -> None:
+    one, free = bounded(), space()
+    moved = 0
+    for sample in draws(free, 300):
+        meant, chosen = free.decoupling(sample), one.decoupling(sample)
+        assert within(one, chosen.cuts, chosen.aux)
+        if within(one, meant.cuts, meant.aux):
+            assert chosen == meant
+            assert one.decoupling(one.sample(chosen)) == chosen
+        else:
+            moved += chosen != meant
+            with pytest.raises(InputError, match="cuts: must respect max_block_share"):
+                one.sample(meant)
+    assert 30 < moved < 270
+
+
+def test_random_draws_are_uniform_within_the_bound() -> None:
+    """NNI's own `random`, as Random and the first population of RegularizedEvolution call it."""
+    one = bounded()
+    every = {
+        decoupling(list(cuts), list(aux))
+        for cuts in itertools.combinations(range(7), 2)
+        for aux in itertools.product(AUX, repeat=2)
+        if within(one, list(cuts), list(aux))
+    }
+    assert 4 < len(every) < 80
+    random_state = np.random.RandomState(0)
+    counts = dict.fromkeys(every, 0)
+    elsewhere = []
+    models = DistinctDecouplings.from_model(one)
+    for _ in range(15 * len(every)):
+        memo: dict[str, object] = {}
+        model = models.random(memo, random_state)
+        models._seen.clear()
+        drawn = one.decoupling(memo)
+        assert model.sample == memo
+        counts[drawn] += 1
+        elsewhere += [memo[f"aux/{i}"] for i in range(7) if i not in drawn.cuts]
+    chi_square = sum((count - 15) ** 2 / 15 for count in counts.values())
+    freedom = len(every) - 1
+    assert chi_square < freedom + 4 * math.sqrt(2 * freedom)
+    assert 0.4 < elsewhere.count("conv3") / len(elsewhere) < 0.6  # where evolution may cut later
+
+
+def test_a_bound_that_no_decoupling_respects_and_one_without_a_number_of_blocks() -> None:
+    with pytest.raises(InputError, match=r"max_block_share: must be at least .* for 3 blocks"):
+        bounded(share="0.1")
+    bound = bounded().bound
+    with pytest.raises(InputError, match="num_blocks: must be given with a bound"):
+        DecouplingSpace("vgg11", AUX, num_classes=4, bound=bound)
+    with pytest.raises(InputError, match="compute: must include cnn"):
+        DecouplingSpace("vgg11", ["cnn"], num_classes=4, num_blocks=2, bound=bound)
 
 
 def test_importing_the_space_warns_of_nothing() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.balance import BlockBound
+from sedona_nni.compute import Compute, compute_in_macs
+from sedona_nni.decoupling import Decoupling, SearchResult, uniform_cuts
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import Ledger
 from strategies.ledger_tuner import LEDGER_FILE
@@ -396,6 +398,89 @@ def test_a_strategy_may_train_otherwise(dispatch: Any) -> None:
     assert settings["predsim-k3-001"]["seed"] == settings["predsim-k3-000"]["seed"] + 1
 
 
+LOPSIDED = {**SEARCH_RESULT, "alpha": [[float(i), 0.0] for i in range(7)]}  # prefers cuts on top
+
+
+def test_every_strategy_keeps_to_a_bound_but_back_propagation(dispatch: Any) -> None:
+    changes = {
+        "num_blocks": [2, 3],
+        "compare": ["uniform", "predsim", "random", "backprop"],
+        "max_block_share": "1.6/K",
+        "trials_per_strategy": 1,
+    }
+    nni = session(dispatch, **changes)
+    nni.succeed("search", search_result=LOPSIDED)
+    finish(nni)
+    assert nni.ended
+    bound = nni.tuner.settings.bound(nni.folder)
+    chosen = trained(nni)
+    assert chosen.pop("backprop").cuts == []
+    assert len(chosen) == 8
+    for name, decoupling in chosen.items():
+        assert bound.compute.largest_share(decoupling) <= 1.6 / int(name[-1])
+    assert chosen["sedona-k2"].cuts == [4]  # the highest that is not too high; without, 6
+    assert chosen["uniform-k2"].cuts == uniform_cuts(8, 2) == [3]
+    assert chosen["predsim-k3"].cuts != uniform_cuts(8, 3) == [1, 4]  # moved
+    assert chosen["random-k3"].num_blocks == 3
+    provenance = chosen["sedona-k2"].provenance
+    assert (provenance["max_block_share"], provenance["compute"]) == ("1.6/K", "macs")
+
+
+def test_time_is_measured_once_and_travels_with_the_decouplings(
+    dispatch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def measure(backbone: Any, names: Any, **how: Any) -> Compute:
+        asked.append(how)
+        counted = compute_in_macs(backbone, names)
+        slow_end = [1, 1, 1, 1, 1, 1, 1, 6]  # the last layer takes almost half of the time
+        return counted.model_copy(update={"unit": "ns", "layers": slow_end})
+
+    monkeypatch.setattr("strategies.settings.compute_in_time", measure)
+    monkeypatch.setattr(Compute, "blocks", without_auxiliary)
+    changes = {"max_block_share": "0.7", "compute": "time", "train": {"batch_size": 48}}
+    monkeypatch.setattr(BlockBound, "ends", lambda self, aux, costliest=False: [0] * 8)
+    before = session(dispatch, **changes, concurrency=1, compare=[])
+    before.succeed("search", search_result=LOPSIDED)
+    nni = session(dispatch, **changes, again=[], concurrency=1, compare=[])
+    finish(nni)
+    assert [how["batch_size"] for how in asked] == [48]
+    decoupling = trained(nni)["sedona"]
+    assert decoupling.cuts == [6]  # by MACs 3 at most
+    assert Compute.model_validate(decoupling.provenance["compute"]).layers[-1] == 6
+
+
+def without_auxiliary(self: Compute, decoupling: Decoupling) -> list[int]:
+    return [sum(self.layers[i] for i in block) for block in decoupling.blocks(8)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"max_block_share": "0.55", "compare": ["predsim"]},
+            r"at least 0\.6799 for 2 blocks of vgg11 with predsim, but got '0\.55'",
+        ),
+        (
+            {"max_block_share": "1.3/K", "num_blocks": 4, "compare": []},
+            r"at least .*/K for 4 blocks of vgg11 whichever of conv1, conv2 the search prefers",
+        ),
+        (
+            {"max_block_share": "0.7", "also": {"layers": "every:6:cnn"}},
+            r"also\.layers: must respect max_block_share 0\.7, but the largest block of .* has",
+        ),
+        ({"compute": "nowhere.json"}, "compute: must come with a max_block_share"),
+        ({"max_block_share": "0.7", "compute": "nowhere.json"}, r"nowhere\.json: cannot be read"),
+    ],
+)
+def test_a_bound_that_cannot_be_kept_to_is_one_line(
+    dispatch: Any, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        session(dispatch, **changes)
+
+
 GIVEN = {"backbone": "vgg11", "cuts": [2], "aux": ["cnn"]}
 ALONE = {"tuner": OptunaTuner, "num_blocks": "-"}
 
@@ -461,6 +546,22 @@ def test_a_search_result_may_be_a_file_beside_the_trial_code(dispatch: Any, tmp_
         "uniform-k2": [3],
         "uniform-k0": [1, 4],
     }
+
+
+def test_what_comes_from_files_keeps_to_a_bound(dispatch: Any, tmp_path: Path) -> None:
+    SearchResult.model_validate(LOPSIDED).save(tmp_path / "found.json")
+    bounded = {**ALONE, "compare": [], "max_block_share": "0.7"}
+    nni = session(dispatch, **{**bounded, "decoupling": "found.json", "num_blocks": [2]})
+    assert ledger(nni)["given-000"].parameters["decoupling"]["cuts"] == [4]
+    measured = tmp_path / "measured.json"
+    compute = nni.tuner.settings.bound(tmp_path).compute
+    compute.model_copy(update={"layers": [1] * 7 + [9]}).save(measured)
+    (nni.folder / LEDGER_FILE).unlink()
+    options = {**bounded, "decoupling": "found.json", "num_blocks": [2], "compute": measured.name}
+    with pytest.raises(InputError, match="max_block_share: must be at least"):
+        session(dispatch, **options)
+    with pytest.raises(InputError, match=r"decoupling: must respect max_block_share 0\.4"):
+        session(dispatch, **{**bounded, "decoupling": GIVEN, "max_block_share": "0.4"})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,168 @@
+"""`sedona_nni.balance`: bounds as they are written, cases by hand, the published results.
+
+Against all decouplings of small random instances: tests/property/test_balance.py.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from sedona_nni.backbones import build_backbone
+from sedona_nni.balance import (
+    BlockBound,
+    BlockShare,
+    allowed_share,
+    discretise,
+    evidence,
+    pareto_front,
+)
+from sedona_nni.compute import Compute, compute_in_macs
+from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "num_blocks", "share"),
+    [
+        ("0.4", 4, Fraction(2, 5)),
+        ("1", 4, Fraction(1)),
+        ("1.3/K", 4, Fraction(13, 40)),
+        ("1/K", 3, Fraction(1, 3)),  # and not the float below it
+        (" 2 / K ", 4, Fraction(1, 2)),
+    ],
+)
+def test_bounds_as_users_write_them(text: str, num_blocks: int, share: Fraction) -> None:
+    assert allowed_share(text, num_blocks) == share
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-0.1", "1.5", "0.4/k", "1.3/", "/K", "1.3/4", "much", "nan"]
+)
+def test_what_is_no_bound(text: str) -> None:
+    with pytest.raises(InputError, match=r"max_block_share: must be a share .*e\.g\. 1\.3/K, but"):
+        allowed_share(text, 4)
+    with pytest.raises(ValidationError):
+        TypeAdapter(BlockShare).validate_python(text)
+
+
+def test_a_bound_in_yaml_may_be_a_number() -> None:
+    assert TypeAdapter(BlockShare).validate_python(0.4) == "0.4"
+
+
+BY_HAND = Compute(
+    backbone="mine",
+    unit="macs",
+    layers=[4, 2, 2, 2],
+    auxiliary=[{"a": 0, "b": 3}, {"a": 1, "b": 1}, {"a": 0, "b": 9}],
+)
+
+
+def result(*differences: float, **changes: Any) -> SearchResult:
+    return SearchResult(
+        backbone="mine",
+        dataset="digits",
+        aux_choices=["a", "b"],
+        alpha=[(difference, 0.0) for difference in differences],
+        beta=changes.get("beta", [[1.0, 0.0]] * 3),
+        provenance={"strategy": "sedona"},
+    )
+
+
+def test_by_hand() -> None:
+    """Blocks with `a`, of 10: cut at 0: 4|6; at 1: 7|4; at 2: 8|2; at 0, 1: 4|3|4; 0, 2: 4|4|2."""
+    found = result(0.1, 0.2, 0.3)
+    assert discretise(found, 2).cuts == [2]
+    for bound, cuts in [("0.8", [2]), ("0.79", [1]), ("0.7", [1]), ("0.69", [0]), ("1.2/K", [0])]:
+        chosen = discretise(found, 2, BlockBound(BY_HAND, bound))
+        assert (chosen.cuts, chosen.aux) == (cuts, ["a"])
+    assert discretise(found, 3, BlockBound(BY_HAND, "1.2/K")).cuts == [0, 2]
+    assert discretise(found, 3, BlockBound(BY_HAND, "0.7")).cuts == [1, 2]
+    assert chosen.provenance == {
+        "strategy": "sedona",
+        "num_blocks": 2,
+        "max_block_share": "1.2/K",
+        "compute": "macs",
+    }
+
+
+def test_the_auxiliary_network_stays_the_preferred_one() -> None:
+    """`b` at boundary 0 makes its block 7, at boundary 2 17: these cuts are not possible then."""
+    found = result(0.1, 0.2, 0.3, beta=[[0.0, 1.0]] * 3)
+    chosen = discretise(found, 2, BlockBound(BY_HAND, "0.7"))
+    assert (chosen.cuts, chosen.aux) == ([1], ["b"])
+    with pytest.raises(InputError) as caught:
+        discretise(found, 2, BlockBound(BY_HAND, "0.6"))
+    assert str(caught.value) == (
+        "max_block_share: must be at least 0.7 for 2 blocks of mine, but got '0.6'"
+    )
+    with pytest.raises(InputError, match=r"at least 2\.1/K for 3 blocks of mine, but got '1/K'"):
+        discretise(found, 3, BlockBound(BY_HAND, "1/K"))
+
+
+def test_measured_computes_travel_with_what_was_derived() -> None:
+    measured = BY_HAND.model_copy(update={"unit": "ns"})
+    chosen = discretise(result(0.1, 0.2, 0.3), 2, BlockBound(measured, "0.7"))
+    assert Compute.model_validate(chosen.provenance["compute"]) == measured
+    point = pareto_front(result(0.1, 0.2, 0.3), 2, measured)[0]
+    assert Compute.model_validate(point.decoupling.provenance["compute"]) == measured
+
+
+def test_the_front_by_hand() -> None:
+    front = pareto_front(result(0.1, 0.2, 0.3), 2, BY_HAND)
+    assert [point.decoupling.cuts for point in front] == [[2], [1], [0]]
+    assert [point.evidence for point in front] == pytest.approx([0.3, 0.2, 0.1])
+    assert [point.ideal_speedup for point in front] == pytest.approx([10 / 8, 10 / 7, 10 / 6])
+    assert len(pareto_front(result(0.3, 0.2, 0.1), 2, BY_HAND)) == 1  # best in both
+    assert [p.decoupling.cuts for p in pareto_front(result(0, 0, 0), 2, BY_HAND)] == [[0]]
+
+
+def test_a_given_decoupling_has_to_respect_the_bound() -> None:
+    bound = BlockBound(BY_HAND, "0.7")
+    given = Decoupling(backbone="mine", cuts=[2], aux=["a"])
+    with pytest.raises(InputError) as caught:
+        bound.require(given, "decoupling")
+    assert str(caught.value) == (
+        "decoupling: must respect max_block_share 0.7, but the largest block of "
+        "'cut after layer 2 (a)' has 0.8000"
+    )
+    bound.require(Decoupling(backbone="mine", cuts=[1], aux=["a"]), "decoupling")
+
+
+PUBLISHED = ("vgg19", "resnet50", "resnet101", "resnet152")
+
+
+def published(name: str) -> tuple[SearchResult, Compute]:
+    found = SearchResult.load(ROOT / "experiments" / "published" / f"{name}.json")
+    with torch.device("meta"):
+        backbone = build_backbone(name, num_classes=10)
+    return found, compute_in_macs(backbone, found.aux_choices)
+
+
+def test_the_published_results_with_and_without_a_bound() -> None:
+    """The table of docs/method.md."""
+    lines = []
+    for name in PUBLISHED:
+        found, compute = published(name)
+        for bound in (None, BlockBound(compute, "1.3/K")):
+            chosen = discretise(found, 4, bound)
+            share = compute.largest_share(chosen)
+            places = zip(chosen.cuts, chosen.aux, strict=True)
+            cuts = ", ".join(f"{cut}:{aux.removeprefix('conv')}" for cut, aux in places)
+            lines.append(
+                f"| {name} | {'1.3/K' if bound else 'none'} | {cuts} | "
+                f"{evidence(found, chosen):.2f} | {share:.1%} | {1 / share:.2f} |"
+            )
+            if bound is not None:
+                assert share <= 1.3 / 4
+                assert evidence(found, chosen) <= evidence(found, found.decoupling(4))
+    text = (ROOT / "docs" / "method.md").read_text()
+    assert re.findall(r"^\| (?:vgg|resnet).*\|$", text, re.MULTILINE) == lines
