@@ -34,6 +34,7 @@ from strategies.settings import (
 )
 
 PATH = Path(__file__).with_name("reference.md")
+DGL = Path(__file__).parents[1] / "experiments" / "dgl"
 
 MODELS: dict[type[BaseModel], tuple[str, str]] = {
     Task: ("Task (`task`)", "What is learned. Part of every experiment."),
@@ -259,6 +260,23 @@ def _name(parameter: Any) -> str:
     return ", ".join(parameter.opts)
 
 
+def counterparts() -> list[tuple[str, str, str, str]]:
+    """Return DGL's published commands by what the heads of our experiments say.
+
+    Returns:
+        Folder there, command there, file here, and its row, of each command.
+    """
+    found = []
+    for path in sorted(DGL.glob("*.yml")):
+        folder = ""
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if match := re.fullmatch(r"# Published, in (\w+):", line):
+                folder = match[1]
+            elif match := re.fullmatch(r"# - ([\w-]+): (python .+)", line):
+                found.append((folder, match[2], path.name, match[1]))
+    return found
+
+
 def reference() -> str:
     """Return the whole document."""
     lines = [
@@ -291,6 +309,21 @@ def reference() -> str:
     for model, (title, about) in MODELS.items():
         lines += ["", f"### {title}", "", about, "", *options(model)]
     lines += ["", "## Command line", "", "`--json` prints results for machines.", *commands()]
+    lines += [
+        "",
+        "## DGL's commands",
+        "",
+        "Every command of the public release of DGL, the experiment of ours that does the same,",
+        "and its row there. Options are compared in `experiments/dgl/README.md`.",
+        "",
+        *table(
+            ("folder", "published", "experiment", "row"),
+            (
+                (folder, f"`{command}`", f"`experiments/dgl/{file}`", f"`{row}`")
+                for folder, command, file, row in counterparts()
+            ),
+        ),
+    ]
     return "\n".join(lines) + "\n"
 
 
