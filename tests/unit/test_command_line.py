@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -401,3 +403,147 @@ def test_the_command_starts_without_what_only_some_commands_need() -> None:
         f"assert not [name for name in {blocked} if name in sys.modules]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=EXPERIMENTS.parent)
+
+
+FOUND = {
+    "format": "sedona-nni/search-result/1",
+    "backbone": "vgg11",
+    "dataset": "digits",
+    "aux_choices": ["conv1", "conv2"],
+    "alpha": [[float(i), 0.0] for i in range(7)],  # prefers cuts on top
+    "beta": [[0.0, 1.0]] * 7,
+}
+
+
+@pytest.fixture
+def found(elsewhere: Path) -> str:
+    (elsewhere / "found.json").write_text(json.dumps(FOUND))
+    return str(elsewhere / "found.json")
+
+
+def discretised(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> Any:
+    assert sedona(monkeypatch, "discretise", *arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_discretise_within_a_bound(
+    found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bounded = ("--num-blocks", "2", "--max-block-share", "1.4/K", "--output", "d.json")
+    shown = discretised(monkeypatch, capsys, found, *bounded)
+    (chosen,) = shown["decouplings"]
+    assert chosen["decoupling"]["cuts"] == [4]
+    assert chosen["evidence"] == 4
+    assert 0.58 < chosen["largest_share"] <= 0.7
+    assert chosen["ideal_speedup"] == 1 / chosen["largest_share"]
+    assert (shown["undecided_share"], shown["compute"]) == (1 / 7, "macs")
+    assert Decoupling.load(Path("d.json")).model_dump() == chosen["decoupling"]
+
+    free = discretised(monkeypatch, capsys, found, "--num-blocks", "2")
+    assert free["decouplings"][0]["decoupling"]["cuts"] == [6]
+
+
+def test_the_front_in_a_table(
+    found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sedona(monkeypatch, "discretise", found, "--num-blocks", "2", "--pareto") == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if "cut after" in line]
+    assert [row[3] for row in rows] == ["6", "5", "4", "3"]
+    assert [float(row[5]) for row in rows] == [6, 5, 4, 3]
+    speedups = [float(row[7]) for row in rows]
+    assert speedups == sorted(speedups)
+    assert lines[-1] == "1 of 7 boundaries are undecided: a_loc is within 0.01 of 0.5"
+
+
+def test_measured_times_are_reused_from_what_was_derived_with_them(
+    found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("--num-blocks", "3", "--max-block-share", "1", "--width-multiplier", "0.0625")
+    timed = (*small, "--device", "cpu", "--batch-size", "2")
+    monkeypatch.setattr("sedona_nni.balance.allowed_share", lambda share, num_blocks: Fraction(9))
+    first = discretised(
+        monkeypatch, capsys, found, *timed, "--compute", "time", "--output", "d.json"
+    )
+    assert first["compute"]["provenance"]["batch_size"] == 2
+    again = discretised(monkeypatch, capsys, found, *small, "--compute", "d.json")
+    assert again == first
+
+
+def test_search_and_train_keep_to_the_bound(
+    found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trials.search.run_search", lambda *_, **__: {"search_result": FOUND})
+    bounded = ("--directory", "d", "--max-block-share", "1.5/K", "--device", "cpu")
+    assert sedona(monkeypatch, "search", QUICKSTART, *bounded) == 0
+    out = capsys.readouterr().out
+    assert "1 of 7 boundaries are undecided" in out
+    searched = Decoupling.load(Path("d", "decoupling-k3.json"))
+    assert searched.cuts != [5, 6] == SearchResult.load(Path(found)).decoupling(3).cuts
+    assert searched.provenance["max_block_share"] == "1.5/K"
+
+    trained: list[Decoupling] = []
+
+    def run_training(task: object, decoupling: Decoupling, *_: object, **__: object) -> dict:  # type: ignore[type-arg]
+        trained.append(decoupling)
+        return {}
+
+    monkeypatch.setattr("trials.train.run_training", run_training)
+    derived = (*bounded, "--decoupling", found, "--num-blocks", "3")
+    assert sedona(monkeypatch, "train", QUICKSTART, *derived) == 0
+    assert trained == [searched]
+    assert sedona(monkeypatch, "train", QUICKSTART, *bounded, "--decoupling", "backprop") == 0
+    assert sedona(monkeypatch, "train", QUICKSTART, *bounded, "--decoupling", "every:6:cnn") == 2
+    assert "decoupling: must respect max_block_share 1.5/K, but" in capsys.readouterr().err
+    assert len(trained) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["discretise", VGG19, "--num-blocks", "4", "--max-block-share", "0.2"],
+            "max_block_share: must be at least 0.2926 for 4 blocks of vgg19, but got '0.2'",
+        ),
+        (
+            ["discretise", VGG19, "--num-blocks", "4", "--max-block-share", "40%"],
+            "max_block_share: must be a share above 0 and up to 1, e.g. 0.4, or a multiple of 1/K, "
+            "e.g. 1.3/K, but got '40%'",
+        ),
+        (
+            ["discretise", VGG19, "--num-blocks", "0", "--pareto"],
+            "num_blocks: must be from 1 to the number of layers, 16, but got 0",
+        ),
+        (
+            ["discretise", VGG19, "--num-blocks", "4", "--pareto", "--output", "d.json"],
+            "output: must not be given with --pareto, but got 'd.json'",
+        ),
+        (
+            ["discretise", VGG19, "--num-blocks", "4", "--compute", "nowhere.json"],
+            "nowhere.json: cannot be read",
+        ),
+        (
+            ["search", QUICKSTART, "--directory", "d", "--max-block-share", "0.3"],
+            "max_block_share: must be at least 0.4114 for 3 blocks of vgg11 with mlp-sr",
+        ),
+        (
+            [
+                *("train", QUICKSTART, "--directory", "d", "--decoupling", RESNET50),
+                *("--relaxed", "--max-block-share", "0.5"),
+            ],
+            "max_block_share: must not be given with --relaxed, but got '0.5'",
+        ),
+    ],
+)
+def test_bounds_that_are_refused(
+    arguments: list[str],
+    message: str,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert sedona(monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err.startswith(f"sedona-nni: {message}")
+    assert not list(elsewhere.iterdir())
