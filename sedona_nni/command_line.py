@@ -632,9 +632,9 @@ def _show_points(
 
 
 def _show_summaries(group: Group) -> None:
-    from sedona_nni.report_text import SUMMARY_HEADINGS, summary_cells
+    from sedona_nni.report_text import summary_table
 
-    _show_table(SUMMARY_HEADINGS, map(summary_cells, group.strategies))
+    _show_table(*summary_table(group))
 
 
 def _show_parts(described: dict[str, Any]) -> None:
@@ -719,15 +719,20 @@ def _show_blocks(described: dict[str, Any]) -> None:
 
 def _show_table(headings: Iterable[str], rows: Iterable[list[str]]) -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in headings:
+    shown = list(rows)
+    for place, heading in enumerate(headings):
         if heading == "decoupling":  # the only long texts
             table.add_column(heading, min_width=17)
         else:
-            table.add_column(heading.replace(" ", "\n"), no_wrap=True)
-    for row in rows:
+            texts = [*heading.split(" "), *(row[place] for row in shown)]
+            longest = max(map(len, texts))
+            table.add_column(heading.replace(" ", "\n"), no_wrap=True, min_width=longest)
+    for row in shown:
         table.add_row(*row)
     console = Console()
-    console.width = max(console.width, 100)  # rich would leave out what does not fit
+    unlimited = console.options.update(max_width=1000)
+    needed = console.measure(table, options=unlimited).minimum
+    console.width = max(console.width, 100, needed)  # rich would leave out what does not fit
     console.print(table, markup=False)
 
 

@@ -50,7 +50,7 @@ COSTS: tuple[Cost, ...] = ("images", "time_s")
 Importance: TypeAlias = Callable[[Sequence[tuple[Mapping[str, Any], float]]], dict[str, float]]
 """Says how much each hyperparameter matters, from those of trials and what came of them."""
 
-MIN_TRIALS_FOR_IMPORTANCE = 8  # of fewer, chance is all that there is to see
+MIN_TRIALS_FOR_IMPORTANCE = 12  # of fewer, chance is all that there is to see
 
 Accuracy = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Amount = Annotated[FiniteFloat, Field(ge=0)]

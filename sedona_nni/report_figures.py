@@ -278,7 +278,7 @@ def accuracy_over_cost(
             label=label,
         )
         if (deviation := getattr(curve, f"{what}_sd")) is not None:
-            low, high = mean - np.array(deviation), mean + np.array(deviation)
+            low, high = _band(mean, np.array(deviation))
             axes.fill_between(
                 points, low, high, step="post", color=look.colour, alpha=0.18, linewidth=0
             )
@@ -293,12 +293,17 @@ def accuracy_over_cost(
         f"{'images taken by' if cost == 'images' else 'time of'} search and trainings, {unit_name}"
     )
     axes.set_ylabel(f"{what} accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     drawing.legend(_marked_handles(axes.get_legend_handles_labels()[0]))
     return drawing.finish(
         f"{what.capitalize()} accuracy over {'images' if cost == 'images' else 'time'}",
         "Reached: " + ", ".join(said),
     )
+
+
+def _band(mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean - deviation and mean + deviation, as far as accuracies go."""
+    return np.clip(mean - deviation, 0, 1), np.clip(mean + deviation, 0, 1)
 
 
 def _log_if_wide(axis: XAxis, values: Sequence[float]) -> bool:
@@ -449,11 +454,19 @@ def _auxiliary(drawing: _Drawing, block: Block, end: float, pitch: float, room: 
 
 
 @_drawing
-def learning_curves(summary: StrategySummary, look: Style, name: str) -> Picture | None:
+def learning_curves(
+    summary: StrategySummary, look: Style, name: str, span: tuple[float, float]
+) -> Picture | None:
     """Draw every block's validation accuracy over the epochs of a strategy's best trainings.
 
     Of several experiments their mean and standard deviation, as far as their best trainings have
     the same number of blocks and epochs as the best of them; None without any history.
+
+    Args:
+        summary: Of the strategy.
+        look: Of the strategy.
+        name: Of the picture, unique in the page.
+        span: Accuracies that the picture shows; the same in all that are compared.
     """
     trials = [trial for trial in summary.best if "block_1_accuracy" in trial.history]
     if not trials:
@@ -485,17 +498,23 @@ def learning_curves(summary: StrategySummary, look: Style, name: str) -> Picture
         drawing.entitle(line, f"{label}: {mean[-1]:.1%} in the end")
         if len(alike) > 1:
             spread = values.std(0, ddof=1)
-            axes.fill_between(
-                epochs, mean - spread, mean + spread, color=look.colour, alpha=0.12, linewidth=0
-            )
+            low, high = _band(mean, spread)
+            axes.fill_between(epochs, low, high, color=look.colour, alpha=0.12, linewidth=0)
         said.append(f"{label} {mean[-1]:.1%}")
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation accuracy")
+    axes.set_ylim(*_padded(span))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     drawing.legend()
     of = "its best training" if len(alike) == 1 else f"its best trainings, n = {len(alike)}"
     return drawing.finish(f"{summary.strategy}: {of}", "In the end " + ", ".join(said))
+
+
+def _padded(span: tuple[float, float]) -> tuple[float, float]:
+    """Return limits with some room around what they are to show."""
+    room = 0.06 * max(span[1] - span[0], 0.01)
+    return span[0] - room, span[1] + room
 
 
 def _blocks_of(trial: TrialView) -> set[str]:
@@ -540,7 +559,7 @@ def trade_off(
         drawing.point(value, trial.test_accuracy or 0.0, looks[trial.strategy], text, faint)
     axes.set_xlabel(f"{quantity},{unit}" if unit else f"{quantity}, times back-propagation")
     axes.set_ylabel("test accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.margins(0.08)
     named = [summary.strategy for summary in summaries if summary.best]
     drawing.legend([_key(strategy, looks[strategy]) for strategy in named])
@@ -686,7 +705,7 @@ def search_progress(search: SearchView, look: Style, name: str) -> Picture | Non
         axes.set_xlim(0, history.step[-1])
         if search.pretrain_steps is not None:
             axes.axvline(search.pretrain_steps, color=_FAINT, linewidth=1, linestyle=(0, (2, 2)))
-    drawing.panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    drawing.panels[0].yaxis.set_major_formatter(PercentFormatter(1))
     drawing.panels[0].tick_params(labelbottom=False)
     drawing.panels[1].set_xlabel("step")
     return drawing.finish(
@@ -697,8 +716,17 @@ def search_progress(search: SearchView, look: Style, name: str) -> Picture | Non
 
 
 @_drawing
-def tuning_history(studies: Sequence[Study], look: Style, name: str) -> Picture:
-    """Draw the trainings of a strategy in their order, in every experiment, and the best so far."""
+def tuning_history(
+    studies: Sequence[Study], look: Style, name: str, span: tuple[float, float]
+) -> Picture:
+    """Draw the trainings of a strategy in their order, in every experiment, and the best so far.
+
+    Args:
+        studies: Of the strategy.
+        look: Of the strategy.
+        name: Of the picture, unique in the page.
+        span: Accuracies that the picture shows; the same in all that are compared.
+    """
     drawing = _Drawing(name, height=2.6)
     axes = drawing.axes
     for study in studies:
@@ -726,8 +754,9 @@ def tuning_history(studies: Sequence[Study], look: Style, name: str) -> Picture:
     axes.set_xlabel("training")
     axes.set_ylabel("validation accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.margins(x=0.06, y=0.12)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.margins(x=0.06)
+    axes.set_ylim(*_padded(span))
     scored = [value for study in studies for value in study.accuracies if value is not None]
     failed = sum(value is None for study in studies for value in study.accuracies)
     said = f"{len(scored)} trainings" + (f", {failed} failed" if failed else "")
@@ -758,7 +787,7 @@ def over_hyperparameter(
     _log_if_wide(axes.xaxis, values)
     axes.set_xlabel(hyperparameter)
     axes.set_ylabel("validation accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.margins(0.06)
     strategies = dict.fromkeys(trial.strategy for trial, _, _ in shown)
     drawing.legend([_key(strategy, looks[strategy]) for strategy in strategies])
@@ -791,7 +820,7 @@ def importance_bars(studies: Sequence[Study], looks: dict[str, Style], name: str
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel("importance")
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(axis="y", visible=False)
     drawing.legend([Patch(color=looks[each].colour, label=each) for each in shares])
     said = [f"{strategy}: {max(of, key=lambda k: of[k])} most" for strategy, of in shares.items()]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -93,9 +92,13 @@ class _Section:
 
     @property
     def best(self) -> StrategySummary | None:
-        """The strategy that validates best."""
-        known = [s for s in self.group.strategies if s.validation_accuracy is not None]
-        return max(known, key=lambda s: s.best[0].validation_accuracy or 0.0, default=None)
+        """The strategy that validates best, in the mean."""
+        known = {
+            summary.validation_accuracy.mean: summary
+            for summary in reversed(self.group.strategies)  # of equals the first
+            if summary.validation_accuracy is not None
+        }
+        return known[max(known)] if known else None
 
     def over_cost(self) -> list[Picture]:
         """Accuracy over cost."""
@@ -123,9 +126,17 @@ class _Section:
 
     def learning(self) -> list[Picture]:
         """Learning curves per block."""
+        span = _span(
+            value
+            for summary in self.group.strategies
+            for trial in summary.best
+            for key, values in trial.history.items()
+            if key.startswith("block_")
+            for value in values
+        )
         return _there(
             draw.learning_curves(
-                summary, self.looks[summary.strategy], f"{self.name}-learning{number}"
+                summary, self.looks[summary.strategy], f"{self.name}-learning{number}", span
             )
             for number, summary in enumerate(self.group.strategies)
         )
@@ -177,10 +188,11 @@ class _Section:
         """The trainings in their order, what hyperparameters do and how much they matter."""
         studies = self.group.studies
         pictures: list[Picture | None] = []
+        span = _span(value for study in studies for value in study.accuracies)
         for number, strategy in enumerate(dict.fromkeys(study.strategy for study in studies)):
             own = [study for study in studies if study.strategy == strategy]
             look = self.looks[strategy]
-            pictures.append(draw.tuning_history(own, look, f"{self.name}-tuning{number}"))
+            pictures.append(draw.tuning_history(own, look, f"{self.name}-tuning{number}", span))
         tuned = dict.fromkeys(key for trial in self.group.trials for key in trial.hyperparameters)
         for number, key in enumerate(tuned):
             name = f"{self.name}-over{number}"
@@ -193,9 +205,14 @@ class _Section:
         return [cost for cost in COSTS if cost in self.group.budgets]
 
 
-def _there(pictures: Any) -> list[Picture]:
-    found: Iterator[Picture | None] = iter(pictures)
-    return [picture for picture in found if picture is not None]
+def _there(pictures: Iterable[Picture | None]) -> list[Picture]:
+    return [picture for picture in pictures if picture is not None]
+
+
+def _span(values: Iterable[float | None]) -> tuple[float, float]:
+    """Return the least and the largest, 0 and 1 if there are none."""
+    known = [value for value in values if value is not None]
+    return (min(known), max(known)) if known else (0.0, 1.0)
 
 
 def _digest(script: str) -> str:

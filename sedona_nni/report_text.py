@@ -5,29 +5,14 @@ from __future__ import annotations
 from sedona_nni.report_data import Experiment, Group, Spread, StrategySummary
 
 __all__ = [
-    "SUMMARY_HEADINGS",
     "count",
     "experiment_in_words",
     "percent",
     "seconds",
     "spread",
-    "summary_cells",
+    "summary_table",
     "task_in_words",
 ]
-
-SUMMARY_HEADINGS = (
-    "strategy",
-    "n",
-    "decoupling",
-    "validation accuracy",
-    "test accuracy",
-    "ideal speed-up",
-    "peak memory",
-    "training",
-    "search",
-    "in all",
-    "trials",
-)
 
 
 def percent(value: float | None, decimals: int = 1) -> str:
@@ -81,13 +66,33 @@ def experiment_in_words(experiment: Experiment) -> str:
     return text + (f"; open: {', '.join(experiment.open)}" if experiment.open else "")
 
 
-def summary_cells(summary: StrategySummary) -> list[str]:
-    """Return the texts of a strategy's row, in the order of `SUMMARY_HEADINGS`."""
+def summary_table(group: Group) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows, one for each strategy.
+
+    Of a single experiment there is the decoupling of the best training, of several their number n.
+    """
+    several = len(group.experiments) > 1
+    headings = [
+        "strategy",
+        "n" if several else "decoupling",
+        "validation accuracy",
+        "test accuracy",
+        "ideal speed-up",
+        "peak memory",
+        "training",
+        "search",
+        "in all",
+        "trials",
+    ]
+    return headings, [_summary_cells(summary, several) for summary in group.strategies]
+
+
+def _summary_cells(summary: StrategySummary, several: bool) -> list[str]:
+    decoupling = summary.best[0].decoupling.in_words() if summary.best else ""
     trials = str(summary.num_trials)
     return [
         summary.strategy,
-        str(summary.num_experiments),
-        summary.best[0].decoupling.in_words() if summary.best else "",
+        str(summary.num_experiments) if several else decoupling,
         spread(summary.validation_accuracy, factor=100, unit="%"),
         spread(summary.test_accuracy, factor=100, unit="%"),
         spread(summary.ideal_speedup, "{:.2f}", unit="×"),

@@ -184,7 +184,7 @@ def test_importance_is_asked_for_from_enough_trainings_of_all_experiments_togeth
         return {"lr": 1.0}
 
     many = [trained(f"uniform-{n:03d}", 0.5 + n / 100) for n in range(6)]
-    few = [trained(f"random-{n:03d}", 0.5) for n in range(3)]
+    few = [trained(f"random-{n:03d}", 0.5) for n in range(11)]
     report = build_report([Source("a", [*many, *few]), Source("b", many)], importance)
     studies = report.groups[0].studies
     assert [(study.strategy, study.experiment, study.importance) for study in studies] == [
