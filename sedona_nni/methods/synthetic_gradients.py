@@ -51,7 +51,7 @@ __all__ = ["Synthesizer", "SyntheticGradients", "SyntheticGradientsSettings"]
 
 
 class SyntheticGradientsSettings(MethodSettings):
-    """Synthetic gradients.
+    """Synthetic gradients: DNI, and with labels cDNI.
 
     Attributes:
         name: ``dni``, or ``cdni`` whose synthesizers also see the labels.
@@ -108,7 +108,7 @@ class SyntheticGradients(TrainingMethod):
 
     Attributes:
         synthesizers: One above each block but the last.
-        examples: What each of these blocks makes of one black image, to know its shape.
+        examples: What each of these blocks makes of one blank image, to know its shape.
     """
 
     def __init__(

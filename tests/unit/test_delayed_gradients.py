@@ -1,6 +1,7 @@
 import io
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from sedona_nni.decoupling import Decoupling
 from sedona_nni.methods import build_method
 from sedona_nni.methods.delayed_gradients import DelayedGradients
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings
+from sedona_nni.training import TrainSettings, train
 
 # Schedules begin before blocks that wait do; `train` keeps the warning off
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
@@ -163,6 +164,14 @@ def test_who_waits_and_for_how_long(splits: Splits) -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_a_rehearsal_comes_to_the_most_that_is_ever_kept(splits: Splits) -> None:
+    method = method_for(build([0, 2, 4]), splits)
+    images, labels = next(batches(splits))
+    method.rehearse(images, labels)
+    assert [len(queue) for queue in method.waiting] == [3, 2, 1]
+    assert all(optimizer.state for optimizer in method.optimizers)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_one_block_is_back_propagation_to_the_bit(splits: Splits, optimizer: Any) -> None:
     results = []
@@ -210,6 +219,27 @@ def test_continued_is_uninterrupted_to_the_bit(splits: Splits, interrupted_after
     method.load_state_dict(states[1])
     go_on(method, interrupted_after, 6)
     assert same(weights(network), weights(whole))
+
+
+def test_a_training_is_repeated_and_continued_to_the_bit(splits: Splits, tmp_path: Path) -> None:
+    """Two epochs of three steps; the second time interrupted after the first epoch."""
+    settings = SETTINGS.model_copy(update={"batch_size": 50})
+
+    def run(directory: Path | None, seed: int = 3, initial: int = 0, last: int = 2) -> Any:
+        def stop(numbers: dict[str, float]) -> None:
+            if numbers["epoch"] == last and last < 2:
+                raise KeyboardInterrupt
+
+        network = build([2, 4], initial)
+        seeded = settings.model_copy(update={"seed": seed})
+        train(network, splits, seeded, report=stop, directory=directory)
+        return weights(network)
+
+    expected = run(None)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, last=1)
+    assert same(run(tmp_path, initial=99), expected)
+    assert not same(run(None, seed=4), expected)
 
 
 def test_mixed_precision_comes_near(splits: Splits) -> None:

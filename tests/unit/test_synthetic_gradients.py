@@ -2,6 +2,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from sedona_nni.decoupling import Decoupling
 from sedona_nni.methods import build_method, synthetic_gradients
 from sedona_nni.methods.synthetic_gradients import Synthesizer, SyntheticGradients
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings
+from sedona_nni.training import TrainSettings, train
 
 SETTINGS = TrainSettings(
     method="dni",
@@ -260,6 +261,8 @@ def test_cost_of_synthesizers(splits: Splits) -> None:
     assert [part.last.in_channels for part in default] == [8, 16]  # type: ignore[union-attr]
     assert method_for(build([]), splits).extra_cost() == Cost(0, 0)
     assert found.parameters == count_parameters(method.synthesizers)
+    method.start_epoch(1)
+    assert all(part.training for part in method.synthesizers.modules())
 
 
 # ---- The whole method ----------------------------------------------------------------------------
@@ -303,6 +306,30 @@ def test_continued_is_uninterrupted_to_the_bit(splits: Splits, name: str) -> Non
     go_on(method, splits, 3, 6)
     assert same(weights(network), weights(whole))
     assert same(weights(method.synthesizers), weights(expected.synthesizers))
+
+
+@pytest.mark.parametrize("name", ["dni", "cdni"])
+def test_a_training_is_repeated_and_continued_to_the_bit(
+    splits: Splits, tmp_path: Path, name: str
+) -> None:
+    """Two epochs of three steps; the second time interrupted after the first epoch."""
+    settings = settings_for(name, optimizer="adam", lr=0.002, lr_min=0, batch_size=50)
+
+    def run(directory: Path | None, seed: int = 3, initial: int = 0, last: int = 2) -> Any:
+        def stop(numbers: dict[str, float]) -> None:
+            if numbers["epoch"] == last and last < 2:
+                raise KeyboardInterrupt
+
+        network = build([1, 4], initial)
+        seeded = settings.model_copy(update={"seed": seed})
+        train(network, splits, seeded, report=stop, directory=directory)
+        return weights(network)
+
+    expected = run(None)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, last=1)
+    assert same(run(tmp_path, initial=99), expected)
+    assert not same(run(None, seed=4), expected)
 
 
 def test_mixed_precision_comes_near(splits: Splits) -> None:
