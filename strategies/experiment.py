@@ -74,7 +74,7 @@ class Experiment:
         if timed and platform != "local":
             raise InputError(
                 f"compute: time is measured where the tuner runs, but trials run on {platform}; "
-                "measure there with `sedona-nni discretise` and name its file"
+                "name a file of times that were measured there"
             )
         return cls(settings, folder, platform)
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from nni.experiment.config import ExperimentConfig
 
 from sedona_nni.errors import InputError
-from strategies.experiment import read_experiment
+from strategies.experiment import Experiment, read_experiment
+from strategies.settings import BalancedSettings
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FILES = sorted(EXPERIMENTS.rglob("*.yml"))
@@ -118,3 +120,34 @@ def test_files_that_are_no_experiment(tmp_path: Path, content: str | None) -> No
         path.write_text(content)
     with pytest.raises(InputError, match=r"experiment\.yml: "):
         read_experiment(path)
+
+
+@pytest.mark.parametrize("name", ["sedona_vgg19.yml", "random_vgg19.yml"])
+def test_the_bound_that_the_files_suggest(name: str, tmp_path: Path) -> None:
+    text = (EXPERIMENTS / name).read_text()
+    assert "# max_block_share: 1.3/K" in text
+    text = text.replace("# max_block_share", "max_block_share").replace(
+        ": ..", f": {EXPERIMENTS}/.."
+    )
+    (tmp_path / name).write_text(text)
+    settings = read_experiment(tmp_path / name).settings
+    assert isinstance(settings, BalancedSettings)
+    assert settings.max_block_share == "1.3/K"
+
+
+def test_a_bound_that_no_decoupling_respects(tmp_path: Path) -> None:
+    path = changed(tmp_path, *ARGS, "max_block_share", value=0.2)
+    with pytest.raises(InputError, match="max_block_share: must be at least"):
+        read_experiment(path)
+
+
+def test_time_is_measured_where_the_tuner_runs_so_trials_have_to_be_there(tmp_path: Path) -> None:
+    path = changed(tmp_path, *ARGS, "max_block_share", value="1.5/K")
+    config = yaml.safe_load(path.read_text())
+    config["tuner"]["classArgs"]["compute"] = "time"
+    path.write_text(yaml.safe_dump(config))
+    complete = ExperimentConfig.load(path).json()
+    Experiment.from_config(complete)  # measures nothing yet
+    complete["trainingService"]["platform"] = "remote"
+    with pytest.raises(InputError, match=r"compute: time is measured .* but trials run on remote"):
+        Experiment.from_config(complete)
