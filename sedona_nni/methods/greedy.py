@@ -45,7 +45,7 @@ def block_step(
     Args:
         block: The block, in training mode.
         optimizer: Its optimizer.
-        features: What the block below returned, (B, C, S, S), or the images.
+        features: What the block below returned, (B, C, S, S), or the images; without a graph.
         labels: Class numbers, (B,).
         criterion: Mean loss of logits and labels.
         scaler: Scales the loss against underflow in half precision; not updated here.
@@ -56,12 +56,12 @@ def block_step(
         without a graph.
     """
     with autocast(features.device, amp):
-        features = block(features.detach())  # the cut: nothing below learns from this block
+        features = block(features)
         loss, _ = block.local_loss(features, labels, criterion)
     scaler.scale(loss).backward()
     scaler.step(optimizer)
     optimizer.zero_grad()
-    return features.detach(), loss.detach()
+    return features.detach(), loss.detach()  # the cut: nothing here learns from the block above
 
 
 def greedy_step(
