@@ -259,6 +259,8 @@ def _limit_memory() -> None:
     process that it ends.
     """
     limit = int(_SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available)
+    limits = (limit, *resource.getrlimit(resource.RLIMIT_DATA))
+    limit = min(bound for bound in limits if bound != resource.RLIM_INFINITY)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     Path("/proc/self/oom_score_adj").write_text("1000")
 
@@ -266,5 +268,5 @@ def _limit_memory() -> None:
 def _is_lack_of_memory(error: Exception) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    said = str(error)  # torch's own allocator, and oneDNN
-    return "t allocate memory" in said or "could not create a memory object" in said
+    said = str(error)  # torch's own allocator, and oneDNN, which gives no reason
+    return "t allocate memory" in said or said.startswith("could not create a ")

@@ -1,0 +1,93 @@
+"""From the ledger of an experiment to a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.record import Header
+from benchmarks.tabular.table import Entry, Table, Training
+from sedona_nni.backbones import ACTIVATIONS, build_backbone
+from sedona_nni.compute import Compute, compute_in_macs
+from sedona_nni.data import form_of
+from sedona_nni.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.ledger import Ledger, TrialRecord
+from sedona_nni.task import Task
+from sedona_nni.training import TrainSettings
+
+__all__ = ["collect"]
+
+_DIGITS = 5  # more than one test image in 10,000
+
+
+def collect(ledger: Ledger, header: Header, aux_choices: tuple[str, ...]) -> Table:
+    """Make a table of all trainings that succeeded.
+
+    Args:
+        ledger: Of an experiment of `strategies.grid.GridTuner`.
+        header: How the experiment was made.
+        aux_choices: Auxiliary networks of the space.
+
+    Raises:
+        InputError: if there is none, or not all have the same task and settings.
+    """
+    records = [record for record in ledger if record.status == "succeeded"]
+    if not records:
+        raise InputError(f"{ledger.path}: no training has succeeded yet")
+    common = {name: records[0].parameters[name] for name in ("task", "train")}
+    for record in records:
+        if any(record.parameters[name] != value for name, value in common.items()):
+            raise InputError(f"{ledger.path}: trial {record.key} has another task or training")
+    task = Task.model_validate(common["task"])
+    compute = _compute(task, aux_choices)
+    entries = tuple(_entry(record, compute) for record in records)
+    return Table(
+        header=header,
+        task=task,
+        aux_choices=aux_choices,
+        train=TrainSettings.model_validate(common["train"]),
+        compute=compute,
+        entries=tuple(sorted(entries, key=lambda entry: (len(entry.cuts), entry.cuts, entry.aux))),
+    )
+
+
+def _compute(task: Task, aux_choices: tuple[str, ...]) -> Compute:
+    num_classes, image_size = form_of(task)
+    with torch.device("meta"):
+        backbone = build_backbone(
+            task.backbone,
+            num_classes=num_classes,
+            image_size=image_size,
+            width_multiplier=task.width_multiplier,
+            activation=ACTIVATIONS[task.activation],
+        )
+    return compute_in_macs(backbone, aux_choices)
+
+
+def _entry(record: TrialRecord, compute: Compute) -> Entry:
+    decoupling = Decoupling.model_validate(record.parameters["decoupling"])
+    result = record.result or {}
+    return Entry(
+        cuts=tuple(decoupling.cuts),
+        aux=tuple(decoupling.aux),
+        parameters=round(result["parameters"]),
+        macs=round(result["macs"]),
+        largest_share=round(compute.largest_share(decoupling), _DIGITS),
+        peak_memory_mib=round(result["peak_memory_mib"], 2),
+        trainings=tuple(_training(run) for run in result["runs"]),
+    )
+
+
+def _training(run: dict[str, Any]) -> Training:
+    return Training(
+        seed=run["seed"],
+        validation_accuracy=round(run["default"], _DIGITS),
+        test_accuracy=round(run["test_accuracy"], _DIGITS),
+        validation_loss=round(run["loss"], _DIGITS),
+        test_loss=round(run["test_loss"], _DIGITS),
+        best_epoch=run["best_epoch"],
+        curve=tuple(round(accuracy, _DIGITS) for accuracy in run["history"]["default"]),
+        time_s=round(run["time_s"], 1),
+    )

@@ -1,0 +1,197 @@
+"""How well strategies pick, judged by a table: no training.
+
+A strategy asks for the validation accuracy of one decoupling after another; each answer is one
+training of the table, with a seed drawn at random. After n queries its *pick* is the decoupling
+with the best answer so far, of equals the earlier. A pick is judged by its true rank and regret,
+see `benchmarks.tabular.table.Table`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.tabular.table import Table
+from sedona_nni.decoupling import Decoupling, uniform_cuts
+
+__all__ = ["NNI_STRATEGIES", "STRATEGIES", "Score", "expected_random_regret", "queries", "score"]
+
+# In a space of tens of decouplings, evolution has to leave its first population early
+NNI_STRATEGIES: dict[str, dict[str, Any]] = {
+    "random": {},
+    "regularized_evolution": {"population_size": 6, "sample_size": 3, "mutation_prob": 0.3},
+    "tpe": {"tpe_args": {"n_startup_jobs": 6}},
+}
+STRATEGIES = (*NNI_STRATEGIES, "uniform")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What became of a strategy's picks after 1, 2, ... N queries.
+
+    Attributes:
+        ranks: True rank of the pick, shape (repeats, N).
+        regrets: True regret of the pick, shape (repeats, N).
+    """
+
+    ranks: np.ndarray
+    regrets: np.ndarray
+
+    def among_top(self, count: int) -> np.ndarray:
+        """Return the share of repeats whose pick is among the best ``count``, shape (N,)."""
+        return np.asarray((self.ranks <= count).mean(axis=0))
+
+
+def score(
+    table: Table,
+    strategy: str,
+    num_blocks: int,
+    *,
+    repeats: int,
+    num_queries: int,
+    max_block_share: str | None = None,
+    seed: int = 0,
+) -> Score:
+    """Let a strategy pick, again and again, and judge its picks.
+
+    A strategy that ends early stays with its last pick.
+
+    Args:
+        table: What the answers come from; it must hold all decouplings into K blocks.
+        strategy: One of `STRATEGIES`.
+        num_blocks: K.
+        repeats: How often, each time with other seeds.
+        num_queries: N.
+        max_block_share: Only decouplings within this bound.
+        seed: Of everything that is drawn.
+
+    Raises:
+        InputError: if the table is not complete or none respects the bound.
+    """
+    table.check_complete(num_blocks)
+    among = table.decouplings(num_blocks, max_block_share)
+    ranks = {each: table.rank(each, among) for each in among}
+    regrets = {each: table.regret(each, among) for each in among}
+    picks = []
+    for child in np.random.SeedSequence(seed).spawn(repeats):
+        rng = np.random.default_rng(child)
+        asked = queries(table, strategy, num_blocks, num_queries, max_block_share, rng)
+        picks.append(_picks(asked, num_queries))
+    return Score(
+        np.array([[ranks[pick] for pick in row] for row in picks]),
+        np.array([[regrets[pick] for pick in row] for row in picks]),
+    )
+
+
+def queries(
+    table: Table,
+    strategy: str,
+    num_blocks: int,
+    num_queries: int,
+    max_block_share: str | None,
+    rng: np.random.Generator,
+) -> list[tuple[Decoupling, float]]:
+    """Let a strategy ask, and return what it asked for and was told, in this order."""
+    asked: list[tuple[Decoupling, float]] = []
+
+    def ask(decoupling: Decoupling) -> float:
+        asked.append((decoupling, table.query(decoupling, rng)))
+        return asked[-1][1]
+
+    if strategy == "uniform":
+        for decoupling in _uniform(table, num_blocks, max_block_share, rng)[:num_queries]:
+            ask(decoupling)
+    else:
+        _ask_by_nni(table, strategy, num_blocks, num_queries, max_block_share, rng, ask)
+    return asked
+
+
+def _uniform(
+    table: Table, num_blocks: int, max_block_share: str | None, rng: np.random.Generator
+) -> list[Decoupling]:
+    """Return uniform cuts with the same auxiliary network at each, in a random order; with a bound
+    what is nearest to them, as in experiments."""
+    backbone, bound = table.task.backbone, table.bound(max_block_share)
+    cuts = uniform_cuts(table.num_boundaries + 1, num_blocks)
+    found = []
+    for name in rng.permutation(table.aux_choices).tolist():
+        if bound is None:
+            found.append(Decoupling(backbone=backbone, cuts=cuts, aux=[name] * len(cuts)))
+        else:
+            found.append(bound.nearest(cuts, [[name, *table.aux_choices]] * table.num_boundaries))
+    return list(dict.fromkeys(found))
+
+
+def _ask_by_nni(
+    table: Table,
+    strategy: str,
+    num_blocks: int,
+    num_queries: int,
+    max_block_share: str | None,
+    rng: np.random.Generator,
+    ask: Callable[[Decoupling], float],
+) -> None:
+    """Let one of NNI's strategies ask, on the engine that it has in experiments."""
+    from strategies.settings import BridgeSettings
+    from strategies.trial_engine import TrialEngine, build_strategy
+
+    settings = BridgeSettings(
+        task=table.task,
+        aux=table.aux_choices,
+        strategy=strategy,  # type: ignore[arg-type]  # checked by pydantic
+        strategy_args=NNI_STRATEGIES.get(strategy, {}),
+        num_blocks=num_blocks,
+        max_trials=num_queries,
+        max_block_share=max_block_share,
+        seed=int(rng.integers(2**31)),
+    )
+
+    def answer(decoupling: Decoupling) -> None:
+        engine.finish(decoupling, ask(decoupling))
+
+    engine = TrialEngine(
+        answer, lambda: True, threading.RLock(), settings, table.bound(max_block_share)
+    )
+    engine.explore(build_strategy(settings))
+
+
+def _picks(asked: Sequence[tuple[Decoupling, float]], num_queries: int) -> list[Decoupling]:
+    picks: list[Decoupling] = []
+    best = -1.0
+    for decoupling, accuracy in asked:
+        if accuracy > best:
+            best, pick = accuracy, decoupling
+        picks.append(pick)
+    return picks + picks[-1:] * (num_queries - len(picks))
+
+
+def expected_random_regret(truths: Sequence[float], num_queries: int) -> np.ndarray:
+    """Return the expected regret of random choice without repetition and with exact answers.
+
+    With the truths t_1 >= ... >= t_M, the best of n draws is the j-th with the probability
+    binom(M-j, n-1) / binom(M, n).
+
+    Args:
+        truths: M of them.
+        num_queries: N, at most M.
+
+    Returns:
+        Shape (N,).
+    """
+    falling = np.sort(truths)[::-1]
+    count = len(falling)
+    expected = []
+    for drawn in range(1, num_queries + 1):
+        below = 1.0  # probability that the best is none of those before
+        total = 0.0
+        for place, truth in enumerate(falling):
+            left = count - place
+            chance = min(1.0, drawn / left)  # that this one is drawn when those before are not
+            total += below * chance * (falling[0] - truth)
+            below *= 1 - chance
+        expected.append(total)
+    return np.array(expected)

@@ -1,0 +1,231 @@
+"""The trained results of a space as a document, and what can be asked of them.
+
+The *truth* about a decoupling is its test accuracy, the mean over all seeds that it was trained
+with. A *query* is what one training would tell a search: the validation accuracy with one seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from scipy.stats import spearmanr
+from typing_extensions import Self
+
+from benchmarks.record import Header
+from sedona_nni.balance import BlockBound
+from sedona_nni.backbones import num_layers
+from sedona_nni.compute import Compute
+from sedona_nni.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.files import Document
+from sedona_nni.task import Task
+from sedona_nni.training import TrainSettings
+
+__all__ = ["Entry", "Table", "Training", "rank_correlation"]
+
+Accuracy = Annotated[float, Field(ge=0, le=1)]
+
+
+class Training(BaseModel):
+    """One training of a decoupling.
+
+    Attributes:
+        seed: Its seed.
+        validation_accuracy: Of the epoch that validated best.
+        test_accuracy: Of the same weights.
+        validation_loss: Likewise, nats.
+        test_loss: Likewise, nats.
+        best_epoch: That epoch, from 1.
+        curve: Validation accuracy after each epoch.
+        time_s: Seconds of training and validation; the machine was shared, so not to be compared.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    validation_accuracy: Accuracy
+    test_accuracy: Accuracy
+    validation_loss: float
+    test_loss: float
+    best_epoch: int
+    curve: tuple[Accuracy, ...]
+    time_s: float
+
+
+class Entry(BaseModel):
+    """A decoupling with its trainings.
+
+    Attributes:
+        cuts: Its cuts, rising boundaries.
+        aux: Its auxiliary networks, one per cut.
+        parameters: With auxiliary networks.
+        macs: Per image, with auxiliary networks.
+        largest_share: See `sedona_nni.compute.Compute.largest_share`.
+        peak_memory_mib: Of a training step, see `trials.train.run_training`.
+        trainings: One per seed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cuts: tuple[int, ...]
+    aux: tuple[str, ...]
+    parameters: int
+    macs: int
+    largest_share: float
+    peak_memory_mib: float
+    trainings: tuple[Training, ...] = Field(min_length=1)
+
+    @property
+    def num_blocks(self) -> int:
+        """K."""
+        return len(self.cuts) + 1
+
+    @property
+    def ideal_speedup(self) -> float:
+        """What a pipeline with a device per block gains at best over back-propagation on one."""
+        return 1 / self.largest_share
+
+    def mean(self, field: Literal["test_accuracy", "validation_accuracy"]) -> float:
+        """Return the mean of a field over all trainings."""
+        return math.fsum(getattr(each, field) for each in self.trainings) / len(self.trainings)
+
+
+class Table(Document):
+    """Everything that was trained.
+
+    Attributes:
+        header: How it was made, where, and with which versions.
+        task: Backbone and data.
+        aux_choices: Auxiliary networks of the space.
+        train: Settings of every training, but for its seed.
+        compute: What layers and auxiliary networks cost, MACs.
+        entries: The decouplings, each once.
+    """
+
+    format: Literal["sedona-nni/tabular/1"] = "sedona-nni/tabular/1"
+    header: Header
+    task: Task
+    aux_choices: tuple[str, ...]
+    train: TrainSettings
+    compute: Compute
+    entries: tuple[Entry, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self._by_decoupling) < len(self.entries):
+            raise ValueError("entries must hold each decoupling once")
+        return self
+
+    @cached_property
+    def _by_decoupling(self) -> dict[Decoupling, Entry]:
+        return {self._decoupling(entry): entry for entry in self.entries}
+
+    def _decoupling(self, entry: Entry) -> Decoupling:
+        return Decoupling(backbone=self.task.backbone, cuts=list(entry.cuts), aux=list(entry.aux))
+
+    @property
+    def num_boundaries(self) -> int:
+        """L - 1."""
+        return num_layers(self.task.backbone) - 1
+
+    def __getitem__(self, decoupling: Decoupling) -> Entry:
+        """Return what is known of a decoupling.
+
+        Raises:
+            InputError: if nothing is.
+        """
+        if decoupling not in self._by_decoupling:
+            raise InputError.rule("decoupling", "must be in the table", decoupling.key)
+        return self._by_decoupling[decoupling]
+
+    def decouplings(self, num_blocks: int, max_block_share: str | None = None) -> list[Decoupling]:
+        """Return the decouplings into K blocks that were trained.
+
+        Args:
+            num_blocks: K.
+            max_block_share: Only those within this bound, see `sedona_nni.balance`.
+        """
+        bound = self.bound(max_block_share)
+        return [
+            decoupling
+            for decoupling in self._by_decoupling
+            if decoupling.num_blocks == num_blocks and (bound is None or bound.respects(decoupling))
+        ]
+
+    def bound(self, max_block_share: str | None) -> BlockBound | None:
+        """Return the bound that a share stands for."""
+        return None if max_block_share is None else BlockBound(self.compute, max_block_share)
+
+    def check_complete(self, num_blocks: int) -> None:
+        """Check that all decouplings into K blocks were trained, so that a search can roam freely.
+
+        Raises:
+            InputError: if not.
+        """
+        cuts = num_blocks - 1
+        all_ = math.comb(self.num_boundaries, cuts) * len(self.aux_choices) ** cuts
+        found = len(self.decouplings(num_blocks))
+        if found < all_:
+            raise InputError(
+                f"num_blocks: must be one of which all decouplings were trained, but of the {all_} "
+                f"into {num_blocks} blocks only {found} were"
+            )
+
+    def truth(self, decoupling: Decoupling) -> float:
+        """Return the mean test accuracy over all seeds.
+
+        Raises:
+            InputError: if the decoupling is not in the table.
+        """
+        return self[decoupling].mean("test_accuracy")
+
+    def rank(self, decoupling: Decoupling, among: Iterable[Decoupling]) -> int:
+        """Return 1 + how many of some decouplings are truly better; equals share a rank."""
+        own = self.truth(decoupling)
+        return 1 + sum(self.truth(other) > own for other in among)
+
+    def regret(self, decoupling: Decoupling, among: Iterable[Decoupling]) -> float:
+        """Return by how much the best of some decouplings is truly better, at least 0."""
+        own = self.truth(decoupling)
+        return max(max((self.truth(other) for other in among), default=own) - own, 0.0)
+
+    def query(self, decoupling: Decoupling, rng: np.random.Generator) -> float:
+        """Return the validation accuracy of one of a decoupling's trainings."""
+        trainings = self[decoupling].trainings
+        return trainings[int(rng.integers(len(trainings)))].validation_accuracy
+
+    def seed_correlation(
+        self,
+        among: Sequence[Decoupling],
+        field: Literal["test_accuracy", "validation_accuracy"] = "test_accuracy",
+    ) -> float:
+        """Return how far one seed's ranking tells another's.
+
+        That is the mean rank correlation (Spearman) of a field between any two seeds that all of
+        some decouplings were trained with.
+
+        Raises:
+            InputError: if there are no two such seeds.
+        """
+        seeds = set.intersection(*({t.seed for t in self[d].trainings} for d in among))
+        if len(seeds) < 2:
+            raise InputError("decouplings: must have been trained with two seeds in common")
+        columns = [
+            [next(getattr(t, field) for t in self[d].trainings if t.seed == seed) for d in among]
+            for seed in sorted(seeds)
+        ]
+        pairs = itertools.combinations(columns, 2)
+        return float(np.mean([rank_correlation(first, second) for first, second in pairs]))
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return Spearman's rank correlation; 0 where one of the two says nothing (all are equal)."""
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return 0.0
+    return float(spearmanr(first, second).statistic)
