@@ -63,6 +63,7 @@ _WELL_KNOWN = ("sedona", "uniform", "random", "backprop", "predsim", "regularize
 _MARKERS = "osD^vPX*"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _WIDE = 6  # an axis whose largest value is as many times its smallest is logarithmic
+_ROOM_FOR_A_NAME = 0.14  # of a picture's width
 _WIDTH = 5.0  # inches; 360 units of the picture, and its text has 10 of them
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
@@ -104,8 +105,8 @@ class Style:
 
     Attributes:
         number: Of its colour.
-        marker: Of its points.
-        dash: Of its lines; tells numbers of blocks apart.
+        marker: Of its points; tells numbers of blocks apart.
+        dash: Of its lines, likewise.
     """
 
     number: int
@@ -138,7 +139,7 @@ class Picture:
 def styles(strategies: Sequence[str]) -> dict[str, Style]:
     """Return how each strategy looks; well-known ones look the same in every report.
 
-    Strategies that differ in the number of blocks alone, ``name-k<K>``, share colour and marker.
+    Strategies that differ in the number of blocks alone, ``name-k<K>``, share their colour.
     """
     bases = {name: re.sub(r"-k\d+$", "", name) for name in strategies}
     numbers = {name: number for number, name in enumerate(_WELL_KNOWN) if name in bases.values()}
@@ -149,8 +150,9 @@ def styles(strategies: Sequence[str]) -> dict[str, Style]:
         if base not in numbers:  # the last colour is nobody's, so it is the first to be given away
             numbers[base] = free.pop() if free else len(numbers) % NUM_COLOURS
         variants[base] = variants.get(base, -1) + 1
-        number = numbers[base]
-        found[name] = Style(number, _MARKERS[number], _DASHES[variants[base] % len(_DASHES)])
+        number, variant = numbers[base], variants[base]
+        marker = _MARKERS[(number + variant) % len(_MARKERS)]
+        found[name] = Style(number, marker, _DASHES[variant % len(_DASHES)])
     return found
 
 
@@ -359,6 +361,8 @@ def network(trial: TrialView, look: Style, name: str) -> Picture | None:
     # The layers: 0 to 1 from left to right, with room at each cut, 0 to 1 from the middle line
     room = 0.9
     pitch = 1 / (len(sizes) + room * (len(blocks) - 1))
+    between = [block.last_layer + 1 - block.first_layer + room for block in blocks[1:-1]]
+    crowded = any(pitch * distance < _ROOM_FOR_A_NAME for distance in between)
     for number, block in enumerate(blocks):
         shade = _shade(number)
         for layer in range(block.first_layer, block.last_layer + 1):
@@ -380,7 +384,7 @@ def network(trial: TrialView, look: Style, name: str) -> Picture | None:
             )
         end = (block.last_layer + 1 + number * room) * pitch
         if block.aux is not None:
-            _auxiliary(drawing, block, end, pitch, room)
+            _auxiliary(drawing, block, end, pitch, room, crowded)
     axes.text(0, -0.12, "layer 0", ha="left", va="top", size=9)
     axes.text(1, -0.12, f"layer {len(sizes) - 1}, head", ha="right", va="top", size=9)
     # Each block's share of the compute, in a bar that is as long as the layers
@@ -409,7 +413,7 @@ def network(trial: TrialView, look: Style, name: str) -> Picture | None:
             axes.text(left - length / 2, -0.84, f"{whole:.0%}", ha="center", va="top", size=9)
     axes.text(0, -1.12, "of the backbone's compute; hatched: auxiliary networks", va="top", size=9)
     axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-1.32, 1.62 if len(blocks) > 1 else 1.05)
+    axes.set_ylim(-1.32, 1.05 if len(blocks) == 1 else 2.1 if crowded else 1.62)
     shares = ", ".join(f"{block.share + block.aux_share:.0%}" for block in blocks)
     return drawing.finish(
         f"{trial.strategy}: {trial.decoupling.in_words()}",
@@ -423,8 +427,10 @@ def _shade(number: int) -> float:
     return 0.9 if number % 2 == 0 else 0.55
 
 
-def _auxiliary(drawing: _Drawing, block: Block, end: float, pitch: float, room: float) -> None:
-    """Draw a cut at ``end`` and the auxiliary network above it."""
+def _auxiliary(
+    drawing: _Drawing, block: Block, end: float, pitch: float, room: float, crowded: bool
+) -> None:
+    """Draw a cut at ``end`` and the auxiliary network above it, its name aslant if crowded."""
     axes = drawing.axes
     middle = end + room * pitch / 2
     axes.plot([middle, middle], [-0.05, 1.05], color=_INK, linewidth=1.2, linestyle=(0, (3, 2)))
@@ -450,7 +456,9 @@ def _auxiliary(drawing: _Drawing, block: Block, end: float, pitch: float, room: 
     )
     axes.add_patch(shape)
     drawing.entitle(shape, f"auxiliary network {block.aux}: {block.aux_share:.1%} of the compute")
-    axes.text(base, 1.42, str(block.aux), ha="center", va="bottom", size=9)
+    slant: dict[str, Any] = {"rotation": 60, "ha": "left", "rotation_mode": "anchor"}
+    where: dict[str, Any] = slant if crowded else {"ha": "center"}
+    axes.text(base, 1.42, str(block.aux), va="bottom", size=9, **where)
 
 
 @_drawing

@@ -25,14 +25,16 @@ def count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
-def seconds(value: float | None) -> str:
-    """Return a time in a unit that suits it."""
+def seconds(value: Spread | float | None) -> str:
+    """Return a time, or mean and standard deviation of several, in a unit that suits it."""
     if value is None:
         return "–"
-    for size, unit in ((3600.0, "h"), (60.0, "min")):
-        if value >= 2 * size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value:.1f} s"
+    times = value if isinstance(value, Spread) else Spread(mean=value, sd=None, values=[value])
+    size, unit = next(
+        (scale for scale in ((3600.0, " h"), (60.0, " min")) if times.mean >= 2 * scale[0]),
+        (1.0, " s"),
+    )
+    return spread(times, factor=1 / size, unit=unit)
 
 
 def spread(value: Spread | None, form: str = "{:.1f}", factor: float = 1, unit: str = "") -> str:
@@ -97,8 +99,8 @@ def _summary_cells(summary: StrategySummary, several: bool) -> list[str]:
         spread(summary.test_accuracy, factor=100, unit="%"),
         spread(summary.ideal_speedup, "{:.2f}", unit="×"),
         spread(summary.peak_memory_mib, "{:.0f}", unit=" MiB"),
-        spread(summary.time_s, unit=" s"),
-        spread(summary.search_time_s, unit=" s"),
-        spread(summary.total.get("time_s"), unit=" s"),
+        seconds(summary.time_s),
+        seconds(summary.search_time_s),
+        seconds(summary.total.get("time_s")),
         trials + (f" ({summary.num_failed} failed)" if summary.num_failed else ""),
     ]

@@ -12,9 +12,10 @@ import pytest
 from report_records import COMPUTE, CUT, record, searched, trained
 
 from sedona_nni.ledger import TrialRecord
-from sedona_nni.report_data import Source, build_report
+from sedona_nni.report_data import Source, Spread, build_report
 from sedona_nni.report_figures import NUM_COLOURS, styles
 from sedona_nni.report_page import render
+from sedona_nni.report_text import seconds, summary_table
 
 RELAXATION = {
     "step": [60, 61],
@@ -178,6 +179,31 @@ def test_a_strategy_looks_the_same_in_every_report() -> None:
     looks = styles(["sedona-k2", "sedona-k4", "mine", "backprop"])
     assert looks["sedona-k2"].number == looks["sedona-k4"].number == 0
     assert looks["sedona-k2"].dash != looks["sedona-k4"].dash
+    assert looks["sedona-k2"].marker != looks["sedona-k4"].marker
     assert len({look.number for look in looks.values()}) == 3
     many = styles([f"s{n}" for n in range(20)])
     assert {look.number for look in many.values()} == set(range(NUM_COLOURS))
+
+
+def test_times_have_a_unit_that_suits_them() -> None:
+    assert seconds(119) == "119.0 s"
+    assert seconds(120) == "2.0 min"
+    assert seconds(Spread.of([7200, 10800])) == "2.5 ± 0.7 h"
+    assert seconds(None) == "–"
+
+
+def test_the_table_of_a_terminal() -> None:
+    def table(*experiments: list[TrialRecord]) -> tuple[list[str], list[list[str]]]:
+        sources = [Source(f"e{n}", records) for n, records in enumerate(experiments)]
+        return summary_table(build_report(sources, importance).groups[0])
+
+    headings, rows = table(full_experiment())
+    assert headings[1] == "decoupling"
+    assert rows[0] == [
+        *("sedona", "cut after layer 4 (conv2)", "61.0%", "51.0%", "1.33×", "6 MiB"),
+        *("5.0 s", "10.0 s", "70.0 s", "12"),
+    ]
+    assert rows[1][-1] == "1 (1 failed)"
+    headings, rows = table(full_experiment(), full_experiment(0.02))
+    assert headings[1] == "n"
+    assert rows[0][1:3] == ["2", "62.0 ± 1.4%"]
