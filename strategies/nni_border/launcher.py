@@ -42,7 +42,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PORTS_TO_TRY = 100
 _STOP_S = 20.0
 _TERMINATE_S = 3.0
-_SILENCE_S = 15.0
+_SILENCE_S = 300.0  # of a manager that lives; on a busy machine it is long in answering
 _POLL_S = 1.0
 _LOG_LINES = 15
 
@@ -277,7 +277,7 @@ class RunningExperiment:
                 yield trials, outcome
             except ManagerGoneError:
                 outcome = None
-                if time.monotonic() - answered > _SILENCE_S or not _processes(self._mark):
+                if time.monotonic() - answered > _SILENCE_S or not _managers(self._mark):
                     log = self._log_end("nnimanager.log")
                     outcome = Outcome(1, f"the NNI manager has ended unexpectedly\n{log}")
                     yield [], outcome
@@ -358,13 +358,21 @@ def _processes(mark: str) -> list[psutil.Process]:
     return found
 
 
+def _managers(mark: str) -> list[psutil.Process]:
+    """Return the process of a run's manager, if it is alive."""
+    found = []
+    for process in _processes(mark):
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "node" and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 def _stop(mark: str) -> None:
     """End all processes of a run: by asking the manager first, which saves its records."""
-    left = _processes(mark)
-    for process in left:
+    for process in _managers(mark):
         with contextlib.suppress(psutil.Error):
-            if process.name() == "node":
-                process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)
     _wait_for(mark, _STOP_S)
     for kill in (psutil.Process.terminate, psutil.Process.kill):
         for process in _processes(mark):
