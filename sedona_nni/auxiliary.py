@@ -30,6 +30,7 @@ from sedona_nni.backbones import (
     initialise,
     scaled_width,
 )
+from sedona_nni.decoupling import NO_AUXILIARY
 from sedona_nni.errors import InputError
 from sedona_nni.pooled_unit import pooled_unit
 
@@ -114,7 +115,7 @@ def register_auxiliary(name: str) -> Callable[[Builder], Builder]:
     Raises:
         InputError: if the name is taken.
     """
-    if name in _BUILDERS or _CONV_NAME.fullmatch(name):
+    if name in (*_BUILDERS, NO_AUXILIARY) or _CONV_NAME.fullmatch(name):
         raise InputError.rule("auxiliary network", "must have a name that is not taken", name)
 
     def register(builder: Builder) -> Builder:

@@ -269,7 +269,7 @@ def train(
             cannot train the network, see `sedona_nni.methods.MethodSettings.check`.
     """
     device = torch.device(device)
-    network.to(device, memory_format=torch.channels_last)  # convolutions are faster so
+    network.to(device).to(memory_format=torch.channels_last)  # convolutions are faster so
     stream = BatchStream(
         splits.train,
         settings.batch_size,

@@ -417,7 +417,7 @@ class TestRegistry:
                 call(name)
             assert str(caught.value) == message
 
-    @pytest.mark.parametrize("name", ["cnn", "conv7"])
+    @pytest.mark.parametrize("name", ["cnn", "conv7", "none"])
     def test_a_taken_name(self, name: str) -> None:
         with pytest.raises(InputError, match=f"must have a name that is not taken, .*'{name}'"):
             register_auxiliary(name)
