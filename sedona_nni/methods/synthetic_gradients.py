@@ -21,9 +21,9 @@ Nothing later in the step reads them, so every gradient of a step is taken at th
 before it, and an optimizer per block equals the published single Adam over all weights: Adam and
 SGD treat each weight by itself.
 
-The scale of e_k is the release's, de_k/ds_k = 2/B (s_k - g_k): the sum over a map, not the mean.
-Adam does not notice. Under SGD the mean would divide a synthesizer's learning rate by C S S, which
-is another number at every cut.
+The scale of e_k is the release's, de_k/ds_k = 2/B (s_k - g_k): the sum over a map, not its mean.
+Adam, with which the method was published, does not notice. Under SGD the mean would divide a
+synthesizer's learning rate by C S S, another number at every cut; the sum diverges at usual rates.
 Sources: Jaderberg et al., "Decoupled Neural Interfaces using Synthetic Gradients", ICML 2017 (DNI,
 and with labels cDNI); the comparison in the release of Belilovsky et al., ICML 2020.
 """
