@@ -19,6 +19,25 @@ from sedona_nni.decoupling import Decoupling, SearchResult
 
 pytestmark = pytest.mark.nni
 
+# Where each picture of a page is, how large its smallest text is shown, in pixels, and whether its
+# texts can be told from what is behind them
+_PICTURES = """() => [...document.querySelectorAll("figure")].map(figure => {
+    const picture = figure.querySelector("svg");
+    const box = picture.getBoundingClientRect();
+    const scale = box.width / picture.viewBox.baseVal.width;
+    const texts = [...picture.querySelectorAll("text")].map(text => getComputedStyle(text));
+    const behind = getComputedStyle(figure).backgroundColor;
+    const light = colour => colour.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 765;
+    return {
+        caption: figure.querySelector("strong").textContent,
+        left: box.left,
+        right: box.right,
+        height: box.height,
+        text: Math.min(...texts.map(style => scale * parseFloat(style.fontSize))),
+        contrast: Math.min(...texts.map(style => Math.abs(light(style.fill) - light(behind)))),
+    };
+})"""
+
 CURVES = {"default", "loss", "meta_loss", "train_loss", "local_loss", "lr", "decided", "step"}
 
 
@@ -121,6 +140,7 @@ def browser(run: Run) -> Iterator[Browser]:
 @pytest.mark.browser
 def test_the_curves_of_the_search_are_visible_while_it_runs(run: Run, browser: Browser) -> None:
     wait_for(lambda: "search: started" in run.progress(), process=run.process)
+    report = run.world.sedona("report", run.id)
     wait_for(lambda: len(get(run.port, "metric-data")) > 75, process=run.process)
     browser.open(run.port, "detail")
     (search,) = browser.trials()
@@ -133,7 +153,11 @@ def test_the_curves_of_the_search_are_visible_while_it_runs(run: Run, browser: B
         browser.picture(f"search-{name}")
         assert (name, width > 0.7, height > 0.3) == (name, True, True)
     assert browser.errors == []
+
     assert run.process.poll() is None
+    out, err = report.communicate(timeout=60)
+    assert report.returncode == 0, err
+    assert f"experiment {run.id} is running: 0 of 4 trials have ended; open: search" in out
 
 
 def test_the_run_ends_well_with_a_table_and_results(run: Run) -> None:
@@ -163,6 +187,67 @@ def test_the_run_ends_well_with_a_table_and_results(run: Run) -> None:
     assert found.provenance["steps_done"] == 120
     assert Decoupling.load(run.results / "uniform.json").cuts == [3]
     assert Decoupling.load(run.results / "backprop.json").cuts == []
+
+
+@pytest.fixture(scope="module")
+def report(run: Run) -> Path:
+    """The report's page."""
+    assert run.table
+    made = run.world.sedona("report", run.id, "--html", "report.html", "--json")
+    out, err = made.communicate(timeout=60)
+    assert (made.returncode, err) == (0, "report: report.html\n")
+    (group,) = json.loads(out)["groups"]
+    assert [each["state"] for each in group["experiments"]] == ["finished"]
+    return run.world.home / "report.html"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "dark"), [(1600, False), (400, True)])
+def test_the_report_is_good_to_look_at(
+    width: int, dark: bool, report: Path, browser: Browser
+) -> None:
+    browser.open_file(report, width=width, dark=dark)
+    browser.picture(f"report-{width}")
+    assert browser.page.evaluate("document.documentElement.scrollWidth") == width
+    pictures = {each["caption"]: each for each in browser.page.evaluate(_PICTURES)}
+    cuts = {"sedona": "cut after layer ", "uniform": "cut after layer 3 (mlp-sr)", "backprop": "no"}
+    kinds = [f"{strategy}: {start}" for strategy, start in cuts.items()]
+    for strategy in cuts:
+        kinds += [f"{strategy}: its best training", f"{strategy}: trainings in their order"]
+    for over in ("images", "time"):
+        kinds += [f"Validation accuracy over {over}", f"Test accuracy over {over}"]
+    kinds += ["Test accuracy against peak memory", "Test accuracy against ideal speed-up"]
+    kinds += ["How much each boundary prefers a cut", "Where the search ended"]
+    kinds += ["How much weight each auxiliary network", "The relaxed network while it is"]
+    assert len(pictures) == len(kinds)
+    for kind in kinds:
+        (shown,) = (each for caption, each in pictures.items() if caption.startswith(kind))
+        assert shown["left"] >= 0, kind
+        assert shown["right"] <= width, kind
+        assert shown["height"] > 100, kind
+        assert shown["text"] > 7.5, kind
+        assert shown["contrast"] > 0.5, kind
+    assert (browser.errors, browser.complaints, browser.requests) == ([], [], [])
+
+
+@pytest.mark.browser
+def test_the_report_sorts_its_trainings_and_gives_its_pictures_away(
+    report: Path, browser: Browser
+) -> None:
+    browser.open_file(report, width=1600, dark=False)
+    table = browser.page.get_by_role("region", name="All trainings")
+    table.get_by_role("button", name="validation accuracy").click()
+    accuracies = [
+        float(text.rstrip("%")) for text in table.locator("td:nth-child(4)").all_inner_texts()
+    ]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert len(accuracies) == 3
+    with browser.page.expect_download() as download:
+        browser.page.get_by_role("button", name="SVG").first.click()
+    svg = download.value.path().read_text()
+    assert svg.startswith("<svg ")
+    assert "var(" not in svg
+    assert (browser.errors, browser.complaints) == ([], [])
 
 
 @pytest.mark.browser

@@ -1,4 +1,4 @@
-"""NNI's web UI in headless Chromium."""
+"""Pages in headless Chromium: NNI's web UI, and reports."""
 
 from __future__ import annotations
 
@@ -39,19 +39,32 @@ class Browser:
     Attributes:
         page: Playwright's page.
         errors: JavaScript errors so far.
+        complaints: What the browser has written to its console.
+        requests: Addresses that were asked for anything, but for files opened here.
     """
 
     def __init__(self, page: Page, pictures: Path) -> None:
         self.page = page
         self.errors: list[str] = []
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
         self._pictures = pictures
         page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("request", lambda request: self.requests.append(request.url))
         page.route("**/*", _only_this_machine)
 
     def open(self, port: int, path: str) -> None:
         """Go to a page of the web UI."""
         self.page.goto(f"http://127.0.0.1:{port}/{path}")
+
+    def open_file(self, path: Path, *, width: int, dark: bool) -> None:
+        """Open a page from a file, in a window of that width."""
+        self.page.set_viewport_size({"width": width, "height": 1000})
+        self.page.emulate_media(color_scheme="dark" if dark else "light")
+        self.page.goto(path.as_uri())
+        self.requests.remove(path.as_uri())
 
     def trials(self) -> list[dict[str, str]]:
         """Return the list of trials, the texts of each row by column."""
@@ -104,7 +117,8 @@ class Browser:
 
 
 def _only_this_machine(route: Route) -> None:
-    if urlsplit(route.request.url).hostname == "127.0.0.1":
+    address = urlsplit(route.request.url)
+    if address.scheme == "file" or address.hostname == "127.0.0.1":
         route.continue_()
     else:  # fonts and icons, which the page can do without
         route.abort()
