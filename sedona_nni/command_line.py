@@ -237,7 +237,7 @@ def search(
         if not as_json:
             print(f"{count or 'any number of'} blocks: {decoupling.in_words()}")
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps({**result, "undecided_share": found.undecided_share}))
     else:
         print(_undecided(found))
 

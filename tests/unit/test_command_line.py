@@ -480,6 +480,8 @@ def test_search_and_train_keep_to_the_bound(
     assert sedona(monkeypatch, "search", QUICKSTART, *bounded) == 0
     out = capsys.readouterr().out
     assert "1 of 7 boundaries are undecided" in out
+    assert sedona(monkeypatch, "search", QUICKSTART, *bounded, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["undecided_share"] == 1 / 7
     searched = Decoupling.load(Path("d", "decoupling-k3.json"))
     assert searched.cuts != [5, 6] == SearchResult.load(Path(found)).decoupling(3).cuts
     assert searched.provenance["max_block_share"] == "1.5/K"
