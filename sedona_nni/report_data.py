@@ -264,7 +264,7 @@ class Curve(_Shown):
         strategy: Whose.
         cost: In what.
         num_experiments: n, over how many experiments values are the mean.
-        points: Costs, from where all n have a training to where the first of them has no more.
+        points: Costs, from where all n have a training; one that has ended keeps its best.
         validation: Mean accuracy at each.
         validation_sd: Its standard deviation, None if n is 1.
         test: Mean test accuracy of the same trainings; None if it was not measured.
@@ -589,14 +589,12 @@ def _cumulative(
 
 
 def _curve(strategy: str, cost: Cost, paths: Sequence[_Path]) -> Curve | None:
-    """Average the best so far over experiments wherever all have one, None if nowhere."""
+    """Average the best so far over experiments wherever all have one, None if there are none."""
     if not paths:
         return None
     ends = [path.costs[cost] for path in paths]
-    start, stop = max(end[0] for end in ends), min(end[-1] for end in ends)
-    points = sorted({point for end in ends for point in end if start <= point <= stop})
-    if not points:
-        return None
+    start = max(end[0] for end in ends)
+    points = sorted({point for end in ends for point in end if start <= point})
     best = [[path.best_within(cost, point) for path in paths] for point in points]
     validation = [[t.validation_accuracy for t in row if t is not None] for row in best]
     test = [[t.test_accuracy for t in row if t is not None] for row in best]

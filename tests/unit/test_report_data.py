@@ -46,18 +46,18 @@ def test_a_failed_training_is_charged_what_the_others_cost_on_average() -> None:
     assert curve(group([first, failed, last, running]), "uniform", "images").points == [40, 150]
 
 
-def test_mean_and_spread_over_experiments_where_all_have_a_training() -> None:
+def test_mean_and_spread_over_experiments_once_all_have_a_training() -> None:
     found = group(
         [trained("uniform-000", 0.6, 0.5), trained("uniform-001", 0.8, 0.7)],  # 50, 100
         [trained("uniform-000", 0.7, 0.6, 60), trained("uniform-001", 0.5, 0.9, 20)],  # 60, 80
     )
     images = curve(found, "uniform", "images")
-    # from 60, where the second has its first, to 80, where it has its last
-    assert images.points == [60, 80]
+    # from 60, where the second has its first, to 100, where the first has its last
+    assert images.points == [60, 80, 100]
     assert images.num_experiments == 2
-    assert images.validation == pytest.approx([(0.6 + 0.7) / 2] * 2)
-    assert images.validation_sd == pytest.approx([math.sqrt(2 * 0.05**2)] * 2)
-    assert images.test == pytest.approx([(0.5 + 0.6) / 2] * 2)
+    assert images.validation == pytest.approx([0.65, 0.65, 0.75])  # 0.6 and 0.7; 0.8 and 0.7
+    assert images.validation_sd == pytest.approx([math.sqrt(2 * 0.05**2)] * 3)
+    assert images.test == pytest.approx([0.55, 0.55, 0.65])  # of those with 0.6 and 0.7; ...
 
     (summary,) = found.strategies
     assert (summary.num_experiments, summary.num_trials) == (2, 4)
