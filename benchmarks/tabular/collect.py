@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,27 +23,32 @@ __all__ = ["collect"]
 _DIGITS = 5  # more than one test image in 10,000
 
 
-def collect(ledger: Ledger, header: Header, aux_choices: tuple[str, ...]) -> Table:
+def collect(ledgers: Sequence[Ledger], header: Header, aux_choices: tuple[str, ...]) -> Table:
     """Make a table of all trainings that succeeded.
 
     Args:
-        ledger: Of an experiment of `strategies.grid.GridTuner`.
+        ledgers: Of an experiment of `strategies.grid.GridTuner`; or of several runs of it, of which
+            the first that has trained a decoupling counts.
         header: How the experiment was made.
         aux_choices: Auxiliary networks of the space.
 
     Raises:
         InputError: if there is none, or not all have the same task and settings.
     """
-    records = [record for record in ledger if record.status == "succeeded"]
-    if not records:
-        raise InputError(f"{ledger.path}: no training has succeeded yet")
-    common = {name: records[0].parameters[name] for name in ("task", "train")}
-    for record in records:
+    found: dict[Decoupling, TrialRecord] = {}
+    for ledger in ledgers:
+        for record in ledger:
+            if record.status == "succeeded":
+                found.setdefault(_decoupling(record), record)
+    if not found:
+        raise InputError(f"{ledgers[0].path}: no training has succeeded yet")
+    common = {name: next(iter(found.values())).parameters[name] for name in ("task", "train")}
+    for record in found.values():
         if any(record.parameters[name] != value for name, value in common.items()):
-            raise InputError(f"{ledger.path}: trial {record.key} has another task or training")
+            raise InputError(f"trial {record.key}: must have the task and training of the others")
     task = Task.model_validate(common["task"])
     compute = _compute(task, aux_choices)
-    entries = tuple(_entry(record, compute) for record in records)
+    entries = tuple(_entry(record, compute) for record in found.values())
     return Table(
         header=header,
         task=task,
@@ -66,8 +72,12 @@ def _compute(task: Task, aux_choices: tuple[str, ...]) -> Compute:
     return compute_in_macs(backbone, aux_choices)
 
 
+def _decoupling(record: TrialRecord) -> Decoupling:
+    return Decoupling.model_validate(record.parameters["decoupling"])
+
+
 def _entry(record: TrialRecord, compute: Compute) -> Entry:
-    decoupling = Decoupling.model_validate(record.parameters["decoupling"])
+    decoupling = _decoupling(record)
     result = record.result or {}
     return Entry(
         cuts=tuple(decoupling.cuts),

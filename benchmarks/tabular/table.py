@@ -13,13 +13,14 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import Field as Limits
 from scipy.stats import spearmanr
 from typing_extensions import Self
 
 from benchmarks.record import Header
-from sedona_nni.balance import BlockBound
 from sedona_nni.backbones import num_layers
+from sedona_nni.balance import BlockBound
 from sedona_nni.compute import Compute
 from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
@@ -27,9 +28,10 @@ from sedona_nni.files import Document
 from sedona_nni.task import Task
 from sedona_nni.training import TrainSettings
 
-__all__ = ["Entry", "Table", "Training", "rank_correlation"]
+__all__ = ["Entry", "Field", "Table", "Training", "rank_correlation"]
 
-Accuracy = Annotated[float, Field(ge=0, le=1)]
+Accuracy = Annotated[float, Limits(ge=0, le=1)]
+Field = Literal["test_accuracy", "validation_accuracy"]
 
 
 class Training(BaseModel):
@@ -79,7 +81,7 @@ class Entry(BaseModel):
     macs: int
     largest_share: float
     peak_memory_mib: float
-    trainings: tuple[Training, ...] = Field(min_length=1)
+    trainings: tuple[Training, ...] = Limits(min_length=1)
 
     @property
     def num_blocks(self) -> int:
@@ -91,7 +93,7 @@ class Entry(BaseModel):
         """What a pipeline with a device per block gains at best over back-propagation on one."""
         return 1 / self.largest_share
 
-    def mean(self, field: Literal["test_accuracy", "validation_accuracy"]) -> float:
+    def mean(self, field: Field) -> float:
         """Return the mean of a field over all trainings."""
         return math.fsum(getattr(each, field) for each in self.trainings) / len(self.trainings)
 
@@ -203,7 +205,7 @@ class Table(Document):
     def seed_correlation(
         self,
         among: Sequence[Decoupling],
-        field: Literal["test_accuracy", "validation_accuracy"] = "test_accuracy",
+        field: Field = "test_accuracy",
     ) -> float:
         """Return how far one seed's ranking tells another's.
 
