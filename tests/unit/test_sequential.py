@@ -89,6 +89,17 @@ def test_the_numbers_are_those_of_the_highest_block_that_has_learned(history: An
     assert len(set(frozen)) == 1
 
 
+def test_the_first_block_learns_as_in_parallel(splits: Splits, history: Any) -> None:
+    """To the bit: nothing comes down to it in either method."""
+    network = build()
+    seen: list[list[list[Tensor]]] = []
+    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), "method": "greedy"})
+    train(network, splits, settings, report=lambda n: seen.append(states(network)))
+    for epoch in (1, 2):
+        found = [same(a, b) for a, b in zip(seen[epoch - 1], history[epoch][1], strict=True)]
+        assert found == [True, False, False]
+
+
 def test_the_second_block_learns_from_the_frozen_first(splits: Splits, history: Any) -> None:
     """Against a loop written here: the first block as it is after its epochs, in evaluation."""
     network = build().to(memory_format=torch.channels_last)  # as in training, for the same bits
