@@ -25,15 +25,16 @@ elementwise kernels.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.overrides import TorchFunctionMode
 
-__all__ = ["DualBatchNorm"]
+__all__ = ["dual_batch_norm", "dual_batch_norms", "replaced_forwards"]
 
 
 class _Normalise(torch.autograd.Function):
@@ -65,6 +66,8 @@ class _Normalise(torch.autograd.Function):
         t, z, s, weight, weight_t, mean_zt, mean_t = ctx.saved_tensors
         column, over = _column(z), [d for d in range(z.dim()) if d != 1]
         to_t, mean_zf, mean_f = _project(f, z, weight * s)
+        if not any(ctx.needs_input_grad[i] for i in (0, 2, 4)):
+            return None, to_t, None, None, None, None, None
         q = (f * t).mean(over) - mean_f * mean_t - mean_zf * mean_zt
         inner = e * weight.view(column)
         inner.addcmul_(f, (weight_t - s * weight * mean_zt).view(column))
@@ -101,21 +104,33 @@ def _project(v: Tensor, z: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tens
     return projected, sum_zv / count, sum_v / count
 
 
-class DualBatchNorm(TorchFunctionMode):
-    """Inside, batch norms in training mode handle dual numbers by the formulas above."""
+def dual_batch_norm(norm: nn.Module, features: Tensor) -> Tensor:
+    """Return what a batch norm in training mode makes of dual numbers, by the formulas above."""
+    x, weight, bias = (
+        (dual.primal, torch.zeros_like(dual.primal) if dual.tangent is None else dual.tangent)
+        for dual in map(forward_ad.unpack_dual, (features, norm.weight, norm.bias))
+    )
+    value, tangent = _Normalise.apply(*x, *weight, *bias, norm.eps)
+    if not (x[0].requires_grad or weight[0].requires_grad or bias[0].requires_grad):
+        value = value.detach()  # a function cannot say that of two results one is a constant
+    return forward_ad.make_dual(value, tangent)
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        named = kwargs or {}
-        if func is not F.batch_norm or not named["training"]:
-            return func(*args, **named)
-        x, weight, bias = (
-            (dual.primal, torch.zeros_like(dual.primal) if dual.tangent is None else dual.tangent)
-            for dual in map(forward_ad.unpack_dual, (args[0], named["weight"], named["bias"]))
-        )
-        return forward_ad.make_dual(*_Normalise.apply(*x, *weight, *bias, named["eps"]))
+
+@contextmanager
+def dual_batch_norms(module: nn.Module) -> Iterator[None]:
+    """Let all batch norms within a module handle dual numbers so; running statistics stay."""
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    with replaced_forwards({norm: partial(dual_batch_norm, norm) for norm in norms}):
+        yield
+
+
+@contextmanager
+def replaced_forwards(forwards: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Let modules compute something else for a while."""
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in forwards:
+            del module.forward

@@ -100,10 +100,12 @@ def pull_back(
     lr: float,
     seed: int,
 ) -> PulledBack:
-    """Pull cotangents of where the steps led back through all of them, to ``start``."""
+    """Pull cotangents of where the steps led back through all of them, to alpha and beta."""
     for t in reversed(range(len(gradients))):
         state = replay(problem, start, gradients[:t], lr=lr)
-        after = problem.pull_back(state, gradients[t], train_batches[t], lr, seed + t, after)
+        after = problem.pull_back(
+            state, gradients[t], train_batches[t], lr, seed + t, after, first=t == 0
+        )
     return after
 
 

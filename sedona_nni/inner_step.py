@@ -15,7 +15,7 @@ losses when w moves along p and every valve scales the *tangents* that pass it. 
 with dual numbers (value, tangent) computes it, and ordinary reverse mode of that pass is exact.
 
 The auxiliary networks of a boundary are run and differentiated before those of the next are run, so
-the graphs of two boundaries never exist together: memory is that of the backbone and one boundary.
+few graphs ever exist together: memory is that of the backbone and of one boundary per CPU thread.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sedona_nni.batches import Batch
-from sedona_nni.dual_norm import DualBatchNorm
+from sedona_nni.dual_norm import dual_batch_norms, replaced_forwards
 from sedona_nni.relaxation import RelaxedNetwork, Valve, gradient_valve, tangent_valve
 
 __all__ = ["Adam", "InnerOptimizer", "InnerProblem", "PulledBack", "Sgd", "TrainingState"]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+
+_VALIDATION_PIECE = 64  # images validated at a time on a CPU: the cache is small
 
 
 @dataclass(frozen=True)
@@ -115,25 +116,18 @@ class Adam:
         return weights, torch.stack([first, second])
 
 
-class _DifferentiableNorms(TorchFunctionMode):
-    """Lets batch norms in evaluation mode be functions of their running statistics, too.
+def _evaluating_norm(norm: _BatchNorm, mean: Tensor, var: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a batch norm in evaluation mode as a function of its running statistics, too.
 
     torch's kernel takes these for constants, but they depend on the weights that made them.
     """
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is not F.batch_norm:
-            return func(*args, **(kwargs or {}))
-        (features, mean, var), named = args, kwargs or {}
+    def forward(features: Tensor) -> Tensor:
         shape = (1, -1, *[1] * (features.dim() - 2))
-        scale = named["weight"] * (var + named["eps"]).rsqrt()
-        return features * scale.view(shape) + (named["bias"] - mean * scale).view(shape)
+        scale = norm.weight * (var + norm.eps).rsqrt()
+        return features * scale.view(shape) + (norm.bias - mean * scale).view(shape)
+
+    return forward
 
 
 @functools.cache
@@ -147,38 +141,35 @@ def _quiet_forward_ad() -> None:
         forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
 
 
-class _Vector:
-    """Named tensors laid out one after the other in a vector."""
+class _Flat:
+    """Named tensors of a module, from now on views of one vector."""
 
-    def __init__(self, named: Iterable[tuple[str, Tensor]]) -> None:
-        pairs = list(named)
-        self.names = [name for name, _ in pairs]
-        self.shapes = [tensor.shape for _, tensor in pairs]
-        self.sizes = [tensor.numel() for _, tensor in pairs]
-
-    def join(self, tensors: Iterable[Tensor]) -> Tensor:
-        parts = [tensor.detach().reshape(-1) for tensor in tensors]
-        return torch.cat(parts) if parts else torch.empty(0)
+    def __init__(self, named: Iterable[tuple[str, Tensor]], like: Tensor) -> None:
+        self.tensors = dict(named)
+        self.names = list(self.tensors)
+        self.sizes = [tensor.numel() for tensor in self.tensors.values()]
+        parts = [tensor.detach().reshape(-1) for tensor in self.tensors.values()]
+        self.vector = torch.cat(parts) if parts else like.new_empty(0)
+        for tensor, view in zip(self.tensors.values(), self.split(self.vector), strict=True):
+            tensor.data = view
 
     def split(self, vector: Tensor) -> list[Tensor]:
-        """Return views of ``vector`` with the tensors' shapes."""
-        parts = vector.split(self.sizes)
-        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        """Return views of a vector with the tensors' shapes."""
+        return [
+            part.view(tensor.shape)
+            for part, tensor in zip(vector.split(self.sizes), self.tensors.values(), strict=True)
+        ]
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """Return the same views by name."""
         return dict(zip(self.names, self.split(vector), strict=True))
 
-    def leaves(self, vector: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the tensors as leaves of a new graph, and the vector of their future gradients."""
-        gradient = torch.zeros_like(vector)
-        leaves = {}
-        for name, value, into in zip(
-            self.names, self.split(vector.detach()), self.split(gradient), strict=True
-        ):
-            leaves[name] = value.requires_grad_()
-            leaves[name].grad = into
-        return leaves, gradient
+    def gradients(self) -> Tensor:
+        """Return a vector of zeros to which the next backward pass adds its gradients."""
+        gradient = torch.zeros_like(self.vector)
+        for tensor, view in zip(self.tensors.values(), self.split(gradient), strict=True):
+            tensor.grad = view
+        return gradient
 
 
 @dataclass(frozen=True)
@@ -195,8 +186,11 @@ class PulledBack:
 class InnerProblem:
     """The relaxed network's training as a map of states, and the adjoint of that map.
 
+    Batch norms must be modules (`nn.BatchNorm1d`, `nn.BatchNorm2d`).
+
     Args:
-        network: Used for its structure, alpha and beta; weights live in `TrainingState`.
+        network: Used for its structure, alpha and beta. Its weights and running statistics become
+            views of two vectors, and hold whatever state was worked on last.
         optimizer: The update rule.
         criterion: (logits, labels) -> mean loss over the batch, shape ().
     """
@@ -207,44 +201,39 @@ class InnerProblem:
         self.network = network
         self.optimizer = optimizer
         self.criterion = criterion
-        self._weights = _Vector(network.named_weights())
-        self._rho = {
-            name: module.momentum
+        self._weights = _Flat(network.named_weights(), network.alpha)
+        self._places: list[tuple[str, dict[str, Any], str]] = []
+        for name in self._weights.names:
+            owner, _, key = name.rpartition(".")
+            self._places.append((name, network.get_submodule(owner)._parameters, key))
+        self._norms = {
+            name: module
             for name, module in network.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum
+            if isinstance(module, _BatchNorm) and module.momentum
         }
-        self._statistics = _Vector(self._running_statistics())
-        self._keep = self._statistics.join(
-            torch.full_like(tensor, 1 - self._rho[name.rpartition(".")[0]])
-            for name, tensor in self._running_statistics()
+        self._statistics = _Flat(
+            (
+                (f"{name}.{which}", getattr(norm, which))
+                for name, norm in self._norms.items()
+                for which in ("running_mean", "running_var")
+            ),
+            network.alpha,
         )
-
-    def _running_statistics(self) -> Iterator[tuple[str, Tensor]]:
-        for name in self._rho:
-            for which in ("running_mean", "running_var"):
-                yield f"{name}.{which}", self.network.get_buffer(f"{name}.{which}")
+        keep = torch.empty_like(self._statistics.vector)
+        for name, part in self._statistics.named(keep).items():
+            part.fill_(1 - cast(float, self._norms[name.rpartition(".")[0]].momentum))
+        self._keep = keep
 
     def state(self) -> TrainingState:
         """Return the state that the network's own weights are in, before the first step."""
-        weights = self._weights.join(weight for _, weight in self.network.named_weights())
-        return TrainingState(
-            weights=weights,
-            slots=weights.new_zeros(self.optimizer.num_slots, len(weights)),
-            statistics=self._statistics.join(tensor for _, tensor in self._running_statistics()),
-            step=0,
-        )
+        weights = self._weights.vector.clone()
+        slots = weights.new_zeros(self.optimizer.num_slots, len(weights))
+        return TrainingState(weights, slots, self._statistics.vector.clone(), step=0)
 
-    @torch.no_grad()
     def load(self, state: TrainingState) -> None:
         """Put a state's weights and running statistics into the network."""
-        for (_, weight), value in zip(
-            self.network.named_weights(), self._weights.split(state.weights), strict=True
-        ):
-            weight.copy_(value)
-        for (_, tensor), value in zip(
-            self._running_statistics(), self._statistics.split(state.statistics), strict=True
-        ):
-            tensor.copy_(value)
+        self._weights.vector.copy_(state.weights)
+        self._statistics.vector.copy_(state.statistics)
 
     def gradient(
         self, state: TrainingState, batch: Batch, seed: int
@@ -257,22 +246,24 @@ class InnerProblem:
             seed: Of the dropout masks; the same seed draws the same masks.
         """
         images, labels = batch
-        weights, gradient = self._weights.leaves(state.weights)
-        statistics = state.statistics.clone()
-        named = weights | self._statistics.named(statistics)
+        self.load(state)
+        gradient = self._weights.gradients()
+        a, b = self.network.a.detach(), self.network.b.detach()
         with self._training(seed):
-            at_boundaries, logits = functional_call(self.network, named, (images, gradient_valve))
-            losses, to_boundaries = [], []
-            for i, features in enumerate(at_boundaries):
-                leaf = features.detach().requires_grad_()
-                local_logits = self._local_logits(i, named, leaf, gradient_valve)
-                losses.append(self.criterion(local_logits, labels))
-                losses[-1].backward()
-                to_boundaries.append(leaf.grad)
-            losses.append(self.criterion(logits, labels))
+            at_boundaries, logits = self.network(images, a, gradient_valve)
+
+            def learn_locally(i: int) -> tuple[Tensor, Tensor]:
+                leaf = at_boundaries[i].detach().requires_grad_()
+                loss = self.criterion(self._local_logits(i, leaf, a, b, gradient_valve), labels)
+                loss.backward()
+                return loss.detach(), cast(Tensor, leaf.grad)
+
+            with self._workers() as (_, apply):
+                local = list(apply(learn_locally, range(len(at_boundaries))))
+            losses = [loss for loss, _ in local] + [self.criterion(logits, labels)]
+            to_boundaries = [to_features for _, to_features in local]
             torch.autograd.backward([*at_boundaries, losses[-1]], [*to_boundaries, None])
-        self.network.zero_grad()
-        return gradient, statistics, torch.stack(losses).detach()
+        return gradient, self._statistics.vector.clone(), torch.stack(losses).detach()
 
     def update(
         self, state: TrainingState, gradient: Tensor, statistics: Tensor, lr: float
@@ -300,21 +291,32 @@ class InnerProblem:
             the weights (n,) and to the running statistics.
         """
         images, labels = batch
-        weights, to_weights = self._weights.leaves(state.weights)
-        statistics, to_statistics = self._statistics.leaves(state.statistics)
-        prefix = "backbone."
-        inside = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in {**weights, **statistics}.items()
-            if name.startswith(prefix)
-        }
+        self.load(state)
+        to_weights = self._weights.gradients()
+        to_statistics = torch.zeros_like(state.statistics)
+        into = self._statistics.named(to_statistics)
+        forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+        for name, norm in self._backbone_norms():
+            leaves = []
+            for which in ("running_mean", "running_var"):
+                leaves.append(getattr(norm, which).detach().requires_grad_())
+                leaves[-1].grad = into[f"{name}.{which}"]
+            forwards[norm] = _evaluating_norm(norm, *leaves)
         self.network.eval()
-        with _DifferentiableNorms():
-            logits = functional_call(self.network.backbone, inside, (images,))
-        loss = self.criterion(logits, labels)
-        loss.backward()
-        accuracy = (logits.detach().argmax(1) == labels).double().mean()
-        return loss.detach(), accuracy, to_weights, to_statistics
+        loss, right = torch.zeros_like(to_weights[0]), 0
+        with replaced_forwards(forwards):
+            # Piece by piece, since samples do not depend on each other here
+            piece = _VALIDATION_PIECE if images.device.type == "cpu" else len(images)
+            for some_images, some_labels in zip(
+                images.split(piece), labels.split(piece), strict=True
+            ):
+                logits = self.network.backbone(some_images)
+                part = self.criterion(logits, some_labels) * (len(some_labels) / len(labels))
+                part.backward()
+                loss = loss + part.detach()
+                right += int((logits.detach().argmax(1) == some_labels).sum())
+        accuracy = torch.tensor(right / len(labels), dtype=torch.float64)
+        return loss, accuracy, to_weights, to_statistics
 
     def pull_back(
         self,
@@ -324,12 +326,15 @@ class InnerProblem:
         lr: float,
         seed: int,
         after: PulledBack,
+        *,
+        first: bool = False,
     ) -> PulledBack:
         """Pull cotangents of a step's result back to what the step started from.
 
         The step is that of ``step(state, batch, lr, seed)``; ``gradient`` is the one it used.
         ``after`` holds the cotangents of (w', s', r') and what later steps gave alpha and beta, to
-        which this step adds its part.
+        which this step adds its part. Of the ``first`` step of all only that part matters, so the
+        other cotangents are not computed, and are returned as they were.
         """
 
         def update(weights: Tensor, used: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -337,14 +342,14 @@ class InnerProblem:
 
         pull = torch.func.vjp(update, state.weights, gradient, state.slots)[1]
         to_weights, to_gradient, to_slots = pull((after.weights, after.slots))
-        through = self._pull_back_gradient(state, batch, seed, to_gradient, after.statistics)
-        return PulledBack(
-            weights=to_weights + through.weights,
-            slots=to_slots,
-            statistics=self._keep * after.statistics,
-            alpha=after.alpha + through.alpha,
-            beta=after.beta + through.beta,
+        through, alpha, beta = self._pull_back_gradient(
+            state, batch, seed, to_gradient, after.statistics, first
         )
+        alpha, beta = after.alpha + alpha, after.beta + beta
+        if first:
+            return replace(after, alpha=alpha, beta=beta)
+        statistics = self._keep * after.statistics
+        return PulledBack(to_weights.add_(through), to_slots, statistics, alpha, beta)
 
     def _pull_back_gradient(
         self,
@@ -353,66 +358,97 @@ class InnerProblem:
         seed: int,
         direction: Tensor,
         to_statistics: Tensor,
-    ) -> PulledBack:
-        """Differentiate <g(w, alpha, beta), direction> + <r'(w), to_statistics>."""
+        first: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Differentiate <g(w, alpha, beta), direction> + <r'(w), to_statistics>.
+
+        Returns:
+            The derivatives with regard to w, alpha and beta; that to w is 0 if ``first``.
+        """
         _quiet_forward_ad()
         images, labels = batch
-        weights, to_weights = self._weights.leaves(state.weights)
+        self.load(state)
+        to_weights = self._weights.gradients()
         tangents = self._weights.named(direction)
-        scratch = self._statistics.named(state.statistics.clone())
+        a, b = (part.detach().requires_grad_() for part in (self.network.a, self.network.b))
 
-        def duals(prefix: str) -> dict[str, Tensor]:
-            return {
-                name: forward_ad.make_dual(weight, tangents[name])
-                for name, weight in weights.items()
-                if name.startswith(prefix)
-            } | scratch
-
-        with self._training(seed), DualBatchNorm():
-            with forward_ad.dual_level(), self._batch_statistics(to_statistics) as terms:
-                at_boundaries, logits = functional_call(
-                    self.network, duals("backbone."), (images, tangent_valve)
-                )
+        with self._training(seed), self._differentiable(not first), dual_batch_norms(self.network):
+            with (
+                forward_ad.dual_level(),
+                self._batch_statistics(to_statistics) as terms,
+                self._moving("backbone.", tangents),
+            ):
+                at_boundaries, logits = self.network(images, a, tangent_valve)
                 final = sum(terms, self._loss_slope(logits, labels))
                 pairs = [forward_ad.unpack_dual(features) for features in at_boundaries]
-            to_pairs = []
-            for i, pair in enumerate(pairs):
-                value, tangent = (part.detach().requires_grad_() for part in pair)
-                with forward_ad.dual_level():
-                    features = forward_ad.make_dual(value, tangent)
-                    named = duals(f"auxiliaries.{i}.")
-                    slope = self._loss_slope(
-                        self._local_logits(i, named, features, tangent_valve), labels
-                    )
+
+            def local_slope(i: int) -> tuple[Tensor, Tensor, Tensor]:
+                value, tangent = (part.detach() for part in pairs[i])
+                features = forward_ad.make_dual(
+                    value.requires_grad_(not first), tangent.requires_grad_()
+                )
+                with self._moving(f"auxiliaries.{i}.", tangents):
+                    local_logits = self._local_logits(i, features, a, b, tangent_valve)
+                return self._loss_slope(local_logits, labels), value, tangent
+
+            def pull_back_locally(
+                pulled: tuple[Tensor, Tensor, Tensor],
+            ) -> tuple[Tensor | None, Tensor | None]:
+                slope, value, tangent = pulled
                 slope.backward()
-                to_pairs.append((value.grad, tangent.grad))
+                return value.grad, tangent.grad
+
+            to_pairs = []
+            with self._workers() as (number, apply):
+                boundaries = range(len(pairs))
+                for some in (boundaries[i : i + number] for i in boundaries[::number]):
+                    with forward_ad.dual_level():  # torch has one for all threads
+                        slopes = list(apply(local_slope, some))
+                    to_pairs += list(apply(pull_back_locally, slopes))
+                    slopes.clear()
+            outputs = [
+                (part, to_part)
+                for pair, to_pair in zip(pairs, to_pairs, strict=True)
+                for part, to_part in zip(pair, to_pair, strict=True)
+                if part.requires_grad and to_part is not None
+            ]
             torch.autograd.backward(
-                [*(part for pair in pairs for part in pair), final],
-                [*(part for pair in to_pairs for part in pair), None],
+                [*(part for part, _ in outputs), final], [*(to for _, to in outputs), None]
             )
-        alpha, beta = (
-            torch.zeros_like(arch) if arch.grad is None else arch.grad
-            for arch in (self.network.alpha, self.network.beta)
+        alpha, beta = torch.autograd.grad(
+            (self.network.a, self.network.b),
+            (self.network.alpha, self.network.beta),
+            (a.grad, b.grad),
         )
-        self.network.zero_grad()
-        return PulledBack(to_weights, torch.zeros_like(state.slots), to_statistics, alpha, beta)
+        return to_weights, alpha, beta
+
+    @contextmanager
+    def _workers(self) -> Iterator[tuple[int, Callable[..., Iterable[Any]]]]:
+        """Yield on how many boundaries to work at a time, and a map that does so.
+
+        Kernels of auxiliary networks are too small to be shared by CPU threads, so each boundary
+        has one. Candidates that are not light networks may draw random numbers, whose order must
+        not change; those, and a GPU, are served by a plain loop.
+        """
+        threads = torch.get_num_threads()
+        light = all(not mixed.others for mixed in self.network.auxiliaries)
+        if threads == 1 or not light or self.network.alpha.device.type != "cpu":
+            yield 1, map
+            return
+        try:
+            with ThreadPoolExecutor(
+                threads, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                yield threads, pool.map
+        finally:
+            torch.set_num_threads(threads)
 
     def _local_logits(
-        self, boundary: int, named: dict[str, Tensor], features: Tensor, valve: Valve
+        self, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
     ) -> Tensor:
         """Return the logits that the local loss is taken of, for the features at a boundary."""
-        a_loc = self.network.alpha[boundary].softmax(0)[0]
-        return self._mixed_logits(boundary, named, valve(features, a_loc))
-
-    def _mixed_logits(self, boundary: int, named: dict[str, Tensor], features: Tensor) -> Tensor:
-        prefix = f"auxiliaries.{boundary}."
-        inside = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in named.items()
-            if name.startswith(prefix)
-        }
-        b = self.network.beta[boundary].softmax(0)
-        logits: Tensor = functional_call(self.network.auxiliaries[boundary], inside, (features, b))
+        auxiliary = self.network.auxiliaries[boundary]
+        logits: Tensor = auxiliary(valve(features, a[boundary, 0]), b[boundary])
         return logits
 
     def _loss_slope(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -422,8 +458,36 @@ class InnerProblem:
         log_softmax cannot be differentiated again.
         """
         value, tangent = forward_ad.unpack_dual(logits)
-        (gradient,) = torch.autograd.grad(self.criterion(value, labels), value, create_graph=True)
+        leaf = value if value.requires_grad else value.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.criterion(leaf, labels), leaf, create_graph=True)
         return (gradient * tangent).sum()
+
+    @contextmanager
+    def _moving(self, prefix: str, tangents: dict[str, Tensor]) -> Iterator[None]:
+        """Let the weights whose names begin with ``prefix`` move along their tangents."""
+        places = [place for place in self._places if place[0].startswith(prefix)]
+        if not any(bool(tangents[name].any()) for name, _, _ in places):
+            yield  # before the last step of all, only the backbone moves: that is what was judged
+            return
+        weights = [parameters[key] for _, parameters, key in places]
+        for (name, parameters, key), weight in zip(places, weights, strict=True):
+            parameters[key] = forward_ad.make_dual(weight, tangents[name])
+        try:
+            yield
+        finally:
+            for (_, parameters, key), weight in zip(places, weights, strict=True):
+                parameters[key] = weight
+
+    @contextmanager
+    def _differentiable(self, weights_too: bool) -> Iterator[None]:
+        """Record what depends on the weights, or leave that out."""
+        for weight in self._weights.tensors.values():
+            weight.requires_grad_(weights_too)
+        try:
+            yield
+        finally:
+            for weight in self._weights.tensors.values():
+                weight.requires_grad_()
 
     @contextmanager
     def _batch_statistics(self, to_statistics: Tensor) -> Iterator[list[Tensor]]:
@@ -439,21 +503,23 @@ class InnerProblem:
                 value = forward_ad.unpack_dual(inputs[0]).primal
                 over = [d for d in range(value.dim()) if d != 1]
                 var, mean = torch.var_mean(value, over, correction=1)
-                terms.append(self._rho[name] * (cotangents[f"{name}.running_mean"] @ mean))
-                terms.append(self._rho[name] * (cotangents[f"{name}.running_var"] @ var))
+                rho = cast(float, self._norms[name].momentum)
+                terms.append(rho * (cotangents[f"{name}.running_mean"] @ mean))
+                terms.append(rho * (cotangents[f"{name}.running_var"] @ var))
 
             return hook
 
         handles = [
-            self.network.get_submodule(name).register_forward_pre_hook(watch(name))
-            for name in self._rho
-            if name.startswith("backbone.")
+            norm.register_forward_pre_hook(watch(name)) for name, norm in self._backbone_norms()
         ]
         try:
             yield terms
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _backbone_norms(self) -> list[tuple[str, _BatchNorm]]:
+        return [pair for pair in self._norms.items() if pair[0].startswith("backbone.")]
 
     @contextmanager
     def _training(self, seed: int) -> Iterator[None]:

@@ -19,7 +19,7 @@ Source: Pyeon et al., "SEDONA", ICLR 2021, section 3; the valves are ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ from torch.autograd import forward_ad
 from sedona_nni.auxiliary import (
     AuxiliaryContext,
     AuxiliaryNetwork,
+    ConvAuxiliary,
+    LightNetworks,
     auxiliary_context,
     build_auxiliary,
 )
@@ -83,23 +85,71 @@ def tangent_valve(features: Tensor, scale: Tensor) -> Tensor:
 class MixedAuxiliary(nn.Module):
     """All C auxiliary candidates at one boundary: sum_c b_c aux_c(h).
 
+    The light convolutional networks among them are computed together, see
+    `auxiliary.LightNetworks`.
+
     Raises:
         InputError: if one of them has a loss of its own, of which its logits are only a part.
     """
 
     def __init__(self, aux_choices: Sequence[str], context: AuxiliaryContext) -> None:
         super().__init__()
-        networks = [build_auxiliary(name, context) for name in aux_choices]
-        for name, network in zip(aux_choices, networks, strict=True):
+        self.aux_choices = tuple(aux_choices)
+        self.context = context
+        networks = {name: build_auxiliary(name, context) for name in aux_choices}
+        for name, network in networks.items():
             if type(network).local_loss is not AuxiliaryNetwork.local_loss:
                 rule = "must learn from its logits alone to be mixed with others in a search"
                 raise InputError.rule("aux", rule, name)
-        self.networks = nn.ModuleList(networks)
+        depths = {
+            name: network.depth
+            for name, network in networks.items()
+            if isinstance(network, ConvAuxiliary)
+        }
+        self.light_choices = sorted(depths, key=lambda name: depths[name], reverse=True)
+        self.light = LightNetworks(context, list(depths.values())) if depths else None
+        self.others = nn.ModuleDict(
+            {name: network for name, network in networks.items() if name not in depths}
+        )
+        for name in depths:
+            drawn = networks[name].state_dict()
+            for key, own in self.of_candidate(self.state_dict(), name).items():
+                own.copy_(drawn[key])
 
     def forward(self, features: Tensor, b: Tensor) -> Tensor:
         """Return the mixed logits (B, classes) of features (B, channels, s, s) at b, shape (C,)."""
-        logits = torch.stack([network(features) for network in self.networks])
-        return torch.einsum("c,cnk->nk", b, logits)
+        logits = {name: network(features) for name, network in self.others.items()}
+        if self.light is not None:
+            logits |= zip(self.light_choices, self.light(features), strict=True)
+        return torch.einsum("c,cnk->nk", b, torch.stack([logits[c] for c in self.aux_choices]))
+
+    def of_candidate(self, tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+        """Return what belongs to one candidate, named as in the candidate alone.
+
+        Args:
+            tensors: By their names in this module: parameters, buffers, gradients ...
+            name: The candidate's name, one of ``aux_choices``.
+
+        Returns:
+            The tensors, or views of them.
+        """
+        prefix = "light." if name in self.light_choices else f"others.{name}."
+        inside = {
+            key.removeprefix(prefix): tensor
+            for key, tensor in tensors.items()
+            if key.startswith(prefix)
+        }
+        if self.light is None or name not in self.light_choices:
+            return inside
+        own = self.light.of_one(inside, self.light_choices.index(name))
+        return {f"light.{key}": tensor for key, tensor in own.items()}
+
+    def candidate(self, name: str) -> AuxiliaryNetwork:
+        """Return a copy of one candidate, with its present weights."""
+        with torch.random.fork_rng([]):
+            network = build_auxiliary(name, self.context).to(next(self.parameters()))
+        network.load_state_dict(self.of_candidate(self.state_dict(), name))
+        return network
 
 
 class RelaxedNetwork(nn.Module):
@@ -130,16 +180,34 @@ class RelaxedNetwork(nn.Module):
             if parameter is not self.alpha and parameter is not self.beta:
                 yield name, parameter
 
-    def forward(self, images: Tensor, valve: Valve = gradient_valve) -> tuple[list[Tensor], Tensor]:
+    @property
+    def a(self) -> Tensor:
+        """The weights of the losses, softmax(alpha), (L-1, 2)."""
+        return self.alpha.softmax(1)
+
+    @property
+    def b(self) -> Tensor:
+        """The weights of the candidates, softmax(beta), (L-1, C)."""
+        return self.beta.softmax(1)
+
+    def forward(
+        self, images: Tensor, a: Tensor, valve: Valve = gradient_valve
+    ) -> tuple[list[Tensor], Tensor]:
         """Send images (B, channels, size, size) up the backbone, through a valve per boundary.
+
+        Args:
+            images: Shape (B, channels, size, size).
+            a: The valves' scales, as `a` has them, (L-1, 2).
+            valve: What stands at the boundaries.
 
         Returns:
             The features at each boundary, L-1 maps, and the final logits, (B, classes). The local
-            logits are ``auxiliaries[i](valve(features, a_i^loc), b_i)``.
+            logits are ``auxiliaries[i](valve(features, a[i, 0]), b[i])``.
         """
-        features, at_boundaries = images, []
-        for i, to_next in enumerate(self.alpha.softmax(1)[:, 1]):
-            features = self.backbone.layers[i](features)
+        # The layout in which the light networks work; others go with it as well
+        features, at_boundaries = images.contiguous(memory_format=torch.channels_last), []
+        for layer, to_next in zip(self.backbone.layers, a[:, 1], strict=False):
+            features = layer(features)
             at_boundaries.append(features)
             features = valve(features, to_next)
         return at_boundaries, self.backbone.head(self.backbone.layers[-1](features))

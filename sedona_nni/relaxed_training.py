@@ -46,11 +46,11 @@ class RelaxedClassifier(AuxiliaryNetwork):
         Through the valves of `relaxation` every layer gets its gradient of G_i from it.
         """
         network = self.network
-        at_boundaries, logits = network(images)
+        a, b = network.a, network.b
+        at_boundaries, logits = network(images, a)
         loss = criterion(logits, labels)
-        a_loc, b = network.alpha.softmax(1)[:, 0], network.beta.softmax(1)
         for i, features in enumerate(at_boundaries):
-            mixed = network.auxiliaries[i](gradient_valve(features, a_loc[i]), b[i])
+            mixed = network.auxiliaries[i](gradient_valve(features, a[i, 0]), b[i])
             loss = loss + criterion(mixed, labels)
         return loss, logits
 

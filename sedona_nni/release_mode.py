@@ -20,10 +20,10 @@ Source: github.com/mjpyeon/sedona as of commit d769bf9, sedona.py and models/mod
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from sedona_nni.batches import Batch
 from sedona_nni.hypergradient import Hypergradient, look_ahead, pull_back, replay
@@ -37,42 +37,39 @@ class ReleaseProblem(InnerProblem):
     """The relaxed network's training with rescaled auxiliary networks, and its objective R_0."""
 
     def _local_logits(
-        self, boundary: int, named: dict[str, Tensor], features: Tensor, valve: Valve
+        self, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
     ) -> Tensor:
-        a_loc = self.network.alpha[boundary].softmax(0)[0]
+        a_loc = a[boundary, 0]
         s = 1 / (a_loc.detach() + 1e-5)
-        return valve(s * self._mixed_logits(boundary, named, features / s), a_loc)
+        logits: Tensor = self.network.auxiliaries[boundary](features / s, b[boundary])
+        return valve(s * logits, a_loc)
 
     def objective(self, state: TrainingState, batch: Batch, seed: int) -> PulledBack:
         """Return the gradient of R_0 with regard to the weights, alpha and beta."""
         images, labels = batch
-        weights, to_weights = self._weights.leaves(state.weights)
-        named = weights | self._statistics.named(state.statistics.clone())
+        self.load(state)
+        to_weights = self._weights.gradients()
         network = self.network
-        network.zero_grad()
+        a, b = network.a, network.b
         with self._training(seed):
-            at_boundaries, logits = functional_call(network, named, (images, _open))
+            at_boundaries, logits = network(images, a, _open)
             local = [
-                self.criterion(self._local_logits(i, named, features, _open), labels)
+                self.criterion(self._local_logits(i, features, a, b, _open), labels)
                 for i, features in enumerate(at_boundaries)
             ]
             total = self.criterion(logits, labels)
-            for (a_loc, a_up), loss in reversed(
-                list(zip(network.alpha.softmax(1), local, strict=True))
-            ):
+            for (a_loc, a_up), loss in reversed(list(zip(a, local, strict=True))):
                 total = a_loc * loss + a_up * total
             total.backward()
-        assert network.alpha.grad is not None
-        assert network.beta.grad is not None
-        result = PulledBack(
+        alpha, beta = network.alpha.grad, network.beta.grad
+        network.alpha.grad = network.beta.grad = None
+        return PulledBack(
             to_weights,
             torch.zeros_like(state.slots),
             torch.zeros_like(state.statistics),
-            network.alpha.grad,
-            network.beta.grad,
+            cast(Tensor, alpha),
+            cast(Tensor, beta),
         )
-        network.alpha.grad = network.beta.grad = None
-        return result
 
 
 def _open(features: Tensor, scale: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from relaxed_reference import Case, Named, random_case, release_gradient
+from relaxed_reference import random_case, unrolled_last_loss
 from torch import Tensor, nn
 
 from sedona_nni import auxiliary
 from sedona_nni.auxiliary import AuxiliaryNetwork
 from sedona_nni.backbones import Backbone, BackboneContext, FeatureShape, Layer
-from sedona_nni.inner_step import Sgd, TrainingState
+from sedona_nni.inner_step import Sgd
 from sedona_nni.relaxation import RelaxedNetwork
 from sedona_nni.release_mode import ReleaseProblem, release_hypergradient
 
@@ -35,7 +35,7 @@ def chain(w: float, v: float, u: float) -> RelaxedNetwork:
     context = BackboneContext(num_classes=2, image_size=8)
     network = RelaxedNetwork(Backbone("chain", layers, head, context), ["one number"]).double()
     for parameter, value in zip(
-        [layers[0].module.weight, network.auxiliaries[0].networks[0].v.weight, head[1].weight],
+        [layers[0].module.weight, next(network.auxiliaries.parameters()), head[1].weight],
         [w, v, u],
         strict=True,
     ):
@@ -85,7 +85,7 @@ def test_equals_plain_unrolling_of_the_division(number: int) -> None:
     beta = network.beta.detach().clone().requires_grad_()
 
     expected = torch.autograd.grad(
-        _unrolled_last_loss(problem, case.start, case, alpha, beta),
+        unrolled_last_loss(case, alpha, beta),
         [alpha, beta],
         materialize_grads=True,
     )
@@ -102,31 +102,3 @@ def test_equals_plain_unrolling_of_the_division(number: int) -> None:
         for pair in ((result.alpha, result.beta), expected)
     )
     assert float((got - want).norm() / want.norm()) < 1e-10
-
-
-def _unrolled_last_loss(
-    problem: ReleaseProblem, start: TrainingState, case: Case, alpha: Tensor, beta: Tensor
-) -> Tensor:
-    weights: Named = {
-        name: value.detach().requires_grad_()
-        for name, value in problem._weights.named(start.weights).items()
-    }
-    slots = [problem._weights.named(slot) for slot in start.slots]
-    statistics = problem._statistics.named(start.statistics)
-    loss = alpha.sum()
-    for t, batch in enumerate(case.train_batches):
-        torch.manual_seed(case.seed + t)
-        gradient, loss = release_gradient(
-            problem.network, weights, statistics, alpha, beta, batch, problem.criterion
-        )
-        updated: Named = {}
-        new_slots: list[Named] = [{} for _ in slots]
-        for name, value in weights.items():
-            stacked = torch.stack([slot[name] for slot in slots])
-            updated[name], after = problem.optimizer.update(
-                value, gradient[name], stacked, case.lr, start.step + t
-            )
-            for slot, part in zip(new_slots, after, strict=True):
-                slot[name] = part
-        weights, slots = updated, new_slots
-    return loss

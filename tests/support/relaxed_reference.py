@@ -1,19 +1,19 @@
-"""The relaxed network's training, written as the formulas read and differentiated by unrolling.
+"""Small random problems, and their plain solution by `benchmarks.naive`.
 
-Everything here is plain autograd: no valves, no dual numbers, no recomputation. One graph from the
-first step to the validation loss. What the library computes cleverly is compared with this.
+What the library computes cleverly is compared with this: plain autograd, no valves, no dual
+numbers, no recomputation, one graph from the first step to the validation loss.
 """
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from benchmarks.naive import NaiveNetwork, meta_loss, relaxed_losses, relaxed_objective, train
 from sedona_nni.backbones import Backbone, BackboneContext, FeatureShape, Layer
 from sedona_nni.batches import Batch
 from sedona_nni.inner_step import Adam, InnerProblem, Sgd, TrainingState
@@ -85,7 +85,9 @@ def random_case(number: int, *, inner_steps: int | None = None) -> Case:
     problem = InnerProblem(network, optimizer, LabelSmoothing(rng.choice([0.0, 0.1])))
 
     def batch() -> Batch:
+        # In the layout of the relaxed network: dropout draws its masks in the order of memory
         images = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+        images = images.contiguous(memory_format=torch.channels_last)
         return images, torch.randint(NUM_CLASSES, (5,))
 
     start = problem.state()
@@ -105,195 +107,146 @@ def random_case(number: int, *, inner_steps: int | None = None) -> Case:
 Named = dict[str, Tensor]
 
 
-def _names(problem: InnerProblem) -> tuple[list[str], list[str]]:
-    return problem._weights.names, problem._statistics.names
+def naive_network(network: RelaxedNetwork) -> NaiveNetwork:
+    """The same structure in its plain form, with weights of its own."""
+    dtype = next(network.parameters()).dtype
+    return NaiveNetwork(copy.deepcopy(network.backbone), network.aux_choices).to(dtype)
 
 
-def relaxed_gradient(
-    network: RelaxedNetwork,
-    weights: Named,
-    statistics: Named,
-    alpha: Tensor,
-    beta: Tensor,
-    batch: Batch,
-    criterion: Callable[[Tensor, Tensor], Tensor],
+def _in_naive_names(network: RelaxedNetwork, tensors: Named, own_names: list[str]) -> Named:
+    """Tensors of the relaxed network by their names in `naive_network`, ``own_names``.
+
+    Of each candidate, both networks have the same tensors in the same order.
+    """
+    named = {name: value for name, value in tensors.items() if name.startswith("backbone.")}
+    for i, mixed in enumerate(network.auxiliaries):
+        prefix = f"auxiliaries.{i}."
+        inside = {
+            name.removeprefix(prefix): value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
+        for c, choice in enumerate(network.aux_choices):
+            own = [name for name in own_names if name.startswith(f"{prefix}{c}.")]
+            named |= zip(own, mixed.of_candidate(inside, choice).values(), strict=True)
+    return named
+
+
+def named_weights(problem: InnerProblem, weights: Tensor) -> Named:
+    """A vector of weights by the names that they have in `naive_network`."""
+    names = [name for name, _ in naive_network(problem.network).named_parameters()]
+    return _in_naive_names(problem.network, problem._weights.named(weights), names)
+
+
+def named_statistics(problem: InnerProblem, statistics: Tensor) -> Named:
+    """A vector of running statistics likewise."""
+    names = [
+        name for name, _ in naive_network(problem.network).named_buffers() if "running" in name
+    ]
+    return _in_naive_names(problem.network, problem._statistics.named(statistics), names)
+
+
+def leaves(named: Named) -> Named:
+    """Copies to differentiate with regard to."""
+    return {name: value.detach().clone().requires_grad_() for name, value in named.items()}
+
+
+def formula_gradient(
+    case: Case, weights: Named, alpha: Tensor, beta: Tensor
 ) -> tuple[Named, Named]:
     """g: layer i from G_i = a_loc l_i + a_up G_{i+1}, auxiliary networks from l_i; and r'."""
-    local, final, new_statistics = _losses(network, weights, statistics, beta, batch, criterion)
-    a = alpha.softmax(1)
-    objectives = [final]  # G_{L-1}, then downwards
-    for i in reversed(range(len(local))):
-        objectives.insert(0, a[i, 0] * local[i] + a[i, 1] * objectives[0])
-    gradient = {}
-    for prefixes, objective in [
-        (("backbone.head.", f"backbone.layers.{len(local)}."), final),
-        *(((f"backbone.layers.{i}.",), objectives[i]) for i in range(len(local))),
-        *(((f"auxiliaries.{i}.",), local[i]) for i in range(len(local))),
-    ]:
-        gradient |= _gradient_of(objective, weights, prefixes)
+    network = naive_network(case.problem.network)
+    statistics = named_statistics(case.problem, case.start.statistics)
+    torch.manual_seed(case.seed)
+    local, final, new_statistics = relaxed_losses(
+        network,
+        weights,
+        statistics,
+        beta,
+        case.train_batches[0],
+        case.problem.criterion,
+    )
+    gradient = _gradient_of(final, weights, ("backbone.head.", f"backbone.layers.{len(local)}."))
+    for i, loss in enumerate(local):
+        objective = relaxed_objective(alpha[i:], local[i:], final)  # G_i
+        gradient |= _gradient_of(objective, weights, (f"backbone.layers.{i}.",))
+        gradient |= _gradient_of(loss, weights, (f"auxiliaries.{i}.",))
     return gradient, new_statistics
-
-
-def release_gradient(
-    network: RelaxedNetwork,
-    weights: Named,
-    statistics: Named,
-    alpha: Tensor,
-    beta: Tensor,
-    batch: Batch,
-    criterion: Callable[[Tensor, Tensor], Tensor],
-) -> tuple[Named, Tensor]:
-    """The release's gradients, by its division: dR_0/dw_i over prod_{k<i} a_k^up; and R_0."""
-    a = alpha.softmax(1)
-    scales = [1 / (a_loc.detach() + 1e-5) for a_loc in a[:, 0]]
-    local, total, _ = _losses(network, weights, statistics, beta, batch, criterion, scales)
-    for (a_loc, a_up), loss in reversed(list(zip(a, local, strict=True))):
-        total = a_loc * loss + a_up * total
-    gradient, above = {}, torch.ones((), dtype=a.dtype)
-    for i in range(len(local) + 1):
-        prefixes = (f"backbone.layers.{i}.", f"auxiliaries.{i}.")
-        if i == len(local):
-            prefixes = (f"backbone.layers.{i}.", "backbone.head.")
-        for name, value in _gradient_of(total, weights, prefixes).items():
-            gradient[name] = value / above
-        if i < len(local):
-            above = above * a[i, 1]
-    return gradient, total
 
 
 def _gradient_of(objective: Tensor, weights: Named, prefixes: tuple[str, ...]) -> Named:
     mine = [name for name in weights if name.startswith(prefixes)]
-    parts = torch.autograd.grad(
-        objective, [weights[name] for name in mine], create_graph=True, materialize_grads=True
-    )
+    parts = torch.autograd.grad(objective, [weights[name] for name in mine], retain_graph=True)
     return dict(zip(mine, parts, strict=True))
 
 
-def _losses(
-    network: RelaxedNetwork,
-    weights: Named,
-    statistics: Named,
-    beta: Tensor,
-    batch: Batch,
-    criterion: Callable[[Tensor, Tensor], Tensor],
-    scales: list[Tensor] | None = None,
-) -> tuple[list[Tensor], Tensor, Named]:
-    """The local losses, the final one, and the new running statistics."""
-    images, labels = batch
-    b = beta.softmax(1)
-    new_statistics = dict(statistics)
-
-    def run(module: nn.Module, prefix: str, features: Tensor) -> Tensor:
-        inside = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in weights.items()
-            if name.startswith(prefix)
-        }
-        handles = []
-        for inner, norm in module.named_modules():
-            if isinstance(norm, nn.BatchNorm2d):
-
-                def watch(norm: nn.Module, inputs: tuple[Tensor], name: str = inner) -> None:
-                    var, mean = torch.var_mean(inputs[0], (0, 2, 3))
-                    for which, now in (("running_mean", mean), ("running_var", var)):
-                        key = f"{prefix}{name}.{which}"
-                        old = statistics[key]
-                        new_statistics[key] = (1 - norm.momentum) * old + norm.momentum * now
-
-                handles.append(norm.register_forward_pre_hook(watch))
-        scratch = {
-            f"{name}.{which}": getattr(norm, which).detach().clone()
-            for name, norm in module.named_modules()
-            if isinstance(norm, nn.BatchNorm2d)
-            for which in ("running_mean", "running_var")
-        }
-        result = functional_call(module, {**inside, **scratch}, (features,))
-        for handle in handles:
-            handle.remove()
-        return result
-
-    network.train()
-    backbone, features, at_boundary = network.backbone, images, []
-    for i, layer in enumerate(backbone.layers):
-        features = run(layer, f"backbone.layers.{i}.", features)
-        at_boundary.append(features)
-    final = criterion(run(backbone.head, "backbone.head.", features), labels)
-    local = []
-    for i, mixed in enumerate(network.auxiliaries):
-        scale = scales[i] if scales else 1.0
-        logits = 0
-        for c, candidate in enumerate(mixed.networks):
-            prefix = f"auxiliaries.{i}.networks.{c}."
-            logits = logits + scale * b[i, c] * run(candidate, prefix, at_boundary[i] / scale)
-        local.append(criterion(logits, labels))
-    return local, final, new_statistics
+def initially(case: Case) -> tuple[Named, Named, Named]:
+    """The weights that the case starts from, the optimizer's slots, the running statistics."""
+    problem = case.problem
+    slots = [named_weights(problem, slot) for slot in case.start.slots]
+    weights = leaves(named_weights(problem, case.start.weights))
+    stacked = {name: torch.stack([slot[name] for slot in slots]) for name in weights}
+    return weights, stacked, named_statistics(problem, case.start.statistics)
 
 
-def unrolled_meta_loss(case: Case, alpha: Tensor, beta: Tensor, *, graph: bool = True) -> Tensor:
+def unrolled_meta_loss(case: Case, alpha: Tensor, beta: Tensor) -> Tensor:
     """Run all T steps in one graph and return the validation loss at their end."""
-    problem, network = case.problem, case.problem.network
-    names, statistic_names = _names(problem)
-    weights = {
-        name: value.detach().requires_grad_()
-        for name, value in zip(names, problem._weights.split(case.start.weights), strict=True)
-    }
-    slots = [
-        dict(zip(names, problem._weights.split(slot), strict=True)) for slot in case.start.slots
-    ]
-    statistics = dict(
-        zip(statistic_names, problem._statistics.split(case.start.statistics), strict=True)
+    problem = case.problem
+    return meta_loss(
+        naive_network(problem.network),
+        *initially(case),
+        alpha,
+        beta,
+        case.train_batches,
+        case.validation_batch,
+        problem.criterion,
+        problem.optimizer,
+        lr=case.lr,
+        seed=case.seed,
+        step=case.start.step,
     )
-    for t, batch in enumerate(case.train_batches):
-        torch.manual_seed(case.seed + t)
-        gradient, statistics = relaxed_gradient(
-            network, weights, statistics, alpha, beta, batch, problem.criterion
-        )
-        updated = {}
-        new_slots: list[Named] = [{} for _ in slots]
-        for name in names:
-            stacked = torch.stack([slot[name] for slot in slots])
-            updated[name], after = problem.optimizer.update(
-                weights[name], gradient[name], stacked, case.lr, case.start.step + t
-            )
-            for slot, value in zip(new_slots, after, strict=True):
-                slot[name] = value
-        weights, slots = updated, new_slots
-        if not graph:
-            weights = {k: v.detach().requires_grad_() for k, v in weights.items()}
-            slots = [{k: v.detach() for k, v in slot.items()} for slot in slots]
-            statistics = {k: v.detach() for k, v in statistics.items()}
-    images, labels = case.validation_batch
-    return problem.criterion(_evaluate(network.backbone, weights, statistics, images), labels)
 
 
-def _evaluate(backbone: Backbone, weights: Named, statistics: Named, images: Tensor) -> Tensor:
-    """The backbone in evaluation mode, its batch norms written out."""
-    backbone.eval()
-    named_modules = dict(backbone.named_modules())
+class _ReleaseNetwork(NaiveNetwork):
+    """Auxiliary networks see h / s, and their logits grow s-fold; s_i = 1 / (a_i^loc + 1e-5)."""
 
-    def normalise(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
-        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            def column(tensor: Tensor) -> Tensor:
-                return tensor[None, :, None, None]
+    scales: list[Tensor]
 
-            mean = column(statistics[f"backbone.{name}.running_mean"])
-            var = column(statistics[f"backbone.{name}.running_var"])
-            scale, shift = (column(weights[f"backbone.{name}.{k}"]) for k in ("weight", "bias"))
-            return (inputs[0] - mean) / torch.sqrt(var + module.eps) * scale + shift
+    def local_logits(self, boundary: int, features: Tensor, b: Tensor) -> Tensor:
+        s = self.scales[boundary]
+        return s * super().local_logits(boundary, features / s, b)
 
-        return hook
+    def divisors(self, alpha: Tensor) -> Named:
+        """The division takes the a_up away, auxiliary networks keep their a_loc."""
+        a_loc = alpha.softmax(1)[:, 0]
+        return {
+            name: divisor / a_loc[int(name.split(".")[1])] if "auxiliaries" in name else divisor
+            for name, divisor in super().divisors(alpha).items()
+        }
 
-    handles = [
-        module.register_forward_hook(normalise(name))
-        for name, module in named_modules.items()
-        if isinstance(module, nn.BatchNorm2d)
-    ]
-    inside = {
-        name.removeprefix("backbone."): tensor
-        for name, tensor in weights.items()
-        if name.startswith("backbone.")
-    }
-    logits = functional_call(backbone, inside, (images,))
-    for handle in handles:
-        handle.remove()
-    return logits
+
+def unrolled_last_loss(case: Case, alpha: Tensor, beta: Tensor) -> Tensor:
+    """Run T-1 steps in one graph and return R_0 on the T-th batch, all as the release does."""
+    problem = case.problem
+    relaxed = problem.network
+    network = _ReleaseNetwork(copy.deepcopy(relaxed.backbone), relaxed.aux_choices).double()
+    network.scales = [1 / (a_loc.detach() + 1e-5) for a_loc in alpha.softmax(1)[:, 0]]
+    weights, slots, statistics = initially(case)
+    *inner_batches, last = case.train_batches
+    weights, _, statistics = train(
+        network,
+        weights,
+        slots,
+        statistics,
+        alpha,
+        beta,
+        inner_batches,
+        problem.criterion,
+        problem.optimizer,
+        lr=case.lr,
+        seed=case.seed,
+        step=case.start.step,
+    )
+    torch.manual_seed(case.seed + len(inner_batches))
+    local, final, _ = relaxed_losses(network, weights, statistics, beta, last, problem.criterion)
+    return relaxed_objective(alpha, local, final)

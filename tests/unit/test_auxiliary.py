@@ -194,7 +194,7 @@ class TestStepByStep:
 
     def test_a_block_without_expansion_has_no_first_convolution(self) -> None:
         network = build_auxiliary("conv2", context(4, 8, expansion=1))
-        sizes = [tuple(p.shape) for p in network.blocks.parameters() if p.dim() == 4]  # type: ignore[union-attr]
+        sizes = [tuple(p.shape) for p in network.light.blocks.parameters() if p.dim() == 4]  # type: ignore[union-attr]
         assert sizes == [(4, 1, 3, 3), (4, 4, 1, 1)]
 
     @pytest.mark.parametrize(("name", "convs"), [("mlp-sr", 3), ("mlp", 0)])
@@ -244,9 +244,9 @@ def test_light_networks_of_any_depth() -> None:
     """Blocks 1, 3, 5, ... halve the map while it has 2 pixels or more, and widen by p // 2."""
     with torch.device("meta"):
         network = build_auxiliary("conv9", context(64, 16))  # p = 16; 16 -> 8
-        out = network.stem(torch.empty(2, 64, 16, 16))  # type: ignore[operator]
+        out = network.light.stem(torch.empty(2, 64, 16, 16))  # type: ignore[operator]
         shapes = []
-        for block in network.blocks:  # type: ignore[union-attr]
+        for block in network.light.blocks:  # type: ignore[union-attr]
             out = block(out)
             shapes.append((out.shape[1], out.shape[2]))
     assert shapes == [(16, 8), (24, 4), (24, 4), (32, 2), (32, 2), (40, 1), (40, 1), (40, 1)]

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from sedona_nni import inner_step, pooled_unit
 from sedona_nni.backbones import conv_unit, initialise
-from sedona_nni.dual_norm import DualBatchNorm
+from sedona_nni.dual_norm import dual_batch_norms
 
 SHAPES = [(5, 3, 4, 4, 7), (3, 2, 8, 8, 16), (4, 4, 2, 2, 6)]  # B, p, H, W, F
 
@@ -76,11 +76,12 @@ def test_slopes_and_their_adjoints(shape: tuple[int, ...]) -> None:
             def forward(self, features: Tensor) -> Tensor:
                 return mean(self.unit, features)
 
-        with DualBatchNorm(), forward_ad.dual_level():
+        module = Mean()
+        with dual_batch_norms(module), forward_ad.dual_level():
             duals = {
                 f"unit.{name}": forward_ad.make_dual(p, tangents[name]) for name, p in named.items()
             }
-            pooled = functional_call(Mean(), duals, (forward_ad.make_dual(value, tangent),))
+            pooled = functional_call(module, duals, (forward_ad.make_dual(value, tangent),))
             pooled, slope = forward_ad.unpack_dual(pooled)
         total = (torch.sin(pooled) * slope * cotangent).sum()
         gradients = torch.autograd.grad(total, [value, tangent, *named.values()])

@@ -81,8 +81,7 @@ def test_one_hot_relaxation_trains_as_the_decoupled_network(cuts: list[int]) -> 
         copy.deepcopy(backbone), Decoupling(backbone="vgg11", cuts=cuts, aux=aux)
     ).double()
     for block, cut, name in zip(decoupled.blocks, cuts, aux, strict=False):
-        networks = relaxed.auxiliaries[cut].networks
-        block.classifier.load_state_dict(networks[AUX.index(name)].state_dict())
+        block.classifier.load_state_dict(relaxed.auxiliaries[cut].candidate(name).state_dict())
 
     settings = TrainSettings(lr=0.05, momentum=0.9, weight_decay=1e-3)
     optimizers = [build_optimizer(b.parameters(), settings) for b in decoupled.blocks]
@@ -91,7 +90,8 @@ def test_one_hot_relaxation_trains_as_the_decoupled_network(cuts: list[int]) -> 
     before = {name: value.detach().clone() for name, value in decoupled.named_parameters()}
     decoupled.train()
     for _ in range(3):
-        batch = (torch.randn(4, 3, 32, 32).double(), torch.randint(3, (4,)))
+        images = torch.randn(4, 3, 32, 32).double().contiguous(memory_format=torch.channels_last)
+        batch = (images, torch.randint(3, (4,)))
         state, _ = problem.step(state, batch, 0.05, seed=0)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         greedy_step(decoupled, optimizers, *batch, LabelSmoothing(0.1), scaler)
@@ -109,7 +109,7 @@ def test_one_hot_relaxation_trains_as_the_decoupled_network(cuts: list[int]) -> 
             )
         ]
         own = (
-            relaxed.auxiliaries[cuts[number]].networks[AUX.index(aux[number])]
+            relaxed.auxiliaries[cuts[number]].candidate(aux[number])
             if number < len(cuts)
             else relaxed.backbone.head
         )

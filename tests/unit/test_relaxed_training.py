@@ -53,7 +53,8 @@ def test_a_step_is_that_of_the_search() -> None:
     state = problem.state()
     network.train()
     for _ in range(3):
-        batch = (torch.randn(4, 3, 32, 32).double(), torch.randint(3, (4,)))
+        images = torch.randn(4, 3, 32, 32).double().contiguous(memory_format=torch.channels_last)
+        batch = (images, torch.randint(3, (4,)))
         state, _ = problem.step(state, batch, 0.05, seed=0)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         greedy_step(network, optimizers, *batch, LabelSmoothing(0.1), scaler)
@@ -63,7 +64,7 @@ def test_a_step_is_that_of_the_search() -> None:
         if name in ("alpha", "beta"):
             assert torch.equal(value, before[name])
         elif value.is_floating_point():
-            torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-11)
             assert not torch.equal(value, before[name]), name
 
 
