@@ -12,12 +12,17 @@ setup(
         "sedona_nni",
         "sedona_nni.backbones",
         "sedona_nni.methods",
+        "sedona_nni.reporting",
         "search_spaces",
         "strategies",
         "strategies.nni_border",
         "trials",
     ],
-    package_data={"sedona_nni": ["py.typed", "*.jinja"], "strategies.nni_border": ["*.js"]},
+    package_data={
+        "sedona_nni": ["py.typed"],
+        "sedona_nni.reporting": ["*.jinja"],
+        "strategies.nni_border": ["*.js"],
+    },
     install_requires=[
         "torch>=2.9",
         "torchvision>=0.24",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sedona_nni.compute import Compute
     from sedona_nni.decoupling import Decoupling, SearchResult
     from sedona_nni.report import StrategyRow
-    from sedona_nni.report_data import Group
+    from sedona_nni.reporting.data import Group
     from sedona_nni.training import TrainSettings
     from strategies.experiment import Experiment
 
@@ -168,15 +168,15 @@ def report(
     import optuna
 
     from sedona_nni.files import write_atomically
-    from sedona_nni.report_data import build_report
-    from sedona_nni.report_text import experiment_in_words, task_in_words
+    from sedona_nni.reporting.build import build_report
+    from sedona_nni.reporting.text import experiment_in_words, task_in_words
     from strategies.hyperparameters import importance
     from strategies.report_source import read_sources
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     made = build_report(read_sources(targets), importance)
     if html is not None:
-        from sedona_nni.report_page import render
+        from sedona_nni.reporting.page import render
 
         now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
         page = render(made, f"Made by sedona-nni {version('sedona-nni')} on {now}")
@@ -632,7 +632,7 @@ def _show_points(
 
 
 def _show_summaries(group: Group) -> None:
-    from sedona_nni.report_text import summary_table
+    from sedona_nni.reporting.text import summary_table
 
     _show_table(*summary_table(group))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import Ledger, TrialRecord
-from sedona_nni.report_data import Source
+from sedona_nni.reporting.build import Source
 from strategies.ledger_tuner import LEDGER_FILE
 
 __all__ = ["read_sources"]

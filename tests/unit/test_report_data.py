@@ -1,4 +1,4 @@
-"""`sedona_nni.report_data`: equal cost and spread, worked by hand."""
+"""`sedona_nni.reporting.build` and `equal_cost`: equal cost and spread, worked by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from report_records import COMPUTE, TASK, record, searched, trained
 
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import TrialRecord
-from sedona_nni.report_data import Curve, Group, Source, Within, build_report
+from sedona_nni.reporting.build import Source, build_report
+from sedona_nni.reporting.data import Curve, Group, Within
 
 
 def no_importance(trials: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, float]:

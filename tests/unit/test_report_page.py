@@ -1,4 +1,4 @@
-"""`sedona_nni.report_page` and its pictures; how it looks is seen in tests/e2e."""
+"""`sedona_nni.reporting.page` and its pictures; how it looks is seen in tests/e2e."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 from report_records import COMPUTE, CUT, record, searched, trained
 
 from sedona_nni.ledger import TrialRecord
-from sedona_nni.report_data import Source, Spread, build_report
-from sedona_nni.report_figures import NUM_COLOURS, styles
-from sedona_nni.report_page import render
-from sedona_nni.report_text import seconds, summary_table
+from sedona_nni.reporting.build import Source, build_report
+from sedona_nni.reporting.data import Spread
+from sedona_nni.reporting.drawing import NUM_COLOURS, styles
+from sedona_nni.reporting.page import render
+from sedona_nni.reporting.text import seconds, summary_table
 
 RELAXATION = {
     "step": [60, 61],

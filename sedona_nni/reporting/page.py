@@ -14,18 +14,24 @@ from importlib import resources
 import jinja2
 from markupsafe import Markup
 
-from sedona_nni import report_figures as draw
-from sedona_nni.report_data import (
+from sedona_nni.reporting.build import MIN_TRIALS_FOR_IMPORTANCE
+from sedona_nni.reporting.data import (
     COSTS,
-    MIN_TRIALS_FOR_IMPORTANCE,
     Group,
     Report,
     SearchView,
     StrategySummary,
     TrialView,
 )
-from sedona_nni.report_figures import Picture, Style
-from sedona_nni.report_text import (
+from sedona_nni.reporting.drawing import Picture, Style, styles
+from sedona_nni.reporting.network_picture import network
+from sedona_nni.reporting.search_pictures import (
+    end_of_search,
+    preferred_auxiliary,
+    relaxation_map,
+    search_progress,
+)
+from sedona_nni.reporting.text import (
     count,
     experiment_in_words,
     percent,
@@ -33,10 +39,16 @@ from sedona_nni.report_text import (
     spread,
     task_in_words,
 )
+from sedona_nni.reporting.training_pictures import accuracy_over_cost, learning_curves, trade_off
+from sedona_nni.reporting.tuning_pictures import (
+    importance_bars,
+    over_hyperparameter,
+    tuning_history,
+)
 
 __all__ = ["render"]
 
-_TEMPLATE = "report_page.html.jinja"
+_TEMPLATE = "page.html.jinja"
 
 
 def render(report: Report, made: str) -> str:
@@ -53,7 +65,7 @@ def render(report: Report, made: str) -> str:
         digest=_digest, percent=percent, spread=spread, seconds=seconds, count=count
     )
     template = environment.from_string(
-        resources.files("sedona_nni").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+        resources.files("sedona_nni.reporting").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     )
     sections = [_Section(f"g{number}", group) for number, group in enumerate(report.groups)]
     return template.render(
@@ -76,7 +88,7 @@ class _Network:
 
 
 class _Section:
-    """What the template shows of a group; a picture is None where there is nothing to draw.
+    """What the template shows of a group; a picture is None where there is nothing to
 
     Attributes:
         name: Unique in the page.
@@ -88,7 +100,7 @@ class _Section:
         self.name = name
         self.group = group
         self.title = task_in_words(group)
-        self.looks: dict[str, Style] = draw.styles([s.strategy for s in group.strategies])
+        self.looks: dict[str, Style] = styles([s.strategy for s in group.strategies])
 
     @property
     def best(self) -> StrategySummary | None:
@@ -103,7 +115,7 @@ class _Section:
     def over_cost(self) -> list[Picture]:
         """Accuracy over cost."""
         found = (
-            draw.accuracy_over_cost(
+            accuracy_over_cost(
                 self.group.curves, cost, what, self.looks, budget, f"{self.name}-{cost}-{what}"
             )
             for cost, budget in self.group.budgets.items()
@@ -120,7 +132,7 @@ class _Section:
                 same.setdefault(trial.decoupling.key, []).append(trial)
             for trials in same.values():
                 name = f"{self.name}-network{len(found)}"
-                picture = draw.network(trials[0], self.looks[summary.strategy], name)
+                picture = network(trials[0], self.looks[summary.strategy], name)
                 found.append(_Network(picture, trials[0], len(trials), len(summary.best)))
         return found
 
@@ -135,7 +147,7 @@ class _Section:
             for value in values
         )
         return _there(
-            draw.learning_curves(
+            learning_curves(
                 summary, self.looks[summary.strategy], f"{self.name}-learning{number}", span
             )
             for number, summary in enumerate(self.group.strategies)
@@ -144,7 +156,7 @@ class _Section:
     def trade_offs(self) -> list[Picture]:
         """Accuracy against memory and speed-up."""
         return _there(
-            draw.trade_off(
+            trade_off(
                 self.group.strategies,
                 self.group.trials,
                 against,
@@ -161,15 +173,15 @@ class _Section:
         cuts = self.cuts(search)
         look = next(
             (self.looks[name] for name in self.looks if search.serves(name)),
-            next(iter(draw.styles([search.strategy]).values())),
+            next(iter(styles([search.strategy]).values())),
         )
         name = f"{self.name}-search{number}"
         return _there(
             (
-                draw.relaxation_map(search, cuts, f"{name}-a"),
-                draw.end_of_search(search, cuts, look, f"{name}-end"),
-                draw.preferred_auxiliary(search, f"{name}-aux"),
-                draw.search_progress(search, look, f"{name}-progress"),
+                relaxation_map(search, cuts, f"{name}-a"),
+                end_of_search(search, cuts, look, f"{name}-end"),
+                preferred_auxiliary(search, f"{name}-aux"),
+                search_progress(search, look, f"{name}-progress"),
             )
         )
 
@@ -192,12 +204,12 @@ class _Section:
         for number, strategy in enumerate(dict.fromkeys(study.strategy for study in studies)):
             own = [study for study in studies if study.strategy == strategy]
             look = self.looks[strategy]
-            pictures.append(draw.tuning_history(own, look, f"{self.name}-tuning{number}", span))
+            pictures.append(tuning_history(own, look, f"{self.name}-tuning{number}", span))
         tuned = dict.fromkeys(key for trial in self.group.trials for key in trial.hyperparameters)
         for number, key in enumerate(tuned):
             name = f"{self.name}-over{number}"
-            pictures.append(draw.over_hyperparameter(self.group.trials, key, self.looks, name))
-        pictures.append(draw.importance_bars(studies, self.looks, f"{self.name}-importance"))
+            pictures.append(over_hyperparameter(self.group.trials, key, self.looks, name))
+        pictures.append(importance_bars(studies, self.looks, f"{self.name}-importance"))
         return _there(pictures)
 
     def costs(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sedona_nni.report_data import Experiment, Group, Spread, StrategySummary
+from sedona_nni.reporting.data import Experiment, Group, Spread, StrategySummary
 
 __all__ = [
     "count",

@@ -1,0 +1,1 @@
+"""Reports on experiments: a table, data, or a page of pictures."""

@@ -1,0 +1,269 @@
+"""Makes the data of a report from the ledgers of experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from pydantic import ValidationError
+
+from sedona_nni.compute import Compute
+from sedona_nni.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.ledger import TrialRecord
+from sedona_nni.reporting.data import (
+    COSTS,
+    Block,
+    Cost,
+    Experiment,
+    Group,
+    Report,
+    SearchView,
+    Spread,
+    StrategySummary,
+    Study,
+    TrialView,
+)
+from sedona_nni.reporting.equal_cost import CostPath, best_of, curve_of, paths_of, within_of
+from sedona_nni.task import Task
+
+__all__ = ["MIN_TRIALS_FOR_IMPORTANCE", "Importance", "Source", "build_report"]
+
+Importance: TypeAlias = Callable[[Sequence[tuple[Mapping[str, Any], float]]], dict[str, float]]
+"""Says how much each hyperparameter matters, from those of trials and what came of them."""
+
+MIN_TRIALS_FOR_IMPORTANCE = 12  # of fewer, chance is all that there is to see
+
+
+@dataclass(frozen=True)
+class Source:
+    """An experiment that is to be reported.
+
+    Attributes:
+        name: What to call it.
+        records: Its trials.
+        is_running: Whether somebody is at work on it.
+        planned: Number of trials that it is going to have, None where that is not known.
+    """
+
+    name: str
+    records: Sequence[TrialRecord]
+    is_running: bool = False
+    planned: int | None = None
+
+
+def build_report(sources: Iterable[Source], importance: Importance) -> Report:
+    """Put together what a report on experiments shows.
+
+    Args:
+        sources: The experiments.
+        importance: How to tell which hyperparameters matter.
+
+    Raises:
+        InputError: if an experiment has no trials, or one that makes no sense.
+    """
+    by_task: dict[str, list[tuple[Source, Task]]] = {}
+    for source in sources:
+        if not source.records:
+            raise InputError(f"{source.name}: has no trials yet")
+        task = _task(source)
+        same = task.model_dump_json(exclude={"data_dir", "split_seed"})
+        by_task.setdefault(same, []).append((source, task))
+    groups = []
+    for members in by_task.values():
+        groups.append(_group(members[0][1], [source for source, _ in members], importance))
+    return Report(groups=groups)
+
+
+def _task(source: Source) -> Task:
+    record = source.records[0]
+    try:
+        return Task.model_validate(record.parameters.get("task", {}))
+    except ValidationError as error:
+        raise InputError.from_validation(error, f"{source.name}: {record.key}.task") from None
+
+
+def _group(task: Task, sources: Sequence[Source], importance: Importance) -> Group:
+    trials = [_trial(s.name, r) for s in sources for r in s.records if r.stage == "train"]
+    searches = [_search(s.name, r) for s in sources for r in s.records if r.stage == "search"]
+    paths = paths_of(trials, searches)
+    budgets: dict[Cost, float] = {}
+    for cost in COSTS:
+        ends = [path.costs[cost][-1] for path in paths if path.costs.get(cost)]
+        if ends and len(ends) == len(paths):
+            budgets[cost] = min(ends)
+    names = list(dict.fromkeys(trial.strategy for trial in trials))
+    own = {name: [path for path in paths if path.strategy == name] for name in names}
+    curves = [curve_of(name, cost, own[name]) for name in names for cost in budgets]
+    return Group(
+        task=task,
+        experiments=[_experiment(source) for source in sources],
+        strategies=[_summary(name, trials, searches, own[name], budgets) for name in names],
+        curves=[curve for curve in curves if curve is not None],
+        budgets=budgets,
+        studies=_studies(trials, importance),
+        searches=searches,
+        trials=trials,
+        differing=_differing(sources),
+    )
+
+
+def _experiment(source: Source) -> Experiment:
+    counts = dict.fromkeys(("running", "succeeded", "failed"), 0)
+    for record in source.records:
+        counts[record.status] += 1
+    ended = counts["succeeded"] + counts["failed"]
+    missing = source.planned is not None and ended < source.planned
+    state: Literal["running", "finished", "unfinished"] = "finished"
+    if counts["running"] or missing:
+        state = "running" if source.is_running else "unfinished"
+    return Experiment(
+        name=source.name,
+        state=state,
+        planned=source.planned,
+        succeeded=counts["succeeded"],
+        failed=counts["failed"],
+        open=[record.key for record in source.records if record.status == "running"],
+    )
+
+
+def _trial(experiment: str, record: TrialRecord) -> TrialView:
+    given, result = record.parameters, dict(record.result or {})
+    shown = {
+        **{name: result[name] for name in TrialView.model_fields if name in result},
+        "experiment": experiment,
+        "key": record.key,
+        "strategy": record.strategy,
+        "status": record.status,
+        "reason": record.reason,
+        "decoupling": given.get("decoupling"),
+        "hyperparameters": given.get("hyperparameters", {}),
+        "seed": given.get("train", {}).get("seed"),
+        "validation_accuracy": result.get("default"),
+    }
+    try:
+        trial = TrialView.model_validate(shown)
+    except ValidationError as error:
+        raise InputError.from_validation(error, f"{experiment}: {record.key}") from None
+    if trial.compute is None:
+        return trial
+    return trial.model_copy(
+        update={
+            "blocks": _blocks(trial.decoupling, trial.compute),
+            "ideal_speedup": 1 / trial.compute.largest_share(trial.decoupling),
+        }
+    )
+
+
+def _blocks(decoupling: Decoupling, compute: Compute) -> list[Block]:
+    blocks = []
+    ranges = decoupling.blocks(len(compute.layers))
+    wholes = compute.blocks(decoupling)
+    for block, aux, whole in zip(ranges, [*decoupling.aux, None], wholes, strict=True):
+        own = sum(compute.layers[block.start : block.stop])
+        blocks.append(
+            Block(
+                first_layer=block[0],
+                last_layer=block[-1],
+                aux=aux,
+                share=own / compute.total,
+                aux_share=(whole - own) / compute.total,
+            )
+        )
+    return blocks
+
+
+def _search(experiment: str, record: TrialRecord) -> SearchView:
+    result = dict(record.result or {})
+    shown = {
+        **{name: result[name] for name in SearchView.model_fields if name in result},
+        "experiment": experiment,
+        "key": record.key,
+        "strategy": record.strategy,
+        "status": record.status,
+        "reason": record.reason,
+        "pretrain_steps": record.parameters.get("search", {}).get("pretrain_steps"),
+        "result": result.get("search_result"),
+        "validation_accuracy": result.get("default"),
+    }
+    try:
+        search = SearchView.model_validate(shown)
+    except ValidationError as error:
+        raise InputError.from_validation(error, f"{experiment}: {record.key}") from None
+    if search.result is None:
+        return search
+    found = search.result
+    return search.model_copy(
+        update={"a_loc": found.a_loc().tolist(), "undecided": found.undecided_share}
+    )
+
+
+def _summary(
+    strategy: str,
+    trials: Sequence[TrialView],
+    searches: Sequence[SearchView],
+    paths: Sequence[CostPath],
+    budgets: Mapping[Cost, float],
+) -> StrategySummary:
+    own = [trial for trial in trials if trial.strategy == strategy]
+    best = [trial for path in paths if (trial := best_of(path.trials)) is not None]
+    search_times = [s.time_s for s in searches if s.serves(strategy) and s.time_s is not None]
+    total = {
+        cost: Spread.of([path.costs[cost][-1] for path in paths if cost in path.costs])
+        for cost in COSTS
+    }
+
+    def spread(name: str) -> Spread | None:
+        values = [getattr(trial, name) for trial in best]
+        return Spread.of([value for value in values if value is not None])
+
+    return StrategySummary(
+        strategy=strategy,
+        num_experiments=len(paths),
+        num_trials=sum(trial.status == "succeeded" for trial in own),
+        num_failed=sum(trial.status == "failed" for trial in own),
+        best=sorted(best, key=lambda trial: -(trial.validation_accuracy or 0.0)),
+        validation_accuracy=spread("validation_accuracy"),
+        test_accuracy=spread("test_accuracy"),
+        peak_memory_mib=spread("peak_memory_mib"),
+        ideal_speedup=spread("ideal_speedup"),
+        time_s=spread("time_s"),
+        search_time_s=Spread.of(search_times),
+        total={cost: found for cost, found in total.items() if found is not None},
+        within={cost: within_of(cost, budgets[cost], paths) for cost in budgets if paths},
+    )
+
+
+def _studies(trials: Sequence[TrialView], importance: Importance) -> list[Study]:
+    found: list[Study] = []
+    for strategy in dict.fromkeys(trial.strategy for trial in trials):
+        ended = [t for t in trials if t.strategy == strategy and t.status != "running"]
+        scored = [
+            (trial.hyperparameters, trial.validation_accuracy)
+            for trial in ended
+            if trial.hyperparameters and trial.validation_accuracy is not None
+        ]
+        enough = len(scored) >= MIN_TRIALS_FOR_IMPORTANCE
+        shares = importance(scored) if enough else None
+        for experiment in dict.fromkeys(trial.experiment for trial in ended):
+            own = [t.validation_accuracy for t in ended if t.experiment == experiment]
+            found.append(
+                Study(
+                    strategy=strategy,
+                    experiment=experiment,
+                    accuracies=own,
+                    importance=shares,
+                )
+            )
+    return found
+
+
+def _differing(sources: Sequence[Source]) -> list[str]:
+    seen: dict[str, set[str]] = {}
+    for record in (record for source in sources for record in source.records):
+        tuned = record.parameters.get("hyperparameters", {})
+        for name, value in record.parameters.get("train", {}).items():
+            if name != "seed" and name not in tuned:
+                seen.setdefault(name, set()).add(repr(value))
+    return sorted(name for name, values in seen.items() if len(values) > 1)
