@@ -1,7 +1,8 @@
 """What strategies reach at what cost.
 
 A strategy is followed along its cost: its search first, then its trainings in the order in which
-they were handed out. Its best training so far is the one that validates best; test data are for show.
+they were handed out. Its best training so far is the one that validates best; test accuracy is that
+of the same training.
 
 Cost is counted twice. ``images``: those that the steps of trainings and searches took, which is
 steps times batch size; one of a search takes more computing than one of a training. ``time_s``:

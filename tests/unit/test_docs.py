@@ -14,6 +14,7 @@ DOCUMENTS = [
     "CHANGELOG.md",
     "docs/method.md",
     "docs/reference.md",
+    "docs/report.md",
     "docs/speed.md",
     "experiments/published/README.md",
 ]

@@ -145,8 +145,10 @@ def test_hostile_names_are_escaped_everywhere() -> None:
     assert "49" not in re.findall(r"&lt;script.{0,60}", text)[0]
     outside = re.sub(r"<svg .*?</svg>", "", text, flags=re.S)
     assert "</svg>" not in outside
+    written = set()
     for picture in re.findall(r"<svg .*?</svg>", text, re.S):
-        ElementTree.fromstring(picture)
+        written |= {element.text for element in ElementTree.fromstring(picture).iter()}
+    assert HOSTILE in written  # as it is: neither cut short nor set as a formula
 
 
 @pytest.mark.parametrize(
