@@ -30,6 +30,8 @@ from strategies.settings import (
     BridgeSettings,
     CommonSettings,
     ExperimentSettings,
+    GridPart,
+    GridSettings,
     TuningSettings,
 )
 
@@ -67,6 +69,11 @@ MODELS: dict[type[BaseModel], tuple[str, str]] = {
         "BridgeTuner",
         "`className: strategies.bridge.BridgeTuner`: lets a strategy of NNI explore decouplings.",
     ),
+    GridSettings: (
+        "GridTuner",
+        "`className: strategies.grid.GridTuner`: trains every decoupling, or a sample of them.",
+    ),
+    GridPart: ("Part of a grid (`parts`)", "Some of the decouplings of a GridTuner."),
 }
 
 _OURS = "ours"
@@ -157,6 +164,10 @@ SOURCES: dict[str, str] = {
     "BridgeSettings.strategy_args": _NNI,
     "BridgeSettings.num_blocks": _OURS,
     "BridgeSettings.max_trials": _NNI,
+    "GridSettings.parts": _OURS,
+    "GridPart.num_blocks": _OURS,
+    "GridPart.seeds": _OURS,
+    "GridPart.sample": _OURS,
 }
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "CommonSettings",
     "Contender",
     "ExperimentSettings",
+    "GridPart",
     "GridSettings",
     "TuningSettings",
     "read_settings",

@@ -1,0 +1,102 @@
+"""`strategies.grid` under NNI's own dispatcher, and trials of several trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sedona_nni.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.ledger import Ledger
+from sedona_nni.training import TrainSettings
+from strategies.grid import GridTuner, every_decoupling
+from strategies.ledger_tuner import LEDGER_FILE
+from strategies.settings import GridSettings, read_settings
+from trials.repeated import repeated
+
+GRID: dict[str, Any] = {
+    "task": {"backbone": "vgg11"},
+    "aux": ["conv1", "mlp"],
+    "train": {"seed": 4},
+    "parts": [
+        {"num_blocks": 1, "seeds": 5},
+        {"num_blocks": 3, "sample": 3},
+        {"num_blocks": 2, "seeds": 2},
+    ],
+}
+
+
+def test_every_decoupling_once_in_order() -> None:
+    found = every_decoupling("vgg11", 4, 3, ["a", "b"])
+    assert len(found) == len(set(found)) == 3 * 4
+    assert [(each.cuts, each.aux) for each in (found[0], found[1], found[-1])] == [
+        ([0, 1], ["a", "a"]),
+        ([0, 1], ["a", "b"]),
+        ([1, 2], ["b", "b"]),
+    ]
+    assert every_decoupling("vgg11", 4, 1, ["a"]) == [Decoupling(backbone="vgg11")]
+
+
+def test_the_whole_grid_is_trained_and_no_more(dispatch: Any) -> None:
+    """Also when it is interrupted: what was handed out is not handed out again."""
+    nni = dispatch(GridTuner(**GRID))
+    nni.initialize({})
+    nni.request()
+    for _ in range(5):
+        nni.succeed(nni.started[-1])
+    resumed = dispatch(GridTuner(**GRID))
+    resumed.initialize({})
+    resumed.request()
+    for _ in range(18 - 5):  # first the sixth, which was under way
+        assert not resumed.ended
+        resumed.succeed(resumed.started[-1])
+    assert resumed.ended
+    records = list(Ledger(resumed.folder / LEDGER_FILE))
+    trained = [Decoupling.model_validate(record.parameters["decoupling"]) for record in records]
+    assert len(trained) == len(set(trained)) == 1 + 3 + 14
+    assert [each.num_blocks for each in trained] == [1] + 3 * [3] + 14 * [2]
+    assert {record.parameters["train"]["seed"] for record in records} == {4}
+    repetitions = [record.parameters["repetitions"] for record in records]
+    assert repetitions == [5] + 3 * [1] + 14 * [2]
+    assert records[0].strategy == "backprop"
+    assert resumed.tuner.settings.num_trials == 18
+
+
+def test_a_sample_is_the_same_each_time_and_the_seed_decides() -> None:
+    def sample(seed: int) -> list[Decoupling]:
+        settings = GridSettings.model_validate({**GRID, "seed": seed})
+        return settings.decouplings(settings.parts[1])
+
+    assert sample(1) == sample(1) != sample(2)
+    assert len(set(sample(1))) == 3
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"num_blocks": 9}, "num_blocks: must be from 1 to the number of layers, 8"),
+        ({"num_blocks": 2, "sample": 15}, r"parts.1.sample: must be at most 14, .* got 15"),
+    ],
+)
+def test_a_part_that_cannot_be(tmp_path: Path, part: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_settings(GridSettings, {**GRID, "parts": [{"num_blocks": 1}, part]}, tmp_path)
+
+
+def test_repeated_trainings_and_their_means(tmp_path: Path) -> None:
+    seen = []
+
+    def train(settings: TrainSettings, directory: Path) -> dict[str, Any]:
+        seen.append((settings.seed, directory))
+        return {"default": settings.seed / 10, "sizes": [1, settings.seed]}
+
+    found = repeated(train, TrainSettings(seed=3), 2, tmp_path)
+    assert seen == [(3, tmp_path / "seed-3"), (4, tmp_path / "seed-4")]
+    assert found["default"] == pytest.approx(0.35)
+    assert found["sizes"] == [1, 3]
+    assert found["runs"] == [
+        {"seed": 3, "default": 0.3, "sizes": [1, 3]},
+        {"seed": 4, "default": 0.4, "sizes": [1, 4]},
+    ]
