@@ -84,7 +84,7 @@ class CommonSettings(BaseModel, ABC):
             trial of each strategy trains with ``train.seed + n``.
         device: ``"auto"`` takes a GPU if there is one. Each trial has a GPU of its own.
         threads: CPU threads per trial; by default PyTorch decides.
-        seed: Of what the tuner draws: random decouplings and hyperparameters.
+        seed: Of what the tuner draws: random decouplings, samples and hyperparameters.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -541,7 +541,6 @@ class GridSettings(CommonSettings):
 
     Attributes:
         parts: What is trained, in this order.
-        seed: Of the samples.
     """
 
     parts: tuple[GridPart, ...] = Field(min_length=1)
