@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from sedona_nni.errors import InputError
 from sedona_nni.training import TrainSettings
-from strategies.hyperparameters import Study, importance, read_search_space
+from strategies.hyperparameters import Study, _span, importance, read_search_space
 
 TRAIN = TrainSettings(lr_min=0.0)
 
@@ -92,6 +92,22 @@ def test_importance_finds_what_matters() -> None:
     assert next(iter(shares)) == "lr"
     assert shares["lr"] > 0.8
     assert sum(shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.5, 0.002, 0.1], FloatDistribution(0.002, 0.5, log=True)),
+        ([0.5, 0.9], FloatDistribution(0.5, 0.9)),
+        ([0.0, 0.9], FloatDistribution(0.0, 0.9)),
+        ([3, 5, 4], IntDistribution(3, 5)),
+        ([True, False], CategoricalDistribution(["False", "True"])),
+        ([[1], [1, 2]], CategoricalDistribution(["[1, 2]", "[1]"])),
+        ([0.1, 0.1], None),
+    ],
+)
+def test_the_space_that_values_span(values: list[Any], expected: Any) -> None:
+    assert _span(values) == expected
 
 
 @pytest.mark.parametrize(
