@@ -173,6 +173,8 @@ def report(
     from strategies.hyperparameters import importance
     from strategies.report_source import read_sources
 
+    if html is not None and html.is_dir():
+        raise InputError.rule("--html", "must be a file", str(html))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     made = build_report(read_sources(targets), importance)
     if html is not None:

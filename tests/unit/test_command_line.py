@@ -69,6 +69,7 @@ def test_help(
     [
         (["run", "nowhere.yml"], "nowhere.yml: there is no such file"),
         (["report", "unknown"], "experiment unknown: NNI knows no such experiment"),
+        (["report", "unknown", "--html", "."], "--html: must be a file, but got '.'"),
         (["resume", "unknown"], "experiment unknown: NNI knows no such experiment"),
         (["search", "nowhere.yml", "--directory", "d"], "nowhere.yml: there is no such file"),
         (
