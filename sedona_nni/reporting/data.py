@@ -99,7 +99,7 @@ class TrialView(_Shown):
         seed: Of the training.
         validation_accuracy: Fraction; of the epoch that validates best, as the next.
         test_accuracy: Fraction.
-        best_epoch: That epoch, from 1.
+        best_epoch: That epoch, from 1; the mean of several trainings in one trial, as the others.
         parameters: Number of weights, auxiliary networks included.
         peak_memory_mib: Peak memory of a training step, MiB.
         time_s: Seconds of training.
@@ -122,7 +122,7 @@ class TrialView(_Shown):
     seed: int | None = None
     validation_accuracy: Accuracy | None = None
     test_accuracy: Accuracy | None = None
-    best_epoch: int | None = None
+    best_epoch: float | None = None
     parameters: int | None = None
     peak_memory_mib: Amount | None = None
     time_s: Amount | None = None
