@@ -123,7 +123,10 @@ def _run(
     settings = TrainSettings.model_validate(
         {**settings.model_dump(), "method": contender.method, "seed": seed}
     )
-    trained = {"task": task.model_dump(mode="json"), "train": settings.model_dump(mode="json")}
+    trained = {
+        "task": task.model_dump(mode="json", exclude={"data_dir"}),
+        "train": settings.model_dump(mode="json"),
+    }
     path = directory / f"{name.replace(',', '').replace(' ', '-')}-{seed}.json"
     if path.exists() and (earlier := read_json(path))["trained"] == trained:
         result: dict[str, Any] = earlier["result"]
