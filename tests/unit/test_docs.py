@@ -16,6 +16,7 @@ DOCUMENTS = [
     "docs/reference.md",
     "docs/report.md",
     "docs/speed.md",
+    "experiments/dgl/README.md",
     "experiments/published/README.md",
 ]
 
