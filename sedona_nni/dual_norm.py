@@ -31,10 +31,12 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["dual_batch_norm", "dual_batch_norms", "replaced_forwards"]
+__all__ = ["dual_batch_norm", "dual_modules", "replaced_forwards"]
 
 
 class _Normalise(torch.autograd.Function):
@@ -104,7 +106,7 @@ def _project(v: Tensor, z: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tens
     return projected, sum_zv / count, sum_v / count
 
 
-def dual_batch_norm(norm: nn.Module, features: Tensor) -> Tensor:
+def dual_batch_norm(norm: _BatchNorm, features: Tensor) -> Tensor:
     """Return what a batch norm in training mode makes of dual numbers, by the formulas above."""
     x, weight, bias = (
         (dual.primal, torch.zeros_like(dual.primal) if dual.tangent is None else dual.tangent)
@@ -116,11 +118,29 @@ def dual_batch_norm(norm: nn.Module, features: Tensor) -> Tensor:
     return forward_ad.make_dual(value, tangent)
 
 
+def _dual_dropout(dropout: nn.Dropout, features: Tensor) -> Tensor:
+    """Drop the same values as in a step without tangents, and their tangents.
+
+    torch's own forward derivative is as right, but goes by way of Python and loads a compiler.
+    """
+    value, tangent = forward_ad.unpack_dual(features)
+    kept = F.dropout(torch.ones_like(value), dropout.p, dropout.training)
+    return value * kept if tangent is None else forward_ad.make_dual(value * kept, tangent * kept)
+
+
 @contextmanager
-def dual_batch_norms(module: nn.Module) -> Iterator[None]:
-    """Let all batch norms within a module handle dual numbers so; running statistics stay."""
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    with replaced_forwards({norm: partial(dual_batch_norm, norm) for norm in norms}):
+def dual_modules(module: nn.Module) -> Iterator[None]:
+    """Let all batch norms and dropouts within a module handle dual numbers as they should.
+
+    Running statistics stay as they are.
+    """
+    forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            forwards[part] = partial(dual_batch_norm, part)
+        elif type(part) is nn.Dropout:
+            forwards[part] = partial(_dual_dropout, part)
+    with replaced_forwards(forwards):
         yield
 
 

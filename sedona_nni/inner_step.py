@@ -34,7 +34,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sedona_nni.batches import Batch
-from sedona_nni.dual_norm import dual_batch_norms, replaced_forwards
+from sedona_nni.dual_norm import dual_modules, replaced_forwards
 from sedona_nni.relaxation import RelaxedNetwork, Valve, gradient_valve, tangent_valve
 
 __all__ = ["Adam", "InnerOptimizer", "InnerProblem", "PulledBack", "Sgd", "TrainingState"]
@@ -260,9 +260,10 @@ class InnerProblem:
 
             with self._workers() as (_, apply):
                 local = list(apply(learn_locally, range(len(at_boundaries))))
+            for features, (_, to_features) in zip(at_boundaries, local, strict=True):
+                features.register_hook(functools.partial(torch.add, to_features))
             losses = [loss for loss, _ in local] + [self.criterion(logits, labels)]
-            to_boundaries = [to_features for _, to_features in local]
-            torch.autograd.backward([*at_boundaries, losses[-1]], [*to_boundaries, None])
+            losses[-1].backward()
         return gradient, self._statistics.vector.clone(), torch.stack(losses).detach()
 
     def update(
@@ -336,12 +337,12 @@ class InnerProblem:
         which this step adds its part. Of the ``first`` step of all only that part matters, so the
         other cotangents are not computed, and are returned as they were.
         """
-
-        def update(weights: Tensor, used: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-            return self.optimizer.update(weights, used, slots, lr, state.step)
-
-        pull = torch.func.vjp(update, state.weights, gradient, state.slots)[1]
-        to_weights, to_gradient, to_slots = pull((after.weights, after.slots))
+        w, g, s = (p.detach().requires_grad_() for p in (state.weights, gradient, state.slots))
+        weights, slots = self.optimizer.update(w, g, s, lr, state.step)
+        # (torch.func.vjp would say the same, but it loads 230 MiB of compiler)
+        pulled = (weights * after.weights).sum() + (slots * after.slots).sum()
+        to_weights, to_gradient, to_slots = torch.autograd.grad(pulled, (w, g, s))
+        del weights, slots, pulled
         through, alpha, beta = self._pull_back_gradient(
             state, batch, seed, to_gradient, after.statistics, first
         )
@@ -372,15 +373,20 @@ class InnerProblem:
         tangents = self._weights.named(direction)
         a, b = (part.detach().requires_grad_() for part in (self.network.a, self.network.b))
 
-        with self._training(seed), self._differentiable(not first), dual_batch_norms(self.network):
+        with self._training(seed), self._differentiable(not first), dual_modules(self.network):
             with (
                 forward_ad.dual_level(),
                 self._batch_statistics(to_statistics) as terms,
                 self._moving("backbone.", tangents),
             ):
-                at_boundaries, logits = self.network(images, a, tangent_valve)
+                pairs = []
+
+                def watched_valve(features: Tensor, scale: Tensor) -> Tensor:
+                    pairs.append(forward_ad.unpack_dual(features))
+                    return tangent_valve(forward_ad.make_dual(*pairs[-1]), scale)
+
+                _, logits = self.network(images, a, watched_valve)
                 final = sum(terms, self._loss_slope(logits, labels))
-                pairs = [forward_ad.unpack_dual(features) for features in at_boundaries]
 
             def local_slope(i: int) -> tuple[Tensor, Tensor, Tensor]:
                 value, tangent = (part.detach() for part in pairs[i])
@@ -406,20 +412,14 @@ class InnerProblem:
                         slopes = list(apply(local_slope, some))
                     to_pairs += list(apply(pull_back_locally, slopes))
                     slopes.clear()
-            outputs = [
-                (part, to_part)
-                for pair, to_pair in zip(pairs, to_pairs, strict=True)
-                for part, to_part in zip(pair, to_pair, strict=True)
-                if part.requires_grad and to_part is not None
-            ]
-            torch.autograd.backward(
-                [*(part for part, _ in outputs), final], [*(to for _, to in outputs), None]
-            )
-        alpha, beta = torch.autograd.grad(
-            (self.network.a, self.network.b),
-            (self.network.alpha, self.network.beta),
-            (a.grad, b.grad),
-        )
+            for pair, to_pair in zip(pairs, to_pairs, strict=True):
+                for part, to_part in zip(pair, to_pair, strict=True):
+                    if part.requires_grad and to_part is not None:
+                        part.register_hook(functools.partial(torch.add, to_part))
+            final.backward()
+        network = self.network
+        pulled = (network.a * cast(Tensor, a.grad)).sum() + (network.b * cast(Tensor, b.grad)).sum()
+        alpha, beta = torch.autograd.grad(pulled, (network.alpha, network.beta))
         return to_weights, alpha, beta
 
     @contextmanager
@@ -466,8 +466,8 @@ class InnerProblem:
     def _moving(self, prefix: str, tangents: dict[str, Tensor]) -> Iterator[None]:
         """Let the weights whose names begin with ``prefix`` move along their tangents."""
         places = [place for place in self._places if place[0].startswith(prefix)]
-        if not any(bool(tangents[name].any()) for name, _, _ in places):
-            yield  # before the last step of all, only the backbone moves: that is what was judged
+        if prefix != "backbone." and not any(bool(tangents[name].any()) for name, _, _ in places):
+            yield  # at the last step of all, only the backbone moves: that is what was judged
             return
         weights = [parameters[key] for _, parameters, key in places]
         for (name, parameters, key), weight in zip(places, weights, strict=True):

@@ -18,11 +18,12 @@ With x~ = (x, 1) and V~ = (V, beta), so that z = x~ V~^T, and relu(z) = [z > 0] 
 
 So the maps are needed only for where they are positive. They are made piece by piece, small enough
 to stay in the processor's cache, and made again for the backward pass. Tangents are simple, too:
-that of S is sum_n x~' [z > 0].
+S' = sum_n x~' [z > 0] and P' = 1/N sum_p (V~_p S'_p + V~'_p S_p).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -58,70 +59,113 @@ def pooled_unit(unit: nn.Sequential, features: Tensor) -> Tensor:
     x = x - mean
     count = x.shape[0] * x.shape[1]
     flat = x.flatten(0, 1)
-    covariance = flat.T @ flat / count
+    # (/ count and + eps would do the same, but forward mode does those by way of Python)
+    covariance = torch.ops.aten.mul.Scalar(flat.T @ flat, 1 / count)
     variance = ((weight @ covariance) * weight).sum(1)
     _track(norm, weight @ mean, variance, count)
-    scaled = (norm.weight * (variance + norm.eps).rsqrt())[:, None] * weight
+    deviation = torch.ops.aten.add.Scalar(variance, norm.eps).sqrt()
+    scaled = (norm.weight / deviation)[:, None] * weight
     v = torch.cat([scaled, norm.bias[:, None]], dim=1)
-    return (v.T * _sums_where_positive(F.pad(x, (0, 1), value=1.0), v)).sum(1) / x.shape[1]
+    duals = [forward_ad.unpack_dual(part) for part in (F.pad(x, (0, 1), value=1.0), v)]
+    if all(dual.tangent is None for dual in duals):
+        pooled: Tensor = _PooledRelu.apply(*(dual.primal for dual in duals))
+        return pooled
+    pooled, tangent = _DualPooledRelu.apply(
+        *(dual.primal for dual in duals),
+        *(torch.zeros_like(d.primal) if d.tangent is None else d.tangent for d in duals),
+    )
+    if not any(dual.primal.requires_grad for dual in duals):
+        pooled = pooled.detach()  # a function cannot say that of two results one is a constant
+    return forward_ad.make_dual(pooled, tangent)
 
 
 def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
     """Update the running statistics as the norm itself would."""
-    for running, batch in (
-        (norm.running_mean, mean),
-        (norm.running_var, variance * (count / (count - 1))),
+    for running, batch, factor in (
+        (norm.running_mean, mean, 1.0),
+        (norm.running_var, variance, count / (count - 1)),
     ):
         # .data: as torch's kernel does, without marking what other norms have saved as changed
         batch = forward_ad.unpack_dual(batch).primal.detach()
-        cast(Tensor, running).data.lerp_(batch, cast(float, norm.momentum))
+        cast(Tensor, running).data.lerp_(batch * factor, cast(float, norm.momentum))
     cast(Tensor, norm.num_batches_tracked).add_(1)
 
 
-def _sums_where_positive(x: Tensor, v: Tensor) -> Tensor:
-    """Return S for x~ (B, N, p+1) and V~ (F, p+1); either may be dual numbers."""
-    v = forward_ad.unpack_dual(v).primal.detach()
-    value, tangent = forward_ad.unpack_dual(x)
-    if tangent is None:
-        sums: Tensor = _SumsWherePositive.apply(value, value.detach(), v)
-        return sums
-    both = _SumsWherePositive.apply(torch.cat([value, tangent], dim=2), value.detach(), v)
-    sums, sums_t = both.chunk(2, dim=1)
-    return forward_ad.make_dual(sums if value.requires_grad else sums.detach(), sums_t)
-
-
-class _SumsWherePositive(torch.autograd.Function):
-    """y (B, N, q), x~ (B, N, p+1), V~ -> sum_n y [x~ V~^T > 0], (B, q, F); linear in y."""
+class _PooledRelu(torch.autograd.Function):
+    """(x~, V~) -> P."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
-        sums = y.new_empty(len(y), y.shape[2], len(v))
-        samples = _samples(x, v)
-        room = y.new_empty(samples, x.shape[1], len(v))
-        parts = (part.split(samples) for part in (x, y.transpose(1, 2), sums))
-        for x_part, y_part, sums_part in zip(*parts, strict=True):
-            z = room[: len(x_part)]
-            torch.mm(x_part.flatten(0, 1), v.T, out=z.view(-1, len(v)))
-            torch.bmm(y_part, z.gt_(0), out=sums_part)
-        ctx.save_for_backward(x, v)
-        return sums
+    def forward(ctx: Any, x: Tensor, v: Tensor) -> Tensor:
+        sums, pooled = x.new_empty(len(x), x.shape[2], len(v)), x.new_empty(len(x), len(v))
+        for piece, on in _positive(x, v):
+            torch.bmm(x[piece].transpose(1, 2), on, out=sums[piece])
+            torch.sum(sums[piece] * v.T, 1, out=pooled[piece])
+        ctx.save_for_backward(x, v, sums)
+        return pooled.div_(x.shape[1])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        x, v = ctx.saved_tensors
-        to_y = x.new_empty(len(x), gradient.shape[1], x.shape[1])
-        # Maps first: of both layouts this is the faster one for the product that follows
-        samples = _samples(x, v)
-        room = x.new_empty(samples, len(v), x.shape[1])
-        parts = (part.split(samples) for part in (x.transpose(1, 2), gradient, to_y))
-        for x_part, gradient_part, to_y_part in zip(*parts, strict=True):
-            z = room[: len(x_part)]
-            torch.bmm(v.expand(len(z), -1, -1), x_part, out=z)
-            torch.bmm(gradient_part, z.gt_(0), out=to_y_part)
-        return to_y.transpose(1, 2), None, None
+    def backward(ctx: Any, e: Tensor) -> tuple[Tensor, Tensor]:
+        x, v, sums = ctx.saved_tensors
+        e = (e / x.shape[1])[:, None]
+        to_x, to_v = x.new_empty(len(x), x.shape[2], x.shape[1]), torch.zeros_like(v.T)
+        for piece, on in _positive(x, v, maps_first=True):
+            torch.bmm(e[piece] * v.T, on, out=to_x[piece])
+            to_v += (e[piece] * sums[piece]).sum(0)
+        return to_x.transpose(1, 2), to_v.T
 
 
-def _samples(x: Tensor, v: Tensor) -> int:
-    """Return of how many samples maps are made at a time."""
-    return min(len(x), max(1, _PIECE // (len(v) * x.shape[1])))
+class _DualPooledRelu(torch.autograd.Function):
+    """(x~, V~, x~', V~') -> (P, P')."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, v: Tensor, x_t: Tensor, v_t: Tensor) -> tuple[Tensor, Tensor]:
+        q = x.shape[2]
+        both, sums = torch.cat([x, x_t], 2), x.new_empty(len(x), 2 * q, len(v))
+        pooled, tangent = (x.new_empty(len(x), len(v)) for _ in range(2))
+        for piece, on in _positive(x, v):
+            torch.bmm(both[piece].transpose(1, 2), on, out=sums[piece])
+            s, s_t = sums[piece].split(q, 1)
+            torch.sum(s * v.T, 1, out=pooled[piece])
+            torch.sum((s_t * v.T).addcmul_(s, v_t.T), 1, out=tangent[piece])
+        ctx.save_for_backward(x, v, v_t, sums)
+        return pooled.div_(x.shape[1]), tangent.div_(x.shape[1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, e: Tensor, f: Tensor) -> tuple[Tensor | None, ...]:
+        x, v, v_t, sums = ctx.saved_tensors
+        q = x.shape[2]
+        e, f = ((part / x.shape[1])[:, None] for part in (e, f))
+        to_both = x.new_empty(len(x), 2 * q, x.shape[1])
+        to_v, to_v_t = torch.zeros_like(v.T), torch.zeros_like(v.T)
+        for piece, on in _positive(x, v, maps_first=True):
+            e_part, f_part = e[piece], f[piece]
+            s, s_t = sums[piece].split(q, 1)
+            through_t = f_part * v.T
+            through = (e_part * v.T).addcmul_(f_part, v_t.T)
+            torch.bmm(torch.cat([through, through_t], 1), on, out=to_both[piece])
+            to_v += (e_part * s).addcmul_(f_part, s_t).sum(0)
+            to_v_t += (f_part * s).sum(0)
+        to_x, to_x_t = to_both.transpose(1, 2).split(q, 2)
+        return to_x, to_v.T, to_x_t, to_v_t.T
+
+
+def _positive(x: Tensor, v: Tensor, *, maps_first: bool = False) -> Iterator[tuple[slice, Tensor]]:
+    """Yield [z > 0] sample range by sample range, as numbers; each overwrites the one before.
+
+    Its shape is (b, N, F) or, with ``maps_first``, (b, F, N): whichever is the faster factor in
+    the product that follows.
+    """
+    samples = min(len(x), max(1, _PIECE // (len(v) * x.shape[1])))
+    room = x.new_empty(samples * len(v) * x.shape[1])
+    for start in range(0, len(x), samples):
+        piece = slice(start, min(start + samples, len(x)))
+        part = x[piece]
+        if maps_first:
+            z = room.view(samples, len(v), -1)[: len(part)]
+            torch.bmm(v.expand(len(part), -1, -1), part.transpose(1, 2), out=z)
+        else:
+            z = room.view(samples, -1, len(v))[: len(part)]
+            torch.mm(part.flatten(0, 1), v.T, out=z.view(-1, len(v)))
+        yield piece, z.gt_(0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from sedona_nni.dual_norm import dual_batch_norms
+from sedona_nni.dual_norm import dual_modules
 
 SHAPES = [(6, 3), (4, 3, 2, 2), (3, 2, 4, 4)]
 
@@ -22,7 +22,7 @@ def slope(inputs: list[Tensor], tangents: list[Tensor], cotangent: Tensor) -> Te
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, at the first dual number
         duals = [forward_ad.make_dual(*pair) for pair in zip(inputs, tangents, strict=True)]
-        with dual_batch_norms(norm):
+        with dual_modules(norm):
             out = functional_call(norm, {"weight": duals[1], "bias": duals[2]}, (duals[0],))
         value, tangent = forward_ad.unpack_dual(out)
         return (torch.sigmoid(value) * tangent * cotangent).sum()

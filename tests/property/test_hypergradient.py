@@ -111,3 +111,18 @@ def test_relaxed_gradient_is_the_formula(number: int) -> None:
     )
     for name, value in expected.items():
         torch.testing.assert_close(plain[name].detach(), value, rtol=1e-9, atol=1e-14)
+
+
+def test_threads_change_nothing_but_rounding() -> None:
+    """Boundaries are worked on side by side; each still adds up in its own order."""
+    results, threads = [], torch.get_num_threads()
+    for number in (1, 2, 2, 3):
+        torch.set_num_threads(number)
+        case = random_case(4, inner_steps=2)
+        results.append(of(case))
+        assert torch.get_num_threads() == number
+    torch.set_num_threads(threads)
+    one, two, two_again, three = (torch.cat([r.alpha, r.beta], dim=1) for r in results)
+    assert torch.equal(two, two_again)
+    torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(three, one, rtol=1e-9, atol=1e-14)

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from sedona_nni import inner_step, pooled_unit
 from sedona_nni.backbones import conv_unit, initialise
-from sedona_nni.dual_norm import dual_batch_norms
+from sedona_nni.dual_norm import dual_modules
 
 SHAPES = [(5, 3, 4, 4, 7), (3, 2, 8, 8, 16), (4, 4, 2, 2, 6)]  # B, p, H, W, F
 
@@ -77,7 +77,7 @@ def test_slopes_and_their_adjoints(shape: tuple[int, ...]) -> None:
                 return mean(self.unit, features)
 
         module = Mean()
-        with dual_batch_norms(module), forward_ad.dual_level():
+        with dual_modules(module), forward_ad.dual_level():
             duals = {
                 f"unit.{name}": forward_ad.make_dual(p, tangents[name]) for name, p in named.items()
             }

@@ -1,0 +1,91 @@
+"""Light networks side by side, and their convolutions, against plain ones, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sedona_nni.auxiliary import AuxiliaryContext, LightNetworks, build_auxiliary
+from sedona_nni.backbones import FeatureShape
+from sedona_nni.light_convolution import DepthwiseConv2d, PointwiseConv2d
+from sedona_nni.relaxation import MixedAuxiliary
+
+CHOICES = ("conv2", "conv4", "mlp", "conv1")
+
+
+@pytest.mark.parametrize("expansion", [1, 4])
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_candidates_together_are_each_alone(size: int, expansion: int) -> None:
+    """Logits, gradients of features and weights, and running statistics."""
+    torch.manual_seed(size)
+    shape = FeatureShape(8, size)
+    context = AuxiliaryContext(shape, 3, width_multiplier=0.05, expansion=expansion)
+    mixed = MixedAuxiliary(CHOICES, context).double()
+    alone = [mixed.candidate(name) for name in CHOICES]
+    b = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+    features = torch.randn(5, 8, size, size, dtype=torch.float64)
+    together, apart = (features.clone().requires_grad_() for _ in range(2))
+    cotangent = torch.randn(5, 3, dtype=torch.float64)
+
+    got = mixed(together, b)
+    expected = sum(share * network(apart) for share, network in zip(b, alone, strict=True))
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+    (got * cotangent).sum().backward()
+    (expected * cotangent).sum().backward()
+    torch.testing.assert_close(together.grad, apart.grad, rtol=1e-9, atol=1e-12)
+    gradients = {name: p.grad for name, p in mixed.named_parameters() if p.grad is not None}
+    for name, network in zip(CHOICES, alone, strict=True):
+        own = mixed.of_candidate(gradients, name)
+        for key, parameter in network.named_parameters():
+            torch.testing.assert_close(own[key], parameter.grad, rtol=1e-9, atol=1e-12)
+        statistics = mixed.of_candidate(dict(mixed.named_buffers()), name)
+        for key, buffer in network.named_buffers():
+            torch.testing.assert_close(statistics[key], buffer, rtol=1e-10, atol=1e-12)
+
+
+def test_drawing_many_draws_as_one_by_one() -> None:
+    context = AuxiliaryContext(FeatureShape(8, 4), 3, width_multiplier=0.05)
+    torch.manual_seed(0)
+    mixed = MixedAuxiliary(CHOICES, context)
+    torch.manual_seed(0)
+    for name in CHOICES:
+        expected = build_auxiliary(name, context).state_dict()
+        got = mixed.candidate(name).state_dict()
+        assert got.keys() == expected.keys()
+        assert all(torch.equal(got[key], expected[key]) for key in expected)
+
+
+def test_the_deepest_comes_first() -> None:
+    networks = LightNetworks(AuxiliaryContext(FeatureShape(8, 4), 3), [1, 3, 2])
+    assert networks.depths == (3, 2, 1)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_depthwise_convolution(size: int, stride: int) -> None:
+    torch.manual_seed(size)
+    fast = DepthwiseConv2d(3, stride).double()
+    check(fast, nn.Conv2d(3, 3, 3, stride, padding=1, groups=3, bias=False).double(), size)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("size", [1, 3])
+def test_pointwise_convolution(size: int, groups: int) -> None:
+    torch.manual_seed(size)
+    fast = PointwiseConv2d(4, 6, groups).double()
+    check(fast, nn.Conv2d(4, 6, 1, groups=groups, bias=False).double(), size)
+
+
+def check(fast: nn.Conv2d, plain: nn.Conv2d, size: int) -> None:
+    plain.load_state_dict(fast.state_dict())
+    features = torch.randn(2, fast.in_channels, size, size, dtype=torch.float64)
+    results = []
+    for convolution in (fast, plain):
+        leaf = features.clone().requires_grad_()
+        out = convolution(leaf)
+        out.sin().sum().backward()
+        results.append((out, leaf.grad, convolution.weight.grad))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
