@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import functools
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,36 +62,84 @@ class TrainingState:
     step: int
 
 
-class InnerOptimizer(Protocol):
+class InnerOptimizer(ABC):
     """An update rule as a pure function of vectors, so that it can be differentiated."""
 
     @property
+    @abstractmethod
     def num_slots(self) -> int:
         """Vectors of state per weight."""
 
+    @abstractmethod
     def update(
         self, weights: Tensor, gradient: Tensor, slots: Tensor, lr: float, step: int
     ) -> tuple[Tensor, Tensor]:
         """Return the new weights (n,) and slots (slots, n) of step number ``step`` (from 0)."""
 
+    def pull_back(
+        self,
+        weights: Tensor,
+        gradient: Tensor,
+        slots: Tensor,
+        lr: float,
+        step: int,
+        to_weights: Tensor,
+        to_slots: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Pull cotangents of the update's results back to weights, gradient and slots.
+
+        By automatic differentiation, unless a rule knows better.
+        """
+        w, g, s = (part.detach().requires_grad_() for part in (weights, gradient, slots))
+        new_weights, new_slots = self.update(w, g, s, lr, step)
+        # (torch.func.vjp would say the same, but it loads 230 MiB of compiler)
+        pulled = (new_weights * to_weights).sum() + (new_slots * to_slots).sum()
+        to_w, to_g, to_s = torch.autograd.grad(pulled, (w, g, s))
+        return to_w, to_g, to_s
+
 
 @dataclass(frozen=True)
-class Sgd:
-    """m' = mu m + g + wd w;  w' = w - lr m'  (torch's SGD)."""
+class Sgd(InnerOptimizer):
+    """m' = mu m + g + wd w;  w' = w - lr m'  (torch's SGD).
+
+    With c the cotangent of m' in all, that of m' itself less lr times that of w': those of m, g
+    and w are mu c, c, and that of w' plus wd c.
+    """
 
     momentum: float = 0.9
     weight_decay: float = 0.0
-    num_slots: int = 1
+
+    @property
+    def num_slots(self) -> int:
+        """See `InnerOptimizer.num_slots`."""
+        return 1
 
     def update(
         self, weights: Tensor, gradient: Tensor, slots: Tensor, lr: float, step: int
     ) -> tuple[Tensor, Tensor]:
-        momentum = self.momentum * slots[0] + (gradient + self.weight_decay * weights)
-        return weights - lr * momentum, momentum[None]
+        """See `InnerOptimizer.update`."""
+        momentum = torch.add(gradient, weights, alpha=self.weight_decay)
+        momentum = torch.add(momentum, slots[0], alpha=self.momentum)
+        return torch.add(weights, momentum, alpha=-lr), momentum[None]
+
+    def pull_back(
+        self,
+        weights: Tensor,
+        gradient: Tensor,
+        slots: Tensor,
+        lr: float,
+        step: int,
+        to_weights: Tensor,
+        to_slots: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `InnerOptimizer.pull_back`."""
+        c = torch.add(to_slots[0], to_weights, alpha=-lr)
+        to_w = torch.add(to_weights, c, alpha=self.weight_decay)
+        return to_w, c, (self.momentum * c)[None]
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(InnerOptimizer):
     """torch's Adam with L2 weight decay: g~ = g + wd w;  m' = b1 m + (1 - b1) g~;
     v' = b2 v + (1 - b2) g~^2;  w' = w - lr m^ / (sqrt(v^) + eps), with bias-corrected m^ and v^.
 
@@ -100,11 +149,16 @@ class Adam:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    num_slots: int = 2
+
+    @property
+    def num_slots(self) -> int:
+        """See `InnerOptimizer.num_slots`."""
+        return 2
 
     def update(
         self, weights: Tensor, gradient: Tensor, slots: Tensor, lr: float, step: int
     ) -> tuple[Tensor, Tensor]:
+        """See `InnerOptimizer.update`."""
         b1, b2 = self.betas
         gradient = gradient + self.weight_decay * weights
         first = b1 * slots[0] + (1 - b1) * gradient
@@ -337,12 +391,9 @@ class InnerProblem:
         which this step adds its part. Of the ``first`` step of all only that part matters, so the
         other cotangents are not computed, and are returned as they were.
         """
-        w, g, s = (p.detach().requires_grad_() for p in (state.weights, gradient, state.slots))
-        weights, slots = self.optimizer.update(w, g, s, lr, state.step)
-        # (torch.func.vjp would say the same, but it loads 230 MiB of compiler)
-        pulled = (weights * after.weights).sum() + (slots * after.slots).sum()
-        to_weights, to_gradient, to_slots = torch.autograd.grad(pulled, (w, g, s))
-        del weights, slots, pulled
+        to_weights, to_gradient, to_slots = self.optimizer.pull_back(
+            state.weights, gradient, state.slots, lr, state.step, after.weights, after.slots
+        )
         through, alpha, beta = self._pull_back_gradient(
             state, batch, seed, to_gradient, after.statistics, first
         )

@@ -219,6 +219,114 @@ def sedona(
 
 
 @app.command()
+def probe(
+    steps: Annotated[int, typer.Option(min=2, help="Training steps of each.")] = 20,
+    seeds: Annotated[str, typer.Option(help="By commas; others than those of the table.")] = "11",
+    table: TablePath = DATA,
+    num_blocks: NumBlocks = 2,
+    output: Annotated[Path | None, typer.Option(help="What to write.")] = None,
+) -> None:
+    """Train every decoupling for a few steps."""
+    from benchmarks.tabular.probe import Probes
+    from benchmarks.tabular.probe import probe as probed
+    from benchmarks.tabular.table import Table
+
+    loaded, numbers = Table.load(table), [int(seed) for seed in seeds.split(",")]
+    head = _header(len(numbers))
+    probes = [
+        probed(loaded, each, steps, seed)
+        for seed in numbers
+        for each in loaded.decouplings(num_blocks)
+    ]
+    path = output or table.with_name(f"{table.stem}-probes-{steps}.json")
+    text = Probes(header=head, steps=steps, probes=tuple(probes)).model_dump_json(indent=1) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    print(f"{path}: {len(probes)} probes")
+
+
+@app.command()
+def signs(
+    probes: Annotated[list[Path] | None, typer.Argument(help="Files of `probe`.")] = None,
+    table: TablePath = DATA,
+    max_block_share: MaxBlockShare = None,
+    as_json: Json = False,
+    record: Record = None,
+) -> None:
+    """How well early signs follow the truth: of the table's trainings, and of probes (K = 2).
+
+    Signs of a seed of the table are compared with the truth of its other seeds.
+    """
+    from benchmarks.tabular.probe import EVIDENCE, Probes, early_signs, follow, smoothed
+    from benchmarks.tabular.table import Table
+
+    loaded = Table.load(table)
+    among = loaded.decouplings(2, max_block_share)
+    truths = [loaded.truth(each) for each in among]
+    known = []  # what from, its cost in trainings, and pairs of signs and truths
+    epochs, steps = loaded.train.epochs, loaded.steps
+    seeds = [training.seed for training in loaded[among[0]].trainings]
+    for epoch in range(1, epochs + 1):
+        pairs = [
+            (
+                early_signs(loaded, among, seed, epoch),
+                [loaded.truth(each, without=seed) for each in among],
+            )
+            for seed in seeds
+        ]
+        known.append((f"epoch {epoch} of {epochs}", len(among) * epoch / epochs, pairs))
+    for path in probes or []:
+        document = Probes.load(path)
+        by_place = {(each.seed, each.cuts, each.aux): each for each in document.probes}
+        pairs = [
+            ([by_place[seed, tuple(each.cuts), tuple(each.aux)] for each in among], truths)
+            for seed in sorted({each.seed for each in document.probes})
+        ]
+        cost = len(among) * document.steps / steps
+        known.append((f"probes of {document.steps} steps", cost, pairs))  # type: ignore[arg-type]
+
+    results, rows = [], []
+    for source, cost, pairs in known:
+        for name, evidence in EVIDENCE.items():
+            for smooth in (False, True):
+                found = []
+                for seen, true in pairs:
+                    value = evidence(seen)
+                    if smooth:
+                        value = smoothed(value, among, loaded.aux_choices)
+                    found.append(follow(value, true))
+                correlations, ranks = zip(*found, strict=True)
+                results.append(
+                    {
+                        "from": source,
+                        "cost": cost,
+                        "evidence": name,
+                        "smoothed": smooth,
+                        "rank_correlations": correlations,
+                        "ranks": ranks,
+                    }
+                )
+                mean = sum(correlations) / len(correlations)
+                rows.append(
+                    [
+                        f"{source}, {name}{', smoothed' if smooth else ''}",
+                        f"{cost:.1f}",
+                        f"{mean:.2f}",
+                        f"{min(correlations):.2f}",
+                        " ".join(map(str, ranks)),
+                    ]
+                )
+    headings = ["evidence", "cost, trainings", "rank correlation", "least", "true ranks of picks"]
+    title = f"Early signs against the truth, of {len(among)} decouplings; one pick per seed"
+    publish(
+        _header(len(seeds)),
+        {"signs": results},
+        [RecordTable(title, headings, rows)],
+        as_json=as_json,
+        record=record,
+    )
+
+
+@app.command()
 def figure(
     output: Annotated[Path, typer.Argument(help="The picture (.png, .svg ...).")],
     table: TablePath = DATA,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -90,7 +91,15 @@ def _entry(record: TrialRecord, compute: Compute) -> Entry:
     )
 
 
+def _rounded(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(round(value, _DIGITS) for value in values)
+
+
 def _training(run: dict[str, Any]) -> Training:
+    history = run["history"]
+    blocks = itertools.takewhile(
+        history.__contains__, (f"block_{number}_accuracy" for number in itertools.count(1))
+    )
     return Training(
         seed=run["seed"],
         validation_accuracy=round(run["default"], _DIGITS),
@@ -98,6 +107,7 @@ def _training(run: dict[str, Any]) -> Training:
         validation_loss=round(run["loss"], _DIGITS),
         test_loss=round(run["test_loss"], _DIGITS),
         best_epoch=run["best_epoch"],
-        curve=tuple(round(accuracy, _DIGITS) for accuracy in run["history"]["default"]),
+        block_curves=tuple(_rounded(history[block]) for block in blocks),
+        train_losses=_rounded(history["train_loss"]),
         time_s=round(run["time_s"], 1),
     )

@@ -44,7 +44,9 @@ class Training(BaseModel):
         validation_loss: Likewise, nats.
         test_loss: Likewise, nats.
         best_epoch: That epoch, from 1.
-        curve: Validation accuracy after each epoch.
+        block_curves: Validation accuracy of each block's classifier after each epoch; the last
+            block's is the network's.
+        train_losses: Mean training loss of the final head in each epoch, nats.
         time_s: Seconds of training and validation; the machine was shared, so not to be compared.
     """
 
@@ -56,7 +58,8 @@ class Training(BaseModel):
     validation_loss: float
     test_loss: float
     best_epoch: int
-    curve: tuple[Accuracy, ...]
+    block_curves: tuple[tuple[Accuracy, ...], ...]
+    train_losses: tuple[float, ...]
     time_s: float
 
 
@@ -179,13 +182,29 @@ class Table(Document):
                 f"into {num_blocks} blocks only {found} were"
             )
 
-    def truth(self, decoupling: Decoupling) -> float:
+    @property
+    def steps(self) -> int:
+        """Steps of one training."""
+        pool = self.task.train_limit
+        if pool is None:
+            raise InputError("task.train_limit: must be given")
+        learned = pool - int(self.train.validation_fraction * pool)
+        return self.train.epochs * -(-learned // self.train.batch_size)
+
+    def truth(self, decoupling: Decoupling, without: int | None = None) -> float:
         """Return the mean test accuracy over all seeds.
 
+        Args:
+            decoupling: The decoupling.
+            without: Leave this seed out, so that its own results can be compared with the rest.
+
         Raises:
-            InputError: if the decoupling is not in the table.
+            InputError: if the decoupling is not in the table, or has no other seed.
         """
-        return self[decoupling].mean("test_accuracy")
+        accuracies = [t.test_accuracy for t in self[decoupling].trainings if t.seed != without]
+        if not accuracies:
+            raise InputError.rule("without", "must leave a seed", without)
+        return math.fsum(accuracies) / len(accuracies)
 
     def rank(self, decoupling: Decoupling, among: Iterable[Decoupling]) -> int:
         """Return 1 + how many of some decouplings are truly better; equals share a rank."""
