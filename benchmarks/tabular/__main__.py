@@ -282,7 +282,7 @@ def signs(
             for seed in sorted({each.seed for each in document.probes})
         ]
         cost = len(among) * document.steps / steps
-        known.append((f"probes of {document.steps} steps", cost, pairs))  # type: ignore[arg-type]
+        known.append((f"probes of {document.steps} steps", cost, pairs))
 
     results, rows = [], []
     for source, cost, pairs in known:

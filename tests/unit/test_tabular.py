@@ -1,0 +1,320 @@
+"""`benchmarks.tabular`: a table is judged by hand-worked numbers, and the shipped one is whole."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.record import header
+from benchmarks.tabular.__main__ import DATA, main
+from benchmarks.tabular.collect import collect
+from benchmarks.tabular.evidence import full_evidence, judge
+from benchmarks.tabular.probe import EVIDENCE, Probes, Signs, early_signs, follow, probe, smoothed
+from benchmarks.tabular.score import STRATEGIES, expected_random_regret, queries, score
+from benchmarks.tabular.table import Entry, Table, Training, rank_correlation
+from sedona_nni.compute import Compute
+from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.errors import InputError
+from sedona_nni.ledger import Ledger
+from sedona_nni.task import Task
+from sedona_nni.training import TrainSettings
+
+AUX = ("conv1", "conv2")
+COMPUTE = Compute(
+    backbone="vgg11",
+    unit="macs",
+    layers=[10, 10, 10, 10, 10, 10, 10, 30],
+    auxiliary=[{"conv1": 5, "conv2": 6}] * 7,
+)
+
+
+def at(cut: int, aux: str = "conv1") -> Decoupling:
+    return Decoupling(backbone="vgg11", cuts=[cut], aux=[aux])
+
+
+def training(seed: int, test: float, validation: float) -> Training:
+    return Training(
+        seed=seed,
+        validation_accuracy=validation,
+        test_accuracy=test,
+        validation_loss=1,
+        test_loss=1,
+        best_epoch=1,
+        block_curves=((validation,),),
+        train_losses=(1,),
+        time_s=1,
+    )
+
+
+def entry(decoupling: Decoupling, trainings: Sequence[Training]) -> Entry:
+    return Entry(
+        cuts=tuple(decoupling.cuts),
+        aux=tuple(decoupling.aux),
+        parameters=1,
+        macs=1,
+        largest_share=COMPUTE.largest_share(decoupling),
+        peak_memory_mib=1,
+        trainings=tuple(trainings),
+    )
+
+
+def table(entries: Sequence[Entry]) -> Table:
+    return Table(
+        header=header(n=1),
+        task=Task(backbone="vgg11"),
+        aux_choices=AUX,
+        train=TrainSettings(),
+        compute=COMPUTE,
+        entries=tuple(entries),
+    )
+
+
+def small() -> Table:
+    """Truths 0.5, 0.7, 0.7 and 0.6; validation tells another story."""
+    rows = {
+        at(0): [(0.4, 0.9), (0.6, 0.8)],
+        at(1): [(0.8, 0.5), (0.6, 0.6)],
+        at(1, "conv2"): [(0.7, 0.7), (0.7, 0.4)],
+        at(2): [(0.5, 0.6), (0.7, 0.5)],
+    }
+    return table(
+        [
+            entry(decoupling, [training(s, *pair) for s, pair in enumerate(pairs)])
+            for decoupling, pairs in rows.items()
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def complete() -> Table:
+    """All 14 decouplings into two blocks; every seed says the truth."""
+    truths = np.random.default_rng(5).uniform(0.6, 0.8, (7, 2)).round(4)
+    return table(
+        [
+            entry(at(cut, AUX[c]), [training(s, float(q), float(q)) for s in (1, 2)])
+            for (cut, c), q in np.ndenumerate(truths)
+        ]
+    )
+
+
+def test_truth_rank_and_regret_by_hand() -> None:
+    found = small()
+    among = found.decouplings(2)
+    assert [found.truth(each) for each in among] == pytest.approx([0.5, 0.7, 0.7, 0.6])
+    assert [found.rank(each, among) for each in among] == [4, 1, 1, 3]
+    assert [found.regret(each, among) for each in among] == pytest.approx([0.2, 0, 0, 0.1])
+    assert found.rank(at(2), [at(0)]) == 1
+    assert found.regret(at(2), [at(0)]) == 0  # better than all that it is compared with
+
+
+def test_seed_correlation_by_hand() -> None:
+    """Seed 0 ranks the four 1 4 3 2; seed 1 ranks them 1.5 1.5 3.5 3.5."""
+    found = small()
+    among = found.decouplings(2)
+    ranks = np.corrcoef([1, 4, 3, 2], [1.5, 1.5, 3.5, 3.5])[0, 1]
+    assert found.seed_correlation(among) == pytest.approx(ranks)
+    with pytest.raises(InputError, match="two seeds in common"):
+        table([entry(at(0), [training(1, 0.5, 0.5)])]).seed_correlation([at(0)])
+
+
+def test_equal_numbers_say_nothing() -> None:
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) == 0
+    assert rank_correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
+
+
+def test_what_is_not_there_is_a_clear_error() -> None:
+    found = small()
+    with pytest.raises(InputError, match="must be in the table, but got 'vgg11 5:conv1'"):
+        found.truth(at(5))
+    with pytest.raises(InputError, match="of the 14 into 2 blocks only 4 were"):
+        score(found, "random", 2, repeats=1, num_queries=1)
+    with pytest.raises(ValueError, match="each decoupling once"):
+        table([*found.entries, found.entries[0]])
+
+
+def test_a_query_is_one_of_the_trainings() -> None:
+    rng = np.random.default_rng(0)
+    assert {small().query(at(0), rng) for _ in range(30)} == {0.9, 0.8}
+
+
+def test_random_choice_has_the_regret_that_theory_expects(complete: Table) -> None:
+    truths = [complete.truth(each) for each in complete.decouplings(2)]
+    found = score(complete, "random", 2, repeats=50, num_queries=5)
+    expected = expected_random_regret(truths, 5)
+    error = found.regrets.std(axis=0) / np.sqrt(50)
+    assert (np.abs(found.regrets.mean(axis=0) - expected) < 4 * error + 1e-9).all()
+    # The formula itself, against all draws of 3 of the 14
+    pairs = [max(truths) - max(draw) for draw in itertools.combinations(truths, 3)]
+    assert expected[2] == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("share", [None, "1.3/K"])
+def test_every_strategy_asks_for_what_it_may(
+    complete: Table, strategy: str, share: str | None
+) -> None:
+    """Each decoupling once, within the bound; and the same again with the same seed."""
+    among = complete.decouplings(2, share)
+    asked = [queries(complete, strategy, 2, 6, share, np.random.default_rng(1)) for _ in range(2)]
+    for each in asked:
+        decouplings = [decoupling for decoupling, _ in each]
+        assert len(decouplings) == len(set(decouplings)) <= 6
+        assert set(decouplings) <= set(among)
+    assert asked[0] == asked[1]
+
+
+def test_a_pick_is_the_best_so_far(complete: Table) -> None:
+    among = complete.decouplings(2)
+    found = score(complete, "regularized_evolution", 2, repeats=5, num_queries=20)
+    assert found.ranks.shape == (5, len(among))  # there are no more to ask for
+    assert (np.diff(found.ranks, axis=1) <= 0).all()
+    assert (found.among_top(len(among)) == 1).all()
+    assert (found.ranks[found.regrets == 0] == 1).all()
+
+
+def test_a_search_is_judged_by_hand() -> None:
+    found = small()
+    result = SearchResult(
+        backbone="vgg11",
+        dataset="digits",
+        aux_choices=["conv1", "conv2"],
+        alpha=[(0, 0), (2, 0), (1, 0), *[(-1, 0)] * 4],
+        beta=[(0, 0), (1, 0), (0, 0), *[(0, 0)] * 4],
+    )
+    judged = judge(found, result, 2)
+    assert judged.pick == at(1)
+    assert (judged.rank, judged.count, judged.regret) == (1, 4, 0)
+    assert judged.undecided_share == pytest.approx(1 / 7)
+    # Truths rank the four 1 3.5 3.5 2, and margins alike; beta parts the two at boundary 1
+    assert judged.cut_correlation == pytest.approx(1)
+    evidences = [full_evidence(result, each) for each in found.decouplings(2)]
+    assert evidences == pytest.approx(
+        [np.log(0.5), 2 - np.log1p(np.exp(-1)), 1 - np.log1p(np.exp(-1)), 1 + np.log(0.5)]
+    )
+    ranks = np.corrcoef([1, 3.5, 3.5, 2], [1, 4, 3, 2])[0, 1]
+    assert judged.full_correlation == pytest.approx(ranks)
+
+
+def test_collecting_what_an_experiment_left(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "trials.json")
+    task, train = Task(backbone="vgg11"), TrainSettings(epochs=2, seed=1)
+    run: dict[str, Any] = {
+        "default": 0.5,
+        "test_accuracy": 0.25,
+        "loss": 1.0,
+        "test_loss": 2.0,
+        "best_epoch": 2,
+        "time_s": 3.0,
+        "history": {
+            "block_1_accuracy": [0.1, 0.2],
+            "block_2_accuracy": [0.25, 0.5],
+            "train_loss": [2.0, 1.0],
+        },
+    }
+    parameters = {
+        "stage": "train",
+        "strategy": "grid-k2",
+        "task": task.model_dump(mode="json"),
+        "train": train.model_dump(mode="json"),
+    }
+    for key, cut in (("a", 3), ("b", 1), ("c", 2)):
+        decoupling = at(cut).model_dump(mode="json")
+        ledger.start({**parameters, "key": key, "decoupling": decoupling})
+    sizes = {"parameters": 10.0, "macs": 20.0, "peak_memory_mib": 1.5}
+    for key in ("a", "b"):
+        ledger.succeed(key, {**sizes, "runs": [{"seed": 1, **run}, {"seed": 2, **run}]})
+    collected = collect([ledger], header(n=1), AUX)
+    path = tmp_path / "table.json"
+    collected.save(path)
+    assert Table.load(path) == collected
+    assert collected.decouplings(2) == [at(1), at(3)]  # in order, and the one under way left out
+    assert collected[at(1)].trainings[1].block_curves == ((0.1, 0.2), (0.25, 0.5))
+    assert collected.truth(at(1)) == 0.25
+    assert collected[at(1)].largest_share == pytest.approx(
+        collected.compute.largest_share(at(1)), abs=1e-5
+    )
+    other = TrainSettings(epochs=3).model_dump(mode="json")
+    decoupling = at(4).model_dump(mode="json")
+    ledger.start({**parameters, "key": "d", "decoupling": decoupling, "train": other})
+    ledger.succeed("d", {**sizes, "runs": [{"seed": 1, **run}]})
+    with pytest.raises(InputError, match="trial d: must have the task"):
+        collect([ledger], header(n=1), AUX)
+
+
+def test_evidence_of_early_signs_by_hand() -> None:
+    signs = [
+        Signs(block_accuracies=(0.1, 0.5), train_loss=2.0),
+        Signs(block_accuracies=(0.6, 0.3), train_loss=1.0),
+        Signs(block_accuracies=(0.4, 0.2), train_loss=3.0),
+    ]
+    orders = {name: np.argsort(-evidence(signs)).tolist() for name, evidence in EVIDENCE.items()}
+    assert orders == {
+        "final accuracy": [0, 1, 2],
+        "local accuracy": [1, 2, 0],
+        "best accuracy": [1, 0, 2],
+        "training loss": [1, 0, 2],
+        "best accuracy and training loss": [1, 0, 2],
+    }
+    assert follow(EVIDENCE["local accuracy"](signs), [0.7, 0.8, 0.9]) == (pytest.approx(0.5), 2)
+    found = small()
+    early = early_signs(found, [at(0), at(2)], seed=1, epoch=1)
+    assert [each.block_accuracies for each in early] == [(0.8,), (0.5,)]
+    assert found.truth(at(0), without=1) == 0.4
+
+
+def test_smoothing_moves_neighbours_and_spares_the_order_of_strangers() -> None:
+    among = [at(0), at(1), at(6), at(6, "conv2")]
+    found = smoothed(np.array([0.0, 3.0, -1.0, -1.0]), among, AUX)
+    assert 0 < found[0] < found[1] < 3
+    assert found[2] < found[0]
+    assert found[2:].max() < 0
+
+
+def test_a_probe_is_a_training_of_a_few_steps() -> None:
+    tiny = table(small().entries).model_copy(
+        update={
+            "task": Task(backbone="vgg11", width_multiplier=0.0625, train_limit=60),
+            "train": TrainSettings(batch_size=8, validation_fraction=0.5),
+        }
+    )
+    first, again, other = (probe(tiny, at(2), 3, seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert (first.cuts, first.aux, len(first.block_accuracies)) == ((2,), ("conv1",), 2)
+
+
+def test_the_shipped_probes_cover_the_table() -> None:
+    among = {(tuple(d.cuts), tuple(d.aux)) for d in Table.load(DATA).decouplings(2)}
+    for path in DATA.parent.glob(f"{DATA.stem}-probes-*.json"):
+        probes = Probes.load(path).probes
+        for seed in {each.seed for each in probes}:
+            assert {(each.cuts, each.aux) for each in probes if each.seed == seed} == among
+
+
+def test_the_shipped_table_is_whole() -> None:
+    shipped = Table.load(DATA)
+    shipped.check_complete(2)
+    among = shipped.decouplings(2)
+    assert len(among) == 28
+    for each in (*among, *shipped.decouplings(1)):
+        trainings = shipped[each].trainings
+        assert len({training.seed for training in trainings}) == len(trainings) >= 2
+        for training in trainings:
+            assert len(training.block_curves) == each.num_blocks
+            assert {len(curve) for curve in training.block_curves} == {shipped.train.epochs}
+    assert DATA.stat().st_size < 300_000
+    assert shipped.seed_correlation(among) > 0
+
+
+def test_a_mistake_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks.tabular", "score", "--strategy", "luck"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert "--strategy: must be one of random" in capsys.readouterr().err
