@@ -15,11 +15,14 @@ q = m(f t) - m(f) m(t) - m(z f) m(z t) the adjoint of (x, t, w, b) -> (y, y') is
     to x:   s P (w e + (w' - s w m(z t)) f - s w m(z f) t) - s^2 w q z
     to w:   N (m(e z) + s q),   to b:  N m(e)
 
-where the terms in f to x come from dz, from d(s P t) = -s^2 (m(z t) P dx + m(z dx) P t + ...), and
+If the batch's mean and (unbiased) variance are used for something else as well, with cotangents u
+and v, then u / N + 2 v z / ((N - 1) s) is added to the cotangent of x.
+
+The terms in f to x come from dz, from d(s P t) = -s^2 (m(z t) P dx + m(z dx) P t + ...), and
 from ds = -s^2 m(z dx). The tangents w' and b' are a direction that nobody differentiates.
 
 torch's own forward derivative of batch norm will not do: differentiated again it gave wrong results
-(torch 2.14; without the mode below, tests/property/test_dual_norm.py fails), and it takes a dozen
+(torch 2.14; with it, tests/property/test_dual_norm.py fails), and it takes a dozen
 elementwise kernels.
 """
 
@@ -52,6 +55,8 @@ class _Normalise(torch.autograd.Function):
         bias: Tensor,
         bias_t: Tensor,
         eps: float,
+        to_mean: Tensor | None,
+        to_var: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         z, _, s = torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)
         projected, mean_zt, mean_t = _project(t, z, weight * s)
@@ -59,26 +64,31 @@ class _Normalise(torch.autograd.Function):
         value = torch.addcmul(bias.view(column), z, weight.view(column))
         projected += bias_t.view(column)
         projected.addcmul_(z, weight_t.view(column))
-        ctx.save_for_backward(t, z, s, weight, weight_t, mean_zt, mean_t)
+        ctx.save_for_backward(t, z, s, weight, weight_t, mean_zt, mean_t, to_mean, to_var)
         return value, projected
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, e: Tensor, f: Tensor) -> tuple[Tensor | None, ...]:
-        t, z, s, weight, weight_t, mean_zt, mean_t = ctx.saved_tensors
+        t, z, s, weight, weight_t, mean_zt, mean_t, to_mean, to_var = ctx.saved_tensors
         column, over = _column(z), [d for d in range(z.dim()) if d != 1]
         to_t, mean_zf, mean_f = _project(f, z, weight * s)
         if not any(ctx.needs_input_grad[i] for i in (0, 2, 4)):
-            return None, to_t, None, None, None, None, None
+            return None, to_t, *[None] * 7
         q = (f * t).mean(over) - mean_f * mean_t - mean_zf * mean_zt
         inner = e * weight.view(column)
         inner.addcmul_(f, (weight_t - s * weight * mean_zt).view(column))
         inner.addcmul_(t, (-s * weight * mean_zf).view(column))
         to_x, _, _ = _project(inner, z, s)
-        to_x.addcmul_(z, (-s * s * weight * q).view(column))
         count = z.numel() // z.shape[1]
+        along_z = -s * s * weight * q
+        if to_var is not None:
+            along_z += 2 * to_var / ((count - 1) * s)
+        to_x.addcmul_(z, along_z.view(column))
+        if to_mean is not None:
+            to_x += (to_mean / count).view(column)
         to_weight = (e * z).sum(over) + count * s * q
-        return to_x, to_t, to_weight, None, e.sum(over), None, None
+        return to_x, to_t, to_weight, None, e.sum(over), *[None] * 4
 
 
 def _column(features: Tensor) -> list[int]:
@@ -106,13 +116,25 @@ def _project(v: Tensor, z: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tens
     return projected, sum_zv / count, sum_v / count
 
 
-def dual_batch_norm(norm: _BatchNorm, features: Tensor) -> Tensor:
-    """Return what a batch norm in training mode makes of dual numbers, by the formulas above."""
+def dual_batch_norm(
+    norm: _BatchNorm,
+    features: Tensor,
+    to_mean: Tensor | None = None,
+    to_var: Tensor | None = None,
+) -> Tensor:
+    """Return what a batch norm in training mode makes of dual numbers, by the formulas above.
+
+    Args:
+        norm: The batch norm; its running statistics are neither used nor changed.
+        features: Shape (B, channels, ...).
+        to_mean: Cotangent u of the batch's mean, shape (channels,), by default none.
+        to_var: Cotangent v of the batch's unbiased variance, likewise.
+    """
     x, weight, bias = (
         (dual.primal, torch.zeros_like(dual.primal) if dual.tangent is None else dual.tangent)
         for dual in map(forward_ad.unpack_dual, (features, norm.weight, norm.bias))
     )
-    value, tangent = _Normalise.apply(*x, *weight, *bias, norm.eps)
+    value, tangent = _Normalise.apply(*x, *weight, *bias, norm.eps, to_mean, to_var)
     if not (x[0].requires_grad or weight[0].requires_grad or bias[0].requires_grad):
         value = value.detach()  # a function cannot say that of two results one is a constant
     return forward_ad.make_dual(value, tangent)
@@ -129,15 +151,21 @@ def _dual_dropout(dropout: nn.Dropout, features: Tensor) -> Tensor:
 
 
 @contextmanager
-def dual_modules(module: nn.Module) -> Iterator[None]:
+def dual_modules(
+    module: nn.Module, cotangents: Mapping[nn.Module, tuple[Tensor, Tensor]] | None = None
+) -> Iterator[None]:
     """Let all batch norms and dropouts within a module handle dual numbers as they should.
 
-    Running statistics stay as they are.
+    Args:
+        module: Running statistics of its norms stay as they are.
+        cotangents: Of a norm's batch statistics, see `dual_batch_norm`; by default there are none.
     """
+    to_statistics = cotangents or {}
     forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     for part in module.modules():
         if isinstance(part, _BatchNorm):
-            forwards[part] = partial(dual_batch_norm, part)
+            to_mean, to_var = to_statistics.get(part, (None, None))
+            forwards[part] = partial(dual_batch_norm, part, to_mean=to_mean, to_var=to_var)
         elif type(part) is nn.Dropout:
             forwards[part] = partial(_dual_dropout, part)
     with replaced_forwards(forwards):

@@ -424,12 +424,13 @@ class InnerProblem:
         tangents = self._weights.named(direction)
         a, b = (part.detach().requires_grad_() for part in (self.network.a, self.network.b))
 
-        with self._training(seed), self._differentiable(not first), dual_modules(self.network):
-            with (
-                forward_ad.dual_level(),
-                self._batch_statistics(to_statistics) as terms,
-                self._moving("backbone.", tangents),
-            ):
+        to_batch_statistics = self._to_batch_statistics(to_statistics)
+        with (
+            self._training(seed),
+            self._differentiable(not first),
+            dual_modules(self.network, to_batch_statistics),
+        ):
+            with forward_ad.dual_level(), self._moving("backbone.", tangents):
                 pairs = []
 
                 def watched_valve(features: Tensor, scale: Tensor) -> Tensor:
@@ -437,7 +438,7 @@ class InnerProblem:
                     return tangent_valve(forward_ad.make_dual(*pairs[-1]), scale)
 
                 _, logits = self.network(images, a, watched_valve)
-                final = sum(terms, self._loss_slope(logits, labels))
+                final = self._loss_slope(logits, labels)
 
             def local_slope(i: int) -> tuple[Tensor, Tensor, Tensor]:
                 value, tangent = (part.detach() for part in pairs[i])
@@ -540,34 +541,19 @@ class InnerProblem:
             for weight in self._weights.tensors.values():
                 weight.requires_grad_()
 
-    @contextmanager
-    def _batch_statistics(self, to_statistics: Tensor) -> Iterator[list[Tensor]]:
-        """Collect rho <batch statistics, cotangent of the running ones> of the backbone's norms.
+    def _to_batch_statistics(self, to_statistics: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+        """Return the cotangents of the batch's mean and variance at each norm of the backbone.
 
         Validation uses the backbone's running statistics alone, so only those have cotangents.
         """
         cotangents = self._statistics.named(to_statistics)
-        terms: list[Tensor] = []
-
-        def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                value = forward_ad.unpack_dual(inputs[0]).primal
-                over = [d for d in range(value.dim()) if d != 1]
-                var, mean = torch.var_mean(value, over, correction=1)
-                rho = cast(float, self._norms[name].momentum)
-                terms.append(rho * (cotangents[f"{name}.running_mean"] @ mean))
-                terms.append(rho * (cotangents[f"{name}.running_var"] @ var))
-
-            return hook
-
-        handles = [
-            norm.register_forward_pre_hook(watch(name)) for name, norm in self._backbone_norms()
-        ]
-        try:
-            yield terms
-        finally:
-            for handle in handles:
-                handle.remove()
+        return {
+            norm: (
+                cast(float, norm.momentum) * cotangents[f"{name}.running_mean"],
+                cast(float, norm.momentum) * cotangents[f"{name}.running_var"],
+            )
+            for name, norm in self._backbone_norms()
+        }
 
     def _backbone_norms(self) -> list[tuple[str, _BatchNorm]]:
         return [pair for pair in self._norms.items() if pair[0].startswith("backbone.")]

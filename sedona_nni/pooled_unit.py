@@ -51,7 +51,8 @@ def pooled_unit(unit: nn.Sequential, features: Tensor) -> Tensor:
         and type(activation) is nn.ReLU
         and not torch.is_autocast_enabled(features.device.type)
     ):
-        return cast(Tensor, unit(features).mean(dim=(2, 3)))
+        # Not .mean(), whose gradient has strides that make the next kernel slow
+        return F.avg_pool2d(unit(features), features.shape[2:]).flatten(1)
     norm = cast(nn.BatchNorm2d, norm)
     weight = cast(nn.Conv2d, convolution).weight.flatten(1)
     x = features.permute(0, 2, 3, 1).flatten(1, 2)

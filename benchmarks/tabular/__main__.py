@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import sys
 from pathlib import Path
@@ -39,7 +38,6 @@ Record = Annotated[
 
 def main() -> None:
     """Run the command; a mistake of the user is one line and exit code 2."""
-    logging.getLogger("nni").setLevel(logging.ERROR)  # its strategies tell of every repetition
     try:
         app(prog_name="python -m benchmarks.tabular")
     except SedonaError as error:

@@ -8,6 +8,7 @@ see `benchmarks.tabular.table.Table`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -143,6 +144,7 @@ def _ask_by_nni(
     from strategies.settings import BridgeSettings
     from strategies.trial_engine import TrialEngine, build_strategy
 
+    logging.getLogger("nni").setLevel(logging.ERROR)  # else it tells of every query
     settings = BridgeSettings(
         task=table.task,
         aux=table.aux_choices,
