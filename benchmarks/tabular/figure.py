@@ -51,9 +51,9 @@ def draw(table: Table, path: Path, *, repeats: int = 100, max_block_share: str =
         panel.axhline(100 * backprop, color=_BACKPROP_COLOUR, linestyle="--", linewidth=1)
         panel.set_ylabel("test accuracy, %")
         panel.grid(alpha=0.25)
-    by_boundary.annotate(
+    by_speed.annotate(
         "back-propagation",
-        (0.01, 100 * backprop),
+        (0.5, 100 * backprop),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         xytext=(0, 3),
@@ -69,7 +69,7 @@ def draw(table: Table, path: Path, *, repeats: int = 100, max_block_share: str =
         if table.truth(each) > best:
             best = table.truth(each)
             front.append((table[each].ideal_speedup, 100 * best))
-    by_speed.step(*zip(*front, strict=True), where="pre", color="tab:red", linewidth=1)
+    by_speed.step(*zip(*front, strict=True), where="post", color="tab:red", linewidth=1)
     bound = table.bound(max_block_share)
     assert bound is not None
     share = bound.limit(2) / table.compute.total

@@ -18,7 +18,7 @@ def test_peak_memory_does_not_grow_with_inner_steps() -> None:
     backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.125)
     problem = InnerProblem(RelaxedNetwork(backbone, ["conv1", "conv2"]), Sgd(), LabelSmoothing(0.1))
     start = problem.state()
-    batch = (torch.randn(64, 3, 32, 32), torch.randint(10, (64,)))
+    batch = (torch.randn(128, 3, 32, 32), torch.randint(10, (128,)))
 
     def peak(inner_steps: int) -> float:
         return peak_memory_mib(
