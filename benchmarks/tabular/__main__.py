@@ -82,17 +82,25 @@ def show(
     record: Record = None,
 ) -> None:
     """All decouplings by their truth, and how well one seed tells another's ranking."""
-    from benchmarks.tabular.table import Field, Table
+    from benchmarks.tabular.table import Field, Table, rank_correlation
 
     loaded = Table.load(table)
     among = loaded.decouplings(num_blocks, max_block_share)
     ordered = sorted(among, key=loaded.truth, reverse=True)
     fields: tuple[Field, ...] = ("test_accuracy", "validation_accuracy")
     correlation = {field: loaded.seed_correlation(among, field) for field in fields}
+    by_cuts = rank_correlation(
+        [loaded.sum_of_cuts(each) for each in among], [loaded.truth(each) for each in among]
+    )
+    title = (
+        f"{len(among)} decouplings, K = {num_blocks}; rank correlation between two seeds: test "
+        f"{correlation['test_accuracy']:.2f}, validation {correlation['validation_accuracy']:.2f}"
+    )
+    if num_blocks > 2:
+        title += f"; of the truth with the sum over the cuts of the truth for each: {by_cuts:.2f}"
     headings = ["decoupling", "rank", "test %", "of single seeds", "validation %", "ideal speed-up"]
     shown = RecordTable(
-        f"{len(among)} decouplings, K = {num_blocks}; rank correlation between two seeds: test "
-        f"{correlation['test_accuracy']:.2f}, validation {correlation['validation_accuracy']:.2f}",
+        title,
         headings,
         [
             [
@@ -108,6 +116,7 @@ def show(
     )
     results = {
         "seed_correlation": correlation,
+        "correlation_with_sum_of_cuts": by_cuts,
         "decouplings": [
             {"rank": loaded.rank(each, among), **loaded[each].model_dump(mode="json")}
             for each in ordered
@@ -328,13 +337,16 @@ def signs(
 def figure(
     output: Annotated[Path, typer.Argument(help="The picture (.png, .svg ...).")],
     table: TablePath = DATA,
+    probes: Annotated[Path | None, typer.Option(help="Probes to show beside strategies.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Picks per strategy.")] = 100,
 ) -> None:
     """Draw the table and what strategies pick."""
     from benchmarks.tabular.figure import draw
+    from benchmarks.tabular.probe import Probes
     from benchmarks.tabular.table import Table
 
-    draw(Table.load(table), output, repeats=repeats)
+    short = None if probes is None else Probes.load(probes)
+    draw(Table.load(table), output, probes=short, repeats=repeats)
 
 
 def _header(n: int) -> Header:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.tabular.probe import EVIDENCE, Probes, smoothed
 from benchmarks.tabular.score import STRATEGIES, score
 from benchmarks.tabular.table import Table
 from sedona_nni.decoupling import Decoupling
@@ -15,13 +16,22 @@ __all__ = ["draw"]
 _BACKPROP_COLOUR = "0.35"
 
 
-def draw(table: Table, path: Path, *, repeats: int = 100, max_block_share: str = "1.3/K") -> None:
+def draw(
+    table: Table,
+    path: Path,
+    *,
+    probes: Probes | None = None,
+    repeats: int = 100,
+    max_block_share: str = "1.3/K",
+) -> None:
     """Draw three panels: accuracy by boundary and auxiliary network, accuracy against ideal
     speed-up with the Pareto front, and the regret of strategies by trainings seen.
 
     Args:
         table: With all decouplings into two blocks, and back-propagation.
         path: The picture; the format is that of the name's end.
+        probes: Of all decouplings; the third panel then shows the regret of choosing by their local
+            accuracy, smoothed, at their cost.
         repeats: See `score`.
         max_block_share: The bound that the second panel marks.
     """
@@ -53,7 +63,7 @@ def draw(table: Table, path: Path, *, repeats: int = 100, max_block_share: str =
         panel.grid(alpha=0.25)
     by_speed.annotate(
         "back-propagation",
-        (0.5, 100 * backprop),
+        (0.25, 100 * backprop),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         xytext=(0, 3),
@@ -90,12 +100,29 @@ def draw(table: Table, path: Path, *, repeats: int = 100, max_block_share: str =
         found = score(table, strategy, 2, repeats=repeats, num_queries=len(among))
         regret = 100 * found.regrets.mean(axis=0)
         by_query.plot(np.arange(1, len(regret) + 1), regret, label=strategy)
+    if probes is not None:
+        cost = len(among) * probes.steps / table.steps
+        mean = 100 * np.mean([table.regret(pick, among) for pick in _local_picks(table, probes)])
+        label = f"local accuracy, probes of {probes.steps} steps"
+        by_query.plot([cost], [mean], "k*", markersize=11, label=label, clip_on=False, zorder=3)
     by_query.set_xlabel("trainings seen")
     by_query.set_ylabel("mean regret of the pick, % of test accuracy")
     by_query.set_ylim(bottom=0)
     by_query.grid(alpha=0.25)
-    by_query.legend(fontsize=8)
+    by_query.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.9))
     by_query.set_title("what strategies pick", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _local_picks(table: Table, probes: Probes) -> list[Decoupling]:
+    """Return what the probes of each seed point at."""
+    among = table.decouplings(2)
+    known = {(each.seed, each.cuts, each.aux): each for each in probes.probes}
+    picks = []
+    for seed in sorted({each.seed for each in probes.probes}):
+        signs = [known[seed, tuple(each.cuts), tuple(each.aux)] for each in among]
+        evidence = smoothed(EVIDENCE["local accuracy"](signs), among, table.aux_choices)
+        picks.append(among[int(np.argmax(evidence))])
+    return picks

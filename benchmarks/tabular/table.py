@@ -206,6 +206,18 @@ class Table(Document):
             raise InputError.rule("without", "must leave a seed", without)
         return math.fsum(accuracies) / len(accuracies)
 
+    def sum_of_cuts(self, decoupling: Decoupling) -> float:
+        """Return the sum of the truths of a decoupling's cuts, each as if it were the only one.
+
+        Raises:
+            InputError: if one of these is not in the table.
+        """
+        backbone = decoupling.backbone
+        return math.fsum(
+            self.truth(Decoupling(backbone=backbone, cuts=[cut], aux=[name]))
+            for cut, name in zip(decoupling.cuts, decoupling.aux, strict=True)
+        )
+
     def rank(self, decoupling: Decoupling, among: Iterable[Decoupling]) -> int:
         """Return 1 + how many of some decouplings are truly better; equals share a rank."""
         own = self.truth(decoupling)

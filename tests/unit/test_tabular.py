@@ -112,6 +112,12 @@ def test_truth_rank_and_regret_by_hand() -> None:
     assert found.regret(at(2), [at(0)]) == 0  # better than all that it is compared with
 
 
+def test_the_sum_over_cuts_takes_each_cut_alone() -> None:
+    both = Decoupling(backbone="vgg11", cuts=[0, 1], aux=["conv1", "conv2"])
+    assert small().sum_of_cuts(both) == pytest.approx(0.5 + 0.7)
+    assert small().sum_of_cuts(Decoupling(backbone="vgg11")) == 0
+
+
 def test_seed_correlation_by_hand() -> None:
     """Seed 0 ranks the four 1 4 3 2; seed 1 ranks them 1.5 1.5 3.5 3.5."""
     found = small()
