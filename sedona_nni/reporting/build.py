@@ -93,7 +93,9 @@ def _group(task: Task, sources: Sequence[Source], importance: Importance) -> Gro
         ends = [path.costs[cost][-1] for path in paths if path.costs.get(cost)]
         if ends and len(ends) == len(paths):
             budgets[cost] = min(ends)
-    names = list(dict.fromkeys(trial.strategy for trial in trials))
+    appeared = dict.fromkeys(trial.strategy for trial in trials)
+    # Others are trained while a search is under way, but what was searched for comes first
+    names = sorted(appeared, key=lambda name: not any(search.serves(name) for search in searches))
     own = {name: [path for path in paths if path.strategy == name] for name in names}
     curves = [curve_of(name, cost, own[name]) for name in names for cost in budgets]
     return Group(

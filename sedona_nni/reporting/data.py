@@ -322,7 +322,7 @@ class Group(_Shown):
     Attributes:
         task: The task.
         experiments: The experiments.
-        strategies: Their strategies, in order of appearance.
+        strategies: Their strategies: those that searched, then in order of appearance.
         curves: Accuracy over cost.
         budgets: The cost that every strategy has spent in every experiment, by kind.
         studies: Tuning, by strategy and experiment.

@@ -32,7 +32,11 @@ def test_each_is_valid_and_opens_with_the_command_that_runs_it(path: Path) -> No
     assert experiment.folder == EXPERIMENTS.parent
     command = path.read_text().splitlines()[0]
     place = path.relative_to(EXPERIMENTS.parent)
-    assert command in (f"# sedona-nni run {place}", f"# make {path.stem}")
+    assert command in (
+        f"# sedona-nni run {place}",
+        f"# sedona-nni search {place} --directory DIR",
+        f"# make {path.stem}",
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
