@@ -336,6 +336,7 @@ class Search:
         """Return what a checkpoint must have in common with the search that continues it."""
         backbone = self.network.backbone
         return {
+            "format": "sedona-nni/search-checkpoint/2",  # which weight is where in the vectors
             **self.settings.model_dump(mode="json"),
             "backbone": backbone.name,
             "width_multiplier": backbone.width_multiplier,

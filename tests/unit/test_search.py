@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +132,18 @@ def test_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
     first.save(tmp_path)
     with pytest.raises(InputError, match=r"inner_steps: must be 2 to continue .*, but got 3"):
         search(inner_steps=3).load(tmp_path)
+
+
+def test_checkpoint_with_weights_in_another_order_is_refused(tmp_path: Path) -> None:
+    """As they were before the light networks of a boundary were computed together."""
+    before = search()
+    before.save(tmp_path)
+    path = tmp_path / CHECKPOINT_FILE
+    content = json.loads(path.read_text())
+    del content["settings"]["format"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="format: must be None to continue"):
+        search().load(tmp_path)
 
 
 def test_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
