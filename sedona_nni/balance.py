@@ -14,7 +14,7 @@ Read as independent decisions, a relaxation gives a set of cuts S the probabilit
 prod_{i in S} a_i^loc prod_{i not in S} a_i^up, whose logarithm is sum_{i in S} e_i + const. So the
 result is the most probable set of those within the limit. Without a limit it is that of the K-1
 largest a^loc and, with K open, that of all boundaries where a^loc > a^up, as in
-`SearchResult.decoupling`.
+`SearchOutcome.decoupling`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator
 
 from sedona_nni.compute import Compute
-from sedona_nni.decoupling import Decoupling, SearchResult, check_num_blocks
+from sedona_nni.decoupling import Decoupling, SearchOutcome, check_num_blocks
 from sedona_nni.errors import InputError
 
 __all__ = [
@@ -303,21 +303,24 @@ class BlockBound:
 
 
 def discretise(
-    result: SearchResult, num_blocks: int, bound: BlockBound | None = None
+    result: SearchOutcome, num_blocks: int, bound: BlockBound | None = None
 ) -> Decoupling:
     """Derive the decoupling of a search result, with or without a bound on its blocks.
 
     With a bound, the cuts are those of the largest total evidence among those within it; see the
-    top of this file. The auxiliary network of a boundary stays the one with the largest beta; where
-    it is too large for a block, that block is not possible.
+    top of this file. The auxiliary network of a boundary stays the preferred one; where it is too
+    large for a block, that block is not possible.
     With K = 0 any number of cuts is considered; of equals the fewest, then the first in
     lexicographic order.
 
     Raises:
-        InputError: unless 0 <= K <= L, or if no decoupling is within the bound.
+        InputError: unless 0 <= K <= L, if no decoupling is within the bound, or for K = 0 if such a
+            search cannot tell K.
     """
     if bound is None:
         return result.decoupling(num_blocks)
+    if num_blocks == 0:
+        result.check_tells_num_blocks()
     ends, scores = _ends(result, bound.compute), _exact_evidence(result)
     check_num_blocks(num_blocks or 1, result.num_layers)
     counts = [num_blocks] if num_blocks else range(1, result.num_layers + 1)
@@ -331,11 +334,12 @@ def discretise(
         bound.check(num_blocks, ends)
     _, cuts = max(found, key=lambda each: each[0])  # of equals the first: the fewest cuts
     how = {"num_blocks": num_blocks} if num_blocks else {"rule": "a_loc > a_up"}
-    return _derived(result, cuts, how | bound.provenance)
+    return result.at(cuts, how | bound.provenance)
 
 
-def evidence(result: SearchResult, decoupling: Decoupling) -> float:
-    """Return the total evidence for the cuts of a decoupling, nats: sum log(a^loc / a^up)."""
+def evidence(result: SearchOutcome, decoupling: Decoupling) -> float:
+    """Return the total evidence for the cuts of a decoupling: sum of e_i, of SEDONA's search
+    log(a^loc / a^up) in nats."""
     return math.fsum(result.margins()[decoupling.cuts])
 
 
@@ -359,13 +363,13 @@ class FrontPoint:
         return 1 / self.largest_share
 
     @classmethod
-    def of(cls, result: SearchResult, decoupling: Decoupling, compute: Compute) -> FrontPoint:
+    def of(cls, result: SearchOutcome, decoupling: Decoupling, compute: Compute) -> FrontPoint:
         """Judge a decoupling by a search result."""
         return cls(decoupling, evidence(result, decoupling), compute.largest_share(decoupling))
 
 
 def pareto_front(
-    result: SearchResult,
+    result: SearchOutcome,
     num_blocks: int,
     compute: Compute,
     max_block_share: str | None = None,
@@ -397,30 +401,21 @@ def pareto_front(
     while best := _best_cuts(compute.layers, ends, num_blocks, limit, lambda k, i: scores[i]):
         total, cuts = best
         how = {"num_blocks": num_blocks, "compute": compute.as_provenance}
-        front[total] = _derived(result, cuts, how)
+        front[total] = result.at(cuts, how)
         limit = max(compute.blocks(front[total])) - 1
     if not front:
         bound.check(num_blocks, ends)
     return [FrontPoint.of(result, decoupling, compute) for decoupling in front.values()]
 
 
-def _derived(result: SearchResult, cuts: list[int], how: dict[str, Any]) -> Decoupling:
-    return Decoupling(
-        backbone=result.backbone,
-        cuts=cuts,
-        aux=[result.preferred_aux(cut) for cut in cuts],
-        provenance={**result.provenance, **how},
-    )
-
-
-def _ends(result: SearchResult, compute: Compute) -> list[int]:
+def _ends(result: SearchOutcome, compute: Compute) -> list[int]:
     """Return what the preferred auxiliary network at each boundary adds to a block."""
     compute.check_covers(result.backbone, result.aux_choices)
     preferred = [[result.preferred_aux(i)] for i in range(result.num_layers - 1)]
     return BlockBound(compute, "1").ends(preferred)
 
 
-def _exact_evidence(result: SearchResult) -> list[int]:
+def _exact_evidence(result: SearchOutcome) -> list[int]:
     """Return the margins, scaled to integers by a common power of two: nothing is rounded."""
     exact = [Fraction(float(margin)) for margin in result.margins()]
     scale = max((margin.denominator for margin in exact), default=1)

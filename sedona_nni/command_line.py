@@ -18,10 +18,12 @@ from rich.table import Table
 from sedona_nni.errors import InputError, SedonaError
 
 if TYPE_CHECKING:
+    import torch
+
     from sedona_nni.backbones import Backbone
     from sedona_nni.balance import BlockBound, FrontPoint
     from sedona_nni.compute import Compute
-    from sedona_nni.decoupling import Decoupling, SearchResult
+    from sedona_nni.decoupling import Decoupling, SearchOutcome, SearchResult
     from sedona_nni.report import StrategyRow
     from sedona_nni.reporting.data import Group
     from sedona_nni.training import TrainSettings
@@ -204,34 +206,26 @@ def search(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Search as the experiment would, without NNI's manager.
+    """Search as the experiment would, by SEDONA or by probing, without NNI's manager.
 
     Leaves search-result.json and, for each of the experiment's numbers of blocks K,
     decoupling-k<K>.json. Called again with the same directory, it continues an interrupted search.
     A bound on the blocks replaces that of the experiment.
     """
     from sedona_nni.balance import discretise
-    from sedona_nni.decoupling import SearchResult
+    from sedona_nni.decoupling import parse_result
     from strategies.experiment import read_experiment
     from strategies.nni_border.devices import claim_device
-    from strategies.settings import ExperimentSettings
-    from trials.search import run_search
+    from strategies.settings import SearchingSettings
 
     planned = read_experiment(experiment)
     settings = planned.settings
-    if not isinstance(settings, ExperimentSettings):
-        raise InputError(f"{experiment}: must be an experiment of the SedonaTuner")
+    if not isinstance(settings, SearchingSettings):
+        raise InputError(f"{experiment}: must be an experiment of the SedonaTuner or ProbeTuner")
     bound = _bound(planned, max_block_share, directory)
     with claim_device(device, threads=settings.threads) as claimed:
-        result = run_search(
-            planned.task,
-            settings.search,
-            aux=settings.aux,
-            device=claimed,
-            report=_print_progress,
-            directory=directory,
-        )
-    found = SearchResult.model_validate(result["search_result"])
+        result = _run_search(planned, claimed, directory)
+    found = parse_result(result["search_result"])
     found.save(directory / "search-result.json")
     decouplings = {count: discretise(found, count, bound) for count in settings.num_blocks}
     for count, decoupling in decouplings.items():
@@ -239,9 +233,41 @@ def search(
         if not as_json:
             print(f"{count or 'any number of'} blocks: {decoupling.in_words()}")
     if as_json:
-        print(json.dumps({**result, "undecided_share": found.undecided_share}))
+        print(json.dumps({**result, **_undecided_share(found)}))
     else:
-        print(_undecided(found))
+        _show_undecided(found)
+        if "trainings" in result:
+            print(f"probing cost as much as {result['trainings']:.2f} trainings, by MACs")
+
+
+def _run_search(planned: Experiment, device: torch.device, directory: Path) -> dict[str, Any]:
+    """Run the search of an experiment that has one."""
+    from strategies.settings import ExperimentSettings, ProbeExperimentSettings
+
+    settings = planned.settings
+    if isinstance(settings, ProbeExperimentSettings):
+        from trials.probe import run_probes
+
+        return run_probes(
+            planned.task,
+            settings.train_settings(settings.main_strategy),
+            settings.probe,
+            aux=settings.aux,
+            device=device,
+            report=_print_progress,
+            directory=directory,
+        )
+    from trials.search import run_search
+
+    assert isinstance(settings, ExperimentSettings)
+    return run_search(
+        planned.task,
+        settings.search,
+        aux=settings.aux,
+        device=device,
+        report=_print_progress,
+        directory=directory,
+    )
 
 
 @app.command()
@@ -405,18 +431,19 @@ def derive(
 ) -> None:
     """Derive decouplings from a search result: what speaks for them, and what they promise.
 
-    evidence is the sum of log(a_loc / a_up) over the cuts; the decoupling has the most evidence of
-    all within the bound. largest share is the largest block's, with its auxiliary network, of the
-    backbone's compute, and 1 / largest share the ideal speed-up of a pipeline with a device per
-    block over back-propagation on one.
+    evidence is the sum over the cuts of log(a_loc / a_up) or, of a probing, of their weighted
+    shortfalls in accuracy; the decoupling has the most evidence of all within the bound. largest
+    share is the largest block's, with its auxiliary network, of the backbone's compute, and 1 /
+    largest share the ideal speed-up of a pipeline with a device per block over back-propagation on
+    one.
     """
     import torch
 
     from sedona_nni.backbones import build_backbone
     from sedona_nni.balance import BlockBound, FrontPoint, discretise, pareto_front
-    from sedona_nni.decoupling import SearchResult
+    from sedona_nni.decoupling import load_outcome
 
-    found = SearchResult.load(result)
+    found = load_outcome(result)
     if pareto and output is not None:
         raise InputError.rule("output", "must not be given with --pareto", str(output))
     with torch.device("cpu" if compute == "time" else "meta"):  # or nothing is computed
@@ -511,10 +538,20 @@ def _bound(
     return settings.bound(planned.folder, directory / COMPUTE_FILE, aux)
 
 
-def _undecided(result: SearchResult) -> str:
-    count = result.num_layers - 1
-    undecided = round(result.undecided_share * count)
-    return f"{undecided} of {count} boundaries are undecided: a_loc is within 0.01 of 0.5"
+def _undecided_share(result: SearchOutcome) -> dict[str, float]:
+    """Return that of a relaxation; a probing decides nothing boundary by boundary."""
+    from sedona_nni.decoupling import SearchResult
+
+    return {"undecided_share": result.undecided_share} if isinstance(result, SearchResult) else {}
+
+
+def _show_undecided(result: SearchOutcome) -> None:
+    for share in _undecided_share(result).values():
+        count = result.num_layers - 1
+        print(
+            f"{round(share * count)} of {count} boundaries are undecided: "
+            "a_loc is within 0.01 of 0.5"
+        )
 
 
 def _method(name: str | None, changes: dict[str, Any], train: TrainSettings) -> dict[str, Any]:
@@ -550,7 +587,7 @@ def _decoupling(
 
     if not is_rule(text):
 
-        def derive(result: SearchResult, num_blocks: int) -> Decoupling:
+        def derive(result: SearchOutcome, num_blocks: int) -> Decoupling:
             return discretise(result, num_blocks, bound_for(result.aux_choices))
 
         chosen = load_decoupling(Path(text), num_blocks, derive)
@@ -602,7 +639,7 @@ def _show_comparison(rows: Iterable[StrategyRow], as_json: bool) -> None:
 
 
 def _show_points(
-    result: SearchResult, points: Iterable[FrontPoint], compute: Compute, as_json: bool
+    result: SearchOutcome, points: Iterable[FrontPoint], compute: Compute, as_json: bool
 ) -> None:
     """Show decouplings of a search result."""
     if as_json:
@@ -615,7 +652,7 @@ def _show_points(
             }
             for point in points
         ]
-        head = {"undecided_share": result.undecided_share, "compute": compute.as_provenance}
+        head = {**_undecided_share(result), "compute": compute.as_provenance}
         print(json.dumps({**head, "decouplings": shown}))
         return
     _show_table(
@@ -623,14 +660,14 @@ def _show_points(
         (
             [
                 point.decoupling.in_words(),
-                f"{point.evidence:.2f}",
+                f"{point.evidence:.3g}",
                 f"{point.largest_share:.1%}",
                 f"{point.ideal_speedup:.2f}",
             ]
             for point in points
         ),
     )
-    print(_undecided(result))
+    _show_undecided(result)
 
 
 def _show_summaries(group: Group) -> None:

@@ -4,18 +4,21 @@ Notation (L layers, K blocks, C auxiliary choices):
     boundary i   the place after layer i, 0 <= i <= L-2
     alpha        (L-1, 2) logits; softmax(alpha_i) = (a_i^loc, a_i^up)
     beta         (L-1, C) logits; softmax(beta_i) weighs the auxiliary choices at boundary i
+    e_i          evidence for a cut at boundary i; decouplings have the cuts with the largest sum
 Source: Pyeon et al., "SEDONA: Search for Decoupled Neural Networks toward Greedy Block-wise
-Learning", ICLR 2021.
+Learning", ICLR 2021; of `ProbeResult` this project, docs/method.md section 10.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from typing_extensions import Self
 
 from sedona_nni.errors import InputError
@@ -24,10 +27,14 @@ from sedona_nni.files import Document, read_json
 __all__ = [
     "NO_AUXILIARY",
     "Decoupling",
+    "ProbeResult",
+    "SearchOutcome",
     "SearchResult",
     "check_num_blocks",
     "load_decoupling",
     "load_document",
+    "load_outcome",
+    "parse_result",
     "random_decoupling",
     "uniform_cuts",
 ]
@@ -150,16 +157,94 @@ def random_decoupling(
     return Decoupling(backbone=backbone, cuts=cuts, aux=aux, provenance={"seed": seed})
 
 
-class SearchResult(Document):
-    """The relaxation that a search ended with; every K can be derived from it."""
+class SearchOutcome(Document, ABC):
+    """What a search found out about every boundary; decouplings for every K can be derived from it.
 
-    format: Literal["sedona-nni/search-result/1"] = "sedona-nni/search-result/1"
+    Attributes:
+        backbone: What was searched.
+        dataset: With which images.
+        aux_choices: The C auxiliary networks that there were to choose from.
+        provenance: How it came about.
+    """
+
+    tells_num_blocks: ClassVar[bool]
+    """Whether the evidence also tells where no cut is better, so that K can be left to it."""
+
     backbone: str
     dataset: str
     aux_choices: list[str] = Field(min_length=1)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    @abstractmethod
+    def num_layers(self) -> int:
+        """L, the number of layers of the backbone."""
+
+    @abstractmethod
+    def margins(self) -> np.ndarray:
+        """Return the evidence e_i for a cut at each boundary, shape (L-1,), float64."""
+
+    @abstractmethod
+    def preferred_aux(self, boundary: int) -> str:
+        """Return the auxiliary network that a cut there gets; of equals the first."""
+
+    def decoupling(self, num_blocks: int) -> Decoupling:
+        """Discretise: cut at the K-1 boundaries with the largest evidence.
+
+        K = 0 leaves their number to the search, where it tells: cut wherever e_i > 0. At each cut
+        stands the preferred auxiliary network. Ties go to the lower boundary.
+
+        Raises:
+            InputError: unless 0 <= num_blocks <= L, or if 0 is not for this kind of search.
+        """
+        margins = self.margins()
+        if num_blocks == 0:
+            self.check_tells_num_blocks()
+            return self.at([int(i) for i in np.flatnonzero(margins > 0)], {"rule": "a_loc > a_up"})
+        check_num_blocks(num_blocks, self.num_layers)
+        best = np.argsort(-margins, kind="stable")[: num_blocks - 1]
+        return self.at(sorted(int(cut) for cut in best), {"num_blocks": num_blocks})
+
+    def check_tells_num_blocks(self) -> None:
+        """Check that K can be left to the search.
+
+        Raises:
+            InputError: if it cannot.
+        """
+        if not self.tells_num_blocks:
+            rule = "must be at least 1 for a probing, which tells where to cut but not how often"
+            raise InputError.rule("num_blocks", rule, 0)
+
+    def at(self, cuts: list[int], how: dict[str, Any]) -> Decoupling:
+        """Return the decoupling with given cuts and the preferred auxiliary networks.
+
+        Args:
+            cuts: Rising boundaries.
+            how: How they were chosen; it becomes part of the provenance.
+        """
+        aux = [self.preferred_aux(cut) for cut in cuts]
+        return Decoupling(
+            backbone=self.backbone, cuts=cuts, aux=aux, provenance={**self.provenance, **how}
+        )
+
+
+class SearchResult(SearchOutcome):
+    """The relaxation that SEDONA's search ended with.
+
+    The evidence is alpha_i^loc - alpha_i^up = log(a_i^loc / a_i^up). These logit differences order
+    the boundaries as a^loc does, but also where a^loc itself rounds to equal numbers, as near 0.5
+    it does in float32 (boundaries 27 and 28 of the published ResNet-152 result).
+
+    Attributes:
+        alpha: The logits of every boundary.
+        beta: The logits of its auxiliary choices.
+    """
+
+    tells_num_blocks: ClassVar[bool] = True
+
+    format: Literal["sedona-nni/search-result/1"] = "sedona-nni/search-result/1"
     alpha: list[tuple[float, float]]
     beta: list[list[float]]
-    provenance: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -202,63 +287,136 @@ class SearchResult(Document):
         """Return the auxiliary network with the largest beta; of equals the first."""
         return self.aux_choices[int(np.argmax(self.beta[boundary]))]
 
-    def decoupling(self, num_blocks: int) -> Decoupling:
-        """Discretise: cut at the K-1 boundaries with the largest a^loc.
 
-        K = 0 leaves their number to the search: cut wherever a_i^loc > a_i^up. At each cut the
-        auxiliary network with the largest beta is kept. Ties go to the lower boundary and to the
-        earlier auxiliary choice.
-        Compared are the logit differences alpha_i^loc - alpha_i^up, in float64: they order the
-        boundaries as a^loc does, but also where a^loc itself rounds to equal numbers, as near 0.5
-        it does in float32 (boundaries 27 and 28 of the published ResNet-152 result).
+class ProbeResult(SearchOutcome):
+    """What short trainings of single cuts came to, see `sedona_nni.probing`.
 
-        Raises:
-            InputError: unless 0 <= num_blocks <= L.
+    With A_ic the accuracies, smoothed as `smoothed` says, the evidence for a cut at boundary i with
+    auxiliary network c is
+
+        e_ic = - (i+1)/L (max A - A_ic)          e_i = max over c of e_ic
+
+    The shortfall of the local signal against the best one that there is counts as much as the
+    share of layers that learn from it. So a weak signal does little harm near the images, where the
+    layers above make up for it, and a good one is worth most high up.
+
+    Attributes:
+        accuracies: Validation accuracy of each auxiliary network at each boundary after its short
+            training, L-1 rows of C fractions.
+    """
+
+    tells_num_blocks: ClassVar[bool] = False
+
+    format: Literal["sedona-nni/probe-result/1"] = "sedona-nni/probe-result/1"
+    accuracies: list[list[Annotated[float, Field(ge=0, le=1)]]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        widths = {len(row) for row in self.accuracies}
+        if widths - {len(self.aux_choices)}:
+            raise ValueError(
+                "accuracies must have one entry per auxiliary choice in each row, "
+                f"{len(self.aux_choices)}, but got {sorted(widths)}"
+            )
+        return self
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of layers of the backbone."""
+        return len(self.accuracies) + 1
+
+    def smoothed(self) -> np.ndarray:
+        """Return the accuracies as a Gaussian process sees them, shape (L-1, C), float64.
+
+        A short training says little by itself, but neighbouring cuts are alike. The accuracies,
+        standardised over all (i, c), are the values of a process with the covariance
+
+            exp(-(i - i')^2 / 8) (1 + [c = c']) / 2
+
+        and noise of variance 0.3; the result is its posterior mean, in units of accuracy again.
         """
-        if num_blocks == 0:
-            cuts = [i for i, (local, up) in enumerate(self.alpha) if local > up]
-            return self._at(cuts, {"rule": "a_loc > a_up"})
-        check_num_blocks(num_blocks, self.num_layers)
-        best = np.argsort(-self.margins(), kind="stable")[: num_blocks - 1]
-        return self._at(sorted(int(cut) for cut in best), {"num_blocks": num_blocks})
+        observed = np.array(self.accuracies, dtype=np.float64)
+        spread = observed.std()
+        if spread == 0:
+            return observed
+        i, c = (each.ravel() for each in np.indices(observed.shape))
+        kernel = np.exp(-((i[:, None] - i) ** 2) / 8) * (1 + (c[:, None] == c)) / 2
+        centred = (observed.ravel() - observed.mean()) / spread
+        mean = kernel @ np.linalg.solve(kernel + 0.3 * np.eye(observed.size), centred)
+        return np.asarray(observed.mean() + spread * mean.reshape(observed.shape))
 
-    def _at(self, cuts: list[int], how: dict[str, Any]) -> Decoupling:
-        aux = [self.preferred_aux(cut) for cut in cuts]
-        return Decoupling(
-            backbone=self.backbone, cuts=cuts, aux=aux, provenance={**self.provenance, **how}
-        )
+    @cached_property
+    def evidence(self) -> np.ndarray:
+        """The evidence e_ic for each cut with each auxiliary network, at most 0, (L-1, C)."""
+        smoothed = self.smoothed()
+        share = np.arange(1, self.num_layers)[:, None] / self.num_layers
+        return np.asarray(-share * (smoothed.max() - smoothed))
+
+    def margins(self) -> np.ndarray:
+        """Return e_i, shape (L-1,), float64, in units of accuracy."""
+        return np.asarray(self.evidence.max(axis=1))
+
+    def preferred_aux(self, boundary: int) -> str:
+        """Return the auxiliary network with the largest evidence; of equals the first."""
+        return self.aux_choices[int(np.argmax(self.evidence[boundary]))]
 
 
-def load_document(path: Path) -> Decoupling | SearchResult:
-    """Read whichever of the two documents a file is.
+_Outcome: TypeAdapter[SearchResult | ProbeResult] = TypeAdapter(
+    Annotated[SearchResult | ProbeResult, Field(discriminator="format")]
+)
+
+
+def parse_result(content: Any) -> SearchResult | ProbeResult:
+    """Return whichever kind of search some JSON is the outcome of.
 
     Raises:
-        InputError: if it is neither.
+        ValidationError: if it is of neither, or breaks a rule.
+    """
+    return _Outcome.validate_python(content)
+
+
+def load_outcome(path: Path) -> SearchResult | ProbeResult:
+    """Read what a search of either kind found.
+
+    Raises:
+        InputError: if the file is nothing of this sort.
+    """
+    try:
+        return parse_result(read_json(path))
+    except ValidationError as error:
+        raise InputError.from_validation(error, str(path)) from None
+
+
+def load_document(path: Path) -> Decoupling | SearchResult | ProbeResult:
+    """Read whichever of these documents a file is.
+
+    Raises:
+        InputError: if it is none.
     """
     content = read_json(path)
     format_ = content.get("format") if isinstance(content, dict) else None
-    is_result = format_ == SearchResult.model_fields["format"].default
-    return SearchResult.load(path) if is_result else Decoupling.load(path)
+    results = [kind.model_fields["format"].default for kind in (SearchResult, ProbeResult)]
+    return load_outcome(path) if format_ in results else Decoupling.load(path)
 
 
 def load_decoupling(
     path: Path,
     num_blocks: int | None = None,
-    derive: Callable[[SearchResult, int], Decoupling] = SearchResult.decoupling,
+    derive: Callable[[SearchOutcome, int], Decoupling] = SearchOutcome.decoupling,
 ) -> Decoupling:
     """Read a decoupling or derive it from a search result.
 
     Args:
-        path: Of either document.
-        num_blocks: K; 0 for the threshold rule, see `SearchResult.decoupling`. Needed with a search
-            result, and only there.
-        derive: Makes the decoupling of a search result for K.
+        path: Of either kind of document.
+        num_blocks: K; 0 for the threshold rule, see `SearchOutcome.decoupling`. Needed with what a
+            search found, and only there.
+        derive: Makes the decoupling of a search's outcome for K.
 
     Raises:
         InputError: if the file is neither or does not go with ``num_blocks``.
     """
     document = load_document(path)
-    if isinstance(document, SearchResult):
+    if isinstance(document, SearchOutcome):
         if num_blocks is None:
             raise InputError(f"num_blocks: must be given, as {path} is a search result")
         return derive(document, num_blocks)

@@ -19,6 +19,7 @@ from strategies.settings import (
     CommonSettings,
     ExperimentSettings,
     GridSettings,
+    ProbeExperimentSettings,
     TuningSettings,
     read_settings,
 )
@@ -27,6 +28,7 @@ __all__ = ["Experiment", "read_experiment"]
 
 _TUNERS: dict[str, type[CommonSettings]] = {
     "strategies.tuner.SedonaTuner": ExperimentSettings,
+    "strategies.tuner.ProbeTuner": ProbeExperimentSettings,
     "strategies.tuner.OptunaTuner": TuningSettings,
     "strategies.bridge.BridgeTuner": BridgeSettings,
     "strategies.grid.GridTuner": GridSettings,

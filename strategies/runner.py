@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sedona_nni.decoupling import SearchResult
+from sedona_nni.decoupling import parse_result
 from sedona_nni.files import write_atomically, write_json
 from sedona_nni.ledger import Ledger
 from sedona_nni.report import as_markdown, comparison
@@ -160,7 +160,7 @@ def write_results(ledger: Ledger, folder: Path) -> None:
     for record in ledger:
         found: dict[str, Any] | None = (record.result or {}).get("search_result")
         if found is not None:
-            SearchResult.model_validate(found).save(folder / "search-result.json")
+            parse_result(found).save(folder / "search-result.json")
     write_json(folder / "table.json", [row.model_dump(mode="json") for row in rows])
     table = as_markdown(rows)
     write_atomically(folder / "table.md", lambda path: _write(path, table))

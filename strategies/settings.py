@@ -26,12 +26,13 @@ from sedona_nni.data import form_of
 from sedona_nni.decoupling import (
     NO_AUXILIARY,
     Decoupling,
-    SearchResult,
+    SearchOutcome,
     check_num_blocks,
     load_document,
 )
 from sedona_nni.errors import InputError
 from sedona_nni.layer_time import compute_in_time
+from sedona_nni.probing import ProbeSettings
 from sedona_nni.rules import decoupling_by_rule, is_rule
 from sedona_nni.search import SearchSettings
 from sedona_nni.task import Task
@@ -47,6 +48,8 @@ __all__ = [
     "ExperimentSettings",
     "GridPart",
     "GridSettings",
+    "ProbeExperimentSettings",
+    "SearchingSettings",
     "TuningSettings",
     "read_settings",
 ]
@@ -292,12 +295,12 @@ class _TunedSettings(BalancedSettings):
             InputError: if it cannot be read, is a search result, or does not fit the backbone.
         """
         document = self._document(self.also[name], folder)
-        if isinstance(document, SearchResult):
+        if isinstance(document, SearchOutcome):
             raise InputError.rule(f"also.{name}", "must be a decoupling", self.also[name])
         self._check_decoupling(document, name)
         return document
 
-    def _document(self, given: Decoupling | str, folder: Path) -> Decoupling | SearchResult:
+    def _document(self, given: Decoupling | str, folder: Path) -> Decoupling | SearchOutcome:
         """Return what a setting names: itself, what a rule makes, or what a file holds."""
         if isinstance(given, Decoupling):
             return given
@@ -372,23 +375,15 @@ class _TunedSettings(BalancedSettings):
                 bound.check(count, ends, f" with {' or '.join(names)}")
 
 
-class ExperimentSettings(_TunedSettings):
-    """Settings of `strategies.tuner.SedonaTuner`.
+class SearchingSettings(_TunedSettings):
+    """Settings of a tuner whose first trial is a search.
 
     Attributes:
-        num_blocks: K, the number of blocks that the backbone is cut into. 0 leaves it to the
-            search, which then cuts wherever a^loc > a^up. A list trains each: one search serves
-            all.
-        search: Settings of the search.
+        num_blocks: K, the number of blocks that the backbone is cut into. A list trains each: one
+            search serves all.
     """
 
     num_blocks: Annotated[BlockCounts, Field(min_length=1)]
-    search: SearchSettings = SearchSettings()
-
-    @property
-    def main_strategy(self) -> str:
-        """See `_TunedSettings.main_strategy`."""
-        return "sedona"
 
     @property
     def block_counts(self) -> Sequence[int]:
@@ -412,6 +407,43 @@ class ExperimentSettings(_TunedSettings):
         ends = bound.ends([self.aux] * (bound.num_layers - 1), costliest=True)
         for count in self.num_blocks:
             bound.check(count, ends, f" whichever of {', '.join(self.aux)} the search prefers")
+
+
+class ExperimentSettings(SearchingSettings):
+    """Settings of `strategies.tuner.SedonaTuner`.
+
+    Attributes:
+        search: Settings of the search. With ``num_blocks: 0`` it cuts wherever a^loc > a^up.
+    """
+
+    search: SearchSettings = SearchSettings()
+
+    @property
+    def main_strategy(self) -> str:
+        """See `_TunedSettings.main_strategy`."""
+        return "sedona"
+
+
+class ProbeExperimentSettings(SearchingSettings):
+    """Settings of `strategies.tuner.ProbeTuner`.
+
+    Attributes:
+        probe: Settings of the probing.
+    """
+
+    probe: ProbeSettings = ProbeSettings()
+
+    @property
+    def main_strategy(self) -> str:
+        """See `_TunedSettings.main_strategy`."""
+        return "probe"
+
+    def check(self, folder: Path) -> None:
+        """See `CommonSettings.check`."""
+        super().check(folder)
+        if 0 in self.num_blocks:
+            rule = "must be at least 1 for a probing, which tells where to cut but not how often"
+            raise InputError.rule("num_blocks", rule, list(self.num_blocks))
 
 
 class TuningSettings(_TunedSettings):
@@ -444,7 +476,7 @@ class TuningSettings(_TunedSettings):
         """See `CommonSettings.check`."""
         super().check(folder)
         document = self.load(folder)
-        if isinstance(document, SearchResult) and not self.num_blocks:
+        if isinstance(document, SearchOutcome) and not self.num_blocks:
             raise InputError(f"num_blocks: must be given, as {self.decoupling} is a search result")
         if isinstance(document, Decoupling) and self.num_blocks:
             raise InputError("num_blocks: must not be given, as there is a decoupling")
@@ -453,7 +485,7 @@ class TuningSettings(_TunedSettings):
         if self.name in ("uniform", "predsim", "random", "backprop"):
             raise InputError.rule("name", "must not be that of another strategy", self.name)
 
-    def load(self, folder: Path) -> Decoupling | SearchResult:
+    def load(self, folder: Path) -> Decoupling | SearchOutcome:
         """Return the decoupling or the search result, from its file if there is one.
 
         Raises:
@@ -476,7 +508,7 @@ class TuningSettings(_TunedSettings):
 
 
 def derived(
-    document: Decoupling | SearchResult, num_blocks: int, bound: BlockBound | None = None
+    document: Decoupling | SearchOutcome, num_blocks: int, bound: BlockBound | None = None
 ) -> Decoupling:
     """Return the decoupling itself, or that of a search result for K, see `discretise`."""
     if isinstance(document, Decoupling):

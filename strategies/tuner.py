@@ -1,10 +1,11 @@
-"""The tuners that ``nnictl`` loads: SEDONA with Optuna, and Optuna alone.
+"""The tuners that ``nnictl`` loads: SEDONA or probing with Optuna, and Optuna alone.
 
 PyTorch and Optuna are imported when a tuner is configured, see `strategies.ledger_tuner`.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,11 @@ from strategies.ledger_tuner import COMPUTE_FILE, LedgerTuner
 from strategies.nni_border.tuner import ExperimentFailedError, Parameters
 
 if TYPE_CHECKING:
-    from sedona_nni.decoupling import Decoupling, SearchResult
+    from sedona_nni.decoupling import Decoupling, SearchOutcome
     from strategies.hyperparameters import Study
     from strategies.settings import Contender
 
-__all__ = ["OptunaTuner", "SedonaTuner"]
+__all__ = ["OptunaTuner", "ProbeTuner", "SearchingTuner", "SedonaTuner"]
 
 STUDY_FILE = "optuna.db"
 
@@ -57,9 +58,9 @@ class OptunaTuner(LedgerTuner):
             name: self.settings.also_decoupling(name, self.folder) for name in self.settings.also
         }
 
-    def _known_document(self) -> Decoupling | SearchResult | None:
+    def _known_document(self) -> Decoupling | SearchOutcome | None:
         """Return what the main strategy's decouplings come from, as soon as it is known."""
-        found: Decoupling | SearchResult = self.settings.load(self.folder)
+        found: Decoupling | SearchOutcome = self.settings.load(self.folder)
         return found
 
     def _decoupling(self, contender: Contender) -> Decoupling | None:
@@ -128,20 +129,18 @@ class OptunaTuner(LedgerTuner):
         self._studies[self.ledger[key].strategy].tell(_number(key), None)
 
 
-class SedonaTuner(OptunaTuner):
+class SearchingTuner(OptunaTuner):
     """Searches for a decoupling, then tunes its training.
 
     The first trial is the search. Decouplings to compare with need none, so their trainings fill
-    free slots meanwhile. Settings: `strategies.settings.ExperimentSettings`.
+    free slots meanwhile.
     """
 
-    def read_settings(self, folder: Path) -> Any:
-        """See `LedgerTuner.read_settings`."""
-        from strategies.settings import ExperimentSettings, read_settings
+    @abstractmethod
+    def search_parameters(self) -> Parameters:
+        """Return what is particular to the search trial."""
 
-        return read_settings(ExperimentSettings, self.class_args, folder)
-
-    def _known_document(self) -> SearchResult | None:
+    def _known_document(self) -> SearchOutcome | None:
         result = self.ledger[_SEARCH_KEY].result if _SEARCH_KEY in self.ledger else None
         return None if result is None else _found(result)
 
@@ -155,11 +154,10 @@ class SedonaTuner(OptunaTuner):
         settings = self.settings
         return {
             "key": _SEARCH_KEY,
-            "stage": "search",
             "strategy": settings.main_strategy,
             "task": settings.task.model_dump(mode="json"),
             "aux": list(settings.aux),
-            "search": settings.search.model_dump(mode="json"),
+            **self.search_parameters(),
             "device": settings.device,
             "threads": settings.threads,
         }
@@ -183,12 +181,48 @@ class SedonaTuner(OptunaTuner):
         super().failed(parameters, reason)
 
 
+class SedonaTuner(SearchingTuner):
+    """Searches with SEDONA. Settings: `strategies.settings.ExperimentSettings`."""
+
+    def read_settings(self, folder: Path) -> Any:
+        """See `LedgerTuner.read_settings`."""
+        from strategies.settings import ExperimentSettings, read_settings
+
+        return read_settings(ExperimentSettings, self.class_args, folder)
+
+    def search_parameters(self) -> Parameters:
+        """See `SearchingTuner.search_parameters`."""
+        return {"stage": "search", "search": self.settings.search.model_dump(mode="json")}
+
+
+class ProbeTuner(SearchingTuner):
+    """Searches by short trainings, see `sedona_nni.probing`.
+
+    Settings: `strategies.settings.ProbeExperimentSettings`.
+    """
+
+    def read_settings(self, folder: Path) -> Any:
+        """See `LedgerTuner.read_settings`."""
+        from strategies.settings import ProbeExperimentSettings, read_settings
+
+        return read_settings(ProbeExperimentSettings, self.class_args, folder)
+
+    def search_parameters(self) -> Parameters:
+        """See `SearchingTuner.search_parameters`."""
+        train = self.settings.train_settings(self.settings.main_strategy)
+        return {
+            "stage": "search",
+            "probe": self.settings.probe.model_dump(mode="json"),
+            "train": train.model_dump(mode="json"),
+        }
+
+
 def _number(key: str) -> int:
     """Return the number of a training in its strategy's study."""
     return int(key.rsplit("-", 1)[1])
 
 
-def _found(result: dict[str, Any]) -> SearchResult:
-    from sedona_nni.decoupling import SearchResult
+def _found(result: dict[str, Any]) -> SearchOutcome:
+    from sedona_nni.decoupling import parse_result
 
-    return SearchResult.model_validate(result["search_result"])
+    return parse_result(result["search_result"])

@@ -37,17 +37,7 @@ def _run(parameters: dict[str, Any], device: torch.device, directory: Path) -> d
     """Run the stage; what it needs is imported here, as a training needs no Lightning."""
     task = Task.model_validate(parameters["task"])
     if parameters["stage"] == "search":
-        from sedona_nni.search import SearchSettings
-        from trials.search import run_search
-
-        return run_search(
-            task,
-            SearchSettings.model_validate(parameters["search"]),
-            aux=parameters["aux"],
-            device=device,
-            report=report_intermediate,
-            directory=directory,
-        )
+        return _search(task, parameters, device, directory)
     from sedona_nni.decoupling import Decoupling
     from sedona_nni.training import TrainSettings
     from trials.repeated import repeated
@@ -70,6 +60,37 @@ def _run(parameters: dict[str, Any], device: torch.device, directory: Path) -> d
     if repetitions is None:
         return train(settings, directory)
     return repeated(train, settings, repetitions, directory)
+
+
+def _search(
+    task: Task, parameters: dict[str, Any], device: torch.device, directory: Path
+) -> dict[str, Any]:
+    """Run either kind of search."""
+    if "probe" in parameters:
+        from sedona_nni.probing import ProbeSettings
+        from sedona_nni.training import TrainSettings
+        from trials.probe import run_probes
+
+        return run_probes(
+            task,
+            TrainSettings.model_validate(parameters["train"]),
+            ProbeSettings.model_validate(parameters["probe"]),
+            aux=parameters["aux"],
+            device=device,
+            report=report_intermediate,
+            directory=directory,
+        )
+    from sedona_nni.search import SearchSettings
+    from trials.search import run_search
+
+    return run_search(
+        task,
+        SearchSettings.model_validate(parameters["search"]),
+        aux=parameters["aux"],
+        device=device,
+        report=report_intermediate,
+        directory=directory,
+    )
 
 
 if __name__ == "__main__":

@@ -44,8 +44,6 @@ from strategies._sedona import Sedona
 
 __all__ = ["run_search"]
 
-_NUM_REPORTS = 75  # every 1.3 % of the steps: a smooth curve for little validation
-
 
 class _Run(BaseModel):
     """All that defines a search, as ``run.json``."""
@@ -65,6 +63,7 @@ def run_search(
     device: torch.device | str = "cpu",
     report: Callable[[dict[str, float]], None] = lambda numbers: None,
     directory: Path | None = None,
+    num_reports: int = 75,
 ) -> dict[str, Any]:
     """Search with `strategies.Sedona` and measure what it costs.
 
@@ -76,12 +75,14 @@ def run_search(
         settings: How to search.
         aux: Names of the auxiliary networks to choose from.
         device: Where.
-        report: Called about 75 times with ``step``; ``decided`` (mean of |a^loc - a^up|);
-            ``default`` and ``loss``, the validation accuracy and loss of the final head with the
-            weights that have been trained most; and the means over the steps since the last report
-            of what else `sedona_nni.search.Search.advance` returns. Before the first meta-step
-            ``meta_loss`` is ``loss``: what it is without a look ahead.
+        report: Called about ``num_reports`` times with ``step``; ``decided`` (mean of
+            |a^loc - a^up|); ``default`` and ``loss``, the validation accuracy and loss of the final
+            head with the weights that have been trained most; and the means over the steps since
+            the last report of what else `sedona_nni.search.Search.advance` returns. Before the
+            first meta-step ``meta_loss`` is ``loss``: what it is without a look ahead.
         directory: Where to keep checkpoints and leave the results.
+        num_reports: How often to validate, report and save, evenly spaced; by default every 1.3 %
+            of the steps: a smooth curve for little validation.
 
     Returns:
         ``search_result``, the document that decouplings for every K derive from; ``default`` and
@@ -90,7 +91,7 @@ def run_search(
         ``peak_memory_mib`` of a meta-step on ``device`` with weights, optimizer state and one
         snapshot; ``time_s`` of the search; ``images`` that its steps took, those that validated
         included; ``history``, of what was reported: ``step``, ``default`` and ``meta_loss``; and
-        ``relaxation``, about 75 times from the end of pre-training on: ``step``, ``a_loc`` (each
+        ``relaxation``, about as often from the end of pre-training on: ``step``, ``a_loc`` (each
         time L-1 numbers) and ``aux``, the softmax of beta (each time L-1 rows of C), to 4 decimals.
 
     Raises:
@@ -119,7 +120,7 @@ def run_search(
     if directory is not None:
         write_json(directory / "run.json", run.model_dump(mode="json"))
 
-    monitor = _Monitor(splits, settings, device, report, directory)
+    monitor = _Monitor(splits, settings, device, report, directory, num_reports)
     with monitor.bar:
         strategy = Sedona(
             dataset=task.dataset,
@@ -227,13 +228,15 @@ class _Monitor:
         device: torch.device,
         report: Callable[[dict[str, float]], None],
         directory: Path | None,
+        num_reports: int,
     ) -> None:
         self._validation = splits.validation
         self._device = device
         self._report = report
         self._file = None if directory is None else directory / "progress.json"
         self._total = settings.pretrain_steps + settings.meta_steps
-        self.every = max(1, self._total // _NUM_REPORTS)
+        self.every = max(1, self._total // num_reports)
+        self._keep_every = max(1, settings.meta_steps // num_reports)
         self.time_s = 0.0
         self.kept: dict[str, dict[str, list[Any]]] = {
             "history": {"step": [], "default": [], "meta_loss": []},
@@ -280,8 +283,7 @@ class _Monitor:
     def _keep_relaxation(self, search: Search) -> None:
         settings = search.settings
         done = search.step - settings.pretrain_steps
-        every = max(1, settings.meta_steps // _NUM_REPORTS)
-        if done >= 0 and (done % every == 0 or search.done):
+        if done >= 0 and (done % self._keep_every == 0 or search.done):
             with torch.no_grad():
                 a_loc = search.network.alpha.softmax(1)[:, 0]
                 aux = search.network.beta.softmax(1)

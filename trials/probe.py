@@ -1,0 +1,163 @@
+"""Probe a backbone on a data set and say what came of it, see `sedona_nni.probing`.
+
+A directory that was probed in holds ``run.json`` (what was probed) and ``results.json``; while it
+is under way ``progress.json`` in place of the latter.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from rich.progress import track
+
+from sedona_nni.backbones import ACTIVATIONS, Backbone, build_backbone
+from sedona_nni.compute import compute_in_macs
+from sedona_nni.data import Splits, load_splits
+from sedona_nni.decoupling import ProbeResult
+from sedona_nni.errors import InputError
+from sedona_nni.files import read_json, write_json
+from sedona_nni.probing import ProbeSettings, local_accuracy, probe_steps, probes
+from sedona_nni.task import Task
+from sedona_nni.training import TrainSettings
+
+__all__ = ["run_probes"]
+
+
+class _Run(BaseModel):
+    """All that defines a probing, as ``run.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task
+    aux: tuple[str, ...]
+    train: TrainSettings
+    settings: ProbeSettings
+
+
+def run_probes(
+    task: Task,
+    train: TrainSettings,
+    settings: ProbeSettings,
+    *,
+    aux: Sequence[str],
+    device: torch.device | str = "cpu",
+    report: Callable[[dict[str, float]], None] = lambda numbers: None,
+    directory: Path | None = None,
+) -> dict[str, Any]:
+    """Try every single cut with every auxiliary network for a short time.
+
+    Called again with the same directory it continues an interrupted probing, and of a finished one
+    it returns the results again. Torch's global generators are left as they were.
+
+    Args:
+        task: Backbone and data.
+        train: Of the full trainings that a decoupling is wanted for; its seed does not matter.
+        settings: How to probe.
+        aux: Names of the auxiliary networks to choose from.
+        device: Where.
+        report: Called after every probe with ``default`` (the best local accuracy so far),
+            ``local_accuracy`` of this probe and its number as ``step``, from 1.
+        directory: Where to keep what has been found and to leave the results.
+
+    Returns:
+        ``search_result``, the `ProbeResult` that decouplings for every K derive from; ``default``,
+        the best local accuracy; ``steps`` of each probe; ``trainings``, what all cost in full
+        trainings, by MACs; ``images`` that the steps took; ``time_s``.
+
+    Raises:
+        InputError: if a name is unknown, the cost allows no step, or the directory holds another
+            probing.
+    """
+    device = torch.device(device)
+    run = _Run(task=task, aux=tuple(aux), train=train, settings=settings)
+    found: list[float] = []
+    spent = 0.0
+    if directory is not None and (directory / "run.json").exists():
+        if _read_run(directory) != run:
+            raise InputError(f"directory: {directory} holds another probing, please name a new one")
+        if (directory / "results.json").exists():
+            finished: dict[str, Any] = read_json(directory / "results.json")
+            return finished
+        if (directory / "progress.json").exists():
+            progress = read_json(directory / "progress.json")
+            found, spent = progress["accuracies"], progress["time_s"]
+
+    splits = load_splits(task, train.validation_fraction)
+    with torch.device("meta"):
+        undivided = _backbone(task, splits)
+    steps, trainings = probe_steps(compute_in_macs(undivided, aux), settings, train, splits)
+    if directory is not None:
+        write_json(directory / "run.json", run.model_dump(mode="json"))
+
+    started = time.perf_counter() - spent
+    short = train.model_copy(update={"seed": settings.seed})
+    generators = [device] if device.type == "cuda" else []
+    candidates = list(probes(task.backbone, undivided.num_layers, aux))
+    for number in range(1, len(found) + 1):
+        report(_numbers(found[:number]))
+    for probe in _with_bar(candidates[len(found) :], f"{len(candidates)} probes"):
+        with torch.random.fork_rng(devices=generators):
+            torch.manual_seed(settings.seed)
+            backbone = _backbone(task, splits)
+            found.append(local_accuracy(backbone, probe, splits, short, steps, device))
+        spent = time.perf_counter() - started
+        if directory is not None:
+            write_json(directory / "progress.json", {"accuracies": found, "time_s": spent})
+        report(_numbers(found))
+
+    rows = [found[i : i + len(aux)] for i in range(0, len(found), len(aux))]
+    result = ProbeResult(
+        backbone=task.backbone,
+        dataset=task.dataset,
+        aux_choices=list(aux),
+        accuracies=rows,
+        provenance={"steps": steps, "seed": settings.seed},
+    )
+    results = {
+        "default": max(found),
+        "steps": steps,
+        "trainings": trainings,
+        "images": len(found) * steps * train.batch_size,
+        "time_s": spent,
+        "search_result": result.model_dump(mode="json"),
+    }
+    if directory is not None:
+        write_json(directory / "results.json", results)
+        (directory / "progress.json").unlink()
+    return results
+
+
+def _read_run(directory: Path) -> _Run:
+    path = directory / "run.json"
+    try:
+        return _Run.model_validate(read_json(path))
+    except ValidationError as error:
+        raise InputError.from_validation(error, str(path)) from None
+
+
+def _backbone(task: Task, splits: Splits) -> Backbone:
+    return build_backbone(
+        task.backbone,
+        num_classes=splits.num_classes,
+        in_channels=splits.in_channels,
+        image_size=splits.image_size,
+        width_multiplier=task.width_multiplier,
+        activation=ACTIVATIONS[task.activation],
+    )
+
+
+def _numbers(found: Sequence[float]) -> dict[str, float]:
+    return {"default": max(found), "local_accuracy": found[-1], "step": len(found)}
+
+
+def _with_bar(items: Sequence[Any], what: str) -> Any:
+    """Show a progress bar in a terminal, and nothing elsewhere."""
+    console = Console(stderr=True)
+    return track(items, what, console=console, transient=True, disable=not sys.stderr.isatty())
