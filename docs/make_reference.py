@@ -23,6 +23,7 @@ from sedona_nni.backbones import backbone_names, num_layers
 from sedona_nni.command_line import app
 from sedona_nni.data import dataset_names
 from sedona_nni.methods import METHODS, MethodSettings
+from sedona_nni.probing import ProbeSettings
 from sedona_nni.search import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training import TrainSettings
@@ -32,6 +33,7 @@ from strategies.settings import (
     ExperimentSettings,
     GridPart,
     GridSettings,
+    ProbeExperimentSettings,
     TuningSettings,
 )
 
@@ -44,6 +46,7 @@ MODELS: dict[type[BaseModel], tuple[str, str]] = {
         "Search (`search`)",
         "How SEDONA searches. The same names are options of `strategies.Sedona` in Python.",
     ),
+    ProbeSettings: ("Probing (`probe`)", "How single cuts are probed."),
     TrainSettings: (
         "Training (`train`)",
         "How K blocks are trained. Any of them can be tuned: `searchSpace` gives it a range of "
@@ -60,6 +63,11 @@ MODELS: dict[type[BaseModel], tuple[str, str]] = {
     ExperimentSettings: (
         "SedonaTuner",
         "`className: strategies.tuner.SedonaTuner`: searches, then tunes what was found.",
+    ),
+    ProbeExperimentSettings: (
+        "ProbeTuner",
+        "`className: strategies.tuner.ProbeTuner`: probes single cuts by short trainings, then "
+        "tunes what was found.",
     ),
     TuningSettings: (
         "OptunaTuner",
@@ -112,6 +120,8 @@ SOURCES: dict[str, str] = {
     "SearchSettings.release_mode": _OURS,
     "SearchSettings.validation_fraction": "release's README, `--valid-size` of the search",
     "SearchSettings.seed": "release, `--seed`",
+    "ProbeSettings.cost": _OURS,
+    "ProbeSettings.seed": _OURS,
     "TrainSettings.method": _OURS,
     "MethodSettings.name": _OURS,
     "AsynchronousSettings.buffer": "DGL's code, `--buffer`; there 0, which is one batch",
@@ -155,8 +165,9 @@ SOURCES: dict[str, str] = {
     "_TunedSettings.train_for": _OURS,
     "_TunedSettings.trials_per_strategy": _OURS,
     "_TunedSettings.sampler": "Optuna's default",
-    "ExperimentSettings.num_blocks": "ours; release, `--target-num-blocks`: 1",
+    "SearchingSettings.num_blocks": "ours; release, `--target-num-blocks`: 1",
     "ExperimentSettings.search": _OURS,
+    "ProbeExperimentSettings.probe": _OURS,
     "TuningSettings.decoupling": "release, `--eval-base-dir`",
     "TuningSettings.num_blocks": "release, `--target-num-blocks`",
     "TuningSettings.name": _OURS,

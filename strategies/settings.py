@@ -380,7 +380,7 @@ class SearchingSettings(_TunedSettings):
 
     Attributes:
         num_blocks: K, the number of blocks that the backbone is cut into. A list trains each: one
-            search serves all.
+            search serves all. 0 leaves it to SEDONA's search, which then cuts wherever a^loc > a^up.
     """
 
     num_blocks: Annotated[BlockCounts, Field(min_length=1)]
@@ -413,7 +413,7 @@ class ExperimentSettings(SearchingSettings):
     """Settings of `strategies.tuner.SedonaTuner`.
 
     Attributes:
-        search: Settings of the search. With ``num_blocks: 0`` it cuts wherever a^loc > a^up.
+        search: Settings of the search.
     """
 
     search: SearchSettings = SearchSettings()

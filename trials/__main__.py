@@ -38,6 +38,8 @@ def _run(parameters: dict[str, Any], device: torch.device, directory: Path) -> d
     task = Task.model_validate(parameters["task"])
     if parameters["stage"] == "search":
         return _search(task, parameters, device, directory)
+    if "spaces" in parameters:
+        return _study(parameters, device, directory)
     from sedona_nni.decoupling import Decoupling
     from sedona_nni.training import TrainSettings
     from trials.repeated import repeated
@@ -87,6 +89,22 @@ def _search(
         task,
         SearchSettings.model_validate(parameters["search"]),
         aux=parameters["aux"],
+        device=device,
+        report=report_intermediate,
+        directory=directory,
+    )
+
+
+def _study(parameters: dict[str, Any], device: torch.device, directory: Path) -> dict[str, Any]:
+    """Run a strategy of a study."""
+    from strategies.study_settings import StudySettings
+    from trials.study import run_study_trial
+
+    given = {name: parameters[name] for name in StudySettings.model_fields}
+    return run_study_trial(
+        StudySettings.model_validate(given),
+        parameters["strategy"],
+        parameters["replicate"],
         device=device,
         report=report_intermediate,
         directory=directory,

@@ -15,13 +15,14 @@ from sedona_nni.decoupling import Decoupling, SearchResult, uniform_cuts
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import Ledger
 from strategies.ledger_tuner import LEDGER_FILE
-from strategies.tuner import OptunaTuner, SedonaTuner
+from strategies.tuner import OptunaTuner, ProbeTuner, SedonaTuner
 
 SPACE = {
     "lr": {"_type": "loguniform", "_value": [0.01, 0.2]},
     "batch_size": {"_type": "choice", "_value": [32, 64]},
 }
 SEARCH_RESULT = {
+    "format": "sedona-nni/search-result/1",
     "backbone": "vgg11",
     "dataset": "digits",
     "aux_choices": ["conv1", "conv2"],
@@ -599,3 +600,32 @@ def test_a_wrong_decoupling_is_one_line(dispatch: Any, decoupling: Any, message:
     with pytest.raises(InputError) as caught:
         session(dispatch, **ALONE, decoupling=decoupling)
     assert message in str(caught.value)
+
+
+def test_probing_comes_first_and_what_it_finds_is_trained(dispatch: Any) -> None:
+    nni = session(dispatch, tuner=ProbeTuner, num_blocks=[2, 3], compare=["uniform"], concurrency=1)
+    search = nni.tuner.ledger["search"].parameters
+    assert (search["stage"], search["strategy"]) == ("search", "probe")
+    assert search["probe"]["cost"] == 2.5
+    assert search["train"]["epochs"] == 182
+    accuracies = [[0.1, 0.2 + 0.1 * (i in (2, 5))] for i in range(7)]
+    nni.succeed(
+        "search",
+        search_result={
+            "format": "sedona-nni/probe-result/1",
+            "backbone": "vgg11",
+            "dataset": "digits",
+            "aux_choices": ["conv1", "conv2"],
+            "accuracies": accuracies,
+        },
+    )
+    finish(nni)
+    assert nni.ended
+    trained = {r.strategy: r.parameters["decoupling"] for r in ledger(nni) if r.stage == "train"}
+    assert set(trained) == {"probe-k2", "probe-k3", "uniform-k2", "uniform-k3"}
+    assert trained["probe-k3"]["aux"] == ["conv2", "conv2"]
+
+
+def test_probing_does_not_tell_how_many_blocks(dispatch: Any) -> None:
+    with pytest.raises(InputError, match=r"num_blocks: must be at least 1 .* but got \[0\]"):
+        session(dispatch, tuner=ProbeTuner, num_blocks=0)
