@@ -1,0 +1,136 @@
+"""The command ``python -m benchmarks.study``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.record import ROOT, header, publish
+from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.files import write_atomically
+
+DATA = ROOT / "benchmarks" / "data" / "study.json"
+EXPERIMENTS = [Path(f"experiments/study_{net}.yml") for net in ("vgg13", "resnet18")]
+
+app = typer.Typer(
+    help="Compare strategies at equal cost. Run it from the root of a checkout.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Data = Annotated[Path, typer.Option("--data", help="What `collect` wrote.")]
+
+
+def main() -> None:
+    """Run the command; a mistake of the user is one line and exit code 2."""
+    try:
+        app(prog_name="python -m benchmarks.study")
+    except SedonaError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+@app.command()
+def collect(
+    ledgers: Annotated[list[Path], typer.Argument(help="trials.json of the experiments.")],
+    into: Annotated[Path, typer.Option(help="The document to write.")] = DATA,
+    experiment: Annotated[
+        list[Path] | None, typer.Option(help="The experiments' files, by default the two shipped.")
+    ] = None,
+    commit: Annotated[
+        str | None, typer.Option(help="Of the code that trained, by default the present one.")
+    ] = None,
+) -> None:
+    """Gather the finished trials of experiments, each of which may be spread over several runs."""
+    from benchmarks.study.collect import collect as collected
+    from sedona_nni.ledger import Ledger
+
+    for path in ledgers:
+        if not path.exists():
+            raise InputError.rule("ledgers", "must be files that exist", str(path))
+    opened = [Ledger(path) for path in ledgers]
+    commands = [f"sedona-nni run {path}" for path in experiment or EXPERIMENTS]
+    head = header(n=1, packages=("torch", "torchvision", "numpy", "nni"))
+    head = head.model_copy(update={"command": "; ".join(commands)})
+    if commit is not None:
+        head = head.model_copy(update={"commit": commit, "dirty": False})
+    study = collected(opened, head)
+    # A trial a line, and a training: small, and a change is easy to see
+    text = (
+        study.model_dump_json().replace('{"key":', '\n{"key":').replace('{"space":', '\n{"space":')
+    )
+    text += "\n"
+    write_atomically(into, lambda path: path.write_text(text, encoding="utf-8"))
+    for net in study.nets:
+        runs = sum(len(trial.runs) for trial in net.trials)
+        print(f"{into}: {net.name}: {len(net.trials)} trials, {runs} trainings")
+    others = [f"{r.key} {r.status}" for each in opened for r in each if r.status != "succeeded"]
+    if others:
+        print(f"left out: {', '.join(others)}")
+
+
+@app.command()
+def show(
+    data: Data = DATA,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    record: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Write benchmarks/records/NAME.json and .md.")
+    ] = None,
+) -> None:
+    """What strategies picked, at what cost, and how they compare, replicate by replicate."""
+    from benchmarks.study.comparison import REFERENCES, compare
+    from benchmarks.study.document import Study
+    from benchmarks.study.tables import comparison_tables, overview, picks_of, picks_table
+
+    study = Study.load(data)
+    command = f"python -m benchmarks.study {shlex.join(sys.argv[1:])}"
+    head = header(n=study.replicates, packages=("numpy", "scipy")).model_copy(
+        update={"command": command}
+    )
+    comparisons = [
+        each
+        for reference in REFERENCES
+        for strategy in study.strategies
+        if strategy != reference
+        for each in compare(study, strategy, reference)
+    ]
+    results = {
+        "trained": study.header.model_dump(mode="json"),
+        "picks": [
+            {
+                "net": net.name,
+                "space": net.spaces[space].in_words,
+                "strategy": strategy,
+                **(picks_of(net, space, strategy) or {"n": 0}),
+            }
+            for net, space in study.places
+            for strategy in study.strategies
+        ],
+        "comparisons": [each.document() for each in comparisons],
+    }
+    tables = [overview(study), *(picks_table(study, *place) for place in study.places)]
+    tables += comparison_tables(study.strategies, comparisons)
+    publish(head, results, tables, as_json=as_json, record=record)
+
+
+@app.command()
+def figure(
+    output: Annotated[Path, typer.Argument(help="Folder of study.png and study-pareto.png.")],
+    data: Data = DATA,
+) -> None:
+    """Draw every strategy's picks, and accuracy against ideal speed-up and memory."""
+    from benchmarks.study.document import Study
+    from benchmarks.study.figure import draw_pareto, draw_strips
+
+    study = Study.load(data)
+    draw_strips(study, output / "study.png")
+    draw_pareto(study, output / "study-pareto.png")
+
+
+if __name__ == "__main__":
+    main()
