@@ -18,7 +18,7 @@ from benchmarks.study.collect import collect
 from benchmarks.study.comparison import compare
 from benchmarks.study.document import Study
 from benchmarks.study.figure import front
-from benchmarks.study.tables import picks_of, picks_table
+from benchmarks.study.tables import comparison_tables, picks_of, picks_table
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json
 from sedona_nni.ledger import Ledger
@@ -208,9 +208,11 @@ def test_pairs_of_all_nets_are_pooled(tmp_path: Path) -> None:
         made_ledger(tmp_path / "a.json"),
         made_ledger(tmp_path / "b.json", picks, backbone="resnet18"),
     ]
-    everything = compare(collect(ledgers, header(n=1)), "backprop", "random")[0]
+    comparisons = compare(collect(ledgers, header(n=1)), "backprop", "random")
+    everything = comparisons[0]
     assert (everything.net, everything.space) == (None, None)
     assert everything.differences == pytest.approx((0.025, 0.015, 0.1, 0.2))
+    assert comparison_tables(["backprop"], comparisons)[0].rows[0][1].startswith("+8.50 [")
 
 
 def test_the_front_leaves_out_what_another_beats() -> None:
