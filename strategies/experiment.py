@@ -23,6 +23,7 @@ from strategies.settings import (
     TuningSettings,
     read_settings,
 )
+from strategies.study_settings import StudySettings
 
 __all__ = ["Experiment", "read_experiment"]
 
@@ -32,6 +33,7 @@ _TUNERS: dict[str, type[CommonSettings]] = {
     "strategies.tuner.OptunaTuner": TuningSettings,
     "strategies.bridge.BridgeTuner": BridgeSettings,
     "strategies.grid.GridTuner": GridSettings,
+    "strategies.study.StudyTuner": StudySettings,
 }
 
 
@@ -69,7 +71,7 @@ class Experiment:
         folder = Path(config["trialCodeDirectory"])
         settings = read_settings(model, tuner.get("classArgs") or {}, folder)
         space = read_search_space(config.get("searchSpace") or {}, settings.train)
-        if space and isinstance(settings, BridgeSettings | GridSettings):
+        if space and isinstance(settings, BridgeSettings | GridSettings | StudySettings):
             raise InputError("searchSpace: must be {} for a tuner that tunes nothing")
         platform = config["trainingService"]["platform"]
         timed = isinstance(settings, BalancedSettings) and settings.compute == "time"

@@ -8,8 +8,6 @@ see `benchmarks.tabular.table.Table`.
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,11 +138,10 @@ def _ask_by_nni(
     rng: np.random.Generator,
     ask: Callable[[Decoupling], float],
 ) -> None:
-    """Let one of NNI's strategies ask, on the engine that it has in experiments."""
+    """Let one of NNI's strategies ask."""
+    from strategies.asking import ask_by_nni
     from strategies.settings import BridgeSettings
-    from strategies.trial_engine import TrialEngine, build_strategy
 
-    logging.getLogger("nni").setLevel(logging.ERROR)  # else it tells of every query
     settings = BridgeSettings(
         task=table.task,
         aux=table.aux_choices,
@@ -155,14 +152,7 @@ def _ask_by_nni(
         max_block_share=max_block_share,
         seed=int(rng.integers(2**31)),
     )
-
-    def answer(decoupling: Decoupling) -> None:
-        engine.finish(decoupling, ask(decoupling))
-
-    engine = TrialEngine(
-        answer, lambda: True, threading.RLock(), settings, table.bound(max_block_share)
-    )
-    engine.explore(build_strategy(settings))
+    ask_by_nni(settings, table.bound(max_block_share), ask)
 
 
 def _ask_by_tpe(
