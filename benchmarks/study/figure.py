@@ -41,7 +41,7 @@ def draw_strips(study: Study, path: Path) -> None:
     strategies = [name for name in study.strategies if name != BACKPROP]
     colours = _styles(study)
     columns = max(len(net.spaces) for net in study.nets)
-    size = (2 + 2.25 * columns, 0.9 + len(study.nets) * (0.75 + 0.28 * len(strategies)))
+    size = (max(2 + 2.25 * columns, 6), 1.1 + len(study.nets) * (0.75 + 0.28 * len(strategies)))
     with plt.rc_context(_STYLE):
         figure, panels = plt.subplots(
             len(study.nets),
@@ -74,10 +74,8 @@ def draw_strips(study: Study, path: Path) -> None:
                 panel.grid(axis="x")
             row[0].set_ylabel(f"{net.name}\n{net.task.dataset}", fontweight="bold")
         panels[0][0].set_ylim(len(strategies) - 0.5, -0.5)
-        label = "test accuracy of the picks, %"
-        if any(net.of(BACKPROP) for net in study.nets):
-            label += " (dots: replicates; bars: means; grey: back-propagation, mean ± SD)"
-        figure.supxlabel(label, fontsize=11)
+        words = "dots: replicates; bars: means; dashed, grey: back-propagation, mean ± SD"
+        figure.supxlabel(f"test accuracy of the picks, %\n({words})", fontsize=11)
         _save(figure, path)
 
 
