@@ -1,6 +1,5 @@
 """One strategy of a study, tried once in every space: it chooses decouplings, which are trained.
 
-
 A directory that it was tried in holds a directory of each training, which has its results, and of
 the search.
 """

@@ -1,0 +1,325 @@
+"""Studies: their settings, the tuner under NNI's own dispatcher, and a strategy's trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sedona_nni.backbones import build_backbone
+from sedona_nni.balance import discretise
+from sedona_nni.compute import compute_in_macs
+from sedona_nni.decoupling import Decoupling, ProbeResult, SearchResult
+from sedona_nni.errors import InputError
+from sedona_nni.ledger import Ledger
+from strategies.ledger_tuner import LEDGER_FILE
+from strategies.settings import read_settings
+from strategies.study import StudyTuner
+from strategies.study_settings import StudySettings
+from trials import __main__ as trial_main
+from trials import probe, search, study
+from trials.study import run_study_trial
+
+STUDY: dict[str, Any] = {
+    "task": {"backbone": "vgg11", "width_multiplier": 0.25, "dataset": "digits"},
+    "aux": ["conv1", "conv2"],
+    "spaces": [{"num_blocks": 2}, {"num_blocks": 2, "max_block_share": "1.3/K"}, {"num_blocks": 4}],
+    "budget": 4,
+    "replicates": {"random": 2, "uniform:conv1": 3, "backprop": 2},
+    "train": {"epochs": 2, "batch_size": 64, "validation_fraction": 0.2, "seed": 1000},
+    "search": {"inner_steps": 2, "seed": 50},
+    "device": "cpu",
+    "threads": 1,
+}
+BACKBONE = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+COMPUTE = compute_in_macs(BACKBONE, ["conv1", "conv2", "mlp-sr", "predsim"])
+
+
+def settings_of(**changed: Any) -> StudySettings:
+    return StudySettings.model_validate({**STUDY, **changed})
+
+
+def test_first_all_strategies_once_then_again(dispatch: Any) -> None:
+    """Also when it is interrupted: what was handed out is not handed out again."""
+    nni = dispatch(StudyTuner(**STUDY))
+    nni.initialize({})
+    nni.request()
+    for _ in range(4):
+        nni.succeed(nni.started[-1])
+    resumed = dispatch(StudyTuner(**STUDY))
+    resumed.initialize({})
+    resumed.request()
+    while not resumed.ended:
+        resumed.succeed(resumed.started[-1])
+    records = list(Ledger(resumed.folder / LEDGER_FILE))
+    assert [record.key for record in records] == [
+        "random-000",
+        "uniform:conv1-000",
+        "backprop-000",
+        "random-001",
+        "uniform:conv1-001",
+        "backprop-001",
+        "uniform:conv1-002",
+    ]
+    assert resumed.tuner.settings.num_trials == 7
+    given = records[4].parameters
+    assert (given["strategy"], given["replicate"], given["stage"]) == ("uniform:conv1", 1, "train")
+    again = StudySettings.model_validate({name: given[name] for name in StudySettings.model_fields})
+    assert again == resumed.tuner.settings
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"replicates": {"luck": 1}}, "replicates: must name some of sedona, .* got 'luck'"),
+        ({"replicates": {"uniform:": 1}}, "replicates: must name some of .* got 'uniform:'"),
+        ({"replicates": {"uniform:<aux>": 1}}, "aux: must be one of .* got '<aux>'"),
+        ({"replicates": {"random": 0}}, "replicates.random: must be at least 1, but got 0"),
+        ({"replicates": {}}, "replicates"),
+        ({"spaces": [{"num_blocks": 1}]}, "spaces.0.num_blocks: .* got 1"),
+        ({"spaces": [{"num_blocks": 9}]}, "num_blocks: must be from 1 to .* 8, but got 9"),
+        ({"spaces": [{"num_blocks": 2}] * 2}, "spaces: must be different from each other"),
+        (
+            {"spaces": [{"num_blocks": 2, "max_block_share": "1/K"}]},
+            "max_block_share: must be at least .* whichever of conv1, conv2 is preferred",
+        ),
+        (
+            {"spaces": [STUDY["spaces"][1]], "replicates": {"predsim": 1}},
+            "replicates.predsim: fits into none of the spaces; max_block_share: .* 1.3356/K",
+        ),
+        ({"search": {"meta_steps": 5}}, "search.meta_steps: must not be given, .* meta_share"),
+        ({"search": {"validation_fraction": 0.4}}, "search.validation_fraction: .* from train"),
+        ({"train": {"method": "dni"}}, "method"),
+    ],
+)
+def test_a_study_that_cannot_be(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_settings(StudySettings, {**STUDY, **changed}, tmp_path)
+
+
+class Trainings:
+    """In place of `run_training`: the higher the seed, the better; tests see the opposite."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, int, Path]] = []
+
+    def __call__(
+        self, task: Any, decoupling: Decoupling, settings: Any, *, device: Any, directory: Path
+    ) -> dict[str, Any]:
+        self.done.append((decoupling.key, settings.seed, directory))
+        better = settings.seed / 10_000
+        return {
+            "default": better,
+            "test_accuracy": 1 - better,
+            "time_s": 2.0,
+            "images": 10,
+            "macs": 3,
+            "peak_memory_mib": 4.5,
+            "parameters": 6,
+            "compute": COMPUTE.model_dump(mode="json"),
+            "history": {},
+        }
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    found = Trainings()
+    monkeypatch.setattr(study, "run_training", found)
+    return found
+
+
+def chosen(result: dict[str, Any], space: int | None) -> list[Decoupling]:
+    return [
+        Decoupling.model_validate(run["decoupling"])
+        for run in result["runs"]
+        if run["space"] == space
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["random", "evolution"])
+def test_what_asks_trains_as_many_decouplings_as_it_may(
+    strategy: str, trainings: Trainings, tmp_path: Path
+) -> None:
+    reported: list[float] = []
+    result = run_study_trial(
+        settings_of(),
+        strategy,
+        3,
+        directory=tmp_path,
+        report=lambda numbers: reported.append(numbers["default"]),
+    )
+    assert json.loads(json.dumps(result)) == result
+    for space, num_blocks in enumerate((2, 2, 4)):
+        found = chosen(result, space)
+        assert len(set(found)) == 4
+        assert {each.num_blocks for each in found} == {num_blocks}
+    assert all(COMPUTE.largest_share(each) <= 1.3 / 2 for each in chosen(result, 1))
+    assert [run["seed"] for run in result["runs"]] == [1300, 1301, 1302, 1303] * 3
+    assert result["picks"] == [3, 7, 11]
+    assert result["default"] == pytest.approx(0.1303)
+    assert result["test_accuracy"] == pytest.approx(1 - 0.1303)
+    assert result["search"] is None
+    assert result["left_out"] == {}
+    assert (result["time_s"], result["images"]) == (2.0 * len(trainings.done), 10 * len(reported))
+    assert result["runs"][0] == {
+        "space": 0,
+        "decoupling": chosen(result, 0)[0].model_dump(mode="json"),
+        "seed": 1300,
+        "validation_accuracy": 0.13,
+        "test_accuracy": 0.87,
+        "time_s": 2.0,
+        "images": 10,
+        "macs": 3,
+        "peak_memory_mib": 4.5,
+        "largest_share": COMPUTE.largest_share(chosen(result, 0)[0]),
+        "parameters": 6,
+    }
+
+
+def test_draws_depend_on_seed_replicate_and_space(trainings: Trainings, tmp_path: Path) -> None:
+    def drawn(strategy: str = "random", replicate: int = 0, **changed: Any) -> list[Decoupling]:
+        spaces = [{"num_blocks": 4}, {"num_blocks": 4, "max_block_share": "0.99"}]
+        study = settings_of(spaces=spaces, budget=8, **changed)
+        return chosen(run_study_trial(study, strategy, replicate, directory=tmp_path), 0)
+
+    first = drawn()
+    assert drawn() == first
+    assert drawn(replicate=1) != first
+    assert drawn(seed=1) != first
+    evolved = drawn("evolution")
+    assert evolved[:3] == first[:3]  # its first population
+    assert evolved != first
+
+
+def test_a_training_of_two_spaces_is_done_once(trainings: Trainings, tmp_path: Path) -> None:
+    spaces = [{"num_blocks": 2}, {"num_blocks": 2, "max_block_share": "0.99"}, {"num_blocks": 3}]
+    result = run_study_trial(settings_of(spaces=spaces), "uniform:conv1", 0, directory=tmp_path)
+    assert [run["space"] for run in result["runs"]] == 4 * [0] + 4 * [1] + 4 * [2]
+    assert len(trainings.done) == len(set(trainings.done)) == 8
+    assert (result["time_s"], result["images"]) == (16.0, 80)
+    assert result["picks"] == [3, 7, 11]
+    assert {each.key for each in chosen(result, 0)} == {"vgg11 3:conv1"}
+    assert chosen(result, 0) == chosen(result, 1)
+    assert len({directory for _, _, directory in trainings.done}) == 8
+
+
+def test_a_space_that_uniform_cuts_cannot_respect_is_left_out(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    result = run_study_trial(settings_of(), "predsim", 0, directory=tmp_path)
+    assert result["picks"] == [3, None, 7]
+    assert chosen(result, 1) == []
+    assert list(result["left_out"]) == ["1"]
+    assert "must be at least 1.3356/K" in result["left_out"]["1"]
+    assert result["default"] == pytest.approx(0.1003)
+    within = run_study_trial(settings_of(), "uniform:mlp-sr", 0, directory=tmp_path)
+    assert COMPUTE.largest_share(chosen(within, 1)[0]) <= 1.3 / 2
+
+
+def test_of_equals_the_first_is_picked(
+    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "run_training", lambda *a, **k: {**trainings(*a, **k), "default": 1})
+    assert run_study_trial(settings_of(), "backprop", 0, directory=tmp_path)["picks"] == [0]
+
+
+SEDONA = SearchResult(
+    backbone="vgg11",
+    dataset="digits",
+    aux_choices=["conv1", "conv2"],
+    alpha=[(i / 10, 0) for i in range(7)],
+    beta=[[0, 1]] * 7,
+)
+PROBED = ProbeResult(
+    backbone="vgg11",
+    dataset="digits",
+    aux_choices=["conv1", "conv2"],
+    accuracies=[[0.1 * i, 0.1 * i + 0.01] for i in range(1, 8)],
+)
+
+
+@pytest.mark.parametrize("strategy", ["sedona", "probe"])
+def test_one_search_serves_all_spaces(
+    strategy: str, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    outcome = SEDONA if strategy == "sedona" else PROBED
+
+    def searched(*args: Any, **options: Any) -> dict[str, Any]:
+        calls.append((args, options))
+        known = {"search_result": outcome.model_dump(mode="json"), "history": {}}
+        return {**known, "default": 0.9, "time_s": 7.0, "images": 100}
+
+    monkeypatch.setattr(search, "run_search", searched)
+    monkeypatch.setattr(probe, "run_probes", searched)
+    settings = settings_of(pretrain_share=0.5, meta_share=0.1, probe={"cost": 1.5, "seed": 60})
+    result = run_study_trial(settings, strategy, 2, directory=tmp_path)
+    bound = settings.spaces[1].bound(settings.task, settings.aux)
+    assert [run["decoupling"] for run in result["runs"]] == [
+        discretise(outcome, num_blocks, limit).model_dump(mode="json")
+        for num_blocks, limit in ((2, None), (2, bound), (4, None))
+    ]
+    assert [run["seed"] for run in result["runs"]] == [1200] * 3
+    assert result["picks"] == [0, 1, 2]
+    assert result["time_s"] == 7.0 + 2.0 * len(trainings.done)
+    assert result["images"] == 100 + 10 * len(trainings.done)
+    assert result["search"] == {
+        "time_s": 7.0,
+        "images": 100,
+        "search_result": outcome.model_dump(mode="json"),
+    }
+    ((args, options),) = calls
+    assert options["aux"] == ("conv1", "conv2")
+    assert options["directory"] == tmp_path / "search"
+    how = args[-1]
+    if strategy == "probe":
+        assert args[1] == settings.train
+        assert (how.cost, how.seed) == (1.5, 260)
+    else:
+        steps = 2 * 18  # 1,151 images in batches of 64
+        assert (how.pretrain_steps, how.meta_steps) == (steps // 2, 4)
+        assert (how.validation_fraction, how.seed, how.inner_steps) == (0.2, 250, 2)
+
+
+def test_an_interrupted_trial_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For real, as NNI starts it."""
+    settings = settings_of(
+        aux=["conv1"],
+        spaces=[{"num_blocks": 2}],
+        budget=2,
+        task={**STUDY["task"], "train_limit": 200},
+        train={"epochs": 1, "batch_size": 64, "seed": 5},
+        probe={"cost": 5},
+    )
+    parameters = {
+        **settings.model_dump(mode="json"),
+        "key": "probe-000",
+        "stage": "train",
+        "strategy": "probe",
+        "replicate": 0,
+    }
+
+    def run(directory: Path, report: Callable[[dict[str, float]], None]) -> dict[str, Any]:
+        monkeypatch.setattr(trial_main, "report_intermediate", report)
+        return trial_main._run(parameters, torch.device("cpu"), directory)
+
+    def interrupt(numbers: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, interrupt)
+    (training,) = tmp_path.glob("vgg11*/results.json")
+    assert not list(tmp_path.rglob("*.safetensors"))
+    known = {path: path.read_text() for path in (training, tmp_path / "search/results.json")}
+    reported: list[dict[str, float]] = []
+    result = run(tmp_path, reported.append)
+    assert {path: path.read_text() for path in known} == known  # times included
+    assert reported == [{"default": result["default"]}]
+    (only,) = result["runs"]
+    assert only["largest_share"] == COMPUTE.largest_share(chosen(result, 0)[0])
+    assert result["time_s"] == pytest.approx(result["search"]["time_s"] + only["time_s"])
+    assert 0 < result["test_accuracy"] == only["test_accuracy"] < 1
