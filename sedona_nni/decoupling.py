@@ -291,24 +291,26 @@ class SearchResult(SearchOutcome):
 class ProbeResult(SearchOutcome):
     """What short trainings of single cuts came to, see `sedona_nni.probing`.
 
-    With A_ic the accuracies, smoothed as `smoothed` says, the evidence for a cut at boundary i with
-    auxiliary network c is
+    With A_ic the accuracies, smoothed as `smoothed` says, and A the best of them and of the
+    undivided backbone, the evidence for a cut at boundary i with auxiliary network c is
 
-        e_ic = - (i+1)/L (max A - A_ic)          e_i = max over c of e_ic
+        e_ic = - (i+1)/L (A - A_ic)          e_i = max over c of e_ic
 
     The shortfall of the local signal against the best one that there is counts as much as the
     share of layers that learn from it. So a weak signal does little harm near the images, where the
-    layers above make up for it, and a good one is worth most high up.
+    layers above make up for it, and much high up.
 
     Attributes:
         accuracies: Validation accuracy of each auxiliary network at each boundary after its short
             training, L-1 rows of C fractions.
+        undivided: That of the undivided backbone's head, after as many steps of back-propagation.
     """
 
     tells_num_blocks: ClassVar[bool] = False
 
     format: Literal["sedona-nni/probe-result/1"] = "sedona-nni/probe-result/1"
     accuracies: list[list[Annotated[float, Field(ge=0, le=1)]]] = Field(min_length=1)
+    undivided: float = Field(ge=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -350,7 +352,7 @@ class ProbeResult(SearchOutcome):
         """The evidence e_ic for each cut with each auxiliary network, at most 0, (L-1, C)."""
         smoothed = self.smoothed()
         share = np.arange(1, self.num_layers)[:, None] / self.num_layers
-        return np.asarray(-share * (smoothed.max() - smoothed))
+        return np.asarray(-share * (max(self.undivided, smoothed.max()) - smoothed))
 
     def margins(self) -> np.ndarray:
         """Return e_i, shape (L-1,), float64, in units of accuracy."""

@@ -3,19 +3,21 @@
 Notation (L layers; C auxiliary choices; M MACs of the whole backbone for one image):
     m_ic     MACs of the layers 0..i with auxiliary network c
     A_ic     validation accuracy of c after a short training of the layers 0..i with c alone
+    A_bp     that of the undivided backbone's head after as short a training by back-propagation
     e_ic     evidence for a cut at boundary i with c
 
     1. Train the layers 0..i with c alone for n steps, for each i and c, from the same initial
        weights, with the same images: A_ic. What is above a cut does not matter to what is below.
-    2. e_ic = - (i+1)/L (max A - A_ic), with A smoothed over i and c: `decoupling.ProbeResult`.
+       So, too, the undivided backbone: A_bp.
+    2. e_ic = - (i+1)/L (max(A, A_bp) - A_ic), with A smoothed: `decoupling.ProbeResult`.
     3. Discretise, for any K: the K-1 cuts of the largest total evidence, with or without a bound on
        the blocks: `balance.discretise`.
 
-All trainings together cost as much as a given number of full ones, which n follows from: a training
-step takes three passes over a batch (forward, and backward for features and weights), validation
-one over its images. With B images per step, S steps and E validations with V images in a training,
+All of it costs as much as a given number of full trainings, which n follows from: a training step
+takes three passes over a batch (forward, and backward for features and weights), validation one
+over its images. With B images per step, S steps and E validations with V images in a training,
 
-    sum over i, c of m_ic (3 n B + V)  <=  cost M (3 S B + E V)
+    (M + sum over i, c of m_ic) (3 n B + V)  <=  cost M (3 S B + E V)
 
 Source: this project. Why this evidence, and what it was judged by: docs/method.md, section 10.
 """
@@ -45,7 +47,7 @@ class ProbeSettings(BaseModel):
     """How to probe; all else is as in the trainings that it is for.
 
     Attributes:
-        cost: Of all short trainings together, in full trainings of the undivided backbone.
+        cost: Of all probes together, in full trainings of the undivided backbone.
         seed: Decides initial weights, order of the images, augmentation and dropout.
     """
 
@@ -56,7 +58,8 @@ class ProbeSettings(BaseModel):
 
 
 def probes(backbone: str, num_layers: int, aux_choices: Sequence[str]) -> Iterator[Decoupling]:
-    """Yield every single cut with every auxiliary network, C for each boundary in turn."""
+    """Yield what is probed: no cut, then each single one with every auxiliary network in turn."""
+    yield Decoupling(backbone=backbone)
     for cut in range(num_layers - 1):
         for name in aux_choices:
             yield Decoupling(backbone=backbone, cuts=[cut], aux=[name])
@@ -103,13 +106,14 @@ def local_accuracy(
     steps: int,
     device: torch.device,
 ) -> float:
-    """Return A_ic: train what is below a cut, with its auxiliary network alone, and validate it.
+    """Return A_ic, or A_bp: train what is below a cut, with its auxiliary network alone, and
+    validate it; or all, where there is no cut.
 
     The learning rate falls over these few steps as over those of a whole training, by a cosine.
 
     Args:
         backbone: Fresh; its lower layers are trained.
-        probe: The cut and its auxiliary network.
+        probe: The cut and its auxiliary network, or no cut.
         splits: The images.
         train: How to train; its method, schedule and epochs do not matter.
         steps: n.

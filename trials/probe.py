@@ -51,7 +51,7 @@ def run_probes(
     report: Callable[[dict[str, float]], None] = lambda numbers: None,
     directory: Path | None = None,
 ) -> dict[str, Any]:
-    """Try every single cut with every auxiliary network for a short time.
+    """Try every single cut with every auxiliary network for a short time, and no cut.
 
     Called again with the same directory it continues an interrupted probing, and of a finished one
     it returns the results again. Torch's global generators are left as they were.
@@ -62,13 +62,13 @@ def run_probes(
         settings: How to probe.
         aux: Names of the auxiliary networks to choose from.
         device: Where.
-        report: Called after every probe with ``default`` (the best local accuracy so far),
-            ``local_accuracy`` of this probe and its number as ``step``, from 1.
+        report: Called after every probe with ``default`` (the best accuracy so far), ``accuracy``
+            of this probe and its number as ``step``, from 1.
         directory: Where to keep what has been found and to leave the results.
 
     Returns:
         ``search_result``, the `ProbeResult` that decouplings for every K derive from; ``default``,
-        the best local accuracy; ``steps`` of each probe; ``trainings``, what all cost in full
+        the best accuracy; ``steps`` of each probe; ``trainings``, what all cost in full
         trainings, by MACs; ``images`` that the steps took; ``time_s``.
 
     Raises:
@@ -91,15 +91,15 @@ def run_probes(
 
     splits = load_splits(task, train.validation_fraction)
     with torch.device("meta"):
-        undivided = _backbone(task, splits)
-    steps, trainings = probe_steps(compute_in_macs(undivided, aux), settings, train, splits)
+        counted = _backbone(task, splits)
+    steps, trainings = probe_steps(compute_in_macs(counted, aux), settings, train, splits)
     if directory is not None:
         write_json(directory / "run.json", run.model_dump(mode="json"))
 
     started = time.perf_counter() - spent
     short = train.model_copy(update={"seed": settings.seed})
     generators = [device] if device.type == "cuda" else []
-    candidates = list(probes(task.backbone, undivided.num_layers, aux))
+    candidates = list(probes(task.backbone, counted.num_layers, aux))
     for number in range(1, len(found) + 1):
         report(_numbers(found[:number]))
     for probe in _with_bar(candidates[len(found) :], f"{len(candidates)} probes"):
@@ -112,12 +112,14 @@ def run_probes(
             write_json(directory / "progress.json", {"accuracies": found, "time_s": spent})
         report(_numbers(found))
 
-    rows = [found[i : i + len(aux)] for i in range(0, len(found), len(aux))]
+    undivided, *local = found
+    rows = [local[i : i + len(aux)] for i in range(0, len(local), len(aux))]
     result = ProbeResult(
         backbone=task.backbone,
         dataset=task.dataset,
         aux_choices=list(aux),
         accuracies=rows,
+        undivided=undivided,
         provenance={"steps": steps, "seed": settings.seed},
     )
     results = {
@@ -154,7 +156,7 @@ def _backbone(task: Task, splits: Splits) -> Backbone:
 
 
 def _numbers(found: Sequence[float]) -> dict[str, float]:
-    return {"default": max(found), "local_accuracy": found[-1], "step": len(found)}
+    return {"default": max(found), "accuracy": found[-1], "step": len(found)}
 
 
 def _with_bar(items: Sequence[Any], what: str) -> Any:

@@ -33,7 +33,13 @@ ADAM = {"epochs": 1, "optimizer": "adam", "lr": 0.01}
 
 
 def found(accuracies: list[list[float]], **changes: Any) -> ProbeResult:
-    fields = {"backbone": "vgg11", "dataset": "digits", "aux_choices": AUX, **changes}
+    fields: dict[str, Any] = {
+        "backbone": "vgg11",
+        "dataset": "digits",
+        "aux_choices": AUX,
+        "undivided": 0.1,
+    }
+    fields |= changes
     return ProbeResult(accuracies=accuracies, **fields)
 
 
@@ -73,11 +79,12 @@ class TestResult:
         expected = values.mean() + values.std() * ridge.predict(kernel)
         np.testing.assert_allclose(result.smoothed().ravel(), expected, atol=1e-10)
 
-    def test_evidence_by_hand(self) -> None:
-        result = random_result(1)
+    @pytest.mark.parametrize("undivided", [0.1, 0.95])
+    def test_evidence_by_hand(self, undivided: float) -> None:
+        result = random_result(1).model_copy(update={"undivided": undivided})
         smoothed = result.smoothed()
         for i, c in itertools.product(range(7), range(2)):
-            shortfall = max(smoothed.ravel()) - smoothed[i, c]
+            shortfall = max(undivided, *smoothed.ravel()) - smoothed[i, c]
             assert result.evidence[i, c] == pytest.approx(-(i + 1) / 8 * shortfall)
         assert result.margins().tolist() == [max(row) for row in result.evidence]
         assert result.preferred_aux(3) == AUX[int(result.evidence[3, 1] > result.evidence[3, 0])]
@@ -101,11 +108,9 @@ class TestResult:
     ) -> None:
         result, bound = random_result(seed), BlockBound(compute, share)
         best = max(
-            (
-                float(result.margins()[list(cuts)].sum())
-                for cuts in itertools.combinations(range(7), 2)
-                if bound.respects(result.at(list(cuts), {}))
-            )
+            float(result.margins()[list(cuts)].sum())
+            for cuts in itertools.combinations(range(7), 2)
+            if bound.respects(result.at(list(cuts), {}))
         )
         chosen = discretise(result, 3, bound)
         assert bound.respects(chosen)
@@ -139,7 +144,8 @@ class TestLength:
     ) -> None:
         """Counted one by one: 200 images learn, 200 validate, in 7 steps per epoch."""
         lower = [compute.blocks(each)[0] for each in probes("vgg11", 8, AUX)]
-        assert len(lower) == 14
+        assert len(lower) == 1 + 14
+        assert lower[0] == compute.total
         full = 2 * compute.total * (7 * 32 * 3 + 200)
         steps, cost = probe_steps(compute, ProbeSettings(cost=3), TRAIN, splits)
         for length, fits in ((steps, True), (steps + 1, False)):
@@ -172,7 +178,7 @@ def test_a_probe_is_the_lower_block_of_a_training(splits: Splits) -> None:
 
 
 class TestTrial:
-    SETTINGS = ProbeSettings(cost=1.5, seed=3)
+    SETTINGS = ProbeSettings(cost=2.5, seed=3)
 
     def run(self, directory: Path | None = None, **changes: Any) -> dict[str, Any]:
         return run_probes(TASK, TRAIN, self.SETTINGS, aux=AUX, directory=directory, **changes)
@@ -196,10 +202,10 @@ class TestTrial:
         torch.manual_seed(2)
         result = self.run(tmp_path, report=seen.append)
         assert result["search_result"] == whole["search_result"]
-        assert [numbers["step"] for numbers in seen[10:]] == list(range(1, 15))
-        assert result["default"] == seen[-1]["default"] == np.max(seen_accuracies(result))
-        assert result["trainings"] <= 1.5
-        assert result["images"] == 14 * 32 * result["steps"]
+        assert [numbers["step"] for numbers in seen[10:]] == list(range(1, 16))
+        assert result["default"] == seen[-1]["default"] == max(accuracies(result))
+        assert result["trainings"] <= 2.5
+        assert result["images"] == 15 * 32 * result["steps"]
         assert not (tmp_path / "progress.json").exists()
         assert self.run(tmp_path) == result == read_json(tmp_path / "results.json")
 
@@ -209,5 +215,6 @@ class TestTrial:
             self.run(tmp_path)
 
 
-def seen_accuracies(result: dict[str, Any]) -> Any:
-    return result["search_result"]["accuracies"]
+def accuracies(result: dict[str, Any]) -> list[float]:
+    content = result["search_result"]
+    return [content["undivided"], *itertools.chain(*content["accuracies"])]

@@ -617,6 +617,7 @@ def test_probing_comes_first_and_what_it_finds_is_trained(dispatch: Any) -> None
             "dataset": "digits",
             "aux_choices": ["conv1", "conv2"],
             "accuracies": accuracies,
+            "undivided": 0.5,
         },
     )
     finish(nni)
