@@ -84,7 +84,7 @@ def test_first_all_strategies_once_then_again(dispatch: Any) -> None:
         ({"spaces": [{"num_blocks": 9}]}, "num_blocks: must be from 1 to .* 8, but got 9"),
         ({"spaces": [{"num_blocks": 2}] * 2}, "spaces: must be different from each other"),
         (
-            {"spaces": [{"num_blocks": 2, "max_block_share": "1/K"}]},
+            {"spaces": [{"num_blocks": 2, "max_block_share": "1.085/K"}]},  # conv1 alone could
             "max_block_share: must be at least .* whichever of conv1, conv2 is preferred",
         ),
         (
@@ -182,9 +182,11 @@ def test_what_asks_trains_as_many_decouplings_as_it_may(
 
 def test_draws_depend_on_seed_replicate_and_space(trainings: Trainings, tmp_path: Path) -> None:
     def drawn(strategy: str = "random", replicate: int = 0, **changed: Any) -> list[Decoupling]:
-        spaces = [{"num_blocks": 4}, {"num_blocks": 4, "max_block_share": "0.99"}]
+        spaces = [{"num_blocks": 4, "max_block_share": share} for share in ("0.99", "0.98")]
         study = settings_of(spaces=spaces, budget=8, **changed)
-        return chosen(run_study_trial(study, strategy, replicate, directory=tmp_path), 0)
+        result = run_study_trial(study, strategy, replicate, directory=tmp_path)
+        assert chosen(result, 0) != chosen(result, 1)
+        return chosen(result, 0)
 
     first = drawn()
     assert drawn() == first
@@ -239,6 +241,7 @@ PROBED = ProbeResult(
     dataset="digits",
     aux_choices=["conv1", "conv2"],
     accuracies=[[0.1 * i, 0.1 * i + 0.01] for i in range(1, 8)],
+    undivided=0.3,
 )
 
 
