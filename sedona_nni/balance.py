@@ -3,12 +3,10 @@
 Notation (L layers, K blocks; see `sedona_nni.compute` for the compute of a block and its share):
     C(i, j)   compute of the block of the layers i+1..j, with the auxiliary network at boundary j
     limit     the most compute that a block may have: max_block_share x the backbone's compute
-    e_i       evidence for a cut at boundary i, e.g. alpha_i^loc - alpha_i^up = log(a^loc / a^up)
-The K-1 cuts of the largest total evidence whose blocks all respect the limit:
-
-    V_0(-1) = 0
-    V_k(j)  = max over i < j with C(i, j) <= limit of V_{k-1}(i) + e_j
-    result    max over i with C(i, L-1) <= limit of V_{K-1}(i)
+    e_i       evidence for a cut at boundary i: alpha_i^loc - alpha_i^up = log(a^loc / a^up);
+              that of a probing depends on the next cut below as well, `ProbeResult.evidence`
+Chosen are the K-1 cuts of the largest total evidence whose blocks all respect the limit, exactly,
+see `sedona_nni.best_cuts`.
 
 Read as independent decisions, a relaxation gives a set of cuts S the probability
 prod_{i in S} a_i^loc prod_{i not in S} a_i^up, whose logarithm is sum_{i in S} e_i + const. So the
@@ -22,7 +20,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any
@@ -30,6 +28,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator
 
+from sedona_nni.best_cuts import best_cuts, exact
 from sedona_nni.compute import Compute
 from sedona_nni.decoupling import Decoupling, SearchOutcome, check_num_blocks
 from sedona_nni.errors import InputError
@@ -71,49 +70,6 @@ BlockShare = Annotated[str, BeforeValidator(str), AfterValidator(_checked)]
 """A bound on the largest block's share as users write it: ``0.4`` or ``1.3/K``."""
 
 
-def _best_cuts(
-    layers: Sequence[int],
-    ends: Sequence[int],
-    num_blocks: int,
-    limit: int,
-    score: Callable[[int, int], int],
-) -> tuple[int, list[int]] | None:
-    """Return the best cuts of which all blocks respect the limit, None if there are none.
-
-    Args:
-        layers: Compute of each layer, L of them.
-        ends: What ending a block after layer i adds, L of them; the last is 0.
-        num_blocks: K.
-        limit: The most compute of a block.
-        score: What cut k, from 0, at boundary i is worth; integers, so that sums are exact.
-
-    Returns:
-        The largest total score and its K-1 cuts; of equals the first in lexicographic order.
-    """
-    sums = [0, *itertools.accumulate(layers)]
-    last_layer = len(layers) - 1
-
-    def joined(
-        k: int, end: int, ways: dict[int, tuple[int, list[int]]]
-    ) -> tuple[int, list[int]] | None:
-        gain = score(k, end) if end < last_layer else 0
-        return min(
-            (
-                (loss - gain, [*cuts, end])
-                for start, (loss, cuts) in ways.items()
-                if start < end and sums[end + 1] - sums[start + 1] + ends[end] <= limit
-            ),
-            default=None,
-        )
-
-    ways: dict[int, tuple[int, list[int]]] = {-1: (0, [])}  # by last cut; losses are -V
-    for k in range(num_blocks - 1):
-        reached = {end: joined(k, end, ways) for end in range(k, last_layer)}
-        ways = {end: way for end, way in reached.items() if way is not None}
-    found = joined(num_blocks - 1, last_layer, ways)
-    return None if found is None else (-found[0], found[1][:-1])
-
-
 def _smallest_limit(layers: Sequence[int], ends: Sequence[int], num_blocks: int) -> int:
     """Return the smallest limit that some K-1 cuts respect."""
     sums = [0, *itertools.accumulate(layers)]
@@ -127,7 +83,7 @@ def _smallest_limit(layers: Sequence[int], ends: Sequence[int], num_blocks: int)
             limits,
             True,
             key=lambda limit: (
-                _best_cuts(layers, ends, num_blocks, limit, lambda k, i: 0) is not None
+                best_cuts(layers, ends, num_blocks, limit, lambda k, i, j: 0) is not None
             ),
         )
     ]
@@ -236,8 +192,8 @@ class BlockBound:
             InputError: if as many blocks cannot respect the bound.
         """
         ends, limit = self.ends(aux), self.limit(len(cuts) + 1)
-        found = _best_cuts(
-            self.compute.layers, ends, len(cuts) + 1, limit, lambda k, i: -abs(i - cuts[k])
+        found = best_cuts(
+            self.compute.layers, ends, len(cuts) + 1, limit, lambda k, i, j: -abs(j - cuts[k])
         )
         if found is None:
             self.check(len(cuts) + 1, ends)
@@ -321,14 +277,18 @@ def discretise(
         return result.decoupling(num_blocks)
     if num_blocks == 0:
         result.check_tells_num_blocks()
-    ends, scores = _ends(result, bound.compute), _exact_evidence(result)
+    ends, scores = _ends(result, bound.compute), exact(result.evidence())
     check_num_blocks(num_blocks or 1, result.num_layers)
     counts = [num_blocks] if num_blocks else range(1, result.num_layers + 1)
     layers = bound.compute.layers
     found = [
         best
         for count in counts
-        if (best := _best_cuts(layers, ends, count, bound.limit(count), lambda k, i: scores[i]))
+        if (
+            best := best_cuts(
+                layers, ends, count, bound.limit(count), lambda k, i, j: scores[i + 1][j]
+            )
+        )
     ]
     if not found:
         bound.check(num_blocks, ends)
@@ -338,9 +298,10 @@ def discretise(
 
 
 def evidence(result: SearchOutcome, decoupling: Decoupling) -> float:
-    """Return the total evidence for the cuts of a decoupling: sum of e_i, of SEDONA's search
-    log(a^loc / a^up) in nats."""
-    return math.fsum(result.margins()[decoupling.cuts])
+    """Return the total evidence for a decoupling's cuts, nats, see `SearchOutcome.evidence`."""
+    of_blocks = result.evidence()
+    pairs = itertools.pairwise([-1, *decoupling.cuts])
+    return math.fsum(of_blocks[below + 1, cut] for below, cut in pairs)
 
 
 @dataclass(frozen=True)
@@ -394,11 +355,13 @@ def pareto_front(
         InputError: unless 1 <= K <= L, or if no decoupling respects the bound.
     """
     check_num_blocks(num_blocks, result.num_layers)
-    ends, scores = _ends(result, compute), _exact_evidence(result)
+    ends, scores = _ends(result, compute), exact(result.evidence())
     bound = BlockBound(compute, max_block_share or "1")
     limit = bound.limit(num_blocks) if max_block_share else compute.total + sum(ends)
     front: dict[int, Decoupling] = {}  # of equal evidence the last, whose largest block is smaller
-    while best := _best_cuts(compute.layers, ends, num_blocks, limit, lambda k, i: scores[i]):
+    while best := best_cuts(
+        compute.layers, ends, num_blocks, limit, lambda k, i, j: scores[i + 1][j]
+    ):
         total, cuts = best
         how = {"num_blocks": num_blocks, "compute": compute.as_provenance}
         front[total] = result.at(cuts, how)
@@ -413,10 +376,3 @@ def _ends(result: SearchOutcome, compute: Compute) -> list[int]:
     compute.check_covers(result.backbone, result.aux_choices)
     preferred = [[result.preferred_aux(i)] for i in range(result.num_layers - 1)]
     return BlockBound(compute, "1").ends(preferred)
-
-
-def _exact_evidence(result: SearchOutcome) -> list[int]:
-    """Return the margins, scaled to integers by a common power of two: nothing is rounded."""
-    exact = [Fraction(float(margin)) for margin in result.margins()]
-    scale = max((margin.denominator for margin in exact), default=1)
-    return [int(margin * scale) for margin in exact]

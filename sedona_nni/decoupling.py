@@ -4,7 +4,8 @@ Notation (L layers, K blocks, C auxiliary choices):
     boundary i   the place after layer i, 0 <= i <= L-2
     alpha        (L-1, 2) logits; softmax(alpha_i) = (a_i^loc, a_i^up)
     beta         (L-1, C) logits; softmax(beta_i) weighs the auxiliary choices at boundary i
-    e_i          evidence for a cut at boundary i; decouplings have the cuts with the largest sum
+    e_ij         evidence for the block of the layers i+1..j, i.e. for a cut at boundary j if the
+                 next one below is at i; decouplings have the cuts with the largest sum
 Source: Pyeon et al., "SEDONA: Search for Decoupled Neural Networks toward Greedy Block-wise
 Learning", ICLR 2021; of `ProbeResult` this project, docs/method.md section 10.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from typing_extensions import Self
 
+from sedona_nni.best_cuts import best_cuts, exact
 from sedona_nni.errors import InputError
 from sedona_nni.files import Document, read_json
 
@@ -181,29 +182,28 @@ class SearchOutcome(Document, ABC):
         """L, the number of layers of the backbone."""
 
     @abstractmethod
-    def margins(self) -> np.ndarray:
-        """Return the evidence e_i for a cut at each boundary, shape (L-1,), float64."""
+    def evidence(self) -> np.ndarray:
+        """Return the evidence, nats, shape (L-1, L-1), float64; of SEDONA's search it depends on j
+        alone.
+
+        Row i+1, column j has e_ij, what speaks for a cut at boundary j if the next one below is at
+        i (-1: none). Below the diagonal there is no meaning.
+        """
 
     @abstractmethod
     def preferred_aux(self, boundary: int) -> str:
         """Return the auxiliary network that a cut there gets; of equals the first."""
 
+    @abstractmethod
     def decoupling(self, num_blocks: int) -> Decoupling:
-        """Discretise: cut at the K-1 boundaries with the largest evidence.
+        """Discretise: the K-1 cuts with the largest total evidence.
 
-        K = 0 leaves their number to the search, where it tells: cut wherever e_i > 0. At each cut
-        stands the preferred auxiliary network. Ties go to the lower boundary.
+        At each cut stands the preferred auxiliary network. Ties go to the lower boundary. K = 0
+        leaves their number to the search, where it tells.
 
         Raises:
             InputError: unless 0 <= num_blocks <= L, or if 0 is not for this kind of search.
         """
-        margins = self.margins()
-        if num_blocks == 0:
-            self.check_tells_num_blocks()
-            return self.at([int(i) for i in np.flatnonzero(margins > 0)], {"rule": "a_loc > a_up"})
-        check_num_blocks(num_blocks, self.num_layers)
-        best = np.argsort(-margins, kind="stable")[: num_blocks - 1]
-        return self.at(sorted(int(cut) for cut in best), {"num_blocks": num_blocks})
 
     def check_tells_num_blocks(self) -> None:
         """Check that K can be left to the search.
@@ -273,6 +273,11 @@ class SearchResult(SearchOutcome):
         alpha = np.array(self.alpha, dtype=np.float64).reshape(-1, 2)
         return np.asarray(alpha[:, 0] - alpha[:, 1])
 
+    def evidence(self) -> np.ndarray:
+        """See `SearchOutcome.evidence`; that of a cut, whatever is below it, is its margin."""
+        margins = self.margins()
+        return np.tile(margins, (len(margins), 1))
+
     def a_loc(self) -> np.ndarray:
         """Return a^loc = softmax(alpha)[:, 0], shape (L-1,), float64: how much each boundary
         prefers its local loss, i.e. a cut."""
@@ -287,37 +292,46 @@ class SearchResult(SearchOutcome):
         """Return the auxiliary network with the largest beta; of equals the first."""
         return self.aux_choices[int(np.argmax(self.beta[boundary]))]
 
+    def decoupling(self, num_blocks: int) -> Decoupling:
+        """See `SearchOutcome.decoupling`: the K-1 boundaries with the largest a^loc, and for K = 0
+        those where a_i^loc > a_i^up."""
+        margins = self.margins()
+        if num_blocks == 0:
+            return self.at([int(i) for i in np.flatnonzero(margins > 0)], {"rule": "a_loc > a_up"})
+        check_num_blocks(num_blocks, self.num_layers)
+        best = np.argsort(-margins, kind="stable")[: num_blocks - 1]
+        return self.at(sorted(int(cut) for cut in best), {"num_blocks": num_blocks})
+
 
 class ProbeResult(SearchOutcome):
     """What short trainings of single cuts came to, see `sedona_nni.probing`.
 
-    With A_ic the accuracies, smoothed as `smoothed` says, and A the best of them and of the
-    undivided backbone, the evidence for a cut at boundary i with auxiliary network c is
+    With l_jc the losses, smoothed as `smoothed` says, and l the least of them and of the undivided
+    backbone's, the evidence for the block of the layers i+1..j with auxiliary network c is
 
-        e_ic = - (i+1)/L (A - A_ic)          e_i = max over c of e_ic
+        e_ijc = - (j-i)/L (l_jc - l)          e_ij = max over c of e_ijc
 
-    The shortfall of the local signal against the best one that there is counts as much as the
-    share of layers that learn from it. So a weak signal does little harm near the images, where the
-    layers above make up for it, and much high up.
+    How far the local signal falls short of the best one that there is counts as much as the share
+    of layers that learn from it.
 
     Attributes:
-        accuracies: Validation accuracy of each auxiliary network at each boundary after its short
-            training, L-1 rows of C fractions.
-        undivided: That of the undivided backbone's head, after as many steps of back-propagation.
+        losses: Mean loss of each auxiliary network at each boundary in the second half of its short
+            training, nats, L-1 rows of C.
+        undivided: That of the undivided backbone's head, in as many steps of back-propagation.
     """
 
     tells_num_blocks: ClassVar[bool] = False
 
     format: Literal["sedona-nni/probe-result/1"] = "sedona-nni/probe-result/1"
-    accuracies: list[list[Annotated[float, Field(ge=0, le=1)]]] = Field(min_length=1)
-    undivided: float = Field(ge=0, le=1)
+    losses: list[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]] = Field(min_length=1)
+    undivided: float = Field(ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        widths = {len(row) for row in self.accuracies}
+        widths = {len(row) for row in self.losses}
         if widths - {len(self.aux_choices)}:
             raise ValueError(
-                "accuracies must have one entry per auxiliary choice in each row, "
+                "losses must have one entry per auxiliary choice in each row, "
                 f"{len(self.aux_choices)}, but got {sorted(widths)}"
             )
         return self
@@ -325,42 +339,53 @@ class ProbeResult(SearchOutcome):
     @property
     def num_layers(self) -> int:
         """L, the number of layers of the backbone."""
-        return len(self.accuracies) + 1
+        return len(self.losses) + 1
 
     def smoothed(self) -> np.ndarray:
-        """Return the accuracies as a Gaussian process sees them, shape (L-1, C), float64.
+        """Return the losses as a Gaussian process sees them, shape (L-1, C), float64.
 
-        A short training says little by itself, but neighbouring cuts are alike. The accuracies,
-        standardised over all (i, c), are the values of a process with the covariance
+        A short training says little by itself, but neighbouring cuts are alike. The losses,
+        standardised over all (j, c), are the values of a process with the covariance
 
-            exp(-(i - i')^2 / 8) (1 + [c = c']) / 2
+            exp(-(j - j')^2 / 8) (1 + [c = c']) / 2
 
-        and noise of variance 0.3; the result is its posterior mean, in units of accuracy again.
+        and noise of variance 0.3; the result is its posterior mean, in nats again.
         """
-        observed = np.array(self.accuracies, dtype=np.float64)
+        observed = np.array(self.losses, dtype=np.float64)
         spread = observed.std()
         if spread == 0:
             return observed
-        i, c = (each.ravel() for each in np.indices(observed.shape))
-        kernel = np.exp(-((i[:, None] - i) ** 2) / 8) * (1 + (c[:, None] == c)) / 2
+        j, c = (each.ravel() for each in np.indices(observed.shape))
+        kernel = np.exp(-((j[:, None] - j) ** 2) / 8) * (1 + (c[:, None] == c)) / 2
         centred = (observed.ravel() - observed.mean()) / spread
         mean = kernel @ np.linalg.solve(kernel + 0.3 * np.eye(observed.size), centred)
         return np.asarray(observed.mean() + spread * mean.reshape(observed.shape))
 
-    @cached_property
-    def evidence(self) -> np.ndarray:
-        """The evidence e_ic for each cut with each auxiliary network, at most 0, (L-1, C)."""
+    def shortfalls(self) -> np.ndarray:
+        """Return l_jc - l, nats, at least 0, shape (L-1, C), float64."""
         smoothed = self.smoothed()
-        share = np.arange(1, self.num_layers)[:, None] / self.num_layers
-        return np.asarray(-share * (max(self.undivided, smoothed.max()) - smoothed))
+        return np.asarray(smoothed - min(self.undivided, smoothed.min()))
 
-    def margins(self) -> np.ndarray:
-        """Return e_i, shape (L-1,), float64, in units of accuracy."""
-        return np.asarray(self.evidence.max(axis=1))
+    def evidence(self) -> np.ndarray:
+        """See `SearchOutcome.evidence`; at most 0."""
+        boundaries = np.arange(self.num_layers - 1)
+        learning = np.maximum(boundaries - boundaries[:, None] + 1, 0)  # layers below the cut
+        return np.asarray(-learning / self.num_layers * self.shortfalls().min(axis=1))
 
     def preferred_aux(self, boundary: int) -> str:
-        """Return the auxiliary network with the largest evidence; of equals the first."""
-        return self.aux_choices[int(np.argmax(self.evidence[boundary]))]
+        """Return the auxiliary network that falls short the least; of equals the first."""
+        return self.aux_choices[int(np.argmin(self.shortfalls()[boundary]))]
+
+    def decoupling(self, num_blocks: int) -> Decoupling:
+        """See `SearchOutcome.decoupling`."""
+        if num_blocks == 0:
+            self.check_tells_num_blocks()
+        check_num_blocks(num_blocks, self.num_layers)
+        free = [0] * self.num_layers  # nothing is too large
+        scores = exact(self.evidence())
+        found = best_cuts(free, free, num_blocks, 0, lambda k, i, j: scores[i + 1][j])
+        assert found is not None
+        return self.at(found[1], {"num_blocks": num_blocks})
 
 
 _Outcome: TypeAdapter[SearchResult | ProbeResult] = TypeAdapter(
@@ -404,7 +429,9 @@ def load_document(path: Path) -> Decoupling | SearchResult | ProbeResult:
 def load_decoupling(
     path: Path,
     num_blocks: int | None = None,
-    derive: Callable[[SearchOutcome, int], Decoupling] = SearchOutcome.decoupling,
+    derive: Callable[[SearchOutcome, int], Decoupling] = lambda found, count: found.decoupling(
+        count
+    ),
 ) -> Decoupling:
     """Read a decoupling or derive it from a search result.
 

@@ -1,33 +1,35 @@
 """Probing: which cuts teach the layers below them well, found out by trying each for a short time.
 
 Notation (L layers; C auxiliary choices; M MACs of the whole backbone for one image):
-    m_ic     MACs of the layers 0..i with auxiliary network c
-    A_ic     validation accuracy of c after a short training of the layers 0..i with c alone
-    A_bp     that of the undivided backbone's head after as short a training by back-propagation
-    e_ic     evidence for a cut at boundary i with c
+    m_jc     MACs of the layers 0..j with auxiliary network c
+    l_jc     mean loss of c in the second half of a short training of the layers 0..j with c alone
+    l_bp     that of the undivided backbone's head, in as short a training by back-propagation
+    e_ijc    evidence for the block of the layers i+1..j with c
 
-    1. Train the layers 0..i with c alone for n steps, for each i and c, from the same initial
-       weights, with the same images: A_ic. What is above a cut does not matter to what is below.
-       So, too, the undivided backbone: A_bp.
-    2. e_ic = - (i+1)/L (max(A, A_bp) - A_ic), with A smoothed: `decoupling.ProbeResult`.
+    1. Train the layers 0..j with c alone for n steps, for each j and c, from the same initial
+       weights, with the same images: l_jc. What is above a cut does not matter to what is below.
+       So, too, the undivided backbone: l_bp.
+    2. e_ijc = - (j-i)/L (l_jc - min(l, l_bp)), with l smoothed: `decoupling.ProbeResult`.
     3. Discretise, for any K: the K-1 cuts of the largest total evidence, with or without a bound on
        the blocks: `balance.discretise`.
 
-All of it costs as much as a given number of full trainings, which n follows from: a training step
-takes three passes over a batch (forward, and backward for features and weights), validation one
-over its images. With B images per step, S steps and E validations with V images in a training,
+A loss is that on a batch before it has been learned from; within the first pass over the images
+they are unseen ones, so that nothing has to be held out. All probes together have the compute of a
+given number of full trainings of S steps, which n follows from:
 
-    (M + sum over i, c of m_ic) (3 n B + V)  <=  cost M (3 S B + E V)
+    n (M + sum over j, c of m_jc) <= cost M S
 
 Source: this project. Why this evidence, and what it was judged by: docs/method.md, section 10.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from sedona_nni.backbones import Backbone
 from sedona_nni.batches import BatchStream
@@ -38,9 +40,9 @@ from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.methods import build_method
 from sedona_nni.methods.greedy import GreedySettings
-from sedona_nni.training import TrainSettings, evaluate
+from sedona_nni.training import DivergedError, TrainSettings
 
-__all__ = ["ProbeSettings", "local_accuracy", "probe_steps", "probes"]
+__all__ = ["ProbeSettings", "local_loss", "probe_steps", "probes"]
 
 
 class ProbeSettings(BaseModel):
@@ -65,40 +67,32 @@ def probes(backbone: str, num_layers: int, aux_choices: Sequence[str]) -> Iterat
             yield Decoupling(backbone=backbone, cuts=[cut], aux=[name])
 
 
-def probe_steps(
-    compute: Compute, settings: ProbeSettings, train: TrainSettings, splits: Splits
-) -> tuple[int, float]:
-    """Return how long each short training is, see the top of this file.
+def probe_steps(compute: Compute, cost: float, training_steps: int) -> tuple[int, float]:
+    """Return how long each probe is, see the top of this file.
 
     Args:
         compute: MACs of the layers, and of the auxiliary networks to choose from.
-        settings: Give the cost.
-        train: Of a full training.
-        splits: Say how many images there are.
+        cost: What all probes together may cost, in full trainings.
+        training_steps: S.
 
     Returns:
-        n, and what the short trainings cost together, in full ones.
+        n, and what the probes do cost.
 
     Raises:
         InputError: if not even one step is possible; it says which cost makes it so.
     """
     choices = list(compute.auxiliary[0])
-    lower = sum(
-        compute.blocks(each)[0] for each in probes(compute.backbone, len(compute.layers), choices)
-    )
-    learned = 3 * train.batch_size
-    judged = len(splits.validation)
-    stream = BatchStream(splits.train, train.batch_size, 0, "cpu")
-    full = compute.total * train.epochs * (learned * stream.batches_per_epoch + judged)
-    steps = int((settings.cost * full / lower - judged) / learned)
+    candidates = probes(compute.backbone, len(compute.layers), choices)
+    per_step = sum(compute.blocks(each)[0] for each in candidates) / compute.total
+    steps = int(cost * training_steps / per_step)
     if steps < 1:
-        least = lower * (learned + judged) / full
-        rule = f"must be at least {least:.2f} full trainings, or no probe has a step"
-        raise InputError.rule("probe.cost", rule, settings.cost)
-    return steps, lower * (learned * steps + judged) / full
+        least = math.ceil(100 * per_step / training_steps) / 100
+        rule = f"must be at least {least} full trainings, or no probe has a step"
+        raise InputError.rule("probe.cost", rule, cost)
+    return steps, steps * per_step / training_steps
 
 
-def local_accuracy(
+def local_loss(
     backbone: Backbone,
     probe: Decoupling,
     splits: Splits,
@@ -106,18 +100,22 @@ def local_accuracy(
     steps: int,
     device: torch.device,
 ) -> float:
-    """Return A_ic, or A_bp: train what is below a cut, with its auxiliary network alone, and
-    validate it; or all, where there is no cut.
+    """Return l_jc, or l_bp: train what is below a cut, or all, for a few steps.
 
+    It is what the criterion of the trainings makes of the classifier's logits, also where an
+    auxiliary network learns from a loss of its own, so that different ones can be compared.
     The learning rate falls over these few steps as over those of a whole training, by a cosine.
 
     Args:
         backbone: Fresh; its lower layers are trained.
         probe: The cut and its auxiliary network, or no cut.
-        splits: The images.
+        splits: The images; only those to train on are used.
         train: How to train; its method, schedule and epochs do not matter.
         steps: n.
         device: Where.
+
+    Raises:
+        DivergedError: if the loss is not finite.
     """
     short = train.model_copy(
         update={"method": GreedySettings(), "epochs": 1, "schedule": "cosine", "milestones": []}
@@ -133,7 +131,21 @@ def local_accuracy(
         classes_per_batch=train.classes_per_batch,
         class_limited_passes=train.class_limited_epochs,
     )
+    logits: list[Tensor] = []
+    (lowest,) = block.blocks
+    assert lowest.classifier is not None
+    lowest.classifier.register_forward_hook(
+        lambda module, inputs, output: logits.append(output.detach().float())
+    )
+    losses = []
     method.start_epoch(1)
     for _, (images, labels) in zip(range(steps), stream.iterate(), strict=False):
         method.step(images, labels)
-    return evaluate(block, splits.validation, short, device).accuracies[0]
+        losses.append(method.criterion(logits.pop(), labels))
+    found = float(torch.stack(losses[steps // 2 :]).mean())
+    if not math.isfinite(found):
+        where = probe.in_words()
+        raise DivergedError(
+            f"probing diverged: {where}, the loss is {found} ({train.optimizer}, lr {train.lr})"
+        )
+    return found

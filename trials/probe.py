@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.progress import track
 
 from sedona_nni.backbones import ACTIVATIONS, Backbone, build_backbone
+from sedona_nni.batches import BatchStream
 from sedona_nni.compute import compute_in_macs
 from sedona_nni.data import Splits, load_splits
 from sedona_nni.decoupling import ProbeResult
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
-from sedona_nni.probing import ProbeSettings, local_accuracy, probe_steps, probes
+from sedona_nni.probing import ProbeSettings, local_loss, probe_steps, probes
 from sedona_nni.task import Task
 from sedona_nni.training import TrainSettings
 
@@ -62,18 +63,19 @@ def run_probes(
         settings: How to probe.
         aux: Names of the auxiliary networks to choose from.
         device: Where.
-        report: Called after every probe with ``default`` (the best accuracy so far), ``accuracy``
-            of this probe and its number as ``step``, from 1.
+        report: Called after every probe with ``default`` (minus the least loss so far, as NNI's web
+            UI takes more for better), ``loss`` of this probe and its number as ``step``, from 1.
         directory: Where to keep what has been found and to leave the results.
 
     Returns:
         ``search_result``, the `ProbeResult` that decouplings for every K derive from; ``default``,
-        the best accuracy; ``steps`` of each probe; ``trainings``, what all cost in full
+        minus the least loss; ``steps`` of each probe; ``trainings``, what all cost in full
         trainings, by MACs; ``images`` that the steps took; ``time_s``.
 
     Raises:
         InputError: if a name is unknown, the cost allows no step, or the directory holds another
             probing.
+        DivergedError: if a loss is not finite.
     """
     device = torch.device(device)
     run = _Run(task=task, aux=tuple(aux), train=train, settings=settings)
@@ -87,12 +89,13 @@ def run_probes(
             return finished
         if (directory / "progress.json").exists():
             progress = read_json(directory / "progress.json")
-            found, spent = progress["accuracies"], progress["time_s"]
+            found, spent = progress["losses"], progress["time_s"]
 
     splits = load_splits(task, train.validation_fraction)
     with torch.device("meta"):
         counted = _backbone(task, splits)
-    steps, trainings = probe_steps(compute_in_macs(counted, aux), settings, train, splits)
+    full = train.epochs * BatchStream(splits.train, train.batch_size, 0, "cpu").batches_per_epoch
+    steps, trainings = probe_steps(compute_in_macs(counted, aux), settings.cost, full)
     if directory is not None:
         write_json(directory / "run.json", run.model_dump(mode="json"))
 
@@ -106,10 +109,10 @@ def run_probes(
         with torch.random.fork_rng(devices=generators):
             torch.manual_seed(settings.seed)
             backbone = _backbone(task, splits)
-            found.append(local_accuracy(backbone, probe, splits, short, steps, device))
+            found.append(local_loss(backbone, probe, splits, short, steps, device))
         spent = time.perf_counter() - started
         if directory is not None:
-            write_json(directory / "progress.json", {"accuracies": found, "time_s": spent})
+            write_json(directory / "progress.json", {"losses": found, "time_s": spent})
         report(_numbers(found))
 
     undivided, *local = found
@@ -118,12 +121,12 @@ def run_probes(
         backbone=task.backbone,
         dataset=task.dataset,
         aux_choices=list(aux),
-        accuracies=rows,
+        losses=rows,
         undivided=undivided,
         provenance={"steps": steps, "seed": settings.seed},
     )
     results = {
-        "default": max(found),
+        "default": -min(found),
         "steps": steps,
         "trainings": trainings,
         "images": len(found) * steps * train.batch_size,
@@ -156,7 +159,7 @@ def _backbone(task: Task, splits: Splits) -> Backbone:
 
 
 def _numbers(found: Sequence[float]) -> dict[str, float]:
-    return {"default": max(found), "accuracy": found[-1], "step": len(found)}
+    return {"default": -min(found), "loss": found[-1], "step": len(found)}
 
 
 def _with_bar(items: Sequence[Any], what: str) -> Any:

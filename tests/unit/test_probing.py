@@ -12,16 +12,18 @@ import torch
 from sklearn.kernel_ridge import KernelRidge
 
 from sedona_nni.backbones import build_backbone
-from sedona_nni.balance import BlockBound, discretise, pareto_front
+from sedona_nni.balance import BlockBound, discretise, evidence, pareto_front
+from sedona_nni.batches import BatchStream
 from sedona_nni.compute import Compute, compute_in_macs
 from sedona_nni.data import Splits, load_splits
 from sedona_nni.decoupled import build_decoupled
 from sedona_nni.decoupling import Decoupling, ProbeResult, load_decoupling, load_document
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json
-from sedona_nni.probing import ProbeSettings, local_accuracy, probe_steps, probes
+from sedona_nni.losses import LabelSmoothing
+from sedona_nni.probing import ProbeSettings, local_loss, probe_steps, probes
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings, train
+from sedona_nni.training import DivergedError, TrainSettings, train
 from trials.probe import run_probes
 
 AUX = ["conv1", "conv2"]
@@ -32,19 +34,15 @@ TRAIN = TrainSettings(epochs=2, batch_size=32, lr=0.02, lr_min=0, validation_fra
 ADAM = {"epochs": 1, "optimizer": "adam", "lr": 0.01}
 
 
-def found(accuracies: list[list[float]], **changes: Any) -> ProbeResult:
-    fields: dict[str, Any] = {
-        "backbone": "vgg11",
-        "dataset": "digits",
-        "aux_choices": AUX,
-        "undivided": 0.1,
-    }
-    fields |= changes
-    return ProbeResult(accuracies=accuracies, **fields)
+def found(losses: list[list[float]], undivided: float = 3.0) -> ProbeResult:
+    return ProbeResult(
+        backbone="vgg11", dataset="digits", aux_choices=AUX, losses=losses, undivided=undivided
+    )
 
 
-def random_result(seed: int) -> ProbeResult:
-    return found(np.random.default_rng(seed).uniform(0.1, 0.9, (7, 2)).round(4).tolist())
+def random_result(seed: int, undivided: float = 3.0) -> ProbeResult:
+    losses = np.random.default_rng(seed).uniform(0.5, 2.5, (7, 2)).round(4)
+    return found(losses.tolist(), undivided)
 
 
 @pytest.fixture(scope="module")
@@ -73,50 +71,62 @@ class TestResult:
             [np.exp(-((i - j) ** 2) / 8) * (1.0 if b == c else 0.5) for j, c in places]
             for i, b in places
         ]
-        values = np.ravel(result.accuracies)
+        values = np.ravel(result.losses)
         standard = (values - values.mean()) / values.std()
         ridge = KernelRidge(alpha=0.3, kernel="precomputed").fit(kernel, standard)
         expected = values.mean() + values.std() * ridge.predict(kernel)
         np.testing.assert_allclose(result.smoothed().ravel(), expected, atol=1e-10)
 
-    @pytest.mark.parametrize("undivided", [0.1, 0.95])
+    @pytest.mark.parametrize("undivided", [0.2, 3.0])
     def test_evidence_by_hand(self, undivided: float) -> None:
-        result = random_result(1).model_copy(update={"undivided": undivided})
+        result = random_result(1, undivided)
         smoothed = result.smoothed()
-        for i, c in itertools.product(range(7), range(2)):
-            shortfall = max(undivided, *smoothed.ravel()) - smoothed[i, c]
-            assert result.evidence[i, c] == pytest.approx(-(i + 1) / 8 * shortfall)
-        assert result.margins().tolist() == [max(row) for row in result.evidence]
-        assert result.preferred_aux(3) == AUX[int(result.evidence[3, 1] > result.evidence[3, 0])]
+        best = min(undivided, *smoothed.ravel())
+        for below, cut in itertools.combinations(range(-1, 7), 2):
+            shortfall = min(smoothed[cut]) - best
+            assert result.evidence()[below + 1, cut] == pytest.approx(
+                -(cut - below) / 8 * shortfall
+            )
+        assert result.preferred_aux(3) == AUX[int(smoothed[3, 1] < smoothed[3, 0])]
 
-    def test_the_best_signal_has_no_shortfall_and_a_weak_one_matters_less_low_down(self) -> None:
-        accuracies = [[0.2, 0.2] for _ in range(7)]
-        accuracies[4] = [0.2, 0.8]
-        result = found(accuracies)
-        assert result.evidence.max() == 0 == result.evidence[4, 1]
-        assert result.evidence[0, 0] > result.evidence[6, 0]
+    def test_the_best_signal_has_no_shortfall(self) -> None:
+        losses = [[2.2, 2.2] for _ in range(7)]
+        losses[4] = [2.2, 1.0]
+        for undivided, best in ((3.0, 4), (1.0, 0)):
+            result = found(losses, undivided)
+            assert result.decoupling(2).cuts == [best]
+        assert found(losses).evidence()[:, 4].tolist() == [0.0] * 7
+        assert found(losses).decoupling(2).aux == ["conv2"]
 
     def test_nothing_observed_is_nothing_preferred(self) -> None:
-        result = found([[0.1, 0.1]] * 7)
-        assert not result.evidence.any()
+        result = found([[2.3, 2.3]] * 7)
+        assert not result.evidence().any()
         assert result.decoupling(3).cuts == [0, 1]
 
     @pytest.mark.parametrize("seed", range(4))
-    @pytest.mark.parametrize("share", ["1.45/K", "1.7/K"])
-    def test_the_choice_is_the_best_of_all_within_a_bound(
-        self, compute: Compute, seed: int, share: str
+    @pytest.mark.parametrize("undivided", [0.2, 3.0])
+    def test_the_choice_is_the_best_of_all(
+        self, compute: Compute, seed: int, undivided: float
     ) -> None:
-        result, bound = random_result(seed), BlockBound(compute, share)
-        best = max(
-            float(result.margins()[list(cuts)].sum())
-            for cuts in itertools.combinations(range(7), 2)
-            if bound.respects(result.at(list(cuts), {}))
-        )
+        """With and without a bound, and of those with smaller blocks."""
+        result = random_result(seed, undivided)
+        all_ = [result.at(list(cuts), {}) for cuts in itertools.combinations(range(7), 2)]
+
+        def best(among: list[Decoupling]) -> float:
+            return max(evidence(result, each) for each in among)
+
+        bound = BlockBound(compute, "1.6/K")
+        within = [each for each in all_ if bound.respects(each)]
+        assert 0 < len(within) < len(all_)
         chosen = discretise(result, 3, bound)
-        assert bound.respects(chosen)
-        assert result.margins()[chosen.cuts].sum() == pytest.approx(best, abs=1e-12)
+        assert chosen in within
+        assert evidence(result, chosen) == pytest.approx(best(within), abs=1e-12)
+        assert evidence(result, result.decoupling(3)) == pytest.approx(best(all_), abs=1e-12)
         front = pareto_front(result, 3, compute)
-        assert front[0].decoupling == result.decoupling(3)
+        assert front[0].evidence == pytest.approx(best(all_), abs=1e-12)
+        for point, after in itertools.pairwise(front):
+            smaller = [e for e in all_ if compute.largest_share(e) < point.largest_share]
+            assert after.evidence == pytest.approx(best(smaller), abs=1e-12)
 
     def test_it_does_not_tell_how_many_blocks(self, compute: Compute) -> None:
         for derive in (
@@ -132,49 +142,75 @@ class TestResult:
         assert load_document(tmp_path / "probe.json") == result
         assert load_decoupling(tmp_path / "probe.json", 3) == result.decoupling(3)
 
-    @pytest.mark.parametrize("accuracies", [[[0.1]], [[0.1, 1.2]], [], [[0.1, float("nan")]]])
-    def test_what_is_no_result(self, accuracies: Any) -> None:
-        with pytest.raises(ValueError, match="accuracies"):
-            found(accuracies)
+    @pytest.mark.parametrize("losses", [[[0.1]], [[0.1, -1.2]], [], [[0.1, float("nan")]]])
+    def test_what_is_no_result(self, losses: Any) -> None:
+        with pytest.raises(ValueError, match="losses"):
+            found(losses)
 
 
 class TestLength:
-    def test_steps_cost_what_is_allowed_and_one_more_costs_more(
-        self, compute: Compute, splits: Splits
-    ) -> None:
-        """Counted one by one: 200 images learn, 200 validate, in 7 steps per epoch."""
-        lower = [compute.blocks(each)[0] for each in probes("vgg11", 8, AUX)]
-        assert len(lower) == 1 + 14
-        assert lower[0] == compute.total
-        full = 2 * compute.total * (7 * 32 * 3 + 200)
-        steps, cost = probe_steps(compute, ProbeSettings(cost=3), TRAIN, splits)
-        for length, fits in ((steps, True), (steps + 1, False)):
-            spent = sum(macs * (length * 32 * 3 + 200) for macs in lower) / full
-            assert (spent <= 3) == fits
-            if fits:
-                assert cost == pytest.approx(spent)
+    def test_steps_cost_what_is_allowed_and_one_more_costs_more(self, compute: Compute) -> None:
+        per_step = [compute.blocks(each)[0] for each in probes("vgg11", 8, AUX)]
+        assert len(per_step) == 1 + 14
+        assert per_step[0] == compute.total
+        steps, cost = probe_steps(compute, 3, 200)
+        assert steps * sum(per_step) <= 3 * 200 * compute.total < (steps + 1) * sum(per_step)
+        assert cost == pytest.approx(steps * sum(per_step) / (200 * compute.total))
 
-    def test_too_little(self, compute: Compute, splits: Splits) -> None:
+    def test_too_little(self, compute: Compute) -> None:
         with pytest.raises(InputError, match=r"probe\.cost: must be at least \d") as error:
-            probe_steps(compute, ProbeSettings(cost=0.01), TRAIN, splits)
+            probe_steps(compute, 0.01, 200)
         least = float(str(error.value).split("at least ")[1].split()[0])
-        assert probe_steps(compute, ProbeSettings(cost=least + 0.01), TRAIN, splits)[0] == 1
+        assert probe_steps(compute, least, 200)[0] == 1
 
 
-def test_a_probe_is_the_lower_block_of_a_training(splits: Splits) -> None:
-    """What is above a cut does not matter to what is below."""
-    probe = Decoupling(backbone="vgg11", cuts=[3], aux=["conv1"])
-    together, alone = [], []
-    for seed in (5, 6, 7):
-        settings = TRAIN.model_copy(update={**ADAM, "seed": seed})
+class TestLocalLoss:
+    def test_it_is_that_of_the_lower_block_of_a_training(self, splits: Splits) -> None:
+        """What is above a cut does not matter to what is below."""
+        probe = Decoupling(backbone="vgg11", cuts=[3], aux=["conv1"])
+        settings = TRAIN.model_copy(update={**ADAM, "seed": 5})
+        torch.manual_seed(0)
+        network = build_decoupled(vgg(), probe)
+        seen: list[float] = []
+
+        def note(module: Any, inputs: Any, logits: torch.Tensor) -> None:
+            if module.training:
+                criterion = LabelSmoothing(settings.label_smoothing)
+                seen.append(float(criterion(logits.detach(), labels[len(seen)])))
+
+        stream = BatchStream(splits.train, settings.batch_size, settings.seed, "cpu")
+        labels = [batch[1] for _, batch in zip(range(7), stream.iterate(), strict=False)]
+        network.blocks[0].classifier.register_forward_hook(note)  # type: ignore[union-attr]
+        train(network, splits, settings)
+        torch.manual_seed(0)
+        alone = local_loss(vgg(), probe, splits, settings, 7, torch.device("cpu"))
+        assert alone == pytest.approx(np.mean(seen[3:]), rel=1e-5)
+        assert len(seen) == 7
+
+    def test_without_a_cut_it_is_that_of_back_propagation(self, splits: Splits) -> None:
+        plain = Decoupling(backbone="vgg11")
+        settings = TRAIN.model_copy(update={**ADAM, "seed": 5})
+        torch.manual_seed(0)
         reported: list[dict[str, float]] = []
+        train(build_decoupled(vgg(), plain), splits, settings, report=reported.append)
         torch.manual_seed(0)
-        train(build_decoupled(vgg(), probe), splits, settings, report=reported.append)
-        together.append(reported[0]["block_1_accuracy"])
+        first = local_loss(vgg(), plain, splits, settings, 1, torch.device("cpu"))
         torch.manual_seed(0)
-        alone.append(local_accuracy(vgg(), probe, splits, settings, 7, torch.device("cpu")))
-    assert alone == together
-    assert len(set(alone)) == 3
+        later = local_loss(vgg(), plain, splits, settings, 7, torch.device("cpu"))
+        # The mean of 7 steps, of which the last 4 are known
+        assert later < reported[0]["train_loss"] < first
+
+    def test_networks_with_a_loss_of_their_own_are_judged_like_others(self, splits: Splits) -> None:
+        """PredSim's own loss is a hundredth of a cross-entropy."""
+        probe = Decoupling(backbone="vgg11", cuts=[3], aux=["predsim"])
+        torch.manual_seed(0)
+        assert local_loss(vgg(), probe, splits, TRAIN, 2, torch.device("cpu")) > 2
+
+    def test_divergence(self, splits: Splits) -> None:
+        probe = Decoupling(backbone="vgg11", cuts=[3], aux=["conv1"])
+        settings = TRAIN.model_copy(update={"lr": 1e30})
+        with pytest.raises(DivergedError, match=r"cut after layer 3 \(conv1\), the loss is"):
+            local_loss(vgg(), probe, splits, settings, 7, torch.device("cpu"))
 
 
 class TestTrial:
@@ -203,7 +239,7 @@ class TestTrial:
         result = self.run(tmp_path, report=seen.append)
         assert result["search_result"] == whole["search_result"]
         assert [numbers["step"] for numbers in seen[10:]] == list(range(1, 16))
-        assert result["default"] == seen[-1]["default"] == max(accuracies(result))
+        assert result["default"] == seen[-1]["default"] == -min(losses(result))
         assert result["trainings"] <= 2.5
         assert result["images"] == 15 * 32 * result["steps"]
         assert not (tmp_path / "progress.json").exists()
@@ -215,6 +251,6 @@ class TestTrial:
             self.run(tmp_path)
 
 
-def accuracies(result: dict[str, Any]) -> list[float]:
+def losses(result: dict[str, Any]) -> list[float]:
     content = result["search_result"]
-    return [content["undivided"], *itertools.chain(*content["accuracies"])]
+    return [content["undivided"], *itertools.chain(*content["losses"])]

@@ -608,7 +608,7 @@ def test_probing_comes_first_and_what_it_finds_is_trained(dispatch: Any) -> None
     assert (search["stage"], search["strategy"]) == ("search", "probe")
     assert search["probe"]["cost"] == 2.5
     assert search["train"]["epochs"] == 182
-    accuracies = [[0.1, 0.2 + 0.1 * (i in (2, 5))] for i in range(7)]
+    losses = [[2.3, 2.2 - 0.1 * (i in (2, 5))] for i in range(7)]
     nni.succeed(
         "search",
         search_result={
@@ -616,8 +616,8 @@ def test_probing_comes_first_and_what_it_finds_is_trained(dispatch: Any) -> None
             "backbone": "vgg11",
             "dataset": "digits",
             "aux_choices": ["conv1", "conv2"],
-            "accuracies": accuracies,
-            "undivided": 0.5,
+            "losses": losses,
+            "undivided": 2.3,
         },
     )
     finish(nni)
