@@ -74,7 +74,7 @@ def test_help(
         (["search", "nowhere.yml", "--directory", "d"], "nowhere.yml: there is no such file"),
         (
             ["search", str(EXPERIMENTS / "random_digits.yml"), "--directory", "d"],
-            "must be an experiment of the SedonaTuner",
+            "must be an experiment of the SedonaTuner or ProbeTuner",
         ),
         (
             ["search", QUICKSTART, "--directory", "d", "--device", "tpu"],
@@ -471,6 +471,47 @@ def test_measured_times_are_reused_from_what_was_derived_with_them(
     assert first["compute"]["provenance"]["batch_size"] == 2
     again = discretised(monkeypatch, capsys, found, *small, "--compute", "d.json")
     assert again == first
+
+
+PROBED = {
+    "format": "sedona-nni/probe-result/1",
+    "backbone": "vgg11",
+    "dataset": "digits",
+    "aux_choices": ["conv1", "conv2"],
+    "losses": [[2.0, 2.1]] * 6 + [[1.2, 1.1]],  # prefers a cut on top
+    "undivided": 2.0,
+}
+
+
+def test_probing_and_its_compromises(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def run_probes(*arguments: Any, **_: Any) -> dict[str, Any]:
+        asked.extend(arguments)
+        return {"search_result": PROBED, "trainings": 2.468}
+
+    monkeypatch.setattr("trials.probe.run_probes", run_probes)
+    probe = ("search", str(EXPERIMENTS / "probe_digits.yml"), "--directory", "d", "--device", "cpu")
+    assert sedona(monkeypatch, *probe) == 0
+    out = capsys.readouterr().out
+    assert "3 blocks: cut after layer" in out
+    assert "probing cost as much as 2.47 trainings, by MACs" in out
+    assert "undecided" not in out
+    assert [type(each).__name__ for each in asked] == ["Task", "TrainSettings", "ProbeSettings"]
+    assert sedona(monkeypatch, *probe, "--json") == 0
+    assert "undecided_share" not in json.loads(capsys.readouterr().out)
+
+    shown = discretised(
+        monkeypatch, capsys, "d/search-result.json", "--num-blocks", "2", "--pareto"
+    )
+    cuts = [each["decoupling"]["cuts"] for each in shown["decouplings"]]
+    assert cuts[0] == [6]
+    assert len(cuts) > 1
+    assert "undecided_share" not in shown
+    assert sedona(monkeypatch, "discretise", "d/search-result.json", "--num-blocks", "0") == 2
+    assert "num_blocks: must be at least 1 for a probing" in capsys.readouterr().err
 
 
 def test_search_and_train_keep_to_the_bound(
