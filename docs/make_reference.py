@@ -36,6 +36,7 @@ from strategies.settings import (
     ProbeExperimentSettings,
     TuningSettings,
 )
+from strategies.study_settings import StudySettings, StudySpace
 
 PATH = Path(__file__).with_name("reference.md")
 DGL = Path(__file__).parents[1] / "experiments" / "dgl"
@@ -82,6 +83,12 @@ MODELS: dict[type[BaseModel], tuple[str, str]] = {
         "`className: strategies.grid.GridTuner`: trains every decoupling, or a sample of them.",
     ),
     GridPart: ("Part of a grid (`parts`)", "Some of the decouplings of a GridTuner."),
+    StudySettings: (
+        "StudyTuner",
+        "`className: strategies.study.StudyTuner`: compares strategies at the same cost, see "
+        "[study.md](study.md).",
+    ),
+    StudySpace: ("Space of a study (`spaces`)", "Decouplings that strategies choose from."),
 }
 
 _OURS = "ours"
@@ -179,6 +186,15 @@ SOURCES: dict[str, str] = {
     "GridPart.num_blocks": _OURS,
     "GridPart.seeds": _OURS,
     "GridPart.sample": _OURS,
+    "StudySettings.spaces": _OURS,
+    "StudySettings.budget": _OURS,
+    "StudySettings.replicates": _OURS,
+    "StudySettings.pretrain_share": "ours; published: 40,000 of 64,000, 0.625",
+    "StudySettings.meta_share": "ours; published: 2,000 of 64,000, 0.03",
+    "StudySettings.search": _OURS,
+    "StudySettings.probe": _OURS,
+    "StudySpace.num_blocks": _OURS,
+    "StudySpace.max_block_share": _OURS,
 }
 
 
