@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmarks.record import ROOT, Header, check_name, header, publish
 from benchmarks.record import Table as RecordTable
-from sedona_nni.decoupling import SearchResult
+from sedona_nni.decoupling import ProbeResult, load_outcome
 from sedona_nni.errors import InputError, SedonaError
-from sedona_nni.files import write_atomically
+from sedona_nni.files import write_atomically, write_json
+
+if TYPE_CHECKING:
+    from benchmarks.tabular.evidence import Agreement
 
 DATA = ROOT / "benchmarks" / "data" / "vgg11-fashion-mnist.json"
+PROBINGS = DATA.parent / "probings"
+
+_AGREEMENT = ("rank correlation", "least", "mean rank", "true ranks of picks")
 
 app = typer.Typer(
     help="Judge strategies by a table of trainings. Run it from the root of a checkout.",
@@ -28,6 +36,9 @@ TablePath = Annotated[Path, typer.Option("--table", help="The table.")]
 NumBlocks = Annotated[int, typer.Option(help="K.")]
 MaxBlockShare = Annotated[
     str | None, typer.Option(help="Only decouplings within this bound, e.g. 1.3/K.")
+]
+Results = Annotated[
+    list[Path], typer.Argument(help="search-result.json of searches, SEDONA's or probings.")
 ]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -81,7 +92,7 @@ def show(
     as_json: Json = False,
     record: Record = None,
 ) -> None:
-    """All decouplings by their truth, and how well one seed tells another's ranking."""
+    """All decouplings by their truth, how well one seed tells another's ranking, and the noise."""
     from benchmarks.tabular.table import Field, Table, rank_correlation
 
     loaded = Table.load(table)
@@ -89,12 +100,15 @@ def show(
     ordered = sorted(among, key=loaded.truth, reverse=True)
     fields: tuple[Field, ...] = ("test_accuracy", "validation_accuracy")
     correlation = {field: loaded.seed_correlation(among, field) for field in fields}
+    error = loaded.error_of_difference(among)
+    near = sum(loaded.regret(each, among) <= 2 * error for each in among)
     by_cuts = rank_correlation(
         [loaded.sum_of_cuts(each) for each in among], [loaded.truth(each) for each in among]
     )
     title = (
         f"{len(among)} decouplings, K = {num_blocks}; rank correlation between two seeds: test "
-        f"{correlation['test_accuracy']:.2f}, validation {correlation['validation_accuracy']:.2f}"
+        f"{correlation['test_accuracy']:.2f}, validation {correlation['validation_accuracy']:.2f}; "
+        f"standard error of a difference {100 * error:.2f} %, and {near} are within two of the best"
     )
     if num_blocks > 2:
         title += f"; of the truth with the sum over the cuts of the truth for each: {by_cuts:.2f}"
@@ -116,6 +130,8 @@ def show(
     )
     results = {
         "seed_correlation": correlation,
+        "error_of_difference": error,
+        "within_two_errors_of_the_best": near,
         "correlation_with_sum_of_cuts": by_cuts,
         "decouplings": [
             {"rank": loaded.rank(each, among), **loaded[each].model_dump(mode="json")}
@@ -177,7 +193,9 @@ def score(
         head,
         {"decouplings": count, "strategies": results},
         [
-            RecordTable(f"Mean true rank of the pick, of {count}", headings, ranks),
+            RecordTable(
+                f"Mean true rank of the pick, of {count}{_within(max_block_share)}", headings, ranks
+            ),
             RecordTable("Mean regret of the pick, % of test accuracy", headings, regrets),
         ],
         as_json=as_json,
@@ -186,40 +204,83 @@ def score(
 
 
 @app.command()
-def sedona(
-    results: Annotated[list[Path], typer.Argument(help="search-result.json of searches.")],
+def judge(
+    results: Results,
     table: TablePath = DATA,
     num_blocks: NumBlocks = 2,
     max_block_share: MaxBlockShare = None,
     as_json: Json = False,
     record: Record = None,
 ) -> None:
-    """Rank and regret of what searches picked, and whether their evidence follows the truth."""
-    from benchmarks.tabular.evidence import judge
+    """Rank and regret of what searches picked, and whether their evidence follows the truth.
+
+    Of probings also what is left of that with less than their whole evidence.
+    """
+    from benchmarks.tabular.evidence import VARIANTS, agreement
+    from benchmarks.tabular.evidence import judge as judged
     from benchmarks.tabular.table import Table
 
+    if record is not None:
+        check_name(record)
     loaded = Table.load(table)
-    judged = [
-        judge(loaded, SearchResult.load(path), num_blocks, max_block_share) for path in results
-    ]
+    head = _header(len(results))
+    outcomes = [load_outcome(path) for path in results]
+    verdicts = [judged(loaded, each, num_blocks, max_block_share) for each in outcomes]
     rows = [
         [
             path.stem,
-            each.pick.in_words(),
-            f"{each.rank} of {each.count}",
-            f"{100 * each.regret:.2f}",
+            each.pick.key.removeprefix(f"{loaded.task.backbone} "),
+            _percent(each.test_accuracy),
+            "–" if each.rank is None else str(each.rank),
+            _percent(each.regret),
             f"{each.cut_correlation:.2f}",
             f"{each.full_correlation:.2f}",
-            f"{each.undecided_share:.2f}",
+            "–" if each.trainings is None else f"{each.trainings:.2f}",
         ]
-        for path, each in zip(results, judged, strict=True)
+        for path, each in zip(results, verdicts, strict=True)
     ]
-    headings = ["search", "pick", "rank", "regret %", "a^loc", "a^loc, beta", "undecided"]
-    title = "What was picked; rank correlation of a^loc, and of a^loc with beta, with the truth"
+    among = loaded.decouplings(num_blocks, max_block_share)
+    ranked = [each for each in verdicts if each.rank is not None]
+    if len(ranked) == len(verdicts) > 1:
+        n = len(ranked)
+        rows.append(
+            [
+                "mean",
+                "",
+                _percent(sum(each.test_accuracy or 0 for each in ranked) / n),
+                f"{sum(each.rank or 0 for each in ranked) / n:.1f}",
+                _percent(sum(each.regret or 0 for each in ranked) / n),
+                f"{sum(each.cut_correlation for each in ranked) / n:.2f}",
+                f"{sum(each.full_correlation for each in ranked) / n:.2f}",
+                "",
+            ]
+        )
+    headings = ["search", "pick", "test %", "rank", "regret %", "r cuts", "r", "cost"]
+    title = (
+        f"Picked of {len(among)} that were trained, K = {num_blocks}{_within(max_block_share)}; "
+        "rank correlation of the evidence with the truth, for cuts alone (r cuts) and with "
+        "auxiliary networks (r); cost in trainings"
+    )
+    tables = [RecordTable(title, headings, rows)]
+
+    truths = [loaded.truth(each) for each in among]
+    probings = [each for each in outcomes if isinstance(each, ProbeResult)]
+    variants = {
+        name: [agreement(variant(each), each.aux_choices, among, truths) for each in probings]
+        for name, variant in VARIANTS.items()
+        if probings
+    }
+    if probings:
+        title = f"What else could be made of the probings, of {len(among)} trained decouplings"
+        rows = [_agreements(name, found) for name, found in variants.items()]
+        tables.append(RecordTable(title, ["evidence", *_AGREEMENT], rows))
     publish(
-        _header(len(results)),
-        {"searches": [each.document() for each in judged]},
-        [RecordTable(title, headings, rows)],
+        head,
+        {
+            "searches": [each.document() for each in verdicts],
+            "variants": {name: [asdict(each) for each in row] for name, row in variants.items()},
+        },
+        tables,
         as_json=as_json,
         record=record,
     )
@@ -227,107 +288,69 @@ def sedona(
 
 @app.command()
 def probe(
-    steps: Annotated[int, typer.Option(min=2, help="Training steps of each.")] = 20,
-    seeds: Annotated[str, typer.Option(help="By commas; others than those of the table.")] = "11",
+    seeds: Annotated[str, typer.Option(help="By commas; others than those of the table.")] = "31",
+    cost: Annotated[float, typer.Option(help="Of each probing, in full trainings.")] = 2.5,
     table: TablePath = DATA,
-    num_blocks: NumBlocks = 2,
-    output: Annotated[Path | None, typer.Option(help="What to write.")] = None,
+    directory: Annotated[Path, typer.Option(help="Where to leave BACKBONE-SEED.json.")] = PROBINGS,
 ) -> None:
-    """Train every decoupling for a few steps."""
-    from benchmarks.tabular.probe import Probes
+    """Probe the task of the table; each seed's takes seconds to minutes of one core."""
     from benchmarks.tabular.probe import probe as probed
     from benchmarks.tabular.table import Table
+    from sedona_nni.probing import ProbeSettings
 
-    loaded, numbers = Table.load(table), [int(seed) for seed in seeds.split(",")]
-    head = _header(len(numbers))
-    probes = [
-        probed(loaded, each, steps, seed)
-        for seed in numbers
-        for each in loaded.decouplings(num_blocks)
-    ]
-    path = output or table.with_name(f"{table.stem}-probes-{steps}.json")
-    text = Probes(header=head, steps=steps, probes=tuple(probes)).model_dump_json(indent=1) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    print(f"{path}: {len(probes)} probes")
+    loaded = Table.load(table)
+    every = [ProbeSettings(cost=cost, seed=int(seed)) for seed in seeds.split(",")]
+    for settings in every:
+        result = probed(loaded, settings)
+        path = directory / f"{loaded.task.backbone}-{settings.seed}.json"
+        write_json(path, result.model_dump(mode="json"))
+        print(f"{path}: {result.provenance}", flush=True)
 
 
 @app.command()
 def signs(
-    probes: Annotated[list[Path] | None, typer.Argument(help="Files of `probe`.")] = None,
     table: TablePath = DATA,
     max_block_share: MaxBlockShare = None,
     as_json: Json = False,
     record: Record = None,
 ) -> None:
-    """How well early signs follow the truth: of the table's trainings, and of probes (K = 2).
+    """How well the table's own trainings, cut short, follow the truth (K = 2).
 
-    Signs of a seed of the table are compared with the truth of its other seeds.
+    Each seed is compared with the truth of the others.
     """
-    from benchmarks.tabular.probe import EVIDENCE, Probes, early_signs, follow, smoothed
+    from benchmarks.tabular.evidence import VARIANTS, agreement, probing_of
     from benchmarks.tabular.table import Table
 
     loaded = Table.load(table)
+    loaded.check_complete(2)
     among = loaded.decouplings(2, max_block_share)
-    truths = [loaded.truth(each) for each in among]
-    known = []  # what from, its cost in trainings, and pairs of signs and truths
-    epochs, steps = loaded.train.epochs, loaded.steps
     seeds = [training.seed for training in loaded[among[0]].trainings]
-    for epoch in range(1, epochs + 1):
-        pairs = [
-            (
-                early_signs(loaded, among, seed, epoch),
-                [loaded.truth(each, without=seed) for each in among],
-            )
-            for seed in seeds
-        ]
-        known.append((f"epoch {epoch} of {epochs}", len(among) * epoch / epochs, pairs))
-    for path in probes or []:
-        document = Probes.load(path)
-        by_place = {(each.seed, each.cuts, each.aux): each for each in document.probes}
-        pairs = [
-            ([by_place[seed, tuple(each.cuts), tuple(each.aux)] for each in among], truths)
-            for seed in sorted({each.seed for each in document.probes})
-        ]
-        cost = len(among) * document.steps / steps
-        known.append((f"probes of {document.steps} steps", cost, pairs))
-
+    truths = {seed: [loaded.truth(each, without=seed) for each in among] for seed in seeds}
+    epochs = loaded.train.epochs
+    kinds = [
+        ("error of the head", -1, "local loss"),
+        ("error of the head, smoothed", -1, "local loss, smoothed"),
+        ("local error", 0, "local loss"),
+        ("evidence by local errors", 0, "and against the undivided"),
+    ]
     results, rows = [], []
-    for source, cost, pairs in known:
-        for name, evidence in EVIDENCE.items():
-            for smooth in (False, True):
-                found = []
-                for seen, true in pairs:
-                    value = evidence(seen)
-                    if smooth:
-                        value = smoothed(value, among, loaded.aux_choices)
-                    found.append(follow(value, true))
-                correlations, ranks = zip(*found, strict=True)
-                results.append(
-                    {
-                        "from": source,
-                        "cost": cost,
-                        "evidence": name,
-                        "smoothed": smooth,
-                        "rank_correlations": correlations,
-                        "ranks": ranks,
-                    }
-                )
-                mean = sum(correlations) / len(correlations)
-                rows.append(
-                    [
-                        f"{source}, {name}{', smoothed' if smooth else ''}",
-                        f"{cost:.1f}",
-                        f"{mean:.2f}",
-                        f"{min(correlations):.2f}",
-                        " ".join(map(str, ranks)),
-                    ]
-                )
-    headings = ["evidence", "cost, trainings", "rank correlation", "least", "true ranks of picks"]
-    title = f"Early signs against the truth, of {len(among)} decouplings; one pick per seed"
+    for epoch in range(1, epochs + 1):
+        for name, block, variant in kinds:
+            seen = {
+                seed: VARIANTS[variant](probing_of(loaded, seed, epoch, block)) for seed in seeds
+            }
+            found = [agreement(seen[s], loaded.aux_choices, among, truths[s]) for s in seeds]
+            agreements = [asdict(each) for each in found]
+            results.append({"epoch": epoch, "evidence": name, "agreements": agreements})
+            rows.append(_agreements(f"epoch {epoch} of {epochs}, {name}", found))
+    title = (
+        f"Early signs against the truth of other seeds, of {len(among)} decouplings"
+        f"{_within(max_block_share)}; an epoch of all costs {len(among) / epochs:g} trainings"
+    )
     publish(
         _header(len(seeds)),
         {"signs": results},
-        [RecordTable(title, headings, rows)],
+        [RecordTable(title, ["evidence", *_AGREEMENT], rows)],
         as_json=as_json,
         record=record,
     )
@@ -336,17 +359,41 @@ def signs(
 @app.command()
 def figure(
     output: Annotated[Path, typer.Argument(help="The picture (.png, .svg ...).")],
+    results: Results,
     table: TablePath = DATA,
-    probes: Annotated[Path | None, typer.Option(help="Probes to show beside strategies.")] = None,
+    cost: Annotated[
+        float | None, typer.Option(help="Of searches whose files do not tell, in trainings.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Picks per strategy.")] = 100,
 ) -> None:
-    """Draw the table and what strategies pick."""
+    """Draw the table, and what strategies and searches pick."""
     from benchmarks.tabular.figure import draw
-    from benchmarks.tabular.probe import Probes
     from benchmarks.tabular.table import Table
 
-    short = None if probes is None else Probes.load(probes)
-    draw(Table.load(table), output, probes=short, repeats=repeats)
+    outcomes = [load_outcome(path) for path in results]
+    draw(Table.load(table), output, outcomes, cost=cost, repeats=repeats)
+
+
+def _agreements(name: str, found: Sequence[Agreement]) -> list[str]:
+    """Return a row for readers, see `_AGREEMENT`."""
+    correlations = [each.correlation for each in found]
+    ranks = [each.rank for each in found]
+    mean = sum(correlations) / len(found)
+    return [
+        name,
+        f"{mean:.2f}",
+        f"{min(correlations):.2f}",
+        f"{sum(ranks) / len(found):.1f}",
+        " ".join(map(str, ranks)),
+    ]
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _within(max_block_share: str | None) -> str:
+    return "" if max_block_share is None else f" within {max_block_share}"
 
 
 def _header(n: int) -> Header:

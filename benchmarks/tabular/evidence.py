@@ -1,17 +1,44 @@
-"""What a search of SEDONA says of the space, against the truth."""
+"""What searches say of the space, against the truth.
+
+Evidence for a decoupling is a sum over its cuts. It agrees with the truth as far as the two order
+decouplings alike (rank correlation), and as what it points at is truly of a high rank.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmarks.tabular.table import Table, rank_correlation
-from sedona_nni.balance import discretise
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.balance import discretise, evidence
+from sedona_nni.decoupling import Decoupling, ProbeResult, SearchResult
 
-__all__ = ["Judgement", "full_evidence", "judge"]
+__all__ = [
+    "VARIANTS",
+    "Agreement",
+    "Judgement",
+    "agreement",
+    "full_evidence",
+    "judge",
+    "probing_of",
+]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far evidence follows the truth about some decouplings.
+
+    Attributes:
+        correlation: Rank correlation of the two.
+        rank: True rank of what the evidence points at, of equals the first.
+    """
+
+    correlation: float
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -20,62 +47,161 @@ class Judgement:
 
     Attributes:
         pick: Its decoupling for K.
-        rank: True rank of the pick, from 1.
+        test_accuracy: The truth about the pick; None if it was not trained.
+        rank: True rank of the pick, from 1; likewise.
         count: Of how many.
-        regret: True regret of the pick.
+        regret: True regret of the pick; likewise.
         cut_correlation: Rank correlation of `sedona_nni.balance.evidence`, which leaves out which
             auxiliary networks there are, with the truth, over all decouplings.
         full_correlation: That of `full_evidence`.
-        undecided_share: See `SearchResult.undecided_share`.
+        undecided_share: See `SearchResult.undecided_share`; None of a probing.
+        trainings: What the search cost, in full trainings, if its file tells.
     """
 
     pick: Decoupling
-    rank: int
+    test_accuracy: float | None
+    rank: int | None
     count: int
-    regret: float
+    regret: float | None
     cut_correlation: float
     full_correlation: float
-    undecided_share: float
+    undecided_share: float | None
+    trainings: float | None
 
     def document(self) -> dict[str, Any]:
         """Return everything, fit for JSON."""
         return {**asdict(self), "pick": self.pick.model_dump(mode="json")}
 
 
-def full_evidence(result: SearchResult, decoupling: Decoupling) -> float:
-    """Return the evidence for a decoupling with its auxiliary networks, nats.
+def full_evidence(result: SearchResult | ProbeResult) -> np.ndarray:
+    """Return the evidence for each cut with each auxiliary network, shape (L-1, L-1, C), nats.
 
-    That is the sum over its cuts i, with auxiliary network c, of log(a_i^loc / a_i^up) + log b_ic:
-    up to a constant, the log-probability of the decoupling when each boundary is cut with
-    probability a_i^loc and gets c with probability b_ic.
+    As in `SearchOutcome.evidence`, [i+1, j, c] is what speaks for a cut at j with c if the next one
+    below is at i. Of a relaxation that is log(a_j^loc / a_j^up) + log b_jc: summed over the cuts,
+    up to a constant, the log-probability of a decoupling when each boundary is cut with probability
+    a_j^loc and gets c with probability b_jc.
     """
-    total = 0.0
-    for cut, name in zip(decoupling.cuts, decoupling.aux, strict=True):
-        beta = np.array(result.beta[cut])
-        log_b = beta - np.logaddexp.reduce(beta)
-        total += result.margins()[cut] + log_b[result.aux_choices.index(name)]
-    return float(total)
+    if isinstance(result, ProbeResult):
+        return _by_block(result.shortfalls())
+    beta = np.array(result.beta)
+    log_b = beta - np.logaddexp.reduce(beta, axis=1, keepdims=True)
+    return _alike(result.margins()[:, None] + log_b)
+
+
+def _alike(worth: np.ndarray) -> np.ndarray:
+    """Return what cuts are worth, shape (L-1, C), whatever is below them."""
+    return np.tile(worth, (len(worth), 1, 1))
+
+
+def _by_block(shortfalls: np.ndarray) -> np.ndarray:
+    """Weigh shortfalls, shape (L-1, C), by the share of layers between a cut and the next below."""
+    j = np.arange(len(shortfalls))
+    learning = np.maximum(j - j[:, None] + 1, 0)
+    return np.asarray(-learning[:, :, None] / (len(shortfalls) + 1) * shortfalls)
+
+
+VARIANTS: dict[str, Callable[[ProbeResult], np.ndarray]] = {
+    "local loss": lambda result: _alike(-np.array(result.losses)),
+    "local loss, smoothed": lambda result: _alike(-result.smoothed()),
+    "shortfall against the best": lambda result: _by_block(
+        result.smoothed() - result.smoothed().min()
+    ),
+    "and against the undivided": full_evidence,
+    "the same, not smoothed": lambda result: _by_block(
+        np.array(result.losses) - min(result.undivided, np.min(result.losses))
+    ),
+    "the same, all layers below": lambda result: _alike(
+        _by_block(result.shortfalls())[0]  # as if there were no other cut
+    ),
+}
+"""What could be made of a probing: from its plain losses on, step by step, to the evidence that it
+has (the fourth), and what that is worth without smoothing, or if each cut were weighed by all
+layers below it instead of those of its block."""
+
+
+def agreement(
+    of_cuts: np.ndarray,
+    aux_choices: Sequence[str],
+    among: Sequence[Decoupling],
+    truths: Sequence[float],
+) -> Agreement:
+    """Compare evidence with the truth.
+
+    Args:
+        of_cuts: Evidence, shape (L-1, L-1, C), see `full_evidence`.
+        aux_choices: The C auxiliary networks.
+        among: Decouplings.
+        truths: About each of them.
+    """
+    choices = list(aux_choices)
+    totals = [
+        math.fsum(
+            of_cuts[i + 1, j, choices.index(c)]
+            for i, j, c in zip([-1, *each.cuts], each.cuts, each.aux, strict=False)
+        )
+        for each in among
+    ]
+    pick = truths[int(np.argmax(totals))]
+    return Agreement(rank_correlation(totals, truths), 1 + sum(each > pick for each in truths))
 
 
 def judge(
-    table: Table, result: SearchResult, num_blocks: int, max_block_share: str | None = None
+    table: Table,
+    result: SearchResult | ProbeResult,
+    num_blocks: int,
+    max_block_share: str | None = None,
 ) -> Judgement:
     """Judge a search by a table.
 
     Raises:
-        InputError: if the pick is not in the table.
+        InputError: if it is of another backbone, or no decoupling is within the bound.
     """
     among = table.decouplings(num_blocks, max_block_share)
     truths = [table.truth(each) for each in among]
-    by_cuts = [float(sum(result.margins()[each.cuts])) for each in among]
-    by_all = [full_evidence(result, each) for each in among]
-    pick = discretise(result, num_blocks, table.bound(max_block_share))
+    bound = table.bound(max_block_share)
+    table.compute.check_covers(result.backbone, result.aux_choices)
+    pick = discretise(result, num_blocks, bound)
+    known = pick in among
+    by_cuts = rank_correlation([evidence(result, each) for each in among], truths)
+    by_all = agreement(full_evidence(result), result.aux_choices, among, truths).correlation
     return Judgement(
         pick,
-        table.rank(pick, among),
+        table.truth(pick) if known else None,
+        table.rank(pick, among) if known else None,
         len(among),
-        table.regret(pick, among),
-        rank_correlation(by_cuts, truths),
-        rank_correlation(by_all, truths),
-        result.undecided_share,
+        table.regret(pick, among) if known else None,
+        by_cuts,
+        by_all,
+        result.undecided_share if isinstance(result, SearchResult) else None,
+        result.provenance.get("trainings"),
+    )
+
+
+def probing_of(table: Table, seed: int, epoch: int, block: int = 0) -> ProbeResult:
+    """Return a probing that saw the table's own trainings, cut short, with 1 - accuracy for losses.
+
+    Args:
+        table: With all decouplings into two blocks, and back-propagation.
+        seed: Of the trainings.
+        epoch: After how many, from 1; their schedule is that of whole trainings.
+        block: Whose classifier is asked: 0 the auxiliary network, -1 the head.
+    """
+    backbone = table.task.backbone
+
+    def error(decoupling: Decoupling) -> float:
+        training = next(each for each in table[decoupling].trainings if each.seed == seed)
+        return 1 - training.block_curves[block][epoch - 1]
+
+    return ProbeResult(
+        backbone=backbone,
+        dataset=table.task.dataset,
+        aux_choices=list(table.aux_choices),
+        losses=[
+            [
+                error(Decoupling(backbone=backbone, cuts=[cut], aux=[name]))
+                for name in table.aux_choices
+            ]
+            for cut in range(table.num_boundaries)
+        ],
+        undivided=error(Decoupling(backbone=backbone)),
     )

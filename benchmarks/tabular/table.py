@@ -246,15 +246,40 @@ class Table(Document):
         Raises:
             InputError: if there are no two such seeds.
         """
+        pairs = itertools.combinations(self._by_seed(among, field).tolist(), 2)
+        return float(np.mean([rank_correlation(first, second) for first, second in pairs]))
+
+    def error_of_difference(self, among: Sequence[Decoupling]) -> float:
+        """Return the standard error of the difference between the truths about two decouplings.
+
+        That is sqrt(2 s^2 / n) with n seeds and s^2 the variance of single test accuracies that
+        neither their decoupling nor their seed explains, pooled over some decouplings.
+
+        Raises:
+            InputError: if there are not two seeds that all were trained with, or two decouplings.
+        """
+        accuracies = self._by_seed(among, "test_accuracy")
+        seeds, count = accuracies.shape
+        if count < 2:
+            raise InputError.rule("decouplings", "must be at least 2", count)
+        rest = accuracies - accuracies.mean(axis=0) - accuracies.mean(axis=1)[:, None]
+        variance = ((rest + accuracies.mean()) ** 2).sum() / ((seeds - 1) * (count - 1))
+        return float(np.sqrt(2 * variance / seeds))
+
+    def _by_seed(self, among: Sequence[Decoupling], field: Field) -> np.ndarray:
+        """Return a field for each seed that all have in common, at least two, shape (seeds, n)."""
         seeds = set.intersection(*({t.seed for t in self[d].trainings} for d in among))
         if len(seeds) < 2:
             raise InputError("decouplings: must have been trained with two seeds in common")
-        columns = [
-            [next(getattr(t, field) for t in self[d].trainings if t.seed == seed) for d in among]
-            for seed in sorted(seeds)
-        ]
-        pairs = itertools.combinations(columns, 2)
-        return float(np.mean([rank_correlation(first, second) for first, second in pairs]))
+        return np.array(
+            [
+                [
+                    next(getattr(t, field) for t in self[d].trainings if t.seed == seed)
+                    for d in among
+                ]
+                for seed in sorted(seeds)
+            ]
+        )
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:

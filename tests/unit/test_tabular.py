@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +12,18 @@ import numpy as np
 import pytest
 
 from benchmarks.record import header
-from benchmarks.tabular.__main__ import DATA, main
+from benchmarks.tabular.__main__ import DATA, PROBINGS, main
 from benchmarks.tabular.collect import collect
-from benchmarks.tabular.evidence import full_evidence, judge
-from benchmarks.tabular.probe import EVIDENCE, Probes, Signs, early_signs, follow, probe, smoothed
+from benchmarks.tabular.evidence import VARIANTS, agreement, full_evidence, judge, probing_of
+from benchmarks.tabular.figure import draw
+from benchmarks.tabular.probe import probe
 from benchmarks.tabular.score import STRATEGIES, expected_random_regret, queries, score
 from benchmarks.tabular.table import Entry, Table, Training, rank_correlation
 from sedona_nni.compute import Compute
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.decoupling import Decoupling, ProbeResult, SearchResult, load_outcome
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import Ledger
+from sedona_nni.probing import ProbeSettings
 from sedona_nni.task import Task
 from sedona_nni.training import TrainSettings
 
@@ -128,6 +131,16 @@ def test_seed_correlation_by_hand() -> None:
         table([entry(at(0), [training(1, 0.5, 0.5)])]).seed_correlation([at(0)])
 
 
+def test_error_of_a_difference_by_hand() -> None:
+    """Of 0.4 0.8 0.7 0.5 (seed 0), -0.075 0.125 0.025 -0.075 is left; of seed 1 the opposite."""
+    found = small()
+    variance = 2 * (0.075**2 + 0.125**2 + 0.025**2 + 0.075**2) / 3
+    error = np.sqrt(2 * variance / 2)
+    assert found.error_of_difference(found.decouplings(2)) == pytest.approx(error)
+    with pytest.raises(InputError, match="must be at least 2"):
+        found.error_of_difference([at(0)])
+
+
 def test_equal_numbers_say_nothing() -> None:
     assert rank_correlation([1, 1, 1], [1, 2, 3]) == 0
     assert rank_correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
@@ -198,12 +211,67 @@ def test_a_search_is_judged_by_hand() -> None:
     assert judged.undecided_share == pytest.approx(1 / 7)
     # Truths rank the four 1 3.5 3.5 2, and margins alike; beta parts the two at boundary 1
     assert judged.cut_correlation == pytest.approx(1)
-    evidences = [full_evidence(result, each) for each in found.decouplings(2)]
-    assert evidences == pytest.approx(
-        [np.log(0.5), 2 - np.log1p(np.exp(-1)), 1 - np.log1p(np.exp(-1)), 1 + np.log(0.5)]
-    )
+    evidences = full_evidence(result)
+    assert (evidences == evidences[0]).all()  # whatever is below a cut
+    expected = [np.log(0.5), 2 - np.log1p(np.exp(-1)), 1 - np.log1p(np.exp(-1)), 1 + np.log(0.5)]
+    assert evidences[0, [0, 1, 1, 2], [0, 0, 1, 0]] == pytest.approx(expected)
     ranks = np.corrcoef([1, 3.5, 3.5, 2], [1, 4, 3, 2])[0, 1]
     assert judged.full_correlation == pytest.approx(ranks)
+    assert judged.trainings is None
+
+
+def probing(losses: Sequence[tuple[float, float]], undivided: float) -> ProbeResult:
+    return ProbeResult(
+        backbone="vgg11",
+        dataset="digits",
+        aux_choices=["conv1", "conv2"],
+        losses=[list(row) for row in losses],
+        undivided=undivided,
+        provenance={"trainings": 2.5},
+    )
+
+
+def test_a_probing_is_judged_by_hand() -> None:
+    """All losses above the lowest boundaries are as bad; so smoothing pulls up those near them."""
+    found = small()
+    result = probing([(0.5, 0.5), (0.4, 0.5), (0.7, 0.9), *[(0.9, 0.9)] * 4], undivided=0.3)
+    judged = judge(found, result, 2)
+    assert (judged.pick, judged.rank, judged.count, judged.trainings) == (at(0), 4, 4, 2.5)
+    assert judged.test_accuracy == pytest.approx(0.5)
+    assert judged.regret == pytest.approx(0.2)
+    assert judged.undecided_share is None
+    among = found.decouplings(2)
+    truths = [found.truth(each) for each in among]
+    plain = agreement(VARIANTS["local loss"](result), AUX, among, truths)
+    # Losses 0.5, 0.4, 0.5 and 0.7 of truths 0.5, 0.7, 0.7 and 0.6
+    assert plain.rank == 1
+    ranks = np.corrcoef([2.5, 4, 2.5, 1], [1, 3.5, 3.5, 2])[0, 1]
+    assert plain.correlation == pytest.approx(ranks)
+    # Shortfalls 0.2, 0.1, 0.2 and 0.4, times 1, 2, 2 and 3 of 8 layers
+    raw = VARIANTS["the same, not smoothed"](result)
+    assert -8 * raw[0, [0, 1, 1, 2], [0, 0, 1, 0]] == pytest.approx([0.2, 0.2, 0.4, 1.2])
+
+
+def test_evidence_counts_layers_of_the_block() -> None:
+    result = probing([(0.5, 0.6)] * 7, undivided=0.4)
+    both = Decoupling(backbone="vgg11", cuts=[1, 4], aux=["conv2", "conv1"])
+    shortfalls = result.shortfalls()
+    evidences = full_evidence(result)
+    np.testing.assert_allclose(evidences.max(axis=2), np.triu(result.evidence()), atol=1e-12)
+    by_hand = -(2 * shortfalls[1, 1] + 3 * shortfalls[4, 0]) / 8
+    assert evidences[0, 1, 1] + evidences[2, 4, 0] == pytest.approx(by_hand)
+    without = VARIANTS["the same, all layers below"](result)
+    assert without[2, 4, 0] == pytest.approx(-5 * shortfalls[4, 0] / 8)
+    # Summed over the cuts, each with its own auxiliary network
+    other = Decoupling(backbone="vgg11", cuts=[1, 4], aux=["conv1", "conv1"])
+    assert agreement(evidences, AUX, [both, other], [0.1, 0.2]).rank == 1
+    assert agreement(evidences, AUX, [both, other], [0.2, 0.1]).rank == 2
+
+
+def test_a_pick_that_was_not_trained_has_no_rank() -> None:
+    judged = judge(small(), probing([(0.9, 0.1), *[(0.9, 0.9)] * 6], undivided=0.1), 2)
+    assert judged.pick == at(0, "conv2")
+    assert (judged.rank, judged.regret, judged.test_accuracy) == (None, None, None)
 
 
 def test_collecting_what_an_experiment_left(tmp_path: Path) -> None:
@@ -252,68 +320,68 @@ def test_collecting_what_an_experiment_left(tmp_path: Path) -> None:
         collect([ledger], header(n=1), AUX)
 
 
-def test_evidence_of_early_signs_by_hand() -> None:
-    signs = [
-        Signs(block_accuracies=(0.1, 0.5), train_loss=2.0),
-        Signs(block_accuracies=(0.6, 0.3), train_loss=1.0),
-        Signs(block_accuracies=(0.4, 0.2), train_loss=3.0),
-    ]
-    orders = {name: np.argsort(-evidence(signs)).tolist() for name, evidence in EVIDENCE.items()}
-    assert orders == {
-        "final accuracy": [0, 1, 2],
-        "local accuracy": [1, 2, 0],
-        "best accuracy": [1, 0, 2],
-        "training loss": [1, 0, 2],
-        "best accuracy and training loss": [1, 0, 2],
-    }
-    assert follow(EVIDENCE["local accuracy"](signs), [0.7, 0.8, 0.9]) == (pytest.approx(0.5), 2)
-    found = small()
-    early = early_signs(found, [at(0), at(2)], seed=1, epoch=1)
-    assert [each.block_accuracies for each in early] == [(0.8,), (0.5,)]
-    assert found.truth(at(0), without=1) == 0.4
+def test_trainings_cut_short_are_a_probing(complete: Table) -> None:
+    plain = Decoupling(backbone="vgg11")
+    found = table([*complete.entries, entry(plain, [training(1, 0.7, 0.75)])])
+    result = probing_of(found, seed=1, epoch=1)
+    assert result.undivided == pytest.approx(0.25)
+    assert result.losses[3][1] == pytest.approx(1 - found.truth(at(3, "conv2")))
 
 
-def test_smoothing_moves_neighbours_and_spares_the_order_of_strangers() -> None:
-    among = [at(0), at(1), at(6), at(6, "conv2")]
-    found = smoothed(np.array([0.0, 3.0, -1.0, -1.0]), among, AUX)
-    assert 0 < found[0] < found[1] < 3
-    assert found[2] < found[0]
-    assert found[2:].max() < 0
-
-
-def test_a_probe_is_a_training_of_a_few_steps() -> None:
-    tiny = table(small().entries).model_copy(
+def test_probing_the_task_of_a_table() -> None:
+    tiny = small().model_copy(
         update={
             "task": Task(backbone="vgg11", width_multiplier=0.0625, train_limit=60),
-            "train": TrainSettings(batch_size=8, validation_fraction=0.5),
+            "train": TrainSettings(epochs=1, batch_size=8, validation_fraction=0.5),
         }
     )
-    first, again, other = (probe(tiny, at(2), 3, seed) for seed in (1, 1, 2))
-    assert first == again != other
-    assert (first.cuts, first.aux, len(first.block_accuracies)) == ((2,), ("conv1",), 2)
+    one, other = (probe(tiny, ProbeSettings(cost=4, seed=seed)) for seed in (1, 2))
+    assert one.losses != other.losses
+    assert np.shape(one.losses) == (7, len(AUX))
+    assert 0 < one.provenance["trainings"] <= 4
+    assert one.provenance["processor_s"] > 0
 
 
-def test_the_shipped_probes_cover_the_table() -> None:
-    among = {(tuple(d.cuts), tuple(d.aux)) for d in Table.load(DATA).decouplings(2)}
-    for path in DATA.parent.glob(f"{DATA.stem}-probes-*.json"):
-        probes = Probes.load(path).probes
-        for seed in {each.seed for each in probes}:
-            assert {(each.cuts, each.aux) for each in probes if each.seed == seed} == among
+@pytest.mark.parametrize("path", sorted(PROBINGS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_shipped_probings_are_of_the_tables(path: Path) -> None:
+    result = load_outcome(path)
+    assert isinstance(result, ProbeResult)
+    assert path.stem == f"{result.backbone}-{result.provenance['seed']}"
+    judged = judge(shipped(f"{result.backbone}-fashion-mnist"), result, 2)
+    assert judged.rank is not None
+    assert judged.trainings == pytest.approx(2.5, abs=0.1)
 
 
-def test_the_shipped_table_is_whole() -> None:
-    shipped = Table.load(DATA)
-    shipped.check_complete(2)
-    among = shipped.decouplings(2)
+def test_the_picture_has_every_search(complete: Table, tmp_path: Path) -> None:
+    plain = Decoupling(backbone="vgg11")
+    found = table([*complete.entries, entry(plain, [training(1, 0.7, 0.7)])])
+    result = probing([(0.5, 0.6)] * 7, undivided=0.4)
+    untold = result.model_copy(update={"provenance": {}})
+    with pytest.raises(InputError, match="--cost: must be given"):
+        draw(found, tmp_path / "a.png", [untold], repeats=1)
+    draw(found, tmp_path / "a.png", [result, untold], cost=3, repeats=1)
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+@functools.cache
+def shipped(name: str) -> Table:
+    return Table.load(DATA.with_name(f"{name}.json"))
+
+
+@pytest.mark.parametrize("name", ["vgg11-fashion-mnist", "resnet18-fashion-mnist"])
+def test_the_shipped_tables_are_whole(name: str) -> None:
+    found = shipped(name)
+    found.check_complete(2)
+    among = found.decouplings(2)
     assert len(among) == 28
-    for each in (*among, *shipped.decouplings(1)):
-        trainings = shipped[each].trainings
+    for each in (*among, *found.decouplings(1)):
+        trainings = found[each].trainings
         assert len({training.seed for training in trainings}) == len(trainings) >= 2
         for training in trainings:
             assert len(training.block_curves) == each.num_blocks
-            assert {len(curve) for curve in training.block_curves} == {shipped.train.epochs}
-    assert DATA.stat().st_size < 300_000
-    assert shipped.seed_correlation(among) > 0
+            assert {len(curve) for curve in training.block_curves} == {found.train.epochs}
+    assert found.seed_correlation(among) > 0.5
+    assert 0.01 < found.error_of_difference(among) < 0.02
 
 
 def test_a_mistake_is_one_line(
