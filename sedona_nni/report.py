@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from statistics import fmean
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -11,7 +12,15 @@ from pydantic import BaseModel, ConfigDict
 from sedona_nni.decoupling import Decoupling
 from sedona_nni.ledger import TrialRecord
 
-__all__ = ["HEADINGS", "StrategyRow", "as_markdown", "cells", "comparison", "serves"]
+__all__ = [
+    "HEADINGS",
+    "StrategyRow",
+    "as_markdown",
+    "cells",
+    "comparison",
+    "is_of_study",
+    "serves",
+]
 
 HEADINGS = (
     "strategy",
@@ -29,8 +38,11 @@ HEADINGS = (
 class StrategyRow(BaseModel):
     """The best trial of a strategy, chosen by validation accuracy; test data only reports.
 
+    In a study, whose trials repeat the same, means over all of them: see `trials.study`.
+
     Attributes:
-        decoupling: Of the best trial; this and the next six are None if no trial succeeded.
+        decoupling: Of the best trial; this and the next six are None if no trial succeeded, and
+            what a study does not have.
         method: Name of the method that trained it.
         validation_accuracy: Fraction.
         test_accuracy: Fraction.
@@ -40,6 +52,7 @@ class StrategyRow(BaseModel):
         search_time_s: Time that the strategy's search trials took, seconds; None without any.
         num_trials: Training trials that succeeded.
         num_failed: Training trials that did not.
+        is_mean: Whether it is of a study.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +68,12 @@ class StrategyRow(BaseModel):
     search_time_s: float | None = None
     num_trials: int
     num_failed: int
+    is_mean: bool = False
+
+
+def is_of_study(record: TrialRecord) -> bool:
+    """Return whether a trial lets a strategy choose what to train, see `trials.study`."""
+    return "replicate" in record.parameters
 
 
 def serves(search: str, strategy: str) -> bool:
@@ -97,7 +116,9 @@ def _row(strategy: str, records: list[TrialRecord]) -> StrategyRow:
         "num_failed": sum(r.stage == "train" and r.status == "failed" for r in records),
         "search_time_s": sum(result["time_s"] for result in searched) if searched else None,
     }
-    if trained:
+    if any(is_of_study(record) for record in records):
+        row |= {"is_mean": True, **_means([record.result or {} for record in trained])}
+    elif trained:
         best = max(trained, key=lambda record: record.validation_accuracy)
         assert best.result is not None
         row["decoupling"] = best.parameters["decoupling"]
@@ -106,6 +127,18 @@ def _row(strategy: str, records: list[TrialRecord]) -> StrategyRow:
         for name in ("test_accuracy", "parameters", "peak_memory_mib", "time_s"):
             row[name] = best.result.get(name)
     return StrategyRow.model_validate(row)
+
+
+def _means(results: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the means of a study's trials; nothing of none, and no search of those without."""
+    searched = [(result.get("search") or {}).get("time_s") for result in results]
+    columns = {
+        "validation_accuracy": [result["default"] for result in results],
+        "test_accuracy": [result["test_accuracy"] for result in results],
+        "time_s": [r["time_s"] - (s or 0) for r, s in zip(results, searched, strict=True)],
+        "search_time_s": [time for time in searched if time is not None],
+    }
+    return {name: fmean(values) for name, values in columns.items() if values}
 
 
 def cells(row: StrategyRow) -> list[str]:
@@ -127,7 +160,7 @@ def cells(row: StrategyRow) -> list[str]:
 def _trained(row: StrategyRow) -> str:
     """Say what was trained and, unless it is greedy learning, by which method."""
     if row.decoupling is None:
-        return ""
+        return "mean of its trials" if row.is_mean else ""
     words = row.decoupling.in_words()
     is_usual = row.method in (None, "greedy") or not row.decoupling.cuts
     return words if is_usual else f"{words}, {row.method}"

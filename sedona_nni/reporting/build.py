@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
+import torch
 from pydantic import ValidationError
 
-from sedona_nni.compute import Compute
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.backbones import build_backbone, num_layers
+from sedona_nni.balance import FrontPoint, pareto_front
+from sedona_nni.compute import Compute, compute_in_macs
+from sedona_nni.data import form_of
+from sedona_nni.decoupling import Decoupling, SearchOutcome, SearchResult
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import TrialRecord
+from sedona_nni.report import is_of_study
 from sedona_nni.reporting.data import (
     COSTS,
     Block,
+    Compromise,
     Cost,
     Experiment,
     Group,
@@ -26,6 +34,7 @@ from sedona_nni.reporting.data import (
     TrialView,
 )
 from sedona_nni.reporting.equal_cost import CostPath, best_of, curve_of, paths_of, within_of
+from sedona_nni.reporting.studies import unfolded
 from sedona_nni.task import Task
 
 __all__ = ["MIN_TRIALS_FOR_IMPORTANCE", "Importance", "Source", "build_report"]
@@ -53,6 +62,19 @@ class Source:
     planned: int | None = None
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What of an experiment belongs to a group.
+
+    Attributes:
+        source: The experiment.
+        runs: Its trials, by the name of what counts as an experiment: itself or its replicates.
+    """
+
+    source: Source
+    runs: Mapping[str, Sequence[TrialRecord]]
+
+
 def build_report(sources: Iterable[Source], importance: Importance) -> Report:
     """Put together what a report on experiments shows.
 
@@ -63,17 +85,27 @@ def build_report(sources: Iterable[Source], importance: Importance) -> Report:
     Raises:
         InputError: if an experiment has no trials, or one that makes no sense.
     """
-    by_task: dict[str, list[tuple[Source, Task]]] = {}
+    groups: dict[tuple[str, str | None], list[_Part]] = {}
+    tasks: dict[tuple[str, str | None], Task] = {}
     for source in sources:
         if not source.records:
             raise InputError(f"{source.name}: has no trials yet")
         task = _task(source)
         same = task.model_dump_json(exclude={"data_dir", "split_seed"})
-        by_task.setdefault(same, []).append((source, task))
-    groups = []
-    for members in by_task.values():
-        groups.append(_group(members[0][1], [source for source, _ in members], importance))
-    return Report(groups=groups)
+        for space, part in _parts(source).items():
+            tasks.setdefault((same, space), task)
+            groups.setdefault((same, space), []).append(part)
+    return Report(
+        groups=[_group(tasks[key], key[1], parts, importance) for key, parts in groups.items()]
+    )
+
+
+def _parts(source: Source) -> dict[str | None, _Part]:
+    """Return an experiment, of a study each of its spaces."""
+    if not any(is_of_study(record) for record in source.records):
+        return {None: _Part(source, {source.name: source.records})}
+    by_space = unfolded(source.name, source.records)
+    return {space: _Part(source, runs) for space, runs in by_space.items()}
 
 
 def _task(source: Source) -> Task:
@@ -84,9 +116,11 @@ def _task(source: Source) -> Task:
         raise InputError.from_validation(error, f"{source.name}: {record.key}.task") from None
 
 
-def _group(task: Task, sources: Sequence[Source], importance: Importance) -> Group:
-    trials = [_trial(s.name, r) for s in sources for r in s.records if r.stage == "train"]
-    searches = [_search(s.name, r) for s in sources for r in s.records if r.stage == "search"]
+def _group(task: Task, space: str | None, parts: Sequence[_Part], importance: Importance) -> Group:
+    known = [(name, r) for part in parts for name, records in part.runs.items() for r in records]
+    trials = [_trial(name, record) for name, record in known if record.stage == "train"]
+    searches = [_search(name, record) for name, record in known if record.stage == "search"]
+    searches = [_with_compromises(search, trials, task) for search in searches]
     paths = paths_of(trials, searches)
     budgets: dict[Cost, float] = {}
     for cost in COSTS:
@@ -100,14 +134,15 @@ def _group(task: Task, sources: Sequence[Source], importance: Importance) -> Gro
     curves = [curve_of(name, cost, own[name]) for name in names for cost in budgets]
     return Group(
         task=task,
-        experiments=[_experiment(source) for source in sources],
+        space=space,
+        experiments=[_experiment(part.source) for part in parts],
         strategies=[_summary(name, trials, searches, own[name], budgets) for name in names],
         curves=[curve for curve in curves if curve is not None],
         budgets=budgets,
-        studies=_studies(trials, importance),
+        studies=[] if space else _studies(trials, importance),
         searches=searches,
         trials=trials,
-        differing=_differing(sources),
+        differing=_differing([record for _, record in known]),
     )
 
 
@@ -127,6 +162,11 @@ def _experiment(source: Source) -> Experiment:
         succeeded=counts["succeeded"],
         failed=counts["failed"],
         open=[record.key for record in source.records if record.status == "running"],
+        lost={
+            record.key: record.reason or "no reason is known"
+            for record in source.records
+            if record.status == "failed" and is_of_study(record)
+        },
     )
 
 
@@ -178,16 +218,18 @@ def _blocks(decoupling: Decoupling, compute: Compute) -> list[Block]:
 
 def _search(experiment: str, record: TrialRecord) -> SearchView:
     result = dict(record.result or {})
+    kind = "probing" if "probe" in record.parameters else "relaxation"
     shown = {
         **{name: result[name] for name in SearchView.model_fields if name in result},
         "experiment": experiment,
         "key": record.key,
         "strategy": record.strategy,
+        "kind": kind,
         "status": record.status,
         "reason": record.reason,
         "pretrain_steps": record.parameters.get("search", {}).get("pretrain_steps"),
         "result": result.get("search_result"),
-        "validation_accuracy": result.get("default"),
+        "validation_accuracy": result.get("default") if kind == "relaxation" else None,
     }
     try:
         search = SearchView.model_validate(shown)
@@ -196,9 +238,65 @@ def _search(experiment: str, record: TrialRecord) -> SearchView:
     if search.result is None:
         return search
     found = search.result
-    return search.model_copy(
-        update={"a_loc": found.a_loc().tolist(), "undecided": found.undecided_share}
-    )
+    if isinstance(found, SearchResult):
+        more = {"a_loc": found.a_loc().tolist(), "undecided": found.undecided_share}
+        return search.model_copy(update=more)
+    evidence = [row[start:].tolist() for start, row in enumerate(found.evidence())]
+    return search.model_copy(update={"evidence": evidence})
+
+
+def _with_compromises(search: SearchView, trials: Sequence[TrialView], task: Task) -> SearchView:
+    """Return a search with what there was to choose from, where that can be counted."""
+    trained = {
+        trial.decoupling
+        for trial in trials
+        if trial.experiment == search.experiment and search.serves(trial.strategy)
+    }
+    compute = None if search.result is None else _compute(task, search.result)
+    if search.result is None or compute is None:
+        return search
+    found: list[Compromise] = []
+    for num_blocks in sorted({each.num_blocks for each in trained} - {1}):
+        front = pareto_front(search.result, num_blocks, compute)
+        best = {point.decoupling for point in front}
+        others = [
+            FrontPoint.of(search.result, each, compute)
+            for each in trained - best
+            if each.num_blocks == num_blocks
+        ]
+        found += [
+            Compromise(
+                decoupling=point.decoupling.model_copy(update={"provenance": {}}),
+                evidence=point.evidence,
+                largest_share=point.largest_share,
+                ideal_speedup=point.ideal_speedup,
+                is_best=point.decoupling in best,
+                is_trained=point.decoupling in trained,
+            )
+            for point in sorted([*front, *others], key=lambda point: -point.largest_share)
+        ]
+    return search.model_copy(update={"compromises": found})
+
+
+def _compute(task: Task, found: SearchOutcome) -> Compute | None:
+    """Return the MACs of what was searched, None if that is another network or nobody knows."""
+    with suppress(InputError):
+        if (task.backbone, num_layers(task.backbone)) == (found.backbone, found.num_layers):
+            return _counted(task, tuple(found.aux_choices))
+    return None
+
+
+@lru_cache(maxsize=8)  # a study has many searches of the same network
+def _counted(task: Task, aux: tuple[str, ...]) -> Compute:
+    num_classes, image_size = form_of(task)
+    with torch.device("meta"):
+        backbone = build_backbone(
+            task.backbone,
+            num_classes=num_classes,
+            image_size=image_size,
+            width_multiplier=task.width_multiplier,
+        )
+    return compute_in_macs(backbone, aux)
 
 
 def _summary(
@@ -261,9 +359,9 @@ def _studies(trials: Sequence[TrialView], importance: Importance) -> list[Study]
     return found
 
 
-def _differing(sources: Sequence[Source]) -> list[str]:
+def _differing(records: Sequence[TrialRecord]) -> list[str]:
     seen: dict[str, set[str]] = {}
-    for record in (record for source in sources for record in source.records):
+    for record in (record for record in records if record.stage == "train"):
         tuned = record.parameters.get("hyperparameters", {})
         for name, value in record.parameters.get("train", {}).items():
             if name != "seed" and name not in tuned:

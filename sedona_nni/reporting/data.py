@@ -1,6 +1,7 @@
 """What a report on experiments shows, as data; `sedona_nni.reporting.build` makes it of ledgers.
 
-Experiments on the same task are put together, and spreads are those over experiments.
+Experiments on the same task are put together, and spreads are those over experiments. Each
+replicate of a study counts as one.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from sedona_nni.compute import Compute
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.decoupling import Decoupling, ProbeResult, SearchResult
 from sedona_nni.report import serves
 from sedona_nni.task import Task
 
 __all__ = [
     "COSTS",
     "Block",
+    "Compromise",
     "Cost",
     "Curve",
     "Experiment",
@@ -162,6 +164,27 @@ class Relaxation(_Shown):
     aux: list[list[list[Accuracy]]]
 
 
+class Compromise(_Shown):
+    """A decoupling that may be derived from a search.
+
+    Attributes:
+        decoupling: The decoupling.
+        evidence: What speaks for its cuts, nats; see `SearchOutcome.evidence`.
+        largest_share: Of the compute, see `Compute.largest_share`; MACs.
+        ideal_speedup: 1 over it.
+        is_best: Whether no other with as many blocks has as much evidence and is as fast, and more
+            of one.
+        is_trained: Whether it was trained.
+    """
+
+    decoupling: Decoupling
+    evidence: float
+    largest_share: float
+    ideal_speedup: float
+    is_best: bool
+    is_trained: bool
+
+
 class SearchView(_Shown):
     """A search.
 
@@ -169,13 +192,20 @@ class SearchView(_Shown):
         experiment: The experiment's name.
         key: The trial's name in it.
         strategy: Whose search it is.
+        kind: SEDONA's relaxation, or a probing by short trainings of single cuts.
         status: Whether it has ended, and how.
         reason: Why it failed.
-        pretrain_steps: Steps before the first that changes alpha and beta.
+        pretrain_steps: Steps of a relaxation before the first that changes alpha and beta.
         result: What it found.
-        a_loc: How much each boundary prefers a cut.
+        a_loc: How much each boundary prefers a cut, of a relaxation.
         undecided: Share of boundaries whose a^loc is within 0.01 of 0.5.
-        validation_accuracy: Of the relaxed network's head at the end, a fraction.
+        evidence: Of a probing: e_ij, nats, row i+1 from j = i+1 on, see `SearchOutcome.evidence`.
+        steps: Of each probe of a probing.
+        trainings: What a probing cost, in full trainings of the undivided backbone, by MACs.
+        compromises: For every K of which it was trained what there is to choose from: the Pareto
+            front of evidence against ideal speed-up, and what was trained; by K, then speed-up.
+        validation_accuracy: Of the relaxed network's head at the end, a fraction; a probing has
+            none.
         peak_memory_mib: Peak memory of a step, MiB.
         time_s: Seconds that it took.
         images: Images that its steps took.
@@ -186,12 +216,17 @@ class SearchView(_Shown):
     experiment: str
     key: str
     strategy: str
+    kind: Literal["relaxation", "probing"]
     status: Literal["running", "succeeded", "failed"]
     reason: str | None = None
     pretrain_steps: int | None = None
-    result: SearchResult | None = None
+    result: Annotated[SearchResult | ProbeResult, Field(discriminator="format")] | None = None
     a_loc: list[float] = []
     undecided: float | None = None
+    evidence: list[list[float]] = []
+    steps: int | None = None
+    trainings: Amount | None = None
+    compromises: list[Compromise] = []
     validation_accuracy: Accuracy | None = None
     peak_memory_mib: Amount | None = None
     time_s: Amount | None = None
@@ -215,6 +250,7 @@ class Experiment(_Shown):
         succeeded: Trials that did, searches included.
         failed: Trials that did not.
         open: Keys of the trials that were handed out and have not ended.
+        lost: Why trials of a study failed, by key; nothing else tells of them.
     """
 
     name: str
@@ -223,6 +259,7 @@ class Experiment(_Shown):
     succeeded: int
     failed: int
     open: list[str]
+    lost: dict[str, str] = {}
 
 
 class Curve(_Shown):
@@ -321,6 +358,7 @@ class Group(_Shown):
 
     Attributes:
         task: The task.
+        space: Of a study: from which decouplings its strategies choose here, in words.
         experiments: The experiments.
         strategies: Their strategies: those that searched, then in order of appearance.
         curves: Accuracy over cost.
@@ -333,6 +371,7 @@ class Group(_Shown):
     """
 
     task: Task
+    space: str | None = None
     experiments: list[Experiment]
     strategies: list[StrategySummary]
     curves: list[Curve]
@@ -342,9 +381,15 @@ class Group(_Shown):
     trials: list[TrialView]
     differing: list[str]
 
+    @property
+    def is_repeated(self) -> bool:
+        """Whether spreads over experiments, or over a study's replicates, can be told."""
+        names = {each.experiment for of in (self.trials, self.searches) for each in of}
+        return len(self.experiments) > 1 or len(names) > 1
+
 
 class Report(_Shown):
-    """The whole report; a group for each task."""
+    """The whole report; a group for each task, and for each space of a study."""
 
     format: Literal["sedona-nni/report/1"] = "sedona-nni/report/1"
     groups: list[Group]

@@ -49,8 +49,11 @@ _VARIABLES = {
     PAPER: "var(--paper)",
     **{colour: f"var(--s{number})" for number, colour in enumerate(_COLOURS)},
 }
-_WELL_KNOWN = ("sedona", "uniform", "random", "backprop", "predsim", "regularized_evolution", "tpe")
-_MARKERS = "osD^vPX*"
+_WELL_KNOWN = (
+    *("sedona", "uniform", "random", "backprop", "predsim", "regularized_evolution", "tpe"),
+    "probe",
+)
+_MARKERS = "osD^vPX<"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _WIDE = 6  # an axis whose largest value is as many times its smallest is logarithmic
 _WIDTH = 5.0  # inches; 360 units of the picture, and its text has 10 of them
@@ -136,7 +139,7 @@ def styles(strategies: Sequence[str]) -> dict[str, Style]:
     found: dict[str, Style] = {}
     variants: dict[str, int] = {}
     for name, base in bases.items():
-        if base not in numbers:  # the last colour is nobody's, so it is the first to be given away
+        if base not in numbers:
             numbers[base] = free.pop() if free else len(numbers) % NUM_COLOURS
         variants[base] = variants.get(base, -1) + 1
         number, variant = numbers[base], variants[base]
@@ -183,6 +186,15 @@ class Drawing:
             clip_on=False,
         )
         self.entitle(mark, text)
+
+    def colour_bar(self, image: Any, label: str) -> None:
+        """Put a bar below that explains the colours of an image in any of the axes."""
+        bar = self.figure.colorbar(
+            image, ax=self.panels, location="bottom", aspect=35, pad=0.02, label=label
+        )
+        assert bar.solids is not None
+        bar.solids.set_rasterized(True)  # an image in place of 256 shapes
+        bar.outline.set_visible(False)
 
     def legend(self, handles: Sequence[Any] | None = None) -> None:
         """Put a legend below."""

@@ -14,6 +14,7 @@ from importlib import resources
 import jinja2
 from markupsafe import Markup
 
+from sedona_nni.decoupling import ProbeResult
 from sedona_nni.reporting.build import MIN_TRIALS_FOR_IMPORTANCE
 from sedona_nni.reporting.data import (
     COSTS,
@@ -25,7 +26,9 @@ from sedona_nni.reporting.data import (
 )
 from sedona_nni.reporting.drawing import Picture, Style, styles
 from sedona_nni.reporting.network_picture import network
+from sedona_nni.reporting.probe_pictures import evidence_map, local_loss_map
 from sedona_nni.reporting.search_pictures import (
+    compromises,
     end_of_search,
     preferred_auxiliary,
     relaxation_map,
@@ -34,7 +37,9 @@ from sedona_nni.reporting.search_pictures import (
 from sedona_nni.reporting.text import (
     count,
     experiment_in_words,
+    nats,
     percent,
+    search_in_words,
     seconds,
     spread,
     task_in_words,
@@ -62,7 +67,7 @@ def render(report: Report, made: str) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        digest=_digest, percent=percent, spread=spread, seconds=seconds, count=count
+        digest=_digest, percent=percent, spread=spread, seconds=seconds, count=count, nats=nats
     )
     template = environment.from_string(
         resources.files("sedona_nni.reporting").joinpath(_TEMPLATE).read_text(encoding="utf-8")
@@ -72,6 +77,7 @@ def render(report: Report, made: str) -> str:
         sections=sections,
         made=made,
         experiment_in_words=experiment_in_words,
+        search_in_words=search_in_words,
         enough=MIN_TRIALS_FOR_IMPORTANCE,
         svg=lambda picture: Markup(picture.svg),  # matplotlib has escaped what is in it
     )
@@ -170,31 +176,41 @@ class _Section:
         """How a search went and ended."""
         if search.result is None:
             return []
-        cuts = self.cuts(search)
-        look = next(
-            (self.looks[name] for name in self.looks if search.serves(name)),
-            next(iter(styles([search.strategy]).values())),
-        )
         name = f"{self.name}-search{number}"
-        return _there(
-            (
+        trained = self.trained(search)
+        looks = {each.decoupling.num_blocks: self.looks[each.strategy] for each in trained}
+        any_look = next(iter(styles([search.strategy]).values()))
+        look = next((self.looks[each] for each in self.looks if search.serves(each)), any_look)
+        decouplings = [each.decoupling for each in trained]
+        cuts = sorted({cut for each in decouplings for cut in each.cuts})
+        if isinstance(search.result, ProbeResult):
+            pictures: list[Picture | None] = [
+                local_loss_map(search.result, decouplings, f"{name}-loss"),
+                evidence_map(search.result, decouplings, f"{name}-evidence"),
+            ]
+        else:
+            pictures = [
                 relaxation_map(search, cuts, f"{name}-a"),
                 end_of_search(search, cuts, look, f"{name}-end"),
                 preferred_auxiliary(search, f"{name}-aux"),
                 search_progress(search, look, f"{name}-progress"),
-            )
-        )
+            ]
+        return _there([*pictures, compromises(search, looks, f"{name}-front")])
 
-    def cuts(self, search: SearchView) -> list[int]:
-        """The cuts of what was trained of a search."""
-        return sorted(
-            {
-                cut
-                for trial in self.group.trials
-                if trial.experiment == search.experiment and search.serves(trial.strategy)
-                for cut in trial.decoupling.cuts
-            }
+    def searches(self) -> list[SearchView]:
+        """The searches that are drawn; of a study, which has many alike, the first of each kind."""
+        if self.group.space is None:
+            return self.group.searches
+        return list({each.strategy: each for each in reversed(self.group.searches)}.values())[::-1]
+
+    def trained(self, search: SearchView) -> list[TrialView]:
+        """What was trained of a search, each decoupling once."""
+        own = (
+            trial
+            for trial in self.group.trials
+            if trial.experiment == search.experiment and search.serves(trial.strategy)
         )
+        return list({trial.decoupling: trial for trial in own}.values())
 
     def tuning(self) -> list[Picture]:
         """The trainings in their order, what hyperparameters do and how much they matter."""

@@ -1,17 +1,30 @@
-"""A search: what it did to alpha and beta, and where it ended."""
+"""A search: what it did to alpha and beta, where it ended, and what there is to choose from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from sedona_nni.reporting.data import SearchView
-from sedona_nni.reporting.drawing import FAINT, INK, Drawing, Picture, Style, in_our_style
+from sedona_nni.reporting.drawing import (
+    DASHES,
+    FAINT,
+    INK,
+    Drawing,
+    Picture,
+    Style,
+    in_our_style,
+)
 
-__all__ = ["end_of_search", "preferred_auxiliary", "relaxation_map", "search_progress"]
+__all__ = [
+    "compromises",
+    "end_of_search",
+    "preferred_auxiliary",
+    "relaxation_map",
+    "search_progress",
+]
 
 
 @in_our_style
@@ -34,7 +47,7 @@ def relaxation_map(search: SearchView, cuts: Sequence[int], name: str) -> Pictur
         interpolation="none",
         extent=(relaxation.step[0], relaxation.step[-1], boundaries - 0.5, -0.5),
     )
-    _colour_bar(drawing, image, "prefers to pass ←  a_loc  → prefers a cut")
+    drawing.colour_bar(image, "prefers to pass ←  a_loc  → prefers a cut")
     axes.grid(False)
     for cut in cuts:
         (mark,) = axes.plot(
@@ -46,15 +59,6 @@ def relaxation_map(search: SearchView, cuts: Sequence[int], name: str) -> Pictur
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
     found = ", ".join(f"{i}: {value:.2f}" for i, value in enumerate(values[:, -1]))
     return drawing.finish("How much each boundary prefers a cut, over the search", f"End: {found}")
-
-
-def _colour_bar(drawing: Drawing, image: Any, label: str) -> None:
-    bar = drawing.figure.colorbar(
-        image, ax=drawing.panels, location="bottom", aspect=35, pad=0.02, label=label
-    )
-    assert bar.solids is not None
-    bar.solids.set_rasterized(True)  # an image in place of 256 shapes
-    bar.outline.set_visible(False)
 
 
 @in_our_style
@@ -88,7 +92,7 @@ def preferred_auxiliary(search: SearchView, name: str) -> Picture | None:
     for panel in drawing.panels[len(choices) :]:
         panel.set_axis_off()
     drawing.figure.supylabel("boundary after layer", size=10)
-    _colour_bar(drawing, image, "weight (softmax of beta) over steps")
+    drawing.colour_bar(image, "weight (softmax of beta) over steps")
     weights = np.array(values[-1])
     found = ", ".join(f"{i}: {choices[int(row.argmax())]}" for i, row in enumerate(weights))
     return drawing.finish("How much weight each auxiliary network has", f"Heaviest: {found}")
@@ -151,4 +155,48 @@ def search_progress(search: SearchView, look: Style, name: str) -> Picture | Non
         "The relaxed network while it is searched",
         f"Validation accuracy ends at {history.default[-1]:.1%}, "
         f"the meta-loss at {history.meta_loss[-1]:.2f} nats",
+    )
+
+
+@in_our_style
+def compromises(search: SearchView, looks: Mapping[int, Style], name: str) -> Picture | None:
+    """Draw the Pareto front of evidence against ideal speed-up for every K that was trained.
+
+    Args:
+        search: The search.
+        looks: How each K looks.
+        name: Of the picture, unique in the page.
+    """
+    if not search.compromises:
+        return None
+    drawing = Drawing(name, height=3.0)
+    said = []
+    counts = sorted({each.decoupling.num_blocks for each in search.compromises})
+    for number, num_blocks in enumerate(counts):
+        look = looks[num_blocks]
+        own = [each for each in search.compromises if each.decoupling.num_blocks == num_blocks]
+        front = [each for each in own if each.is_best]
+        drawing.axes.plot(
+            [each.ideal_speedup for each in front],
+            [each.evidence for each in front],
+            color=look.colour,
+            linestyle=DASHES[number % len(DASHES)],
+            linewidth=1.2,
+            marker=look.marker,
+            markersize=0,
+            label=f"K = {num_blocks}",
+        )
+        for each in own:
+            numbers = f"{each.ideal_speedup:.2f}, {each.evidence:.3g} nats"
+            text = f"{each.decoupling.in_words()}: {numbers}"
+            text += ", trained" if each.is_trained else ""
+            drawing.point(each.ideal_speedup, each.evidence, look, text, faint=not each.is_trained)
+        ends = (f"{each.evidence:.3g} at {each.ideal_speedup:.2f}" for each in (own[0], own[-1]))
+        said.append(f"K = {num_blocks} from {' to '.join(ends)}")
+    drawing.axes.set_xlabel("ideal speed-up, times back-propagation")
+    drawing.axes.set_ylabel("evidence, nats")
+    drawing.axes.margins(0.08)
+    drawing.legend()
+    return drawing.finish(
+        "Evidence against ideal speed-up", f"{', '.join(said)}. Filled: what was trained"
     )

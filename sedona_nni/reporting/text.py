@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from sedona_nni.reporting.data import Experiment, Group, Spread, StrategySummary
+from sedona_nni.decoupling import ProbeResult
+from sedona_nni.reporting.data import Experiment, Group, SearchView, Spread, StrategySummary
 
 __all__ = [
     "count",
     "experiment_in_words",
+    "nats",
     "percent",
+    "search_in_words",
     "seconds",
     "spread",
     "summary_table",
@@ -18,6 +21,11 @@ __all__ = [
 def percent(value: float | None, decimals: int = 1) -> str:
     """Return a fraction as for instance ``"97.2%"``."""
     return "–" if value is None else f"{value:.{decimals}%}"
+
+
+def nats(value: float, decimals: int = 3) -> str:
+    """Return a loss or evidence, without a sign where it rounds to 0."""
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def count(value: float | None) -> str:
@@ -55,8 +63,23 @@ def spread(value: Spread | None, form: str = "{:.1f}", factor: float = 1, unit: 
 
 
 def task_in_words(group: Group) -> str:
-    """Return for instance ``"vgg11 on digits"``."""
-    return f"{group.task.backbone} on {group.task.dataset}"
+    """Return for instance ``"vgg11 on digits"``; of a study with what there is to choose from."""
+    words = f"{group.task.backbone} on {group.task.dataset}"
+    return words if group.space is None else f"{words}, {group.space}"
+
+
+def search_in_words(search: SearchView) -> str:
+    """Return what was done in a search and, where boundaries are decided one by one, how many."""
+    found = search.result
+    if isinstance(found, ProbeResult):
+        number = 1 + (found.num_layers - 1) * len(found.aux_choices)
+        each = "" if search.steps is None else f" of {search.steps} steps"
+        return f"{number} probes{each}"
+    if search.undecided is None:
+        return search.kind
+    boundaries = len(search.a_loc)
+    undecided = round(search.undecided * boundaries)
+    return f"relaxation, {undecided} of {boundaries} boundaries undecided"
 
 
 def experiment_in_words(experiment: Experiment) -> str:
@@ -65,7 +88,8 @@ def experiment_in_words(experiment: Experiment) -> str:
     if experiment.planned is not None:
         ended += f" of {experiment.planned}"
     text = f"experiment {experiment.name} is {experiment.state}: {ended} trials have ended"
-    return text + (f"; open: {', '.join(experiment.open)}" if experiment.open else "")
+    text += f"; open: {', '.join(experiment.open)}" if experiment.open else ""
+    return text + (f"; failed: {', '.join(experiment.lost)}" if experiment.lost else "")
 
 
 def summary_table(group: Group) -> tuple[list[str], list[list[str]]]:
@@ -73,7 +97,7 @@ def summary_table(group: Group) -> tuple[list[str], list[list[str]]]:
 
     Of a single experiment there is the decoupling of the best training, of several their number n.
     """
-    several = len(group.experiments) > 1
+    several = group.is_repeated
     headings = [
         "strategy",
         "n" if several else "decoupling",

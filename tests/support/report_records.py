@@ -1,4 +1,4 @@
-"""Records of trials as an experiment leaves them, for reports."""
+"""Records of trials as experiments and studies leave them, for reports."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def record(key: str, given: dict[str, Any] | None = None, **more: Any) -> TrialR
 def searched(images: float = 100, strategy: str = "sedona", **more: Any) -> TrialRecord:
     """A search that succeeded; boundary 4 is where to cut, and three of seven are undecided."""
     found = {
+        "format": "sedona-nni/search-result/1",
         "backbone": "vgg11",
         "dataset": "digits",
         "aux_choices": ["conv1", "conv2"],
@@ -76,3 +77,84 @@ def searched(images: float = 100, strategy: str = "sedona", **more: Any) -> Tria
         status="succeeded",
         result={**result, **more},
     )
+
+
+def probed(**more: Any) -> TrialRecord:
+    """A probing that succeeded; least speaks against boundary 4 with conv1, then 5."""
+    found = {
+        "format": "sedona-nni/probe-result/1",
+        "backbone": "vgg11",
+        "dataset": "digits",
+        "aux_choices": ["conv1", "conv2"],
+        "losses": [
+            *([2.3, 2.2], [2.0, 1.9], [1.5, 1.6], [1.2, 1.3]),
+            [0.5, 1.1],
+            [0.9, 1.3],
+            [1, 2],
+        ],
+        "undivided": 2.25,
+    }
+    result = {"default": -0.5, "steps": 24, "trainings": 2.44, "images": 70, "time_s": 7.0}
+    parameters = {"key": "search", "stage": "search", "strategy": "probe", "task": TASK}
+    return TrialRecord(
+        parameters={**parameters, "probe": {"cost": 2.5}},
+        status="succeeded",
+        result={**result, "search_result": found, **more},
+    )
+
+
+def studied(strategy: str, replicate: int, *accuracies: float, **more: Any) -> TrialRecord:
+    """A trial of a study with two spaces, that trained as often in either, 10 s each.
+
+    Args:
+        strategy: Its strategy; of ``backprop`` there is no space, of ``probe`` and ``sedona`` a
+            search before.
+        replicate: Its number.
+        *accuracies: Test accuracy of the trainings in the first space; in the second they are 0.1
+            less, and all validate 0.05 better.
+        **more: Of the record, in place of its success.
+    """
+    is_backprop = strategy == "backprop"
+    searches = {"sedona": searched, "probe": probed}
+    search = searches[strategy]().result if strategy in searches else None
+    runs = [
+        {
+            "space": None if is_backprop else space,
+            "seed": 100 * replicate + number,
+            "decoupling": {"backbone": "vgg11"} if is_backprop else CUT,
+            "validation_accuracy": accuracy - 0.1 * space + 0.05,
+            "test_accuracy": accuracy - 0.1 * space,
+            "time_s": 10.0,
+            "images": 100,
+            "macs": 1000,
+            "peak_memory_mib": 5.5,
+            "parameters": 1234,
+            "largest_share": 0.8,
+        }
+        for space in ([0] if is_backprop else [0, 1])
+        for number, accuracy in enumerate(accuracies)
+    ]
+    parameters = {
+        "key": f"{strategy}-{replicate:03d}",
+        "stage": "train",
+        "strategy": strategy,
+        "replicate": replicate,
+        "task": TASK,
+        "decoupling": None,
+        "train": {"seed": 3, "epochs": 2, "lr": 0.1},
+        "spaces": [{"num_blocks": 2}, {"num_blocks": 2, "max_block_share": "1.5/K"}],
+        "search": {"seed": 1},
+        "probe": {"seed": 1},
+    }
+    if more:
+        return TrialRecord(parameters=parameters, **more)
+    result = {
+        "default": sum(run["validation_accuracy"] for run in runs) / len(runs),
+        "test_accuracy": sum(run["test_accuracy"] for run in runs) / len(runs),
+        "time_s": 10.0 * len(runs) + (search or {}).get("time_s", 0.0),
+        "images": 100 * len(runs) + (search or {}).get("images", 0),
+        "search": search and {name: search[name] for name in ("time_s", "images", "search_result")},
+        "runs": runs,
+        "picks": [0],
+    }
+    return TrialRecord(parameters=parameters, status="succeeded", result=result)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_records import studied
 
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import Ledger
@@ -85,6 +86,19 @@ def test_one_search_serves_every_number_of_blocks(tmp_path: Path) -> None:
         ("sedona-k4", 1, 100.0),
         ("uniform-k2", 1, None),
     ]
+
+
+def test_rows_of_a_study_are_means_over_its_trials() -> None:
+    random = [studied("random", 0, 0.5), studied("random", 1, 0.7)]
+    lost = studied("random", 2, status="failed", reason="diverged")
+    row, probe = comparison([*random, lost, studied("probe", 0, 0.8)])
+    assert row.test_accuracy == pytest.approx(0.55)  # means over both spaces: 0.45 and 0.65
+    assert row.validation_accuracy == pytest.approx(0.6)
+    assert (row.time_s, row.search_time_s) == (20, None)
+    assert (probe.time_s, probe.search_time_s) == (20, 7)
+    assert as_markdown([row]).splitlines()[2] == (
+        "| random | mean of its trials | 60.0% | 55.0% | – | – | 20.0 s | – | 2 (1 failed) |"
+    )
 
 
 @pytest.mark.parametrize(

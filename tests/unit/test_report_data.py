@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
-from report_records import COMPUTE, TASK, record, searched, trained
+from report_records import COMPUTE, CUT, TASK, probed, record, searched, studied, trained
 
+from sedona_nni.decoupling import Decoupling, ProbeResult
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import TrialRecord
 from sedona_nni.reporting.build import Source, build_report
-from sedona_nni.reporting.data import Curve, Group, Within
+from sedona_nni.reporting.data import Curve, Group, Spread, Within
 
 
 def no_importance(trials: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, float]:
@@ -139,6 +142,91 @@ def test_undecided_boundaries() -> None:
     assert len(search.a_loc) == 7
 
 
+def test_a_probing_is_charged_and_shown() -> None:
+    found = group([probed(), trained("probe-000", 0.6), trained("uniform-000", 0.5)])
+    assert curve(found, "probe", "images").points == [120]  # 70 and 50
+    assert curve(found, "probe", "time_s").points == [12]
+    (search,) = found.searches
+    assert (search.kind, search.steps, search.trainings) == ("probing", 24, 2.44)
+    assert search.validation_accuracy is None  # but a loss
+    assert [len(row) for row in search.evidence] == [7, 6, 5, 4, 3, 2, 1]
+    result = search.result
+    assert isinstance(result, ProbeResult)
+    shortfall = result.shortfalls().min(axis=1)
+    assert search.evidence[0] == pytest.approx(-np.arange(1, 8) / 8 * shortfall)
+    assert search.evidence[3] == pytest.approx(-np.arange(1, 5) / 8 * shortfall[3:])
+
+
+def test_compromises_are_the_front_and_what_was_trained() -> None:
+    off = {"decoupling": {**CUT, "cuts": [0, 1], "aux": ["conv1", "conv1"]}}
+    found = group(
+        [
+            searched(),
+            trained("sedona-k2-000", 0.6),  # cut 4 with conv2, the most evident
+            trained("sedona-k3-000", 0.6, given=off),  # not even with the preferred networks
+            trained("uniform-000", 0.6, given={"decoupling": {**CUT, "cuts": [5]}}),
+        ]
+    )
+    (search,) = found.searches
+    counts = [point.decoupling.num_blocks for point in search.compromises]
+    assert counts == sorted(counts)
+    assert set(counts) == {2, 3}
+    two = [point for point in search.compromises if point.decoupling.num_blocks == 2]
+    assert two[0].decoupling == Decoupling.model_validate(CUT)
+    assert two[0].evidence == 1
+    for lower, upper in itertools.pairwise(two):
+        assert lower.evidence > upper.evidence
+        assert lower.ideal_speedup < upper.ideal_speedup
+    assert [point.decoupling.cuts for point in search.compromises if point.is_trained] == [
+        [4],
+        [0, 1],
+    ]
+    assert [point.decoupling.cuts for point in search.compromises if not point.is_best] == [[0, 1]]
+
+    elsewhere = {"task": {**TASK, "backbone": "vgg19"}}
+    (search,) = group([trained("sedona-000", 0.6, given=elsewhere), searched()]).searches
+    assert search.compromises == []  # what was searched is another network
+
+
+def test_a_study_has_a_group_for_each_space_and_replicates_for_experiments() -> None:
+    records = [
+        studied("probe", 0, 0.7),
+        studied("random", 0, 0.5, 0.6),
+        studied("backprop", 0, 0.8, 0.9),
+        studied("probe", 1, 0.8),
+        studied("random", 1, status="failed", reason="diverged"),
+        studied("backprop", 1, status="running"),
+    ]
+    free, bounded = build_report([Source("s", records)], no_importance).groups
+    assert (free.space, bounded.space) == ("2 blocks", "2 blocks within 1.5/K")
+    assert free.is_repeated
+    found = {each.strategy: each for each in free.strategies}
+    assert values(found["probe"].test_accuracy) == [0.7, 0.8]
+    assert values(found["random"].test_accuracy) == [0.6]
+    assert values(found["backprop"].test_accuracy) == [0.9]
+    assert values(found["probe"].ideal_speedup) == [1.25, 1.25]
+    assert curve(free, "probe", "time_s").points == [17]  # 7 of the search, 10 of the training
+    assert curve(free, "random", "time_s").points == [10, 20]
+    others = {each.strategy: values(each.test_accuracy) for each in bounded.strategies}
+    assert others == {"probe": [0.6, 0.7], "random": [0.5], "backprop": [0.9]}
+    for each in (free, bounded):
+        (experiment,) = each.experiments
+        assert (experiment.name, experiment.succeeded, experiment.failed) == ("s", 4, 1)
+        assert experiment.open == ["backprop-001"]
+        assert experiment.lost == {"random-001": "diverged"}
+        assert [(s.experiment, s.kind) for s in each.searches] == [
+            ("s #0", "probing"),
+            ("s #1", "probing"),
+        ]
+        assert each.studies == []
+        assert each.differing == []
+
+
+def values(spread: Spread | None) -> list[float]:
+    assert spread is not None
+    return [round(value, 6) for value in spread.values]
+
+
 def test_one_group_for_each_task() -> None:
     other = {"task": {**TASK, "width_multiplier": 0.5}}
     seed = {"task": {**TASK, "split_seed": 5, "data_dir": "elsewhere"}}
@@ -216,7 +304,19 @@ def test_importance_is_asked_for_from_enough_trainings_of_all_experiments_togeth
             [trained("uniform-000", 0.5, compute={**COMPUTE, "layers": [1] * 3})],
             "e: uniform-000.compute: auxiliary must have one entry per boundary",
         ),
-        ([searched(search_result={})], "e: search.result.backbone: this field is required"),
+        ([searched(search_result={})], "e: search.result: .*'format'"),
+        (
+            [probed(search_result={"format": "sedona-nni/probe-result/1"})],
+            "e: search.result.sedona-nni/probe-result/1.backbone: this field is required",
+        ),
+        (
+            [studied("random", 0, 0.5), record("uniform-000")],
+            "e: uniform-000: is not of a study, unlike others",
+        ),
+        (
+            [studied("random", 0, status="succeeded", result={"default": 0.5})],
+            "e: random-000.runs: this field is required",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(

@@ -9,13 +9,15 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from report_records import COMPUTE, CUT, record, searched, trained
+from report_records import COMPUTE, CUT, probed, record, searched, studied, trained
 
+from sedona_nni.decoupling import ProbeResult
 from sedona_nni.ledger import TrialRecord
 from sedona_nni.reporting.build import Source, build_report
 from sedona_nni.reporting.data import Spread
 from sedona_nni.reporting.drawing import NUM_COLOURS, styles
 from sedona_nni.reporting.page import render
+from sedona_nni.reporting.probe_pictures import evidence_map, local_loss_map
 from sedona_nni.reporting.text import seconds, summary_table
 
 RELAXATION = {
@@ -37,6 +39,7 @@ ALL: dict[str, Any] = {
     "peak_memory_mib": 5.5,
     "parameters": 1234,
 }
+CUT_AT_4_CONV1 = {"decoupling": {**CUT, "aux": ["conv1"]}}
 HOSTILE = "<script>alert(1)</script>\"'&$x^2${{ 7 * 7 }}</svg>"
 
 
@@ -84,13 +87,14 @@ def test_every_picture_is_there_and_is_well_formed(full_page: str) -> None:
         "Where the search ended",
         "How much weight each auxiliary network has",
         "The relaxed network while it is searched",
+        "Evidence against ideal speed-up",
         "sedona: trainings in their order",
         "uniform: trainings in their order",
         "Validation accuracy over lr",
         "Which hyperparameters matter",
     ]
     pictures = re.findall(r"<svg .*?</svg>", text, re.S)
-    assert len(pictures) == 18
+    assert len(pictures) == 19
     identifiers = []
     for picture in pictures:
         root = ElementTree.fromstring(picture)
@@ -104,6 +108,66 @@ def test_every_picture_is_there_and_is_well_formed(full_page: str) -> None:
     assert "block 1, auxiliary network: 12.5% of the backbone's compute" in text
     assert "training diverged in epoch 1: lr 9" in text
     assert "uniform-001 of experiment e0" in text
+
+
+def test_a_probing_has_pictures_of_its_own_and_numbers() -> None:
+    text = page([probed(), trained("probe-000", 0.6, given=CUT_AT_4_CONV1)])
+    assert [each for each in captions(text) if "cut" in each or "Evidence" in each] == [
+        "How well each single cut teaches what is below it",
+        "What speaks for each block that ends with a cut",
+        "Evidence against ideal speed-up",
+    ]
+    assert "Least loss: after layer 4 with conv1, 0.500 nats; the undivided backbone 2.250" in text
+    assert "cut after layer 3 with conv2: 1.300 nats" in text  # under the pointer
+    assert "the undivided backbone: 2.250 nats" in text
+    assert "block from layer 3 to layer 4, cut there: 0.000 nats" in text
+    assert "block from layer 4 to layer 3" not in text
+    assert text.count("<title>trained: cut") == 0
+    assert text.count("<title>cut after layer 4</title>") == 2  # a mark in both
+    rows = re.findall(r"<tr>(.*?)</tr>", text, re.S)
+    (row,) = (cells for cells in map(texts_of, rows) if cells[:3] == ["4", "0.500", "1.100"])
+    assert row[3:] == ["conv1", "0.000", "K = 2"]
+    (row,) = (cells for cells in map(texts_of, rows) if "15 probes of 24 steps" in cells)
+    assert row == ["search", "15 probes of 24 steps", "–", "–", "70", "7.0 s", "2.44"]
+    (row,) = (cells for cells in map(texts_of, rows) if "yes" in cells)
+    assert row[:3] == ["2", "cut after layer 4 (conv1)", "0.000"]
+    assert "a_loc" not in text
+
+
+def texts_of(row: str) -> list[str]:
+    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.S)
+    return [html.unescape(re.sub(r"<.*?>", "", cell)).strip() for cell in cells]
+
+
+def test_deep_networks_have_an_image_for_tiles() -> None:
+    losses = [[2.0 - 0.01 * i] * 4 for i in range(49)]
+    result = ProbeResult(
+        backbone="resnet152",
+        dataset="cifar10",
+        aux_choices=["conv1", "conv2", "conv3", "conv4"],
+        losses=losses,
+        undivided=2.0,
+    )
+    picture = evidence_map(result, [], "deep")
+    assert "<image" in picture.svg
+    assert len(picture.svg) < 100_000
+    assert "cut after layer 48 with conv4: 1.520 nats" in local_loss_map(result, [], "low").svg
+
+
+def test_a_study_shows_a_section_for_each_space_and_its_first_searches() -> None:
+    lost = studied("random", 1, status="failed", reason="training <diverged>")
+    rest = [studied(name, n, 0.5) for n in (0, 1) for name in ("probe", "backprop")]
+    text = page([*rest, lost])
+    assert re.findall(r"<h1>(.*?)</h1>", text) == [
+        "vgg11 on digits, 2 blocks",
+        "vgg11 on digits, 2 blocks within 1.5/K",
+    ]
+    assert captions(text).count("What speaks for each block that ends with a cut") == 2
+    assert text.count("The first search of each kind is shown") == 2
+    assert "backprop (n = 2)" in text
+    assert "failed: random-001" in text
+    assert "<pre>training &lt;diverged&gt;</pre>" in text
+    assert "Tuning</h2>" not in text
 
 
 def test_several_experiments_show_n_and_spread() -> None:
@@ -157,13 +221,18 @@ def test_hostile_names_are_escaped_everywhere() -> None:
         [record("uniform-000")],
         [record("uniform-000", status="failed", reason="x")],
         [searched()],
+        [probed()],
+        [TrialRecord(parameters=probed().parameters)],
         [TrialRecord(parameters=searched().parameters)],
         [TrialRecord(parameters=searched().parameters, status="failed", reason="lost")],
         [trained("uniform-000", 0.5)],
         [trained("uniform-000", 0.0, 0.0, images=None, time_s=0.0)],
         [trained("backprop-000", 0.5, given={"decoupling": {"backbone": "vgg11"}}, **ALL)],
     ],
-    ids=["running", "failed", "search", "searching", "lost", "bare", "free", "one"],
+    ids=[
+        *("running", "failed", "search", "probing", "probing still", "searching", "lost"),
+        *("bare", "free", "one"),
+    ],
 )
 @pytest.mark.parametrize("more", [{}, {"is_running": True, "planned": 5}])
 def test_little_or_nothing_to_show(records: list[TrialRecord], more: dict[str, Any]) -> None:
