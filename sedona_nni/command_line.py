@@ -145,6 +145,7 @@ def _supervise(
         table = json.loads((folder / "table.json").read_text())
         _show_comparison([StrategyRow.model_validate(row) for row in table], as_json)
         print(f"results: {folder}", file=sys.stderr)
+        print(f"pictures: sedona-nni report {folder} --html report.html", file=sys.stderr)
     raise typer.Exit(exit_code)
 
 

@@ -117,8 +117,10 @@ def _tell_status(started: RunningExperiment, trial: TrialView, console: Console)
     if trial.status == "RUNNING":
         line = f"{key}: started"
     elif trial.status == "SUCCEEDED" and isinstance(trial.result, dict):
-        accuracy = trial.result.get("default")
-        line = f"{key}: done, validation accuracy {accuracy:.1%}"
+        default = float(trial.result["default"])
+        is_probing = "probe" in trial.parameters and trial.parameters.get("stage") == "search"
+        said = f"least loss {-default:.3f}" if is_probing else f"validation accuracy {default:.1%}"
+        line = f"{key}: done, {said}"
     elif trial.has_failed:
         line = f"{key}: {trial.status.lower()}\n{_last_words(started, trial)}"
     else:

@@ -166,6 +166,7 @@ def test_the_run_ends_well_with_a_table_and_results(run: Run) -> None:
     words = run.progress().split("\n")
     assert f"experiment {run.id}, web UI: http://127.0.0.1:{run.port}" in words
     assert f"results: {Path('results') / run.id}" in words
+    assert f"pictures: sedona-nni report results/{run.id} --html report.html" in words
     assert run.world.processes() == []
 
     # a row for each strategy, and nothing cut off
@@ -219,6 +220,7 @@ def test_the_report_is_good_to_look_at(
     kinds += ["Test accuracy against peak memory", "Test accuracy against ideal speed-up"]
     kinds += ["How much each boundary prefers a cut", "Where the search ended"]
     kinds += ["How much weight each auxiliary network", "The relaxed network while it is"]
+    kinds += ["Evidence against ideal speed-up"]
     assert len(pictures) == len(kinds)
     for kind in kinds:
         (shown,) = (each for caption, each in pictures.items() if caption.startswith(kind))
