@@ -113,10 +113,11 @@ VARIANTS: dict[str, Callable[[ProbeResult], np.ndarray]] = {
     "the same, all layers below": lambda result: _alike(
         _by_block(result.shortfalls())[0]  # as if there were no other cut
     ),
+    "layers alone, nothing probed": lambda result: _by_block(np.ones_like(result.losses)),
 }
 """What could be made of a probing: from its plain losses on, step by step, to the evidence that it
 has (the fourth), and what that is worth without smoothing, or if each cut were weighed by all
-layers below it instead of those of its block."""
+layers below it instead of those of its block. The last is a control: the lower, the better."""
 
 
 def agreement(
@@ -154,7 +155,7 @@ def judge(
     """Judge a search by a table.
 
     Raises:
-        InputError: if it is of another backbone, or no decoupling is within the bound.
+        InputError: if it is of another backbone, or no decoupling within the bound was trained.
     """
     among = table.decouplings(num_blocks, max_block_share)
     truths = [table.truth(each) for each in among]

@@ -155,13 +155,21 @@ class Table(Document):
         Args:
             num_blocks: K.
             max_block_share: Only those within this bound, see `sedona_nni.balance`.
+
+        Raises:
+            InputError: if there are none.
         """
         bound = self.bound(max_block_share)
-        return [
+        found = [
             decoupling
             for decoupling in self._by_decoupling
             if decoupling.num_blocks == num_blocks and (bound is None or bound.respects(decoupling))
         ]
+        if not found:
+            within = "" if max_block_share is None else f" within {max_block_share}"
+            rule = f"must be one of which a decoupling{within} was trained"
+            raise InputError.rule("num_blocks", rule, num_blocks)
+        return found
 
     def bound(self, max_block_share: str | None) -> BlockBound | None:
         """Return the bound that a share stands for."""

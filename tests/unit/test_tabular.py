@@ -152,6 +152,8 @@ def test_what_is_not_there_is_a_clear_error() -> None:
         found.truth(at(5))
     with pytest.raises(InputError, match="of the 14 into 2 blocks only 4 were"):
         score(found, "random", 2, repeats=1, num_queries=1)
+    with pytest.raises(InputError, match=r"num_blocks: .* a decoupling within 0.3 was trained"):
+        judge(found, probing([(0.5, 0.5)] * 7, undivided=1), 2, "0.3")
     with pytest.raises(ValueError, match="each decoupling once"):
         table([*found.entries, found.entries[0]])
 
@@ -260,6 +262,8 @@ def test_evidence_counts_layers_of_the_block() -> None:
     np.testing.assert_allclose(evidences.max(axis=2), np.triu(result.evidence()), atol=1e-12)
     by_hand = -(2 * shortfalls[1, 1] + 3 * shortfalls[4, 0]) / 8
     assert evidences[0, 1, 1] + evidences[2, 4, 0] == pytest.approx(by_hand)
+    layers = VARIANTS["layers alone, nothing probed"](result)
+    assert layers[[0, 2], [1, 4]].tolist() == [[-2 / 8] * 2, [-3 / 8] * 2]
     without = VARIANTS["the same, all layers below"](result)
     assert without[2, 4, 0] == pytest.approx(-5 * shortfalls[4, 0] / 8)
     # Summed over the cuts, each with its own auxiliary network
