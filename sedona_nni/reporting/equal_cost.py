@@ -5,10 +5,10 @@ they were handed out. Its best training so far is the one that validates best; t
 of the same training.
 
 Cost is counted twice. ``images``: those that the steps of trainings and searches took, which is
-steps times batch size; one of a search takes more computing than one of a training. ``time_s``:
-seconds of the trials, as if they had run one after another. A search that serves several numbers of
-blocks is charged to each of them. A failed training is charged what the strategy's others cost on
-average.
+steps times batch size; one of SEDONA's search takes more computing than one of a training, one of a
+probing less. ``time_s``: seconds of the trials, as if they had run one after another. A search that
+serves several numbers of blocks is charged to each of them. A failed training is charged what the
+strategy's others cost on average.
 """
 
 from __future__ import annotations
