@@ -50,8 +50,8 @@ _VARIABLES = {
     **{colour: f"var(--s{number})" for number, colour in enumerate(_COLOURS)},
 }
 _WELL_KNOWN = (
-    *("sedona", "uniform", "random", "backprop", "predsim", "regularized_evolution", "tpe"),
-    "probe",
+    *("sedona", "uniform", "random", "backprop", "predsim", "regularized_evolution", "probe"),
+    "tpe",
 )
 _MARKERS = "osD^vPX<"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1, 1.5)))

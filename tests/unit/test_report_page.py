@@ -164,6 +164,9 @@ def test_a_study_shows_a_section_for_each_space_and_its_first_searches() -> None
     ]
     assert captions(text).count("What speaks for each block that ends with a cut") == 2
     assert text.count("The first search of each kind is shown") == 2
+    assert set(re.findall(r"<h3>(.*?search.*?)</h3>", text)) == {
+        "probe&#39;s search of replicate e0 #0"
+    }
     assert "backprop (n = 2)" in text
     assert "failed: random-001" in text
     assert "<pre>training &lt;diverged&gt;</pre>" in text
