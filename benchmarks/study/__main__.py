@@ -84,7 +84,7 @@ def show(
 ) -> None:
     """What strategies picked, at what cost, and how they compare, replicate by replicate."""
     from benchmarks.study.comparison import REFERENCES, compare
-    from benchmarks.study.document import Study
+    from benchmarks.study.document import Measure, Study
     from benchmarks.study.tables import comparison_tables, overview, picks_of, picks_table
 
     study = Study.load(data)
@@ -92,12 +92,14 @@ def show(
     head = header(n=study.replicates, packages=("numpy", "scipy")).model_copy(
         update={"command": command}
     )
+    measures: tuple[Measure, ...] = ("pick", "training")
     comparisons = [
         each
+        for measure in measures
         for reference in REFERENCES
         for strategy in study.strategies
         if strategy != reference
-        for each in compare(study, strategy, reference)
+        for each in compare(study, strategy, reference, measure)
     ]
     results = {
         "trained": study.header.model_dump(mode="json"),
@@ -113,7 +115,8 @@ def show(
         ],
         "comparisons": [each.document() for each in comparisons],
     }
-    tables = [overview(study), *(picks_table(study, *place) for place in study.places)]
+    tables = [overview(study, measure) for measure in measures]
+    tables += [picks_table(study, *place) for place in study.places]
     tables += comparison_tables(study.strategies, comparisons)
     publish(head, results, tables, as_json=as_json, record=record)
 

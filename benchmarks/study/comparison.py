@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_rel
 
-from benchmarks.study.document import BACKPROP, Net, Study
+from benchmarks.study.document import BACKPROP, Measure, Net, Study
 
 __all__ = ["REFERENCES", "Comparison", "compare"]
 
@@ -22,9 +22,10 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Comparison:
-    """By how much a strategy's picks are better than a reference's: test accuracy, fractions.
+    """By how much a strategy is better than a reference: test accuracy, fractions.
 
     Attributes:
+        measure: Whether picks are compared, or single trainings.
         strategy: The strategy.
         reference: What it is compared with.
         net: Name of the net, or None for all of them.
@@ -36,6 +37,7 @@ class Comparison:
         p: Two-sided, not corrected for the number of comparisons.
     """
 
+    measure: Measure
     strategy: str
     reference: str
     net: str | None
@@ -60,7 +62,9 @@ class Comparison:
         return {**asdict(self), "n": self.n, "mean": self.mean}
 
 
-def compare(study: Study, strategy: str, reference: str) -> list[Comparison]:
+def compare(
+    study: Study, strategy: str, reference: str, measure: Measure = "pick"
+) -> list[Comparison]:
     """Compare two strategies in every space, over each net's spaces, and over all nets.
 
     Over several spaces a pair is one replicate of one net, with the mean over all spaces in which
@@ -71,6 +75,12 @@ def compare(study: Study, strategy: str, reference: str) -> list[Comparison]:
         First over everything, then net by net: all spaces, then each. Without those in which there
         is no pair.
     """
+
+    def compared(
+        net: str | None, space: str | None, pairs: Sequence[tuple[float, float]]
+    ) -> Comparison:
+        return Comparison(measure, strategy, reference, net, space, *_tested(pairs))
+
     found, everything = [], []
     for net in study.nets:
         spaces = range(len(net.spaces))
@@ -79,24 +89,23 @@ def compare(study: Study, strategy: str, reference: str) -> list[Comparison]:
             for space in spaces
             if net.accuracies(strategy, space) and net.accuracies(reference, space)
         ]
-        pooled = _pairs(net, strategy, reference, shared)
+        pooled = _pairs(net, strategy, reference, shared, measure)
         everything += pooled
-        found.append(_compared(strategy, reference, net.name, None, pooled))
+        found.append(compared(net.name, None, pooled))
         for space in shared:
-            pairs = _pairs(net, strategy, reference, [space])
-            words = net.spaces[space].in_words
-            found.append(_compared(strategy, reference, net.name, words, pairs))
+            pairs = _pairs(net, strategy, reference, [space], measure)
+            found.append(compared(net.name, net.spaces[space].in_words, pairs))
     if len(study.nets) > 1:
-        found.insert(0, _compared(strategy, reference, None, None, everything))
+        found.insert(0, compared(None, None, everything))
     return [each for each in found if each.n]
 
 
 def _pairs(
-    net: Net, strategy: str, reference: str, spaces: Sequence[int]
+    net: Net, strategy: str, reference: str, spaces: Sequence[int], measure: Measure
 ) -> list[tuple[float, float]]:
     """Return both strategies' mean accuracies over some spaces, of each replicate that has all."""
-    own = [net.accuracies(strategy, space) for space in spaces]
-    other = [net.accuracies(reference, space) for space in spaces]
+    own = [net.accuracies(strategy, space, measure) for space in spaces]
+    other = [net.accuracies(reference, space, measure) for space in spaces]
     if not spaces:
         return []
     replicates = sorted(set.intersection(*(set(each) for each in own + other)))
@@ -109,17 +118,13 @@ def _pairs(
     ]
 
 
-def _compared(
-    strategy: str,
-    reference: str,
-    net: str | None,
-    space: str | None,
+def _tested(
     pairs: Sequence[tuple[float, float]],
-) -> Comparison:
+) -> tuple[tuple[float, ...], float | None, float | None, float | None]:
+    """Return the differences, and interval and p of their mean."""
     differences = tuple(round(own - other, 6) for own, other in pairs)
-    low = high = p = None
-    if len(set(differences)) > 1:  # else there is no spread to judge the mean by
-        test = ttest_rel(*zip(*pairs, strict=True))
-        interval = test.confidence_interval(_LEVEL)
-        low, high, p = float(interval.low), float(interval.high), float(np.asarray(test.pvalue))
-    return Comparison(strategy, reference, net, space, differences, low, high, p)
+    if len(set(differences)) < 2:  # there is no spread to judge the mean by
+        return differences, None, None, None
+    test = ttest_rel(*zip(*pairs, strict=True))
+    interval = test.confidence_interval(_LEVEL)
+    return differences, float(interval.low), float(interval.high), float(np.asarray(test.pvalue))

@@ -18,10 +18,14 @@ from sedona_nni.files import Document
 from sedona_nni.task import Task
 from sedona_nni.training import TrainSettings
 
-__all__ = ["BACKPROP", "Net", "Run", "Search", "Space", "Study", "Trial"]
+__all__ = ["BACKPROP", "Measure", "Net", "Run", "Search", "Space", "Study", "Trial"]
 
 BACKPROP = "backprop"
 """The strategy that cuts nothing: it has no space, and its pick stands beside those of each."""
+
+Measure = Literal["pick", "training"]
+"""What is compared: test accuracy of the ``pick``; or mean test accuracy of all of a trial's
+trainings in a space, what a single ``training`` comes to when there is nothing to choose from."""
 
 Accuracy = Annotated[float, Field(ge=0, le=1)]
 
@@ -158,7 +162,11 @@ class Trial(BaseModel):
     def cost_s(self, space: int) -> float:
         """Return the seconds that its pick took: all of the search, and the space's trainings."""
         before = 0.0 if self.search is None else self.search.time_s
-        return before + math.fsum(run.time_s for run in self.runs if run.space in (space, None))
+        return before + math.fsum(run.time_s for run in self.runs_in(space))
+
+    def runs_in(self, space: int) -> list[Run]:
+        """Return its trainings in a space."""
+        return [run for run in self.runs if run.space in (space, None)]
 
 
 class Net(BaseModel):
@@ -205,10 +213,15 @@ class Net(BaseModel):
         found = [trial for trial in self.trials if trial.strategy == strategy]
         return sorted(found, key=lambda trial: trial.replicate)
 
-    def accuracies(self, strategy: str, space: int) -> dict[int, float]:
-        """Return the test accuracy of a strategy's pick in a space, by replicate."""
-        picks = {trial.replicate: trial.pick(space) for trial in self.of(strategy)}
-        return {number: pick.test_accuracy for number, pick in picks.items() if pick is not None}
+    def accuracies(self, strategy: str, space: int, measure: Measure = "pick") -> dict[int, float]:
+        """Return what a strategy came to in a space, by replicate, see `Measure`."""
+        found = {}
+        for trial in self.of(strategy):
+            pick = trial.pick(space)
+            if pick is not None:
+                runs = [pick] if measure == "pick" else trial.runs_in(space)
+                found[trial.replicate] = math.fsum(r.test_accuracy for r in runs) / len(runs)
+        return found
 
     @property
     def training_s(self) -> float:

@@ -28,8 +28,8 @@ _STYLE = {
 def draw_strips(study: Study, path: Path) -> None:
     """Draw the test accuracy of every strategy's picks: a panel for each net and space.
 
-    A dot is a replicate, a bar their mean; back-propagation's mean and standard deviation are a
-    band over the whole panel.
+    A dot is a replicate, a bar their mean, a dotted bar the mean of all of the strategy's
+    trainings; back-propagation's mean and standard deviation are a band over the whole panel.
 
     Args:
         study: The study.
@@ -68,13 +68,19 @@ def draw_strips(study: Study, path: Path) -> None:
                     panel.plot(values, heights, marker, color=colour, ms=5, alpha=0.6, mew=0)
                     mean = float(np.mean(values))
                     panel.plot([mean] * 2, [place - 0.36, place + 0.36], color=colour, lw=3)
+                    single = net.accuracies(strategy, space, "training").values()
+                    plain = 100 * float(np.mean(list(single)))
+                    panel.plot([plain] * 2, [place - 0.36, place + 0.36], ":", color=colour, lw=2)
                 panel.set_title(net.spaces[space].in_words, fontsize=11)
                 panel.set_yticks(range(len(strategies)), strategies)
                 panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
                 panel.grid(axis="x")
             row[0].set_ylabel(f"{net.name}\n{net.task.dataset}", fontweight="bold")
         panels[0][0].set_ylim(len(strategies) - 0.5, -0.5)
-        words = "dots: replicates; bars: means; dashed, grey: back-propagation, mean ± SD"
+        words = (
+            "dots: replicates; bars: means; dotted bars: means of all trainings, nothing chosen; "
+            "dashed, grey: back-propagation, mean ± SD"
+        )
         figure.supxlabel(f"test accuracy of the picks, %\n({words})", fontsize=11)
         _save(figure, path)
 

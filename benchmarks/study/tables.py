@@ -9,21 +9,24 @@ from typing import Any
 
 from benchmarks.record import Table
 from benchmarks.study.comparison import Comparison
-from benchmarks.study.document import Net, Study, Trial
+from benchmarks.study.document import Measure, Net, Study, Trial
 
 __all__ = ["comparison_tables", "overview", "picks_of", "picks_table"]
 
 _NONE = "–"
 
 
-def overview(study: Study) -> Table:
+_OF = {"pick": "the picks", "training": "single trainings, nothing chosen"}
+
+
+def overview(study: Study, measure: Measure = "pick") -> Table:
     """Return mean and standard deviation of every strategy in every space."""
     rows = []
     for strategy in study.strategies:
-        values = [list(net.accuracies(strategy, s).values()) for net, s in study.places]
+        values = [list(net.accuracies(strategy, s, measure).values()) for net, s in study.places]
         rows.append([strategy, *map(_mean_and_sd, values)])
     headings = [f"{net.name}: {net.spaces[space].in_words}" for net, space in study.places]
-    title = "Test accuracy of the picks, %: mean ± standard deviation (n)"
+    title = f"Test accuracy of {_OF[measure]}, %: mean ± standard deviation (n)"
     return Table(title, ["strategy", *headings], rows)
 
 
@@ -31,9 +34,9 @@ def picks_of(net: Net, space: int, strategy: str) -> dict[str, Any] | None:
     """Return what a strategy picked in a space and what that cost, fit for JSON; means over its
     replicates.
 
-    Accuracies are fractions; ``cost_s`` is in seconds, with all of the search, and
-    ``cost_trainings`` the same by the mean time of a training by back-propagation (None if there is
-    none). None if the strategy has no picks there.
+    Accuracies are fractions, ``single_training`` that of all its trainings there; ``cost_s`` is in
+    seconds, with all of the search, and ``cost_trainings`` the same by the mean time of a training
+    by back-propagation (None if there is none). None if the strategy has no picks there.
     """
     trials = [trial for trial in net.of(strategy) if trial.pick(space) is not None]
     if not trials:
@@ -44,6 +47,7 @@ def picks_of(net: Net, space: int, strategy: str) -> dict[str, Any] | None:
     return {
         "n": len(picks),
         "test_accuracy": statistics.fmean(accuracies),
+        "single_training": statistics.fmean(net.accuracies(strategy, space, "training").values()),
         "sd": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         "test_accuracies": accuracies,
         "validation_accuracies": [pick.validation_accuracy for pick in picks],
@@ -61,7 +65,7 @@ def picks_table(study: Study, net: Net, space: int) -> Table:
     for strategy in study.strategies:
         found = picks_of(net, space, strategy)
         if found is None:
-            rows.append([strategy, "0", *[_NONE] * 7])
+            rows.append([strategy, "0", *[_NONE] * 8])
             reasons += [f"{strategy}: {t.left_out.get(space, _NONE)}" for t in net.of(strategy)[:1]]
             continue
         trainings = found["cost_trainings"]
@@ -72,6 +76,7 @@ def picks_table(study: Study, net: Net, space: int) -> Table:
                 f"{100 * found['test_accuracy']:.2f}",
                 _NONE if found["sd"] is None else f"{100 * found['sd']:.2f}",
                 " ".join(f"{100 * each:.2f}" for each in found["test_accuracies"]),
+                f"{100 * found['single_training']:.2f}",
                 f"{found['cost_s']:.1f}",
                 _NONE if trainings is None else f"{trainings:.1f}",
                 f"{found['ideal_speedup']:.2f}",
@@ -84,44 +89,52 @@ def picks_table(study: Study, net: Net, space: int) -> Table:
     )
     if reasons:
         title += f" (left out: {'; '.join(reasons)})"
-    headings = ["strategy", "n", "mean", "SD", "every replicate"]
+    headings = ["strategy", "n", "mean", "SD", "every replicate", "one training"]
     headings += ["cost, s", "trainings", "ideal speed-up", "peak memory, MiB"]
     return Table(title, headings, rows)
 
 
 def comparison_tables(strategies: Sequence[str], comparisons: Sequence[Comparison]) -> list[Table]:
-    """Return a table over everything, and one for each reference by net and space.
+    """Return a table over everything for each measure, and of picks one for each reference by net
+    and space.
 
     Args:
         strategies: In the order of the rows.
         comparisons: As `compare` orders them.
     """
-    pooled: dict[tuple[str, str], str] = {}
+    pooled: dict[tuple[Measure, str, str], str] = {}
     for each in comparisons:
         if each.space is None:  # the first such of two strategies is over most
             difference, interval, _, n = _figures(each)
-            pooled.setdefault((each.strategy, each.reference), f"{difference} [{interval}] ({n})")
+            key = (each.measure, each.strategy, each.reference)
+            pooled.setdefault(key, f"{difference} [{interval}] ({n})")
     references = list(dict.fromkeys(each.reference for each in comparisons))
-    title = "Strategy less {}: difference in test accuracy, points; 95 % interval, paired by {}"
+    measures = list(dict.fromkeys(each.measure for each in comparisons))
+    title = (
+        "Strategy less {}: difference in test accuracy of {}, points; 95 % interval, paired by {}"
+    )
     tables = [
         Table(
-            title.format("reference", "replicate of a net over all of its spaces (n)"),
+            title.format(
+                "reference", _OF[measure], "replicate of a net over all of its spaces (n)"
+            ),
             ["strategy", *(f"less {reference}" for reference in references)],
             [
-                [name, *(pooled.get((name, reference), _NONE) for reference in references)]
+                [name, *(pooled.get((measure, name, each), _NONE) for each in references)]
                 for name in strategies
             ],
         )
+        for measure in measures
     ]
     for reference in references:
         rows = [
             [each.strategy, each.net or "all", each.space or "all", *_figures(each)]
             for each in comparisons
-            if each.reference == reference
+            if each.reference == reference and each.measure == "pick"
         ]
         headings = ["strategy", "net", "space", "difference", "95 % interval", "p", "n"]
         words = "replicate; p of the t-test, not corrected for the number of comparisons"
-        tables.append(Table(title.format(reference, words), headings, rows))
+        tables.append(Table(title.format(reference, _OF["pick"], words), headings, rows))
     return tables
 
 
