@@ -12,10 +12,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     "CHANGELOG.md",
+    "README.md",
+    "docs/benchmark.md",
     "docs/method.md",
     "docs/reference.md",
     "docs/report.md",
     "docs/speed.md",
+    "docs/study.md",
     "experiments/dgl/README.md",
     "experiments/published/README.md",
 ]
