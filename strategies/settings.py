@@ -380,7 +380,8 @@ class SearchingSettings(_TunedSettings):
 
     Attributes:
         num_blocks: K, the number of blocks that the backbone is cut into. A list trains each: one
-            search serves all. 0 leaves it to SEDONA's search, which then cuts wherever a^loc > a^up.
+            search serves all. 0 leaves it to the search of SEDONA, which then cuts wherever
+            a^loc > a^up.
     """
 
     num_blocks: Annotated[BlockCounts, Field(min_length=1)]
