@@ -240,8 +240,8 @@ PROBED = ProbeResult(
     backbone="vgg11",
     dataset="digits",
     aux_choices=["conv1", "conv2"],
-    accuracies=[[0.1 * i, 0.1 * i + 0.01] for i in range(1, 8)],
-    undivided=0.3,
+    losses=[[2.3 - 0.1 * i, 2.2 - 0.1 * i] for i in range(1, 8)],
+    undivided=2.0,
 )
 
 
