@@ -53,6 +53,7 @@ if stage == "search":
     boundaries = 7  # vgg11
     aux = parameters["aux"]
     result["search_result"] = {
+        "format": "sedona-nni/search-result/1",
         "backbone": parameters["task"]["backbone"],
         "dataset": parameters["task"]["dataset"],
         "aux_choices": aux,
