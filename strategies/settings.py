@@ -19,10 +19,9 @@ from pydantic import (
 )
 
 from sedona_nni.auxiliary import check_auxiliary
-from sedona_nni.backbones import ACTIVATIONS, build_backbone, num_layers
+from sedona_nni.backbones import num_layers
 from sedona_nni.balance import BlockBound, BlockShare, discretise
 from sedona_nni.compute import Compute, compute_in_macs, load_compute
-from sedona_nni.data import form_of
 from sedona_nni.decoupling import (
     NO_AUXILIARY,
     Decoupling,
@@ -36,6 +35,7 @@ from sedona_nni.probing import ProbeSettings
 from sedona_nni.rules import decoupling_by_rule, is_rule
 from sedona_nni.search import SearchSettings
 from sedona_nni.task import Task
+from sedona_nni.task_backbone import task_backbone
 from sedona_nni.training import TrainSettings
 from strategies.nni_border.devices import claim_device
 from strategies.published import SETTINGS, with_published
@@ -193,16 +193,9 @@ class BalancedSettings(CommonSettings):
 
     def _count_or_measure(self, folder: Path, names: Iterable[str]) -> Compute:
         task = self.task_in(folder)
-        num_classes, image_size = form_of(task)
         counted = self.compute == "macs"
         with torch.random.fork_rng(devices=[]), torch.device("meta" if counted else "cpu"):
-            backbone = build_backbone(
-                task.backbone,
-                num_classes=num_classes,
-                image_size=image_size,
-                width_multiplier=task.width_multiplier,
-                activation=ACTIVATIONS[task.activation],
-            )
+            backbone = task_backbone(task)
         if counted:
             return compute_in_macs(backbone, names)
         with claim_device(self.device, threads=self.threads) as device:

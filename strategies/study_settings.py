@@ -9,15 +9,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from sedona_nni.auxiliary import check_auxiliary
-from sedona_nni.backbones import ACTIVATIONS, build_backbone, num_layers
+from sedona_nni.backbones import num_layers
 from sedona_nni.balance import BlockBound, BlockShare
 from sedona_nni.compute import compute_in_macs
-from sedona_nni.data import form_of
 from sedona_nni.decoupling import Decoupling, check_num_blocks, uniform_cuts
 from sedona_nni.errors import InputError
 from sedona_nni.probing import ProbeSettings
 from sedona_nni.search import SearchSettings
 from sedona_nni.task import Task
+from sedona_nni.task_backbone import task_backbone
 from strategies.settings import CommonSettings
 
 __all__ = ["StudySettings", "StudySpace", "fixed_aux"]
@@ -61,16 +61,9 @@ class StudySpace(BaseModel):
         """
         if self.max_block_share is None:
             return None
-        num_classes, image_size = form_of(task)
         with torch.device("meta"):
-            backbone = build_backbone(
-                task.backbone,
-                num_classes=num_classes,
-                image_size=image_size,
-                width_multiplier=task.width_multiplier,
-                activation=ACTIVATIONS[task.activation],
-            )
-        return BlockBound(compute_in_macs(backbone, aux), self.max_block_share)
+            compute = compute_in_macs(task_backbone(task), aux)
+        return BlockBound(compute, self.max_block_share)
 
     def uniform(self, task: Task, aux: str) -> Decoupling:
         """Return uniform cuts with the same auxiliary network at each, or what is nearest to them.

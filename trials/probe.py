@@ -17,15 +17,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.progress import track
 
-from sedona_nni.backbones import ACTIVATIONS, Backbone, build_backbone
 from sedona_nni.batches import BatchStream
 from sedona_nni.compute import compute_in_macs
-from sedona_nni.data import Splits, load_splits
+from sedona_nni.data import load_splits
 from sedona_nni.decoupling import ProbeResult
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
 from sedona_nni.probing import ProbeSettings, local_loss, probe_steps, probes
 from sedona_nni.task import Task
+from sedona_nni.task_backbone import task_backbone
 from sedona_nni.training import TrainSettings
 
 __all__ = ["run_probes"]
@@ -93,7 +93,7 @@ def run_probes(
 
     splits = load_splits(task, train.validation_fraction)
     with torch.device("meta"):
-        counted = _backbone(task, splits)
+        counted = task_backbone(task)
     full = train.epochs * BatchStream(splits.train, train.batch_size, 0, "cpu").batches_per_epoch
     steps, trainings = probe_steps(compute_in_macs(counted, aux), settings.cost, full)
     if directory is not None:
@@ -108,7 +108,7 @@ def run_probes(
     for probe in _with_bar(candidates[len(found) :], f"{len(candidates)} probes"):
         with torch.random.fork_rng(devices=generators):
             torch.manual_seed(settings.seed)
-            backbone = _backbone(task, splits)
+            backbone = task_backbone(task)
             found.append(local_loss(backbone, probe, splits, short, steps, device))
         spent = time.perf_counter() - started
         if directory is not None:
@@ -145,17 +145,6 @@ def _read_run(directory: Path) -> _Run:
         return _Run.model_validate(read_json(path))
     except ValidationError as error:
         raise InputError.from_validation(error, str(path)) from None
-
-
-def _backbone(task: Task, splits: Splits) -> Backbone:
-    return build_backbone(
-        task.backbone,
-        num_classes=splits.num_classes,
-        in_channels=splits.in_channels,
-        image_size=splits.image_size,
-        width_multiplier=task.width_multiplier,
-        activation=ACTIVATIONS[task.activation],
-    )
 
 
 def _numbers(found: Sequence[float]) -> dict[str, float]:

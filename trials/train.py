@@ -19,7 +19,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file
 
-from sedona_nni.backbones import ACTIVATIONS, Backbone, build_backbone
 from sedona_nni.compute import compute_in_macs
 from sedona_nni.cost import block_costs, count_parameters, peak_memory_mib, relaxed_cost
 from sedona_nni.data import BatchStream, Splits, load_splits
@@ -30,6 +29,7 @@ from sedona_nni.files import read_json, write_json
 from sedona_nni.methods import TrainingMethod, build_method
 from sedona_nni.relaxed_training import build_relaxed
 from sedona_nni.task import Task
+from sedona_nni.task_backbone import task_backbone
 from sedona_nni.training import (
     CHECKPOINT_FILE,
     MODEL_FILE,
@@ -108,7 +108,7 @@ def run_training(
             return finished
 
     splits = load_splits(task, settings.validation_fraction)
-    network, costs = _build(task, decoupling, splits, settings.seed)
+    network, costs = _build(task, decoupling, settings.seed)
     extra = _method(network, settings, splits).extra_cost()
     costs = {name: cost + getattr(extra, name) for name, cost in costs.items()}
     if directory is not None:
@@ -133,7 +133,7 @@ def run_training(
         "time_s": trained.time_s,
         "images": len(epochs) * _steps_per_epoch(settings, splits) * settings.batch_size,
         "history": _history(epochs),
-        **_anatomy(task, decoupling, splits),
+        **_anatomy(task, decoupling),
     }
     if directory is not None:
         write_json(directory / "results.json", results)
@@ -169,7 +169,7 @@ def evaluate_saved(
         settings = settings.model_copy(update={"ensemble": ensemble})
     task = run.task if data_dir is None else run.task.model_copy(update={"data_dir": data_dir})
     splits = load_splits(task, settings.validation_fraction)
-    network, _ = _build(task, run.decoupling, splits, settings.seed)
+    network, _ = _build(task, run.decoupling, settings.seed)
     path = directory / MODEL_FILE
     try:
         network.load_state_dict(load_file(path))
@@ -189,12 +189,12 @@ def _read_run(directory: Path) -> _Run:
 
 
 def _build(
-    task: Task, decoupling: Decoupling | SearchResult, splits: Splits, seed: int
+    task: Task, decoupling: Decoupling | SearchResult, seed: int
 ) -> tuple[DecoupledNetwork, dict[str, float]]:
     """Return the network with the seed's initial weights, and its parameters and MACs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = _backbone(task, splits)
+        backbone = task_backbone(task)
         if isinstance(decoupling, SearchResult):
             network = build_relaxed(backbone, decoupling)
             macs = relaxed_cost(backbone, decoupling.aux_choices).macs
@@ -205,23 +205,12 @@ def _build(
     return network, {"parameters": count_parameters(network), "macs": macs}
 
 
-def _backbone(task: Task, splits: Splits) -> Backbone:
-    return build_backbone(
-        task.backbone,
-        num_classes=splits.num_classes,
-        in_channels=splits.in_channels,
-        image_size=splits.image_size,
-        width_multiplier=task.width_multiplier,
-        activation=ACTIVATIONS[task.activation],
-    )
-
-
-def _anatomy(task: Task, decoupling: Decoupling | SearchResult, splits: Splits) -> dict[str, Any]:
+def _anatomy(task: Task, decoupling: Decoupling | SearchResult) -> dict[str, Any]:
     """Return what a drawing of the network needs."""
     if isinstance(decoupling, SearchResult):
         return {}
     with torch.device("meta"):
-        backbone = _backbone(task, splits)
+        backbone = task_backbone(task)
     compute = compute_in_macs(backbone, sorted(set(decoupling.aux) - {NO_AUXILIARY}))
     sizes = [shape.size for shape in backbone.shapes]
     return {"compute": compute.model_dump(mode="json"), "sizes": sizes}
@@ -253,7 +242,7 @@ def _peak_memory_mib(run: _Run, splits: Splits, device: torch.device) -> float:
     images, labels = next(BatchStream(splits.train, settings.batch_size, 0, device).iterate())
 
     def some_steps() -> TrainingMethod:
-        network, _ = _build(run.task, run.decoupling, splits, settings.seed)
+        network, _ = _build(run.task, run.decoupling, settings.seed)
         method = _method(network.to(device), settings, splits)
         method.rehearse(images, labels)
         return method

@@ -10,13 +10,12 @@ import torch
 
 from benchmarks.record import Header
 from benchmarks.tabular.table import Entry, Table, Training
-from sedona_nni.backbones import ACTIVATIONS, build_backbone
 from sedona_nni.compute import Compute, compute_in_macs
-from sedona_nni.data import form_of
 from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import Ledger, TrialRecord
 from sedona_nni.task import Task
+from sedona_nni.task_backbone import task_backbone
 from sedona_nni.training import TrainSettings
 
 __all__ = ["collect"]
@@ -61,16 +60,8 @@ def collect(ledgers: Sequence[Ledger], header: Header, aux_choices: tuple[str, .
 
 
 def _compute(task: Task, aux_choices: tuple[str, ...]) -> Compute:
-    num_classes, image_size = form_of(task)
     with torch.device("meta"):
-        backbone = build_backbone(
-            task.backbone,
-            num_classes=num_classes,
-            image_size=image_size,
-            width_multiplier=task.width_multiplier,
-            activation=ACTIVATIONS[task.activation],
-        )
-    return compute_in_macs(backbone, aux_choices)
+        return compute_in_macs(task_backbone(task), aux_choices)
 
 
 def _decoupling(record: TrialRecord) -> Decoupling:

@@ -11,10 +11,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from pydantic import ValidationError
 
-from sedona_nni.backbones import build_backbone, num_layers
+from sedona_nni.backbones import num_layers
 from sedona_nni.balance import FrontPoint, pareto_front
 from sedona_nni.compute import Compute, compute_in_macs
-from sedona_nni.data import form_of
 from sedona_nni.decoupling import Decoupling, SearchOutcome, SearchResult
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import TrialRecord
@@ -36,6 +35,7 @@ from sedona_nni.reporting.data import (
 from sedona_nni.reporting.equal_cost import CostPath, best_of, curve_of, paths_of, within_of
 from sedona_nni.reporting.studies import unfolded
 from sedona_nni.task import Task
+from sedona_nni.task_backbone import task_backbone
 
 __all__ = ["MIN_TRIALS_FOR_IMPORTANCE", "Importance", "Source", "build_report"]
 
@@ -288,15 +288,8 @@ def _compute(task: Task, found: SearchOutcome) -> Compute | None:
 
 @lru_cache(maxsize=8)  # a study has many searches of the same network
 def _counted(task: Task, aux: tuple[str, ...]) -> Compute:
-    num_classes, image_size = form_of(task)
     with torch.device("meta"):
-        backbone = build_backbone(
-            task.backbone,
-            num_classes=num_classes,
-            image_size=image_size,
-            width_multiplier=task.width_multiplier,
-        )
-    return compute_in_macs(backbone, aux)
+        return compute_in_macs(task_backbone(task), aux)
 
 
 def _summary(

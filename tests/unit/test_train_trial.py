@@ -95,7 +95,7 @@ def test_interrupted_and_continued(tmp_path: Path) -> None:
 
 def initial_weights(decoupling: Decoupling, seed: int) -> list[torch.Tensor]:
     """The backbone's weights before training, layer by layer."""
-    network, _ = trial._build(TASK, decoupling, load_splits(TASK, 0.1), seed)
+    network, _ = trial._build(TASK, decoupling, seed)
     layers = [layer for block in network.blocks for layer in block.layers]
     return [parameter for layer in layers for parameter in layer.parameters()]
 
@@ -123,7 +123,7 @@ def test_peak_memory_contains_what_a_step_needs() -> None:
         return trial._peak_memory_mib(run, splits, torch.device("cpu"))
 
     whole = peak(Decoupling(backbone="vgg11"))
-    network, costs = trial._build(task, Decoupling(backbone="vgg11"), splits, 0)
+    network, costs = trial._build(task, Decoupling(backbone="vgg11"), 0)
     weights_mib = 4 * costs["parameters"] / 2**20
     activations: list[int] = []
 
