@@ -40,6 +40,7 @@ __all__ = [
     "allowed_share",
     "discretise",
     "evidence",
+    "leaders",
     "pareto_front",
 ]
 
@@ -82,9 +83,7 @@ def _smallest_limit(layers: Sequence[int], ends: Sequence[int], num_blocks: int)
         bisect.bisect_left(
             limits,
             True,
-            key=lambda limit: (
-                best_cuts(layers, ends, num_blocks, limit, lambda k, i, j: 0) is not None
-            ),
+            key=lambda limit: bool(best_cuts(layers, ends, num_blocks, limit, lambda k, i, j: 0)),
         )
     ]
 
@@ -177,6 +176,17 @@ class BlockBound:
                 self.max_block_share,
             )
 
+    def count(self, num_blocks: int, ends: Sequence[int], most: int) -> int:
+        """Return how many ways of cutting into K blocks respect the bound, or ``most`` if more do.
+
+        Args:
+            num_blocks: K, at least 1.
+            ends: What ending a block after each layer adds, see `ends`.
+            most: How far to count.
+        """
+        limit = self.limit(num_blocks)
+        return len(best_cuts(self.compute.layers, ends, num_blocks, limit, lambda k, i, j: 0, most))
+
     def nearest(self, cuts: Sequence[int], aux: Sequence[Sequence[str]]) -> Decoupling:
         """Return the decoupling within the bound that needs the least moving of given cuts.
 
@@ -195,12 +205,12 @@ class BlockBound:
         found = best_cuts(
             self.compute.layers, ends, len(cuts) + 1, limit, lambda k, i, j: -abs(j - cuts[k])
         )
-        if found is None:
+        if not found:
             self.check(len(cuts) + 1, ends)
-        assert found is not None
-        starts = itertools.pairwise([-1, *found[1]])
+        ((_, nearest),) = found
+        starts = itertools.pairwise([-1, *nearest])
         chosen = [self._fitting(start, end, aux[end], limit)[0] for start, end in starts]
-        return self._decoupling(found[1], chosen)
+        return self._decoupling(nearest, chosen)
 
     def random(
         self,
@@ -275,26 +285,47 @@ def discretise(
     """
     if bound is None:
         return result.decoupling(num_blocks)
+    return leaders(result, num_blocks, 1, bound)[0]
+
+
+def leaders(
+    result: SearchOutcome, num_blocks: int, count: int, bound: BlockBound | None = None
+) -> list[Decoupling]:
+    """Return the decouplings of the most evidence: that of `discretise`, and the next ones.
+
+    They have different cuts; at each stands the preferred auxiliary network.
+
+    Args:
+        result: What was searched.
+        num_blocks: K; 0 considers any number.
+        count: How many are wanted.
+        bound: What they have to respect.
+
+    Returns:
+        The most evident first; fewer than wanted if there are no more.
+
+    Raises:
+        InputError: as `discretise` does.
+    """
     if num_blocks == 0:
         result.check_tells_num_blocks()
-    ends, scores = _ends(result, bound.compute), exact(result.evidence())
     check_num_blocks(num_blocks or 1, result.num_layers)
     counts = [num_blocks] if num_blocks else range(1, result.num_layers + 1)
-    layers = bound.compute.layers
-    found = [
-        best
-        for count in counts
-        if (
-            best := best_cuts(
-                layers, ends, count, bound.limit(count), lambda k, i, j: scores[i + 1][j]
-            )
-        )
-    ]
-    if not found:
+    free = [0] * result.num_layers  # nothing is too large
+    layers, ends = (
+        (free, free) if bound is None else (bound.compute.layers, _ends(result, bound.compute))
+    )
+    scores = exact(result.evidence())
+    found = []
+    for k in counts:
+        limit = 0 if bound is None else bound.limit(k)
+        found += best_cuts(layers, ends, k, limit, lambda _, i, j: scores[i + 1][j], count)
+    if bound is not None and not found:
         bound.check(num_blocks, ends)
-    _, cuts = max(found, key=lambda each: each[0])  # of equals the first: the fewest cuts
+    found.sort(key=lambda each: -each[0])  # stable: of equals the fewest cuts
     how = {"num_blocks": num_blocks} if num_blocks else {"rule": "a_loc > a_up"}
-    return result.at(cuts, how | bound.provenance)
+    how |= {} if bound is None else bound.provenance
+    return [result.at(cuts, how) for _, cuts in found[:count]]
 
 
 def evidence(result: SearchOutcome, decoupling: Decoupling) -> float:
@@ -362,7 +393,7 @@ def pareto_front(
     while best := best_cuts(
         compute.layers, ends, num_blocks, limit, lambda k, i, j: scores[i + 1][j]
     ):
-        total, cuts = best
+        ((total, cuts),) = best
         how = {"num_blocks": num_blocks, "compute": compute.as_provenance}
         front[total] = result.at(cuts, how)
         limit = max(compute.blocks(front[total])) - 1

@@ -6,10 +6,13 @@ and C(i, j) the compute of such a block:
     V_0(-1) = 0
     V_k(j)  = max over i < j with C(i, j) <= limit of V_{k-1}(i) + s(i, j)
     result    max over i with C(i, L-1) <= limit of V_{K-1}(i)
+
+Where more than the best are wanted, each V_k(j) is a list of as many.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -32,8 +35,9 @@ def best_cuts(
     num_blocks: int,
     limit: int,
     score: Callable[[int, int, int], int],
-) -> tuple[int, list[int]] | None:
-    """Return the best cuts of which all blocks respect the limit, None if there are none.
+    count: int = 1,
+) -> list[tuple[int, list[int]]]:
+    """Return the best cuts of which all blocks respect the limit.
 
     Args:
         layers: Compute of each layer, L of them.
@@ -42,31 +46,32 @@ def best_cuts(
         limit: The most compute of a block.
         score: What cut k, from 0, is worth, given the cut below it (-1: none) and its own boundary;
             integers, so that sums are exact.
+        count: How many are wanted.
 
     Returns:
-        The largest total score and its K-1 cuts; of equals the first in lexicographic order.
+        Total scores, the largest first, each with its K-1 cuts; equals in lexicographic order.
+        Fewer than wanted if there are no more.
     """
     sums = [0, *itertools.accumulate(layers)]
     last_layer = len(layers) - 1
 
     def joined(
-        k: int, end: int, ways: dict[int, tuple[int, list[int]]]
-    ) -> tuple[int, list[int]] | None:
+        k: int, end: int, ways: dict[int, list[tuple[int, list[int]]]]
+    ) -> list[tuple[int, list[int]]]:
         def gain(start: int) -> int:
             return score(k, start, end) if end < last_layer else 0
 
-        return min(
+        return heapq.nsmallest(
+            count,
             (
                 (loss - gain(start), [*cuts, end])
-                for start, (loss, cuts) in ways.items()
+                for start, best in ways.items()
                 if start < end and sums[end + 1] - sums[start + 1] + ends[end] <= limit
+                for loss, cuts in best
             ),
-            default=None,
         )
 
-    ways: dict[int, tuple[int, list[int]]] = {-1: (0, [])}  # by last cut; losses are -V
+    ways: dict[int, list[tuple[int, list[int]]]] = {-1: [(0, [])]}  # by last cut; losses are -V
     for k in range(num_blocks - 1):
-        reached = {end: joined(k, end, ways) for end in range(k, last_layer)}
-        ways = {end: way for end, way in reached.items() if way is not None}
-    found = joined(num_blocks - 1, last_layer, ways)
-    return None if found is None else (-found[0], found[1][:-1])
+        ways = {end: joined(k, end, ways) for end in range(k, last_layer)}
+    return [(-loss, cuts[:-1]) for loss, cuts in joined(num_blocks - 1, last_layer, ways)]

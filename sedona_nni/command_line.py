@@ -415,6 +415,9 @@ def derive(
         bool,
         typer.Option("--pareto", help="Every best compromise of evidence and ideal speed-up."),
     ] = False,
+    count: Annotated[
+        int, typer.Option("--leaders", min=1, help="So many decouplings, those of most evidence.")
+    ] = 1,
     compute: Annotated[
         str,
         typer.Option(
@@ -433,20 +436,23 @@ def derive(
     """Derive decouplings from a search result: what speaks for them, and what they promise.
 
     evidence is the sum over the cuts of log(a_loc / a_up) or, of a probing, of their weighted
-    shortfalls in accuracy; the decoupling has the most evidence of all within the bound. largest
-    share is the largest block's, with its auxiliary network, of the backbone's compute, and 1 /
+    shortfalls in loss; the decoupling has the most evidence of all within the bound. largest share
+    is the largest block's, with its auxiliary network, of the backbone's compute, and 1 /
     largest share the ideal speed-up of a pipeline with a device per block over back-propagation on
     one.
     """
     import torch
 
     from sedona_nni.backbones import build_backbone
-    from sedona_nni.balance import BlockBound, FrontPoint, discretise, pareto_front
+    from sedona_nni.balance import BlockBound, FrontPoint, leaders, pareto_front
     from sedona_nni.decoupling import load_outcome
 
     found = load_outcome(result)
-    if pareto and output is not None:
-        raise InputError.rule("output", "must not be given with --pareto", str(output))
+    if pareto and count > 1:
+        raise InputError.rule("leaders", "must not be given with --pareto", count)
+    if output is not None and (pareto or count > 1):
+        several = "--pareto" if pareto else "--leaders"
+        raise InputError.rule("output", f"must not be given with {several}", str(output))
     with torch.device("cpu" if compute == "time" else "meta"):  # or nothing is computed
         backbone = build_backbone(
             found.backbone,
@@ -460,10 +466,10 @@ def derive(
         points = pareto_front(found, num_blocks, costs, max_block_share)
     else:
         bound = None if max_block_share is None else BlockBound(costs, max_block_share)
-        chosen = discretise(found, num_blocks, bound)
-        points = [FrontPoint.of(found, chosen, costs)]
+        chosen = leaders(found, num_blocks, count, bound)
+        points = [FrontPoint.of(found, each, costs) for each in chosen]
         if output is not None:
-            chosen.save(output)
+            chosen[0].save(output)
     _show_points(found, points, costs, as_json)
 
 

@@ -383,9 +383,8 @@ class ProbeResult(SearchOutcome):
         check_num_blocks(num_blocks, self.num_layers)
         free = [0] * self.num_layers  # nothing is too large
         scores = exact(self.evidence())
-        found = best_cuts(free, free, num_blocks, 0, lambda k, i, j: scores[i + 1][j])
-        assert found is not None
-        return self.at(found[1], {"num_blocks": num_blocks})
+        ((_, cuts),) = best_cuts(free, free, num_blocks, 0, lambda k, i, j: scores[i + 1][j])
+        return self.at(cuts, {"num_blocks": num_blocks})
 
 
 _Outcome: TypeAdapter[SearchResult | ProbeResult] = TypeAdapter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydantic import (
 
 from sedona_nni.auxiliary import check_auxiliary
 from sedona_nni.backbones import num_layers
-from sedona_nni.balance import BlockBound, BlockShare, discretise
+from sedona_nni.balance import BlockBound, BlockShare, discretise, leaders
 from sedona_nni.compute import Compute, compute_in_macs, load_compute
 from sedona_nni.decoupling import (
     NO_AUXILIARY,
@@ -70,11 +71,13 @@ class Contender(NamedTuple):
         name: As in the table, e.g. ``"uniform-k4"``.
         strategy: Where its decoupling comes from, e.g. ``"uniform"``.
         num_blocks: K; 0 leaves it to the search or, without one, to the decoupling.
+        place: Which of the decouplings that a search found, from 0, the one of the most evidence.
     """
 
     name: str
     strategy: str
     num_blocks: int
+    place: int = 0
 
 
 class CommonSettings(BaseModel, ABC):
@@ -216,6 +219,9 @@ class _TunedSettings(BalancedSettings):
         also: Further decouplings to train on the same budget, by names for the table: the JSON of a
             decoupling, the path of its file, or a rule, see `sedona_nni.rules`, e.g.
             ``{layerwise: every:1:mlp-sr}``.
+        leaders: How many decouplings that a search found are trained for each K: those of the most
+            evidence, as `sedona_nni.balance.leaders` orders them. The table calls the second one,
+            e.g., ``sedona-2``.
         train_for: What single strategies have otherwise than ``train``, by their names, e.g.
             ``{predsim: {optimizer: adam, lr: 0.0005}}``.
         trials_per_strategy: Trainings of each decoupling. Failed ones count, too.
@@ -226,6 +232,7 @@ class _TunedSettings(BalancedSettings):
     compare: tuple[Literal["uniform", "predsim", "random", "backprop"], ...] = ()
     uniform_aux: str = "mlp-sr"
     also: dict[Name, Decoupling | str] = Field(default_factory=dict)
+    leaders: int = Field(default=1, ge=1)
     train_for: dict[str, dict[str, Any]] = Field(default_factory=dict)
     trials_per_strategy: int = Field(default=1, ge=1)
     sampler: Literal["tpe", "random"] = "tpe"
@@ -250,7 +257,7 @@ class _TunedSettings(BalancedSettings):
     @property
     def contenders(self) -> list[Contender]:
         """What is trained: every strategy with every K; back-propagation knows one K."""
-        found = []
+        found: list[Contender] = []
         for strategy in (self.main_strategy, *self.compare):
             if strategy == "backprop":
                 found.append(Contender(strategy, strategy, 1))
@@ -258,6 +265,11 @@ class _TunedSettings(BalancedSettings):
             for count in self.block_counts:
                 name = f"{strategy}-k{count}" if len(self.block_counts) > 1 else strategy
                 found.append(Contender(name, strategy, count))
+                if strategy == self.main_strategy:
+                    found += [
+                        Contender(f"{name}-{place + 1}", strategy, count, place)
+                        for place in range(1, self.leaders)
+                    ]
         return [*found, *(Contender(name, name, 0) for name in self.also)]
 
     @property
@@ -337,9 +349,9 @@ class _TunedSettings(BalancedSettings):
             if strategy not in known:
                 raise InputError.rule("train_for", f"must name {', '.join(known)}", strategy)
             self.train_settings(strategy)
-        for _, strategy, count in self.contenders:
-            if strategy in self.compare:
-                self._check_method(strategy, count)
+        for each in self.contenders:
+            if each.strategy in self.compare:
+                self._check_method(each.strategy, each.num_blocks)
 
     def _check_method(self, strategy: str, num_blocks: int) -> None:
         """Check that the method of a strategy can train what it chooses; of K = 0, two blocks."""
@@ -361,7 +373,7 @@ class _TunedSettings(BalancedSettings):
         """See `BalancedSettings.check_bound`."""
         for name in self.also:
             bound.require(self.also_decoupling(name, folder), f"also.{name}")
-        for _, strategy, count in self.contenders:
+        for _, strategy, count, _ in self.contenders:
             if strategy in self.compare and strategy != "backprop" and count > 0:
                 names = self.aux_for(strategy)
                 ends = bound.ends([names] * (bound.num_layers - 1))
@@ -392,15 +404,28 @@ class SearchingSettings(_TunedSettings):
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""
         super().check(folder)
+        boundaries = num_layers(self.task.backbone) - 1
         for count in self.num_blocks:
             self._check_method(self.main_strategy, count)
+            most = math.comb(boundaries, count - 1) if count else 1
+            which = f"into {count} blocks" if count else "where the search decides their number"
+            self._check_leaders(most, which)
+
+    def _check_leaders(self, most: int, which: str) -> None:
+        if self.leaders > most:
+            rule = f"must be at most {most}, the decouplings {which}"
+            raise InputError.rule("leaders", rule, self.leaders)
 
     def check_bound(self, bound: BlockBound, folder: Path) -> None:
         """See `BalancedSettings.check_bound`: no choice of auxiliary networks may fail later."""
         super().check_bound(bound, folder)
         ends = bound.ends([self.aux] * (bound.num_layers - 1), costliest=True)
         for count in self.num_blocks:
-            bound.check(count, ends, f" whichever of {', '.join(self.aux)} the search prefers")
+            preferred = f" whichever of {', '.join(self.aux)} the search prefers"
+            bound.check(count, ends, preferred)
+            if count:
+                most = bound.count(count, ends, self.leaders)
+                self._check_leaders(most, f"into {count} blocks within the bound,{preferred}")
 
 
 class ExperimentSettings(SearchingSettings):
@@ -474,8 +499,10 @@ class TuningSettings(_TunedSettings):
             raise InputError(f"num_blocks: must be given, as {self.decoupling} is a search result")
         if isinstance(document, Decoupling) and self.num_blocks:
             raise InputError("num_blocks: must not be given, as there is a decoupling")
+        if isinstance(document, Decoupling) and self.leaders > 1:
+            raise InputError.rule("leaders", "must be 1, as there is a decoupling", self.leaders)
         for count in self.block_counts:
-            self._check_decoupling(derived(document, count), self.name)
+            self._check_decoupling(derived(document, count, place=self.leaders - 1), self.name)
         if self.name in ("uniform", "predsim", "random", "backprop"):
             raise InputError.rule("name", "must not be that of another strategy", self.name)
 
@@ -498,16 +525,35 @@ class TuningSettings(_TunedSettings):
         super().check_bound(bound, folder)
         document = self.load(folder)
         for count in self.block_counts:
-            bound.require(derived(document, count, bound), "decoupling")
+            bound.require(derived(document, count, bound, self.leaders - 1), "decoupling")
 
 
 def derived(
-    document: Decoupling | SearchOutcome, num_blocks: int, bound: BlockBound | None = None
+    document: Decoupling | SearchOutcome,
+    num_blocks: int,
+    bound: BlockBound | None = None,
+    place: int = 0,
 ) -> Decoupling:
-    """Return the decoupling itself, or that of a search result for K, see `discretise`."""
+    """Return the decoupling itself, or one that a search result gives for K.
+
+    Args:
+        document: The one or the other.
+        num_blocks: K.
+        bound: What a search result's has to respect.
+        place: See `Contender`.
+
+    Raises:
+        InputError: as `sedona_nni.balance.discretise` does, or if there are not as many.
+    """
     if isinstance(document, Decoupling):
         return document
-    return discretise(document, num_blocks, bound)
+    if place == 0:
+        return discretise(document, num_blocks, bound)
+    found = leaders(document, num_blocks, place + 1, bound)
+    if place >= len(found):
+        rule = f"must be at most {len(found)}, the decouplings that there are"
+        raise InputError.rule("leaders", rule, place + 1)
+    return found[place]
 
 
 class BridgeSettings(BalancedSettings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -105,8 +106,10 @@ class StudySettings(CommonSettings):
 
     A strategy chooses a decoupling in each space, at the cost of as many full trainings:
 
-    - ``sedona`` and ``probe`` search, once for all spaces, and train what they found once: their
-      search is meant to cost ``budget - 1`` trainings, and says what it did cost;
+    - ``sedona`` searches, once for all spaces, and trains what it found once: its search is meant
+      to cost ``budget - 1`` trainings, and says what it did cost;
+    - ``probe`` probes, once for all spaces, and trains as many leaders (the decouplings of the most
+      evidence) as the rest of the budget allows; where there are fewer, with further seeds;
     - ``random`` and ``evolution``, NNI's, train as many decouplings; with the same draws, so that
       evolution's first population is what random begins with;
     - ``uniform:<aux>`` and ``predsim`` train uniform cuts with as many seeds;
@@ -163,6 +166,10 @@ class StudySettings(CommonSettings):
             }
         )
 
+    def num_leaders(self, strategy: str) -> int:
+        """Return how many trainings a strategy that searches can afford in each space."""
+        return math.floor(self.budget - self.probe.cost) if strategy == "probe" else 1
+
     def probe_settings(self, replicate: int) -> ProbeSettings:
         """Return how a replicate probes."""
         return self.probe.model_copy(update={"seed": self.probe.seed + 100 * replicate})
@@ -191,6 +198,9 @@ class StudySettings(CommonSettings):
             if strategy not in _KNOWN:
                 rule = f"must name some of {', '.join(_KNOWN)}"
                 raise InputError.rule("replicates", rule, strategy)
+            if strategy == "probe" and self.num_leaders(strategy) < 1:
+                rule = f"must leave a training of the budget, {self.budget}"
+                raise InputError.rule("probe.cost", rule, self.probe.cost)
             return
         check_auxiliary(aux)
         self.train.method.check([aux])

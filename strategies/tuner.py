@@ -80,7 +80,7 @@ class OptunaTuner(LedgerTuner):
         if contender.strategy == settings.main_strategy or num_blocks == 0:
             if self._document is None:
                 return None
-            main = derived(self._document, num_blocks, self._bound)
+            main = derived(self._document, num_blocks, self._bound, contender.place)
             if contender.strategy == settings.main_strategy:
                 return main
             num_blocks = main.num_blocks

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
@@ -95,41 +96,46 @@ def run_probes(
     with torch.device("meta"):
         counted = task_backbone(task)
     full = train.epochs * BatchStream(splits.train, train.batch_size, 0, "cpu").batches_per_epoch
-    steps, trainings = probe_steps(compute_in_macs(counted, aux), settings.cost, full)
+    batch_size = settings.batch_size(train)
+    batches = full * train.batch_size / batch_size
+    steps, trainings = probe_steps(compute_in_macs(counted, aux), settings.cost, batches)
     if directory is not None:
         write_json(directory / "run.json", run.model_dump(mode="json"))
 
     started = time.perf_counter() - spent
-    short = train.model_copy(update={"seed": settings.seed})
     generators = [device] if device.type == "cuda" else []
     candidates = list(probes(task.backbone, counted.num_layers, aux))
     for number in range(1, len(found) + 1):
         report(_numbers(found[:number]))
     for probe in _with_bar(candidates[len(found) :], f"{len(candidates)} probes"):
         with torch.random.fork_rng(devices=generators):
-            torch.manual_seed(settings.seed)
+            short = settings.short(train, probe.seed_offset)
+            torch.manual_seed(short.seed)
             backbone = task_backbone(task)
-            found.append(local_loss(backbone, probe, splits, short, steps, device))
+            found.append(local_loss(backbone, probe.decoupling, splits, short, steps, device))
         spent = time.perf_counter() - started
         if directory is not None:
             write_json(directory / "progress.json", {"losses": found, "time_s": spent})
         report(_numbers(found))
 
-    undivided, *local = found
+    undivided = [
+        loss for loss, probe in zip(found, candidates, strict=True) if not probe.decoupling.cuts
+    ]
+    local = found[len(undivided) :]
     rows = [local[i : i + len(aux)] for i in range(0, len(local), len(aux))]
     result = ProbeResult(
         backbone=task.backbone,
         dataset=task.dataset,
         aux_choices=list(aux),
         losses=rows,
-        undivided=undivided,
+        undivided=float(np.mean(undivided)),
         provenance={"steps": steps, "seed": settings.seed},
     )
     results = {
         "default": -min(found),
         "steps": steps,
         "trainings": trainings,
-        "images": len(found) * steps * train.batch_size,
+        "images": len(found) * steps * batch_size,
         "time_s": spent,
         "search_result": result.model_dump(mode="json"),
     }

@@ -6,6 +6,7 @@ the search.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sedona_nni.balance import discretise
+from sedona_nni.balance import leaders
 from sedona_nni.batches import BatchStream
 from sedona_nni.compute import Compute
 from sedona_nni.data import load_splits
@@ -139,9 +140,11 @@ class _Trial:
         if self._strategy in ("sedona", "probe"):
             if self.search is None:
                 self.search = self._searched()
+            count = settings.num_leaders(self._strategy)
+            found = parse_result(self.search["search_result"])
             bound = space.bound(settings.task, settings.aux)
-            result = parse_result(self.search["search_result"])
-            return [self._train(discretise(result, space.num_blocks, bound), 0)]
+            best = itertools.cycle(leaders(found, space.num_blocks, count, bound))
+            return [self._train(next(best), number) for number in range(count)]
         return self._asked_for(number, space)
 
     def _with_seeds(self, decoupling: Decoupling) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from sedona_nni.balance import BlockBound, allowed_share, discretise, pareto_front
+from sedona_nni.balance import BlockBound, allowed_share, discretise, leaders, pareto_front
 from sedona_nni.compute import Compute
 from sedona_nni.decoupling import Decoupling, SearchResult
 from sedona_nni.errors import InputError
@@ -101,6 +101,41 @@ def test_an_open_number_of_blocks_is_the_best_of_all_numbers() -> None:
         else:
             with pytest.raises(InputError, match="for any number of blocks"):
                 discretise(result, 0, BlockBound(compute, bound))
+
+
+def test_leaders_are_the_best_of_all_in_order() -> None:
+    """With and without a bound, for a K and for any; where there are fewer, all."""
+    fewer = 0
+    for seed in SEEDS[:150]:
+        compute, result, bound, count = instance(seed)
+        for num_blocks, limit in itertools.product((count, 0), (None, BlockBound(compute, bound))):
+            possible = [
+                cuts
+                for k in ([num_blocks] if num_blocks else range(1, len(compute.layers) + 1))
+                for cuts in all_cuts(compute, k)
+                if limit is None
+                or share(compute, cuts, preferred(result, cuts)) <= allowed_share(bound, k)
+            ]
+            possible.sort(key=lambda c: (-exact_evidence(result, c), len(c), c))
+            if possible:
+                found = leaders(result, num_blocks, 5, limit)
+                assert [each.cuts for each in found] == possible[:5]
+                assert [each.aux for each in found] == [preferred(result, c) for c in possible[:5]]
+                assert found[0].provenance == discretise(result, num_blocks, limit).provenance
+                fewer += len(found) < 5
+    assert fewer > 50
+
+
+def test_counting_stops_where_it_is_told_to() -> None:
+    for seed in SEEDS[:100]:
+        compute, _, bound, count = instance(seed)
+        ends = BlockBound(compute, bound).ends([NAMES] * (len(compute.layers) - 1))
+        within = sum(
+            share(compute, cuts, [min(NAMES, key=compute.auxiliary[c].get) for c in cuts])
+            <= allowed_share(bound, count)
+            for cuts in all_cuts(compute, count)
+        )
+        assert BlockBound(compute, bound).count(count, ends, 4) == min(within, 4)
 
 
 def test_a_bound_that_all_respect_changes_nothing() -> None:

@@ -150,12 +150,31 @@ class TestResult:
 
 class TestLength:
     def test_steps_cost_what_is_allowed_and_one_more_costs_more(self, compute: Compute) -> None:
-        per_step = [compute.blocks(each)[0] for each in probes("vgg11", 8, AUX)]
-        assert len(per_step) == 1 + 14
-        assert per_step[0] == compute.total
+        per_step = [compute.blocks(each.decoupling)[0] for each in probes("vgg11", 8, AUX)]
+        assert len(per_step) == 4 + 14
+        assert per_step[:4] == [compute.total] * 4
         steps, cost = probe_steps(compute, 3, 200)
         assert steps * sum(per_step) <= 3 * 200 * compute.total < (steps + 1) * sum(per_step)
         assert cost == pytest.approx(steps * sum(per_step) / (200 * compute.total))
+
+    def test_references_have_seeds_of_their_own(self) -> None:
+        """All else starts from the same weights, and from those of the first reference."""
+        offsets = [each.seed_offset for each in probes("vgg11", 8, AUX)]
+        assert len(set(offsets[:4])) == 4
+        assert set(offsets[4:]) == {0} == {offsets[0]}
+
+    def test_batches_are_split(self) -> None:
+        settings = ProbeSettings(batch_split=4, seed=7)
+        sgd = TrainSettings(batch_size=66, lr=0.2, lr_min=0.1, seed=1)
+        short = settings.short(sgd, 1000)
+        assert (short.batch_size, short.seed) == (16, 1007)
+        assert (short.lr, short.lr_min) == (pytest.approx(0.2 * 16 / 66), pytest.approx(1.6 / 66))
+        adam = sgd.model_copy(update={"optimizer": "adam"})
+        assert settings.short(adam, 0).lr == 0.2
+        tiny = sgd.model_copy(update={"batch_size": 6})
+        assert settings.short(tiny, 0).batch_size == settings.batch_size(tiny) == 2
+        assert (short.epochs, short.schedule) == (1, "cosine")
+        assert ProbeSettings(batch_split=1).short(sgd, 0).lr == 0.2
 
     def test_too_little(self, compute: Compute) -> None:
         with pytest.raises(InputError, match=r"probe\.cost: must be at least \d") as error:
@@ -238,10 +257,14 @@ class TestTrial:
         torch.manual_seed(2)
         result = self.run(tmp_path, report=seen.append)
         assert result["search_result"] == whole["search_result"]
-        assert [numbers["step"] for numbers in seen[10:]] == list(range(1, 16))
-        assert result["default"] == seen[-1]["default"] == -min(losses(result))
+        assert [numbers["step"] for numbers in seen[10:]] == list(range(1, 19))
+        undivided, *local = losses(result)
+        assert result["default"] == seen[-1]["default"] <= -min(local)
+        assert undivided == pytest.approx(np.mean([numbers["loss"] for numbers in seen[10:14]]))
+        assert local == [numbers["loss"] for numbers in seen[14:]]
+        assert len({numbers["loss"] for numbers in seen[10:14]}) == 4
         assert result["trainings"] <= 2.5
-        assert result["images"] == 15 * 32 * result["steps"]
+        assert result["images"] == 18 * 8 * result["steps"]
         assert not (tmp_path / "progress.json").exists()
         assert self.run(tmp_path) == result == read_json(tmp_path / "results.json")
 

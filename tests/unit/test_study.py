@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sedona_nni.backbones import build_backbone
-from sedona_nni.balance import discretise
+from sedona_nni.balance import leaders
 from sedona_nni.compute import compute_in_macs
 from sedona_nni.decoupling import Decoupling, ProbeResult, SearchResult
 from sedona_nni.errors import InputError
@@ -259,15 +259,19 @@ def test_one_search_serves_all_spaces(
 
     monkeypatch.setattr(search, "run_search", searched)
     monkeypatch.setattr(probe, "run_probes", searched)
-    settings = settings_of(pretrain_share=0.5, meta_share=0.1, probe={"cost": 1.5, "seed": 60})
+    settings = settings_of(
+        budget=4, pretrain_share=0.5, meta_share=0.1, probe={"cost": 1.5, "seed": 60}
+    )
     result = run_study_trial(settings, strategy, 2, directory=tmp_path)
     bound = settings.spaces[1].bound(settings.task, settings.aux)
+    count = 2 if strategy == "probe" else 1  # the budget less what probing costs
     assert [run["decoupling"] for run in result["runs"]] == [
-        discretise(outcome, num_blocks, limit).model_dump(mode="json")
+        leader.model_dump(mode="json")
         for num_blocks, limit in ((2, None), (2, bound), (4, None))
+        for leader in leaders(outcome, num_blocks, count, limit)
     ]
-    assert [run["seed"] for run in result["runs"]] == [1200] * 3
-    assert result["picks"] == [0, 1, 2]
+    assert [run["seed"] for run in result["runs"]] == [1200, 1201][:count] * 3
+    assert [pick // count for pick in result["picks"]] == [0, 1, 2]
     assert result["time_s"] == 7.0 + 2.0 * len(trainings.done)
     assert result["images"] == 100 + 10 * len(trainings.done)
     assert result["search"] == {
@@ -296,7 +300,7 @@ def test_an_interrupted_trial_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         budget=2,
         task={**STUDY["task"], "train_limit": 200},
         train={"epochs": 1, "batch_size": 64, "seed": 5},
-        probe={"cost": 5},
+        probe={"cost": 1},
     )
     parameters = {
         **settings.model_dump(mode="json"),

@@ -606,7 +606,7 @@ def test_probing_comes_first_and_what_it_finds_is_trained(dispatch: Any) -> None
     nni = session(dispatch, tuner=ProbeTuner, num_blocks=[2, 3], compare=["uniform"], concurrency=1)
     search = nni.tuner.ledger["search"].parameters
     assert (search["stage"], search["strategy"]) == ("search", "probe")
-    assert search["probe"]["cost"] == 2.5
+    assert search["probe"]["cost"] == 1
     assert search["train"]["epochs"] == 182
     losses = [[2.3, 2.2 - 0.1 * (i in (2, 5))] for i in range(7)]
     nni.succeed(
