@@ -213,7 +213,7 @@ def search(
     decoupling-k<K>.json. Called again with the same directory, it continues an interrupted search.
     A bound on the blocks replaces that of the experiment.
     """
-    from sedona_nni.balance import discretise
+    from sedona_nni.balance import leaders
     from sedona_nni.decoupling import parse_result
     from strategies.experiment import read_experiment
     from strategies.nni_border.devices import claim_device
@@ -228,11 +228,13 @@ def search(
         result = _run_search(planned, claimed, directory)
     found = parse_result(result["search_result"])
     found.save(directory / "search-result.json")
-    decouplings = {count: discretise(found, count, bound) for count in settings.num_blocks}
-    for count, decoupling in decouplings.items():
-        decoupling.save(directory / f"decoupling-k{count}.json")
-        if not as_json:
-            print(f"{count or 'any number of'} blocks: {decoupling.in_words()}")
+    for count in settings.num_blocks:
+        best = leaders(found, count, settings.leaders, bound)
+        for place, decoupling in enumerate(best, start=1):
+            name = f"decoupling-k{count}" if place == 1 else f"decoupling-k{count}-{place}"
+            decoupling.save(directory / f"{name}.json")
+            if not as_json:
+                print(f"{count or 'any number of'} blocks: {decoupling.in_words()}")
     if as_json:
         print(json.dumps({**result, **_undecided_share(found)}))
     else:

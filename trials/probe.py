@@ -129,7 +129,7 @@ def run_probes(
         aux_choices=list(aux),
         losses=rows,
         undivided=float(np.mean(undivided)),
-        provenance={"steps": steps, "seed": settings.seed},
+        provenance={"steps": steps, "batch_size": batch_size, "seed": settings.seed},
     )
     results = {
         "default": -min(found),

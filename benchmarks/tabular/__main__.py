@@ -289,7 +289,8 @@ def judge(
 @app.command()
 def probe(
     seeds: Annotated[str, typer.Option(help="By commas; others than those of the table.")] = "31",
-    cost: Annotated[float, typer.Option(help="Of each probing, in full trainings.")] = 2.5,
+    cost: Annotated[float, typer.Option(help="Of each probing, in full trainings.")] = 1,
+    batch_split: Annotated[int, typer.Option(help="By what the table's batches are split.")] = 4,
     table: TablePath = DATA,
     directory: Annotated[Path, typer.Option(help="Where to leave BACKBONE-SEED.json.")] = PROBINGS,
 ) -> None:
@@ -299,7 +300,10 @@ def probe(
     from sedona_nni.probing import ProbeSettings
 
     loaded = Table.load(table)
-    every = [ProbeSettings(cost=cost, seed=int(seed)) for seed in seeds.split(",")]
+    every = [
+        ProbeSettings(cost=cost, batch_split=batch_split, seed=int(seed))
+        for seed in seeds.split(",")
+    ]
     for settings in every:
         result = probed(loaded, settings)
         path = directory / f"{loaded.task.backbone}-{settings.seed}.json"

@@ -459,6 +459,15 @@ def test_the_front_in_a_table(
     assert lines[-1] == "1 of 7 boundaries are undecided: a_loc is within 0.01 of 0.5"
 
 
+def test_leaders_in_their_order(
+    found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = discretised(monkeypatch, capsys, found, "--num-blocks", "2", "--leaders", "3")
+    assert [each["decoupling"]["cuts"] for each in shown["decouplings"]] == [[6], [5], [4]]
+    evidence = [each["evidence"] for each in shown["decouplings"]]
+    assert evidence == sorted(evidence, reverse=True)
+
+
 def test_measured_times_are_reused_from_what_was_derived_with_them(
     found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -525,6 +534,10 @@ def test_search_and_train_keep_to_the_bound(
     assert sedona(monkeypatch, "search", QUICKSTART, *bounded, "--json") == 0
     assert json.loads(capsys.readouterr().out)["undecided_share"] == 1 / 7
     searched = Decoupling.load(Path("d", "decoupling-k3.json"))
+    assert {path.name for path in Path("d").iterdir()} == {
+        "search-result.json",
+        "decoupling-k3.json",
+    }
     assert searched.cuts != [5, 6] == SearchResult.load(Path(found)).decoupling(3).cuts
     assert searched.provenance["max_block_share"] == "1.5/K"
 
@@ -563,6 +576,14 @@ def test_search_and_train_keep_to_the_bound(
         (
             ["discretise", VGG19, "--num-blocks", "4", "--pareto", "--output", "d.json"],
             "output: must not be given with --pareto, but got 'd.json'",
+        ),
+        (
+            ["discretise", VGG19, "--num-blocks", "4", "--leaders", "2", "--output", "d.json"],
+            "output: must not be given with --leaders, but got 'd.json'",
+        ),
+        (
+            ["discretise", VGG19, "--num-blocks", "4", "--leaders", "2", "--pareto"],
+            "leaders: must not be given with --pareto, but got 2",
         ),
         (
             ["discretise", VGG19, "--num-blocks", "4", "--compute", "nowhere.json"],

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from sedona_nni.balance import BlockBound
+from sedona_nni.backbones import build_backbone
+from sedona_nni.balance import BlockBound, leaders
 from sedona_nni.compute import Compute, compute_in_macs
 from sedona_nni.decoupling import Decoupling, SearchResult, uniform_cuts
 from sedona_nni.errors import InputError
@@ -625,6 +627,69 @@ def test_probing_comes_first_and_what_it_finds_is_trained(dispatch: Any) -> None
     trained = {r.strategy: r.parameters["decoupling"] for r in ledger(nni) if r.stage == "train"}
     assert set(trained) == {"probe-k2", "probe-k3", "uniform-k2", "uniform-k3"}
     assert trained["probe-k3"]["aux"] == ["conv2", "conv2"]
+
+
+def test_leaders_are_trained_on_the_same_budget(dispatch: Any) -> None:
+    nni = session(dispatch, leaders=3, compare=["uniform"], max_block_share="1.6/K")
+    finish(nni)
+    assert nni.ended
+    counts = Counter(record.strategy for record in ledger(nni) if record.stage == "train")
+    assert counts == {"sedona": 2, "sedona-2": 2, "sedona-3": 2, "uniform": 2}
+    found = SearchResult.model_validate(SEARCH_RESULT)
+    with torch.device("meta"):
+        backbone = build_backbone("vgg11", num_classes=10, in_channels=3, image_size=32)
+    compute = compute_in_macs(backbone, ["conv1", "conv2"])
+    best = leaders(found, 2, 3, BlockBound(compute, "1.6/K"))
+    for name, leader in zip(("sedona", "sedona-2", "sedona-3"), best, strict=True):
+        trained = {
+            Decoupling.model_validate(record.parameters["decoupling"])
+            for record in ledger(nni)
+            if record.strategy == name and record.stage == "train"
+        }
+        assert trained == {leader}
+    first = [r for r in ledger(nni) if r.key in ("sedona-000", "sedona-3-000")]
+    assert first[0].parameters["train"] == first[1].parameters["train"]
+
+
+def test_leaders_of_several_numbers_of_blocks_have_names_of_their_own(dispatch: Any) -> None:
+    nni = session(dispatch, tuner=ProbeTuner, num_blocks=[2, 3], compare=[], leaders=2)
+    names = [each.name for each in nni.tuner.settings.contenders]
+    assert names == ["probe-k2", "probe-k2-2", "probe-k3", "probe-k3-2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"leaders": 8}, "leaders: must be at most 7, the decouplings into 2 blocks, but got 8"),
+        (
+            {"leaders": 2, "num_blocks": 0},
+            "leaders: must be at most 1, the decouplings where the search decides their number, "
+            "but got 2",
+        ),
+        (
+            {"leaders": 3, "max_block_share": "1.2/K"},
+            "leaders: must be at most 2, the decouplings into 2 blocks within the bound, whichever "
+            "of conv1, conv2 the search prefers, but got 3",
+        ),
+    ],
+)
+def test_leaders_that_there_cannot_be(dispatch: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        session(dispatch, **changes)
+    assert str(caught.value).startswith(message)
+
+
+def test_leaders_of_a_result_that_is_given(dispatch: Any, tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    SearchResult.model_validate(SEARCH_RESULT).save(path)
+    given = {**ALONE, "decoupling": str(path), "num_blocks": 2, "compare": []}
+    nni = session(dispatch, **given, leaders=2)
+    finish(nni)
+    assert {r.strategy for r in ledger(nni)} == {"given", "given-2"}
+    with pytest.raises(InputError, match="leaders: must be at most 7, the decouplings that there"):
+        session(dispatch, **given, leaders=8)
+    with pytest.raises(InputError, match="leaders: must be 1, as there is a decoupling, but got 2"):
+        session(dispatch, **ALONE, decoupling=GIVEN, leaders=2)
 
 
 def test_probing_does_not_tell_how_many_blocks(dispatch: Any) -> None:
