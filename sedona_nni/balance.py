@@ -4,7 +4,8 @@ Notation (L layers, K blocks; see `sedona_nni.compute` for the compute of a bloc
     C(i, j)   compute of the block of the layers i+1..j, with the auxiliary network at boundary j
     limit     the most compute that a block may have: max_block_share x the backbone's compute
     e_i       evidence for a cut at boundary i: alpha_i^loc - alpha_i^up = log(a^loc / a^up);
-              that of a probing depends on the next cut below as well, `ProbeResult.evidence`
+              that of a probing depends on the next cut below and on the auxiliary network as well,
+              `ProbeResult.evidence`
 Chosen are the K-1 cuts of the largest total evidence whose blocks all respect the limit, exactly,
 see `sedona_nni.best_cuts`.
 
@@ -18,6 +19,7 @@ largest a^loc and, with K open, that of all boundaries where a^loc > a^up, as in
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -69,23 +71,6 @@ def _checked(text: str) -> str:
 
 BlockShare = Annotated[str, BeforeValidator(str), AfterValidator(_checked)]
 """A bound on the largest block's share as users write it: ``0.4`` or ``1.3/K``."""
-
-
-def _smallest_limit(layers: Sequence[int], ends: Sequence[int], num_blocks: int) -> int:
-    """Return the smallest limit that some K-1 cuts respect."""
-    sums = [0, *itertools.accumulate(layers)]
-    blocks = {
-        sums[end + 1] - sums[start] + ends[end]
-        for start, end in itertools.combinations_with_replacement(range(len(layers)), 2)
-    }
-    limits = sorted(blocks)
-    return limits[
-        bisect.bisect_left(
-            limits,
-            True,
-            key=lambda limit: bool(best_cuts(layers, ends, num_blocks, limit, lambda k, i, j: 0)),
-        )
-    ]
 
 
 @dataclass(frozen=True)
@@ -159,9 +144,9 @@ class BlockBound:
         """
         if num_blocks:
             check_num_blocks(num_blocks, self.num_layers)
-        layers, total = self.compute.layers, self.compute.total
+        total = self.compute.total
         counts = [num_blocks] if num_blocks else range(1, self.num_layers + 1)
-        smallest = {count: _smallest_limit(layers, ends, count) for count in counts}
+        smallest = {count: self._smallest_limit(count, ends) for count in counts}
         if all(smallest[count] > self.limit(count) for count in counts):
             per_block = "/" in self.max_block_share
             needed = min(
@@ -176,6 +161,16 @@ class BlockBound:
                 self.max_block_share,
             )
 
+    def _smallest_limit(self, num_blocks: int, ends: Sequence[int]) -> int:
+        """Return the smallest limit that some K-1 cuts respect."""
+        blocks = itertools.combinations(range(-1, self.num_layers), 2)
+        limits = sorted({self.compute.between(start, end) + ends[end] for start, end in blocks})
+        return limits[
+            bisect.bisect_left(
+                limits, True, key=lambda limit: self._count(num_blocks, ends, limit, 1) > 0
+            )
+        ]
+
     def count(self, num_blocks: int, ends: Sequence[int], most: int) -> int:
         """Return how many ways of cutting into K blocks respect the bound, or ``most`` if more do.
 
@@ -184,8 +179,13 @@ class BlockBound:
             ends: What ending a block after each layer adds, see `ends`.
             most: How far to count.
         """
-        limit = self.limit(num_blocks)
-        return len(best_cuts(self.compute.layers, ends, num_blocks, limit, lambda k, i, j: 0, most))
+        return self._count(num_blocks, ends, self.limit(num_blocks), most)
+
+    def _count(self, num_blocks: int, ends: Sequence[int], limit: int, most: int) -> int:
+        def score(_: int, start: int, end: int) -> int | None:
+            return 0 if self.compute.between(start, end) + ends[end] <= limit else None
+
+        return len(best_cuts(self.num_layers, num_blocks, score, most))
 
     def nearest(self, cuts: Sequence[int], aux: Sequence[Sequence[str]]) -> Decoupling:
         """Return the decoupling within the bound that needs the least moving of given cuts.
@@ -201,12 +201,17 @@ class BlockBound:
         Raises:
             InputError: if as many blocks cannot respect the bound.
         """
-        ends, limit = self.ends(aux), self.limit(len(cuts) + 1)
-        found = best_cuts(
-            self.compute.layers, ends, len(cuts) + 1, limit, lambda k, i, j: -abs(j - cuts[k])
-        )
+        num_blocks, last = len(cuts) + 1, self.num_layers - 1
+        limit = self.limit(num_blocks)
+
+        def score(k: int, start: int, end: int) -> int | None:
+            if end == last:
+                return 0 if self.compute.between(start, end) <= limit else None
+            return -abs(end - cuts[k]) if self._fitting(start, end, aux[end], limit) else None
+
+        found = best_cuts(self.num_layers, num_blocks, score)
         if not found:
-            self.check(len(cuts) + 1, ends)
+            self.check(num_blocks, self.ends(aux))
         ((_, nearest),) = found
         starts = itertools.pairwise([-1, *nearest])
         chosen = [self._fitting(start, end, aux[end], limit)[0] for start, end in starts]
@@ -230,7 +235,7 @@ class BlockBound:
             for start, end in itertools.combinations(range(-1, top), 2)
         }
         # In how many ways what lies above a boundary can be 1, 2, ... K blocks
-        ways = [{start: int(self._rest(start) <= limit) for start in range(-1, top)}]
+        ways = [{start: int(self.compute.between(start, top) <= limit) for start in range(-1, top)}]
         for _ in range(num_blocks - 1):
             above = ways[-1]
             ways.append(
@@ -253,14 +258,10 @@ class BlockBound:
             start = cuts[-1]
         return self._decoupling(cuts, aux)
 
-    def _rest(self, boundary: int) -> int:
-        """Return the compute of all layers above a boundary, -1 for all layers."""
-        return sum(self.compute.layers[boundary + 1 :])
-
     def _fitting(self, start: int, end: int, names: Sequence[str], limit: int) -> list[str]:
         """Return the auxiliary networks that may end the block of layers start+1..end."""
-        own = self._rest(start) - self._rest(end)
-        return [name for name in names if own + self.compute.auxiliary[end][name] <= limit]
+        own, auxiliary = self.compute.between(start, end), self.compute.auxiliary[end]
+        return [name for name in names if own + auxiliary[name] <= limit]
 
     def _decoupling(self, cuts: list[int], aux: list[str]) -> Decoupling:
         return Decoupling(
@@ -274,8 +275,9 @@ def discretise(
     """Derive the decoupling of a search result, with or without a bound on its blocks.
 
     With a bound, the cuts are those of the largest total evidence among those within it; see the
-    top of this file. The auxiliary network of a boundary stays the preferred one; where it is too
-    large for a block, that block is not possible.
+    top of this file. Of the auxiliary networks that a search ranks at a boundary, the first one
+    that fits into the block stands there: after a probing any may, after SEDONA's search only the
+    preferred one. Where none fits, that block is not possible.
     With K = 0 any number of cuts is considered; of equals the fewest, then the first in
     lexicographic order.
 
@@ -293,7 +295,7 @@ def leaders(
 ) -> list[Decoupling]:
     """Return the decouplings of the most evidence: that of `discretise`, and the next ones.
 
-    They have different cuts; at each stands the preferred auxiliary network.
+    They have different cuts; which auxiliary network stands at each: see `discretise`.
 
     Args:
         result: What was searched.
@@ -310,29 +312,78 @@ def leaders(
     if num_blocks == 0:
         result.check_tells_num_blocks()
     check_num_blocks(num_blocks or 1, result.num_layers)
+    if bound is not None:
+        bound.compute.check_covers(result.backbone, result.aux_choices)
     counts = [num_blocks] if num_blocks else range(1, result.num_layers + 1)
-    free = [0] * result.num_layers  # nothing is too large
-    layers, ends = (
-        (free, free) if bound is None else (bound.compute.layers, _ends(result, bound.compute))
-    )
-    scores = exact(result.evidence())
     found = []
     for k in counts:
-        limit = 0 if bound is None else bound.limit(k)
-        found += best_cuts(layers, ends, k, limit, lambda _, i, j: scores[i + 1][j], count)
+        limit = None if bound is None else (bound.compute, bound.limit(k))
+        found += _most_evident(result, k, count, limit)
     if bound is not None and not found:
-        bound.check(num_blocks, ends)
+        bound.check(num_blocks, _smallest_ends(result, bound))
     found.sort(key=lambda each: -each[0])  # stable: of equals the fewest cuts
     how = {"num_blocks": num_blocks} if num_blocks else {"rule": "a_loc > a_up"}
     how |= {} if bound is None else bound.provenance
-    return [result.at(cuts, how) for _, cuts in found[:count]]
+    return [result.at(cuts, how, aux) for _, cuts, aux in found[:count]]
+
+
+def _most_evident(
+    result: SearchOutcome, num_blocks: int, count: int, limit: tuple[Compute, int] | None
+) -> list[tuple[int, list[int], list[str]]]:
+    """Return the cuts of the most evidence with their auxiliary networks, see `discretise`.
+
+    Args:
+        result: What was searched.
+        num_blocks: K, at least 1.
+        count: How many are wanted.
+        limit: What blocks cost, and how much they may; None: any.
+
+    Returns:
+        The largest evidence first, in a unit in which it is an integer.
+    """
+    names, last = list(result.aux_choices), result.num_layers - 1
+    ranked = [result.ranked_aux(i) for i in range(last)]
+    of_blocks = exact(result.evidence())
+
+    def fits(start: int, end: int, name: str | None) -> bool:
+        if limit is None:
+            return True
+        compute, most = limit
+        extra = 0 if name is None else compute.auxiliary[end][name]
+        return compute.between(start, end) + extra <= most
+
+    @functools.cache
+    def aux(start: int, end: int) -> str | None:
+        return next((name for name in ranked[end] if fits(start, end, name)), None)
+
+    def score(_: int, start: int, end: int) -> int | None:
+        if end == last:
+            return 0 if fits(start, end, None) else None
+        name = aux(start, end)
+        return None if name is None else int(of_blocks[start + 1, end, names.index(name)])
+
+    return [
+        (total, cuts, [str(aux(start, end)) for start, end in itertools.pairwise([-1, *cuts])])
+        for total, cuts in best_cuts(result.num_layers, num_blocks, score, count)
+    ]
+
+
+def _smallest_ends(result: SearchOutcome, bound: BlockBound) -> list[int]:
+    """Return what the cheapest auxiliary network that a boundary may get adds to a block there."""
+    return bound.ends(result.ranked_aux(i) for i in range(result.num_layers - 1))
 
 
 def evidence(result: SearchOutcome, decoupling: Decoupling) -> float:
-    """Return the total evidence for a decoupling's cuts, nats, see `SearchOutcome.evidence`."""
+    """Return the total evidence for a decoupling, nats, see `SearchOutcome.evidence`.
+
+    Raises:
+        ValueError: if the search did not have one of its auxiliary networks to choose from.
+    """
     of_blocks = result.evidence()
-    pairs = itertools.pairwise([-1, *decoupling.cuts])
-    return math.fsum(of_blocks[below + 1, cut] for below, cut in pairs)
+    pairs = zip(itertools.pairwise([-1, *decoupling.cuts]), decoupling.aux, strict=True)
+    return math.fsum(
+        of_blocks[below + 1, cut, result.aux_choices.index(name)] for (below, cut), name in pairs
+    )
 
 
 @dataclass(frozen=True)
@@ -368,8 +419,8 @@ def pareto_front(
 ) -> list[FrontPoint]:
     """Return the whole Pareto front of evidence against ideal speed-up for K blocks.
 
-    Every decoupling into K blocks with the preferred auxiliary networks has at most the evidence or
-    at most the ideal speed-up of one on the front; those on it are not surpassed in one without
+    Every decoupling into K blocks that `discretise` could choose has at most the evidence or at
+    most the ideal speed-up of one on the front; those on it are not surpassed in one without
     loss in the other. Exact: from the most evident on, the next has the largest evidence among
     those whose largest block is smaller than before.
 
@@ -386,24 +437,15 @@ def pareto_front(
         InputError: unless 1 <= K <= L, or if no decoupling respects the bound.
     """
     check_num_blocks(num_blocks, result.num_layers)
-    ends, scores = _ends(result, compute), exact(result.evidence())
-    bound = BlockBound(compute, max_block_share or "1")
-    limit = bound.limit(num_blocks) if max_block_share else compute.total + sum(ends)
-    front: dict[int, Decoupling] = {}  # of equal evidence the last, whose largest block is smaller
-    while best := best_cuts(
-        compute.layers, ends, num_blocks, limit, lambda k, i, j: scores[i + 1][j]
-    ):
-        ((total, cuts),) = best
-        how = {"num_blocks": num_blocks, "compute": compute.as_provenance}
-        front[total] = result.at(cuts, how)
-        limit = max(compute.blocks(front[total])) - 1
-    if not front:
-        bound.check(num_blocks, ends)
-    return [FrontPoint.of(result, decoupling, compute) for decoupling in front.values()]
-
-
-def _ends(result: SearchOutcome, compute: Compute) -> list[int]:
-    """Return what the preferred auxiliary network at each boundary adds to a block."""
     compute.check_covers(result.backbone, result.aux_choices)
-    preferred = [[result.preferred_aux(i)] for i in range(result.num_layers - 1)]
-    return BlockBound(compute, "1").ends(preferred)
+    bound = BlockBound(compute, max_block_share or "1")
+    limit = (compute, bound.limit(num_blocks)) if max_block_share else None
+    front: dict[int, Decoupling] = {}  # of equal evidence the last, whose largest block is smaller
+    while best := _most_evident(result, num_blocks, 1, limit):
+        ((total, cuts, aux),) = best
+        how = {"num_blocks": num_blocks, "compute": compute.as_provenance}
+        front[total] = result.at(cuts, how, aux)
+        limit = (compute, max(compute.blocks(front[total])) - 1)
+    if not front:
+        bound.check(num_blocks, _smallest_ends(result, bound))
+    return [FrontPoint.of(result, decoupling, compute) for decoupling in front.values()]

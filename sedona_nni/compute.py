@@ -11,6 +11,7 @@ Compute is counted in MACs, see `sedona_nni.cost`, or measured in nanoseconds, s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +85,15 @@ class Compute(Document):
             if any(name not in costs for costs in self.auxiliary):
                 known = sorted(set.intersection(*map(set, self.auxiliary)))
                 raise InputError.rule("compute", f"must include {name} at each boundary", known)
+
+    @cached_property
+    def _sums(self) -> list[int]:
+        return [0, *itertools.accumulate(self.layers)]
+
+    def between(self, below: int, end: int) -> int:
+        """Return the compute of the layers between two boundaries, below+1..end, without auxiliary
+        network; -1 is the start of the network, L-1 its end."""
+        return self._sums[end + 1] - self._sums[below + 1]
 
     def blocks(self, decoupling: Decoupling) -> list[int]:
         """Return the compute of each block with its auxiliary network, K of them.

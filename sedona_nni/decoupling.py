@@ -4,8 +4,8 @@ Notation (L layers, K blocks, C auxiliary choices):
     boundary i   the place after layer i, 0 <= i <= L-2
     alpha        (L-1, 2) logits; softmax(alpha_i) = (a_i^loc, a_i^up)
     beta         (L-1, C) logits; softmax(beta_i) weighs the auxiliary choices at boundary i
-    e_ij         evidence for the block of the layers i+1..j, i.e. for a cut at boundary j if the
-                 next one below is at i; decouplings have the cuts with the largest sum
+    e_ijc        evidence for the block of the layers i+1..j, i.e. for a cut at boundary j with c
+                 if the next one below is at i; decouplings have the cuts with the largest sum
 Source: Pyeon et al., "SEDONA: Search for Decoupled Neural Networks toward Greedy Block-wise
 Learning", ICLR 2021; of `ProbeResult` this project, docs/method.md section 10.
 """
@@ -183,16 +183,19 @@ class SearchOutcome(Document, ABC):
 
     @abstractmethod
     def evidence(self) -> np.ndarray:
-        """Return the evidence, nats, shape (L-1, L-1), float64; of SEDONA's search it depends on j
-        alone.
+        """Return the evidence, nats, shape (L-1, L-1, C), float64.
 
-        Row i+1, column j has e_ij, what speaks for a cut at boundary j if the next one below is at
-        i (-1: none). Below the diagonal there is no meaning.
+        Row i+1, column j has e_ijc, what speaks for a cut at boundary j with auxiliary network c if
+        the next one below is at i (-1: none). Below the diagonal there is no meaning.
         """
 
     @abstractmethod
+    def ranked_aux(self, boundary: int) -> list[str]:
+        """Return the auxiliary networks that a cut there may get, the preferred one first."""
+
     def preferred_aux(self, boundary: int) -> str:
-        """Return the auxiliary network that a cut there gets; of equals the first."""
+        """Return the auxiliary network that a cut there gets if nothing forbids it."""
+        return self.ranked_aux(boundary)[0]
 
     @abstractmethod
     def decoupling(self, num_blocks: int) -> Decoupling:
@@ -215,14 +218,16 @@ class SearchOutcome(Document, ABC):
             rule = "must be at least 1 for a probing, which tells where to cut but not how often"
             raise InputError.rule("num_blocks", rule, 0)
 
-    def at(self, cuts: list[int], how: dict[str, Any]) -> Decoupling:
-        """Return the decoupling with given cuts and the preferred auxiliary networks.
+    def at(self, cuts: list[int], how: dict[str, Any], aux: list[str] | None = None) -> Decoupling:
+        """Return the decoupling with given cuts.
 
         Args:
             cuts: Rising boundaries.
             how: How they were chosen; it becomes part of the provenance.
+            aux: The auxiliary networks, by default the preferred ones.
         """
-        aux = [self.preferred_aux(cut) for cut in cuts]
+        if aux is None:
+            aux = [self.preferred_aux(cut) for cut in cuts]
         return Decoupling(
             backbone=self.backbone, cuts=cuts, aux=aux, provenance={**self.provenance, **how}
         )
@@ -274,9 +279,9 @@ class SearchResult(SearchOutcome):
         return np.asarray(alpha[:, 0] - alpha[:, 1])
 
     def evidence(self) -> np.ndarray:
-        """See `SearchOutcome.evidence`; that of a cut, whatever is below it, is its margin."""
+        """See `SearchOutcome.evidence`; whatever is below a cut and stands at it, its margin."""
         margins = self.margins()
-        return np.tile(margins, (len(margins), 1))
+        return np.tile(margins[:, None], (len(margins), 1, len(self.aux_choices)))
 
     def a_loc(self) -> np.ndarray:
         """Return a^loc = softmax(alpha)[:, 0], shape (L-1,), float64: how much each boundary
@@ -288,9 +293,9 @@ class SearchResult(SearchOutcome):
         """Share of the boundaries whose a^loc is within 0.01 of 0.5, where all of them start."""
         return float(np.mean(np.abs(self.a_loc() - 0.5) < 0.01)) if self.alpha else 0.0
 
-    def preferred_aux(self, boundary: int) -> str:
-        """Return the auxiliary network with the largest beta; of equals the first."""
-        return self.aux_choices[int(np.argmax(self.beta[boundary]))]
+    def ranked_aux(self, boundary: int) -> list[str]:
+        """Return the auxiliary network with the largest beta alone; of equals the first."""
+        return [self.aux_choices[int(np.argmax(self.beta[boundary]))]]
 
     def decoupling(self, num_blocks: int) -> Decoupling:
         """See `SearchOutcome.decoupling`: the K-1 boundaries with the largest a^loc, and for K = 0
@@ -309,7 +314,7 @@ class ProbeResult(SearchOutcome):
     With l_jc the losses, smoothed as `smoothed` says, and l the least of them and of the undivided
     backbone's, the evidence for the block of the layers i+1..j with auxiliary network c is
 
-        e_ijc = - (j-i)/L (l_jc - l)          e_ij = max over c of e_ijc
+        e_ijc = - (j-i)/L (l_jc - l)
 
     How far the local signal falls short of the best one that there is counts as much as the share
     of layers that learn from it.
@@ -370,20 +375,20 @@ class ProbeResult(SearchOutcome):
         """See `SearchOutcome.evidence`; at most 0."""
         boundaries = np.arange(self.num_layers - 1)
         learning = np.maximum(boundaries - boundaries[:, None] + 1, 0)  # layers below the cut
-        return np.asarray(-learning / self.num_layers * self.shortfalls().min(axis=1))
+        return np.asarray(-learning[:, :, None] / self.num_layers * self.shortfalls())
 
-    def preferred_aux(self, boundary: int) -> str:
-        """Return the auxiliary network that falls short the least; of equals the first."""
-        return self.aux_choices[int(np.argmin(self.shortfalls()[boundary]))]
+    def ranked_aux(self, boundary: int) -> list[str]:
+        """Return all auxiliary networks, that which falls short the least first."""
+        order = np.argsort(self.shortfalls()[boundary], kind="stable")
+        return [self.aux_choices[c] for c in order]
 
     def decoupling(self, num_blocks: int) -> Decoupling:
         """See `SearchOutcome.decoupling`."""
         if num_blocks == 0:
             self.check_tells_num_blocks()
         check_num_blocks(num_blocks, self.num_layers)
-        free = [0] * self.num_layers  # nothing is too large
-        scores = exact(self.evidence())
-        ((_, cuts),) = best_cuts(free, free, num_blocks, 0, lambda k, i, j: scores[i + 1][j])
+        scores = np.pad(exact(self.evidence().max(axis=2)), (0, 1))  # the last block is worth 0
+        ((_, cuts),) = best_cuts(self.num_layers, num_blocks, lambda _, i, j: scores[i + 1, j])
         return self.at(cuts, {"num_blocks": num_blocks})
 
 

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -389,6 +389,9 @@ class SearchingSettings(_TunedSettings):
             a^loc > a^up.
     """
 
+    one_aux_per_boundary: ClassVar[bool]
+    """Whether the search leaves a boundary one auxiliary network, be it too large for a block."""
+
     num_blocks: Annotated[BlockCounts, Field(min_length=1)]
 
     @property
@@ -417,15 +420,17 @@ class SearchingSettings(_TunedSettings):
             raise InputError.rule("leaders", rule, self.leaders)
 
     def check_bound(self, bound: BlockBound, folder: Path) -> None:
-        """See `BalancedSettings.check_bound`: no choice of auxiliary networks may fail later."""
+        """See `BalancedSettings.check_bound`: nothing that the search finds may fail later."""
         super().check_bound(bound, folder)
-        ends = bound.ends([self.aux] * (bound.num_layers - 1), costliest=True)
+        one = self.one_aux_per_boundary
+        ends = bound.ends([self.aux] * (bound.num_layers - 1), costliest=one)
+        which = f" whichever of {', '.join(self.aux)} the search prefers" if one else ""
         for count in self.num_blocks:
-            preferred = f" whichever of {', '.join(self.aux)} the search prefers"
-            bound.check(count, ends, preferred)
+            bound.check(count, ends, which)
             if count:
                 most = bound.count(count, ends, self.leaders)
-                self._check_leaders(most, f"into {count} blocks within the bound,{preferred}")
+                within = f"into {count} blocks within the bound{',' * one}{which}"
+                self._check_leaders(most, within)
 
 
 class ExperimentSettings(SearchingSettings):
@@ -434,6 +439,8 @@ class ExperimentSettings(SearchingSettings):
     Attributes:
         search: Settings of the search.
     """
+
+    one_aux_per_boundary: ClassVar[bool] = True
 
     search: SearchSettings = SearchSettings()
 
@@ -449,6 +456,8 @@ class ProbeExperimentSettings(SearchingSettings):
     Attributes:
         probe: Settings of the probing.
     """
+
+    one_aux_per_boundary: ClassVar[bool] = False
 
     probe: ProbeSettings = ProbeSettings()
 

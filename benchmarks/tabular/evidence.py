@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tabular.table import Table, rank_correlation
-from sedona_nni.balance import discretise, evidence
+from sedona_nni.balance import discretise
 from sedona_nni.decoupling import Decoupling, ProbeResult, SearchResult
 
 __all__ = [
@@ -51,8 +51,8 @@ class Judgement:
         rank: True rank of the pick, from 1; likewise.
         count: Of how many.
         regret: True regret of the pick; likewise.
-        cut_correlation: Rank correlation of `sedona_nni.balance.evidence`, which leaves out which
-            auxiliary networks there are, with the truth, over all decouplings.
+        cut_correlation: Rank correlation of the evidence for cuts, whichever auxiliary networks
+            there are, with the truth, over all decouplings.
         full_correlation: That of `full_evidence`.
         undecided_share: See `SearchResult.undecided_share`; None of a probing.
         trainings: What the search cost, in full trainings, if its file tells.
@@ -82,7 +82,7 @@ def full_evidence(result: SearchResult | ProbeResult) -> np.ndarray:
     a_j^loc and gets c with probability b_jc.
     """
     if isinstance(result, ProbeResult):
-        return _by_block(result.shortfalls())
+        return np.asarray(result.evidence())
     beta = np.array(result.beta)
     log_b = beta - np.logaddexp.reduce(beta, axis=1, keepdims=True)
     return _alike(result.margins()[:, None] + log_b)
@@ -163,7 +163,8 @@ def judge(
     table.compute.check_covers(result.backbone, result.aux_choices)
     pick = discretise(result, num_blocks, bound)
     known = pick in among
-    by_cuts = rank_correlation([evidence(result, each) for each in among], truths)
+    of_cuts = np.zeros(full_evidence(result).shape) + result.evidence().max(axis=2, keepdims=True)
+    by_cuts = agreement(of_cuts, result.aux_choices, among, truths).correlation
     by_all = agreement(full_evidence(result), result.aux_choices, among, truths).correlation
     return Judgement(
         pick,

@@ -241,7 +241,7 @@ def _search(experiment: str, record: TrialRecord) -> SearchView:
     if isinstance(found, SearchResult):
         more = {"a_loc": found.a_loc().tolist(), "undecided": found.undecided_share}
         return search.model_copy(update=more)
-    evidence = [row[start:].tolist() for start, row in enumerate(found.evidence())]
+    evidence = [row[start:].tolist() for start, row in enumerate(found.evidence().max(axis=2))]
     return search.model_copy(update={"evidence": evidence})
 
 

@@ -61,7 +61,9 @@ def local_loss_map(result: ProbeResult, trained: Sequence[Decoupling], name: str
 @in_our_style
 def evidence_map(result: ProbeResult, trained: Sequence[Decoupling], name: str) -> Picture:
     """Draw the evidence for each block below a cut, see `local_loss_map`."""
-    evidence = np.where(np.tri(result.num_layers - 1, k=-1, dtype=bool), np.nan, result.evidence())
+    evidence = np.where(
+        np.tri(result.num_layers - 1, k=-1, dtype=bool), np.nan, result.evidence().max(axis=2)
+    )
     boundaries = len(evidence)
     below = ["the first layer", *(f"layer {i + 1}" for i in range(boundaries - 1))]
     tiles = _Tiles(
@@ -84,7 +86,7 @@ def evidence_map(result: ProbeResult, trained: Sequence[Decoupling], name: str) 
     axes.set_ylabel("block's first layer")
     tiles.name_cuts(trained, boundaries, {})
     tiles.drawing.colour_bar(tiles.scale, "evidence for a block, nats")
-    first = result.evidence()[0]
+    first = result.evidence()[0].max(axis=1)
     order = np.argsort(-first, kind="stable")[:3]
     best = ", ".join(f"after layer {cut} ({nats(first[cut])})" for cut in order)
     return tiles.drawing.finish(

@@ -12,7 +12,7 @@ import torch
 from sklearn.kernel_ridge import KernelRidge
 
 from sedona_nni.backbones import build_backbone
-from sedona_nni.balance import BlockBound, discretise, evidence, pareto_front
+from sedona_nni.balance import BlockBound, discretise, evidence, leaders, pareto_front
 from sedona_nni.batches import BatchStream
 from sedona_nni.compute import Compute, compute_in_macs
 from sedona_nni.data import Splits, load_splits
@@ -83,11 +83,12 @@ class TestResult:
         smoothed = result.smoothed()
         best = min(undivided, *smoothed.ravel())
         for below, cut in itertools.combinations(range(-1, 7), 2):
-            shortfall = min(smoothed[cut]) - best
             assert result.evidence()[below + 1, cut] == pytest.approx(
-                -(cut - below) / 8 * shortfall
+                -(cut - below) / 8 * (smoothed[cut] - best)
             )
-        assert result.preferred_aux(3) == AUX[int(smoothed[3, 1] < smoothed[3, 0])]
+        second = int(smoothed[3, 1] < smoothed[3, 0])
+        assert result.ranked_aux(3) == [AUX[second], AUX[1 - second]]
+        assert result.preferred_aux(3) == AUX[second]
 
     def test_the_best_signal_has_no_shortfall(self) -> None:
         losses = [[2.2, 2.2] for _ in range(7)]
@@ -95,7 +96,7 @@ class TestResult:
         for undivided, best in ((3.0, 4), (1.0, 0)):
             result = found(losses, undivided)
             assert result.decoupling(2).cuts == [best]
-        assert found(losses).evidence()[:, 4].tolist() == [0.0] * 7
+        assert found(losses).evidence()[:, 4, 1].tolist() == [0.0] * 7
         assert found(losses).decoupling(2).aux == ["conv2"]
 
     def test_nothing_observed_is_nothing_preferred(self) -> None:
@@ -108,9 +109,13 @@ class TestResult:
     def test_the_choice_is_the_best_of_all(
         self, compute: Compute, seed: int, undivided: float
     ) -> None:
-        """With and without a bound, and of those with smaller blocks."""
+        """With and without a bound, and of those with smaller blocks; by any auxiliary network."""
         result = random_result(seed, undivided)
-        all_ = [result.at(list(cuts), {}) for cuts in itertools.combinations(range(7), 2)]
+        all_ = [
+            result.at(list(cuts), {}, list(aux))
+            for cuts in itertools.combinations(range(7), 2)
+            for aux in itertools.product(AUX, repeat=2)
+        ]
 
         def best(among: list[Decoupling]) -> float:
             return max(evidence(result, each) for each in among)
@@ -127,6 +132,23 @@ class TestResult:
         for point, after in itertools.pairwise(front):
             smaller = [e for e in all_ if compute.largest_share(e) < point.largest_share]
             assert after.evidence == pytest.approx(best(smaller), abs=1e-12)
+        leading = leaders(result, 3, 4, bound)
+        by_cuts = {
+            tuple(each.cuts): best([e for e in within if e.cuts == each.cuts]) for each in within
+        }
+        found = [evidence(result, each) for each in leading]
+        assert found == pytest.approx(sorted(by_cuts.values(), reverse=True)[:4], abs=1e-12)
+
+    def test_a_bound_lets_a_lighter_network_stand_in(self, compute: Compute) -> None:
+        """After a probing; SEDONA's search leaves a boundary its one preferred network."""
+        losses = [[2.2, 2.2] for _ in range(7)]
+        losses[4] = [1.2, 1.0]  # the heavier one is better
+        result = found(losses, 2.0)
+        shares = [compute.largest_share(result.at([4], {}, [name])) for name in AUX]
+        assert result.decoupling(2) == result.at([4], {}, ["conv2"])
+        assert shares[0] < shares[1]
+        between = BlockBound(compute, f"{sum(shares) / 2:.4f}")
+        assert discretise(result, 2, between) == result.at([4], {}, ["conv1"])
 
     def test_it_does_not_tell_how_many_blocks(self, compute: Compute) -> None:
         for derive in (
