@@ -20,6 +20,7 @@ __all__ = [
     "comparison",
     "is_of_study",
     "serves",
+    "without_variant",
 ]
 
 HEADINGS = (
@@ -79,9 +80,15 @@ def is_of_study(record: TrialRecord) -> bool:
 def serves(search: str, strategy: str) -> bool:
     """Return whether a strategy trains what a search of another name finds.
 
-    One search serves every number of blocks: that of ``sedona`` also ``sedona-k2``, ``sedona-k4``.
+    One search serves every number of blocks and all leaders: that of ``sedona`` also ``sedona-k2``,
+    ``sedona-3`` and ``sedona-k2-3``.
     """
-    return search in (strategy, re.sub(r"-k\d+$", "", strategy))
+    return search in (strategy, without_variant(strategy))
+
+
+def without_variant(strategy: str) -> str:
+    """Return a strategy's name without number of blocks and place among the leaders."""
+    return re.sub(r"(-k\d+)?(-\d+)?$", "", strategy)
 
 
 def comparison(records: Iterable[TrialRecord]) -> list[StrategyRow]:

@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from sedona_nni.report import without_variant
+
 __all__ = [
     "DASHES",
     "FAINT",
@@ -131,9 +133,10 @@ class Picture:
 def styles(strategies: Sequence[str]) -> dict[str, Style]:
     """Return how each strategy looks; well-known ones look the same in every report.
 
-    Strategies that differ in the number of blocks alone, ``name-k<K>``, share their colour.
+    Strategies that differ in the number of blocks or the place among the leaders alone,
+    ``name-k<K>`` or ``name-<place>``, share their colour.
     """
-    bases = {name: re.sub(r"-k\d+$", "", name) for name in strategies}
+    bases = {name: without_variant(name) for name in strategies}
     numbers = {name: number for number, name in enumerate(_WELL_KNOWN) if name in bases.values()}
     free = [number for number in range(NUM_COLOURS) if number not in numbers.values()]
     found: dict[str, Style] = {}

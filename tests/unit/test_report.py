@@ -78,12 +78,13 @@ def test_one_search_serves_every_number_of_blocks(tmp_path: Path) -> None:
     ledger.start({"key": "search", "stage": "search", "strategy": "sedona"})
     ledger.succeed("search", result(0.1, 0.1, time_s=100.0))
     assert [(row.strategy, row.num_trials) for row in comparison(ledger)] == [("sedona", 0)]
-    for name in ("sedona-k2", "sedona-k4", "uniform-k2"):
+    for name in ("sedona-k2", "sedona-k4", "sedona-k4-3", "uniform-k2"):
         ledger.start({**train(f"{name}-000"), "strategy": name})
         ledger.succeed(f"{name}-000", result(0.8, 0.7))
     assert [(row.strategy, row.num_trials, row.search_time_s) for row in comparison(ledger)] == [
         ("sedona-k2", 1, 100.0),
         ("sedona-k4", 1, 100.0),
+        ("sedona-k4-3", 1, 100.0),
         ("uniform-k2", 1, None),
     ]
 

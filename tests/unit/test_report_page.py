@@ -256,6 +256,9 @@ def test_a_strategy_looks_the_same_in_every_report() -> None:
     assert looks["sedona-k2"].dash != looks["sedona-k4"].dash
     assert looks["sedona-k2"].marker != looks["sedona-k4"].marker
     assert len({look.number for look in looks.values()}) == 3
+    leading = styles(["sedona", "sedona-2", "sedona-k4-2"])
+    assert {look.number for look in leading.values()} == {0}
+    assert len({look.dash for look in leading.values()}) == 3
     many = styles([f"s{n}" for n in range(20)])
     assert {look.number for look in many.values()} == set(range(NUM_COLOURS))
 
