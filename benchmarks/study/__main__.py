@@ -81,6 +81,12 @@ def show(
     record: Annotated[
         str | None, typer.Option(metavar="NAME", help="Write benchmarks/records/NAME.json and .md.")
     ] = None,
+    first: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRATEGY=N", help="Count only a strategy's first N trainings in each space."
+        ),
+    ] = None,
 ) -> None:
     """What strategies picked, at what cost, and how they compare, replicate by replicate."""
     from benchmarks.study.comparison import REFERENCES, compare
@@ -88,6 +94,11 @@ def show(
     from benchmarks.study.tables import comparison_tables, overview, picks_of, picks_table
 
     study = Study.load(data)
+    if first is not None:
+        strategy, _, count = first.rpartition("=")
+        if not count.isdecimal():
+            raise InputError.rule("first", "must be STRATEGY=N, e.g. probe=2", first)
+        study = study.with_first(strategy, int(count))
     command = f"python -m benchmarks.study {shlex.join(sys.argv[1:])}"
     head = header(n=study.replicates, packages=("numpy", "scipy")).model_copy(
         update={"command": command}

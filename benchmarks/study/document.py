@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from benchmarks.record import Header
+from sedona_nni.errors import InputError
 from sedona_nni.files import Document
 from sedona_nni.task import Task
 from sedona_nni.training import TrainSettings
@@ -151,6 +152,17 @@ class Trial(BaseModel):
                 )
         return self
 
+    def with_first(self, count: int) -> Trial:
+        """Return what it would have been with only the first trainings in each space."""
+        runs: list[Run] = []
+        picks: list[int] = []
+        for space in dict.fromkeys(run.space for run in self.runs):
+            kept = [run for run in self.runs if run.space == space][:count]
+            best = max(range(len(kept)), key=lambda i: kept[i].validation_accuracy)
+            picks.append(len(runs) + best)
+            runs += kept
+        return self.model_copy(update={"runs": tuple(runs), "picks": tuple(picks)})
+
     def pick(self, space: int) -> Run | None:
         """Return what it picked; None if it did nothing in this space.
 
@@ -241,6 +253,22 @@ class Study(Document):
     format: Literal["sedona-nni/study/1"] = "sedona-nni/study/1"
     header: Header
     nets: tuple[Net, ...] = Field(min_length=1)
+
+    def with_first(self, strategy: str, count: int) -> Study:
+        """Return the study with only the first trainings of a strategy in each space.
+
+        Raises:
+            InputError: if it has no such strategy, or count is below 1.
+        """
+        if strategy not in self.strategies:
+            raise InputError.rule("first", f"must name {', '.join(self.strategies)}", strategy)
+        if count < 1:
+            raise InputError.rule("first", "must leave at least 1 training", count)
+        nets = []
+        for net in self.nets:
+            cut = [t.with_first(count) if t.strategy == strategy else t for t in net.trials]
+            nets.append(net.model_copy(update={"trials": tuple(cut)}))
+        return self.model_copy(update={"nets": tuple(nets)})
 
     @property
     def strategies(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,23 @@ def test_single_trainings_are_what_nothing_was_chosen_from(study: Study) -> None
     assert first.differences == pytest.approx((0.02, 0.01))  # (0.74 + 0.84) / 2 - 0.77
 
 
+def test_fewer_trainings_of_a_strategy(study: Study) -> None:
+    """The first of two validated worse, and is 0.1 better in the test."""
+    fewer = study.with_first("random", 1)
+    (net,), (before,) = fewer.nets, study.nets
+    for space in range(2):
+        worse = before.accuracies("random", space)
+        assert net.accuracies("random", space) == {
+            number: pytest.approx(accuracy + 0.1) for number, accuracy in worse.items()
+        }
+        assert net.accuracies("probe", space) == before.accuracies("probe", space)
+        assert net.of("random")[0].cost_s(space) == before.of("random")[0].cost_s(space) / 2
+    assert study.with_first("random", 2) == study
+    for wrong in (("luck", 1), ("random", 0)):
+        with pytest.raises(InputError, match="first: must"):
+            study.with_first(*wrong)
+
+
 def test_pairs_of_all_nets_are_pooled(tmp_path: Path) -> None:
     picks = {
         "random": [(0.5, 0.7), (0.6, 0.6)],
@@ -266,6 +284,13 @@ def test_the_commands(
     assert "(left out: uniform:mlp-sr: too small)" in text
     row = "uniform:mlp-sr | 3 | 70.00 | 1.00 | 70.00 71.00 69.00 | 75.00 | 16.0 | 3.2 | 1.60 | 20.0"
     assert f"| {row} |" in text
+    capsys.readouterr()
+    call("show", "--data", data, "--first", "random=1", "--json")
+    fewer = json.loads(capsys.readouterr().out)["picks"]
+    assert [each for each in fewer if each["strategy"] != "random"] == [
+        each for each in document["picks"] if each["strategy"] != "random"
+    ]
+    assert fewer != document["picks"]
     call("figure", str(tmp_path), "--data", data)
     for name in ("study.png", "study-pareto.png"):
         pixels = matplotlib.image.imread(tmp_path / name)
