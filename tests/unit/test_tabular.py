@@ -380,9 +380,15 @@ def shipped(name: str) -> Table:
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg11-fashion-mnist", "resnet18-fashion-mnist", "vgg11-held-out"]
+    ("name", "seed_correlation"),
+    [
+        ("vgg11-fashion-mnist", 0.6),
+        ("resnet18-fashion-mnist", 0.7),
+        ("vgg11-held-out", 0.6),
+        ("resnet18-held-out", 0.3),
+    ],
 )
-def test_the_shipped_tables_are_whole(name: str) -> None:
+def test_the_shipped_tables_are_whole(name: str, seed_correlation: float) -> None:
     found = shipped(name)
     found.check_complete(2)
     among = found.decouplings(2)
@@ -393,7 +399,7 @@ def test_the_shipped_tables_are_whole(name: str) -> None:
         for training in trainings:
             assert len(training.block_curves) == each.num_blocks
             assert {len(curve) for curve in training.block_curves} == {found.train.epochs}
-    assert found.seed_correlation(among) > 0.5
+    assert found.seed_correlation(among) > seed_correlation
     assert 0.005 < found.error_of_difference(among) < 0.02
 
 
