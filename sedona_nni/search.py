@@ -51,7 +51,7 @@ class SearchSettings(BaseModel):
         pretrain_steps: Training steps of the relaxed network before the first meta-step.
         meta_steps: Updates of alpha and beta.
         inner_steps: T, training steps that each meta-step looks ahead.
-        batch_size: Training images per step.
+        batch_size: Training images per step, or all where there are fewer.
         validation_batch_size: Validation images per meta-step.
         optimizer: ``sgd`` or ``adam`` for the weights.
         lr: Learning rate at the first pre-training step.

@@ -68,7 +68,7 @@ class TrainSettings(BaseModel):
             and options.
         epochs: Passes over the training images (the release: 64,000 batches of 128, 182 passes),
             of each block where a method does not train all of them at once.
-        batch_size: Images per step.
+        batch_size: Images per step, or all where there are fewer.
         evaluation_batch_size: Images at a time when nothing is learned.
         optimizer: ``sgd`` or ``adam``, one per block.
         lr: Learning rate at the start.

@@ -95,7 +95,10 @@ def run_probes(
     splits = load_splits(task, train.validation_fraction)
     with torch.device("meta"):
         counted = task_backbone(task)
-    full = train.epochs * BatchStream(splits.train, train.batch_size, 0, "cpu").batches_per_epoch
+    stream = BatchStream(splits.train, train.batch_size, train.seed, "cpu")
+    # A batch has at most the images that there are; a probe's is a part of what it does have
+    train = train.model_copy(update={"batch_size": stream.batch_size})
+    full = train.epochs * stream.batches_per_epoch
     batch_size = settings.batch_size(train)
     batches = full * train.batch_size / batch_size
     steps, trainings = probe_steps(compute_in_macs(counted, aux), settings.cost, batches)

@@ -146,8 +146,17 @@ def run_search(
         "macs": relaxed_cost(network.backbone, network.aux_choices).macs,
         "peak_memory_mib": _peak_memory_mib(space, splits, settings, device),
         "time_s": monitor.time_s,
-        "images": strategy.search.train_batches_used * settings.batch_size
-        + strategy.search.validation_batches_used * settings.validation_batch_size,
+        "images": sum(
+            used * BatchStream(part, wanted, 0, "cpu").batch_size
+            for used, part, wanted in (
+                (strategy.search.train_batches_used, splits.train, settings.batch_size),
+                (
+                    strategy.search.validation_batches_used,
+                    splits.validation,
+                    settings.validation_batch_size,
+                ),
+            )
+        ),
         **monitor.kept,
         "search_result": result.model_dump(mode="json"),
     }

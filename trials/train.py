@@ -123,6 +123,7 @@ def run_training(
         report(numbers)
 
     trained = train(network, splits, settings, device=device, report=note, directory=directory)
+    stream = BatchStream(splits.train, settings.batch_size, settings.seed, "cpu")
     results = {
         "default": trained.validation_accuracy,
         "loss": trained.validation_loss,
@@ -131,7 +132,7 @@ def run_training(
         **costs,
         "peak_memory_mib": peak,
         "time_s": trained.time_s,
-        "images": len(epochs) * _steps_per_epoch(settings, splits) * settings.batch_size,
+        "images": len(epochs) * stream.batches_per_epoch * stream.batch_size,
         "history": _history(epochs),
         **_anatomy(task, decoupling),
     }

@@ -20,12 +20,13 @@ from torch.utils.data import Dataset
 
 from search_spaces import DecouplingSpace
 from sedona_nni.backbones import num_layers
+from sedona_nni.batches import Batch, BatchStream
 from sedona_nni.decoupled import DecoupledNetwork
 from sedona_nni.decoupling import SearchResult
 from sedona_nni.errors import InputError
 from sedona_nni.search import SearchSettings
 from sedona_nni.task import Task
-from strategies import Sedona
+from strategies import Sedona, _sedona
 from trials.search import run_search
 
 import nni  # isort: skip
@@ -339,6 +340,23 @@ def test_trial_reports_numbers_and_a_search_result(uninterrupted: dict[str, Any]
     # a batch for each step of pre-training and T + 1 for each meta-step; each step validates, too
     train = 150 + 5 * (settings.inner_steps + 1)
     assert results["images"] == (train * settings.batch_size + 155 * settings.validation_batch_size)
+
+
+def test_images_are_those_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where batches are smaller than was asked for, as there are no more images."""
+    drawn: list[int] = []
+
+    class Counting(BatchStream):
+        def iterate(self, start: int = 0) -> Iterator[Batch]:
+            for images, labels in super().iterate(start):
+                drawn.append(len(images))
+                yield images, labels
+
+    monkeypatch.setattr(_sedona, "BatchStream", Counting)
+    large = {"batch_size": 1024, "validation_batch_size": 1024}
+    results = run_search(TASK, SETTINGS.model_copy(update=large), **OPTIONS)
+    assert set(drawn) == {36, 24}  # of 60 images
+    assert results["images"] == sum(drawn)
 
 
 class Recorder(TrialCommandChannel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 from sklearn.kernel_ridge import KernelRidge
 
+from sedona_nni import probing
 from sedona_nni.backbones import build_backbone
 from sedona_nni.balance import BlockBound, discretise, evidence, leaders, pareto_front
-from sedona_nni.batches import BatchStream
+from sedona_nni.batches import Batch, BatchStream
 from sedona_nni.compute import Compute, compute_in_macs
 from sedona_nni.data import Splits, load_splits
 from sedona_nni.decoupled import build_decoupled
@@ -289,6 +291,30 @@ class TestTrial:
         assert result["images"] == 18 * 8 * result["steps"]
         assert not (tmp_path / "progress.json").exists()
         assert self.run(tmp_path) == result == read_json(tmp_path / "results.json")
+
+    def test_a_batch_of_more_images_than_there_are_counts_as_what_it_is(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With 200 to learn from, batches of 200 are what those of 1024 come to."""
+        drawn: list[int] = []
+
+        class Counting(BatchStream):
+            def iterate(self, start: int = 0) -> Iterator[Batch]:
+                for images, labels in super().iterate(start):
+                    drawn.append(len(images))
+                    yield images, labels
+
+        monkeypatch.setattr(probing, "BatchStream", Counting)
+
+        def probed(batch_size: int) -> dict[str, Any]:
+            train = TRAIN.model_copy(update={"epochs": 6, "batch_size": batch_size})
+            return run_probes(TASK, train, ProbeSettings(cost=1), aux=AUX)
+
+        result, same = probed(1024), probed(200)
+        assert result["images"] == sum(drawn) / 2
+        assert set(drawn) == {50}
+        for name in ("search_result", "steps", "trainings", "images"):
+            assert result[name] == same[name]
 
     def test_another_probing_needs_another_directory(self, tmp_path: Path) -> None:
         (tmp_path / "run.json").write_text("{}")

@@ -1,11 +1,14 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from sedona_nni import training
 from sedona_nni.backbones import build_backbone
+from sedona_nni.batches import Batch
 from sedona_nni.compute import Compute
 from sedona_nni.data import BatchStream, load_splits
 from sedona_nni.decoupled import build_decoupled
@@ -91,6 +94,28 @@ def test_interrupted_and_continued(tmp_path: Path) -> None:
         run_training(TASK, DECOUPLING, SETTINGS, report=die, directory=tmp_path)
     found = run_training(TASK, DECOUPLING, SETTINGS, directory=tmp_path)
     assert without_clock(found) == without_clock(expected)
+
+
+class Counting(BatchStream):
+    """Counts the images that are drawn from it."""
+
+    drawn = 0
+
+    def iterate(self, start: int = 0) -> Iterator[Batch]:
+        for images, labels in super().iterate(start):
+            Counting.drawn += len(images)
+            yield images, labels
+
+
+@pytest.mark.parametrize("method", ["greedy", "sequential", "asynchronous"])
+def test_images_are_those_that_were_taken(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where batches are smaller than was asked for, as there are no more images."""
+    monkeypatch.setattr(Counting, "drawn", 0)
+    monkeypatch.setattr(training, "BatchStream", Counting)
+    changes = {"epochs": 1, "batch_size": 1024, "method": method}
+    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), **changes})
+    task = TASK.model_copy(update={"width_multiplier": 0.125, "train_limit": 80})
+    assert run_training(task, DECOUPLING, settings)["images"] == Counting.drawn
 
 
 def initial_weights(decoupling: Decoupling, seed: int) -> list[torch.Tensor]:
