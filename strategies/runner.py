@@ -152,7 +152,8 @@ def write_results(ledger: Ledger, folder: Path) -> None:
     """Write what came of an experiment.
 
     ``table.md`` and ``table.json`` have one row per strategy, ``<strategy>.json`` is the decoupling
-    of its best trial, ``search-result.json`` the end of the search, ``trials.json`` every trial.
+    of its best trial, ``search-result.json`` the end of the search (that of a strategy that it is
+    compared with is ``search-result-<strategy>.json``), ``trials.json`` every trial.
     """
     rows = comparison(ledger)
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,8 @@ def write_results(ledger: Ledger, folder: Path) -> None:
     for record in ledger:
         found: dict[str, Any] | None = (record.result or {}).get("search_result")
         if found is not None:
-            parse_result(found).save(folder / "search-result.json")
+            name = record.key.replace("search", "search-result", 1)
+            parse_result(found).save(folder / f"{name}.json")
     write_json(folder / "table.json", [row.model_dump(mode="json") for row in rows])
     table = as_markdown(rows)
     write_atomically(folder / "table.md", lambda path: _write(path, table))

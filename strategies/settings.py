@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ __all__ = [
     "TuningSettings",
     "read_settings",
 ]
+
+_SEARCHES = {"sedona": "search", "probe": "probe"}  # strategies, and the fields of their settings
 
 SettingsT = TypeVar("SettingsT", bound="CommonSettings")
 
@@ -255,6 +257,11 @@ class _TunedSettings(BalancedSettings):
         """Every K to train; 0 leaves it to the search."""
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Strategies whose decouplings come from a document: what a search finds, or is given."""
+        return (self.main_strategy,)
+
+    @property
     def contenders(self) -> list[Contender]:
         """What is trained: every strategy with every K; back-propagation knows one K."""
         found: list[Contender] = []
@@ -338,7 +345,7 @@ class _TunedSettings(BalancedSettings):
         for count in self.block_counts:
             if count > 0:
                 check_num_blocks(count, num_layers(self.task.backbone))
-        strategies = (self.main_strategy, "uniform", "predsim", "random", "backprop")
+        strategies = (*self.sources, "uniform", "predsim", "random", "backprop")
         taken = {each.name for each in self.contenders if each.strategy not in self.also}
         for name in self.also:
             if name in taken.union(strategies):
@@ -387,12 +394,21 @@ class SearchingSettings(_TunedSettings):
         num_blocks: K, the number of blocks that the backbone is cut into. A list trains each: one
             search serves all. 0 leaves it to the search of SEDONA, which then cuts wherever
             a^loc > a^up.
+        compare: As in any tuning; and ``"sedona"`` beside a probing, or ``"probe"`` beside SEDONA,
+            which then searches in a trial of its own.
+        search: Settings of SEDONA's search, if there is one.
+        probe: Settings of the probing, if there is one.
     """
 
-    one_aux_per_boundary: ClassVar[bool]
-    """Whether the search leaves a boundary one auxiliary network, be it too large for a block."""
-
     num_blocks: Annotated[BlockCounts, Field(min_length=1)]
+    compare: tuple[Literal["sedona", "probe", "uniform", "predsim", "random", "backprop"], ...] = ()  # type: ignore[assignment]  # more than what it replaces
+    search: SearchSettings = SearchSettings()
+    probe: ProbeSettings = ProbeSettings()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """See `_TunedSettings.sources`: every strategy that searches, the main one first."""
+        return (self.main_strategy, *(name for name in self.compare if name in _SEARCHES))
 
     @property
     def block_counts(self) -> Sequence[int]:
@@ -402,11 +418,20 @@ class SearchingSettings(_TunedSettings):
     @property
     def num_trials(self) -> int:
         """See `CommonSettings.num_trials`."""
-        return 1 + super().num_trials
+        return len(self.sources) + super().num_trials
 
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""
+        if self.main_strategy in self.compare:
+            rule = f"must not name {self.main_strategy}, which is what others are compared with"
+            raise InputError.rule("compare", rule, list(self.compare))
+        for strategy, field in _SEARCHES.items():
+            if strategy not in self.sources and field in self.model_fields_set:
+                raise InputError(f"{field}: must come with {strategy} in compare")
         super().check(folder)
+        if 0 in self.num_blocks and "probe" in self.sources:
+            rule = "must be at least 1 for a probing, which tells where to cut but not how often"
+            raise InputError.rule("num_blocks", rule, list(self.num_blocks))
         boundaries = num_layers(self.task.backbone) - 1
         for count in self.num_blocks:
             self._check_method(self.main_strategy, count)
@@ -422,7 +447,7 @@ class SearchingSettings(_TunedSettings):
     def check_bound(self, bound: BlockBound, folder: Path) -> None:
         """See `BalancedSettings.check_bound`: nothing that the search finds may fail later."""
         super().check_bound(bound, folder)
-        one = self.one_aux_per_boundary
+        one = "sedona" in self.sources  # it leaves a boundary one, be it too large for a block
         ends = bound.ends([self.aux] * (bound.num_layers - 1), costliest=one)
         which = f" whichever of {', '.join(self.aux)} the search prefers" if one else ""
         for count in self.num_blocks:
@@ -434,15 +459,7 @@ class SearchingSettings(_TunedSettings):
 
 
 class ExperimentSettings(SearchingSettings):
-    """Settings of `strategies.tuner.SedonaTuner`.
-
-    Attributes:
-        search: Settings of the search.
-    """
-
-    one_aux_per_boundary: ClassVar[bool] = True
-
-    search: SearchSettings = SearchSettings()
+    """Settings of `strategies.tuner.SedonaTuner`."""
 
     @property
     def main_strategy(self) -> str:
@@ -451,27 +468,12 @@ class ExperimentSettings(SearchingSettings):
 
 
 class ProbeExperimentSettings(SearchingSettings):
-    """Settings of `strategies.tuner.ProbeTuner`.
-
-    Attributes:
-        probe: Settings of the probing.
-    """
-
-    one_aux_per_boundary: ClassVar[bool] = False
-
-    probe: ProbeSettings = ProbeSettings()
+    """Settings of `strategies.tuner.ProbeTuner`."""
 
     @property
     def main_strategy(self) -> str:
         """See `_TunedSettings.main_strategy`."""
         return "probe"
-
-    def check(self, folder: Path) -> None:
-        """See `CommonSettings.check`."""
-        super().check(folder)
-        if 0 in self.num_blocks:
-            rule = "must be at least 1 for a probing, which tells where to cut but not how often"
-            raise InputError.rule("num_blocks", rule, list(self.num_blocks))
 
 
 class TuningSettings(_TunedSettings):

@@ -5,7 +5,6 @@ PyTorch and Optuna are imported when a tuner is configured, see `strategies.ledg
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["OptunaTuner", "ProbeTuner", "SearchingTuner", "SedonaTuner"]
 
 STUDY_FILE = "optuna.db"
-
-_SEARCH_KEY = "search"
 
 
 class OptunaTuner(LedgerTuner):
@@ -53,15 +50,14 @@ class OptunaTuner(LedgerTuner):
             study = Study(name, storage, space, self.settings.sampler, self.settings.seed)
             study.forget_others({_number(key) for key in self._trained(name)})
             self._studies[name] = study
-        self._document = self._known_document()
+        self._documents = self._known_documents()
         self._also = {
             name: self.settings.also_decoupling(name, self.folder) for name in self.settings.also
         }
 
-    def _known_document(self) -> Decoupling | SearchOutcome | None:
-        """Return what the main strategy's decouplings come from, as soon as it is known."""
-        found: Decoupling | SearchOutcome = self.settings.load(self.folder)
-        return found
+    def _known_documents(self) -> dict[str, Decoupling | SearchOutcome]:
+        """Return what decouplings come from, by strategy, as far as it is known."""
+        return {self.settings.main_strategy: self.settings.load(self.folder)}
 
     def _decoupling(self, contender: Contender) -> Decoupling | None:
         """Return what a contender trains, None while that depends on a search."""
@@ -77,13 +73,16 @@ class OptunaTuner(LedgerTuner):
             return Decoupling(backbone=backbone)
         if contender.strategy in self._also:
             return self._also[contender.strategy]
-        if contender.strategy == settings.main_strategy or num_blocks == 0:
-            if self._document is None:
+        if contender.strategy in settings.sources or num_blocks == 0:
+            is_source = contender.strategy in settings.sources
+            source = contender.strategy if is_source else settings.main_strategy
+            if source not in self._documents:
                 return None
-            main = derived(self._document, num_blocks, self._bound, contender.place)
-            if contender.strategy == settings.main_strategy:
-                return main
-            num_blocks = main.num_blocks
+            document = self._documents[source]
+            found = derived(document, num_blocks, self._bound, contender.place)
+            if is_source:
+                return found
+            num_blocks = found.num_blocks  # as many as the main strategy's
         layers, bound = num_layers(backbone), self._bound
         if contender.strategy == "random":
             if bound is not None:
@@ -132,51 +131,70 @@ class OptunaTuner(LedgerTuner):
 class SearchingTuner(OptunaTuner):
     """Searches for a decoupling, then tunes its training.
 
-    The first trial is the search. Decouplings to compare with need none, so their trainings fill
-    free slots meanwhile.
+    The first trials are the searches, one for each strategy that searches. Decouplings to compare
+    with need none, so their trainings fill free slots meanwhile.
     """
 
-    @abstractmethod
-    def search_parameters(self) -> Parameters:
-        """Return what is particular to the search trial."""
-
-    def _known_document(self) -> SearchOutcome | None:
-        result = self.ledger[_SEARCH_KEY].result if _SEARCH_KEY in self.ledger else None
-        return None if result is None else _found(result)
+    def _known_documents(self) -> dict[str, Decoupling | SearchOutcome]:
+        return {
+            record.strategy: _found(record.result)
+            for record in self.ledger
+            if record.stage == "search" and record.result is not None
+        }
 
     def new_parameters(self) -> Parameters | None:
-        """Return the search first, and again if it failed in an earlier session."""
-        if _SEARCH_KEY not in self.ledger or self.ledger[_SEARCH_KEY].status == "failed":
-            return self._search()
+        """Return the searches first, and again those that failed in an earlier session."""
+        for strategy in self.settings.sources:
+            key = self._search_key(strategy)
+            if key not in self.ledger or self.ledger[key].status == "failed":
+                return self._search(strategy)
         return super().new_parameters()
 
-    def _search(self) -> Parameters:
+    def _search_key(self, strategy: str) -> str:
+        return "search" if strategy == self.settings.main_strategy else f"search-{strategy}"
+
+    def _search(self, strategy: str) -> Parameters:
         settings = self.settings
         return {
-            "key": _SEARCH_KEY,
-            "strategy": settings.main_strategy,
+            "key": self._search_key(strategy),
+            "stage": "search",
+            "strategy": strategy,
             "task": settings.task.model_dump(mode="json"),
             "aux": list(settings.aux),
-            **self.search_parameters(),
+            **(self._probing() if strategy == "probe" else self._differentiable()),
             "device": settings.device,
             "threads": settings.threads,
         }
 
+    def _differentiable(self) -> Parameters:
+        """Return what is particular to SEDONA's search."""
+        return {"search": self.settings.search.model_dump(mode="json")}
+
+    def _probing(self) -> Parameters:
+        """Return what is particular to a probing."""
+        train = self.settings.train_settings("probe")
+        return {
+            "probe": self.settings.probe.model_dump(mode="json"),
+            "train": train.model_dump(mode="json"),
+        }
+
     def take(self, key: str, result: dict[str, Any]) -> None:
         """Take what was found, or tell Optuna of a training."""
-        if key == _SEARCH_KEY:
-            self._document = _found(result)
+        record = self.ledger[key]
+        if record.stage == "search":
+            self._documents[record.strategy] = _found(result)
         else:
             super().take(key, result)
 
     def failed(self, parameters: Parameters, reason: str) -> None:
-        """Give up if the search failed; see `LedgerTuner.failed` for trainings.
+        """Give up if a search failed; see `LedgerTuner.failed` for trainings.
 
         Raises:
             ExperimentFailedError: as said.
         """
-        if parameters["key"] == _SEARCH_KEY and self.ledger[_SEARCH_KEY].result is None:
-            self.ledger.fail(_SEARCH_KEY, reason)
+        record = self.ledger[parameters["key"]]
+        if record.stage == "search" and record.result is None:
+            self.ledger.fail(record.key, reason)
             raise ExperimentFailedError(f"the search failed; {reason}")
         super().failed(parameters, reason)
 
@@ -190,10 +208,6 @@ class SedonaTuner(SearchingTuner):
 
         return read_settings(ExperimentSettings, self.class_args, folder)
 
-    def search_parameters(self) -> Parameters:
-        """See `SearchingTuner.search_parameters`."""
-        return {"stage": "search", "search": self.settings.search.model_dump(mode="json")}
-
 
 class ProbeTuner(SearchingTuner):
     """Searches by short trainings, see `sedona_nni.probing`.
@@ -206,15 +220,6 @@ class ProbeTuner(SearchingTuner):
         from strategies.settings import ProbeExperimentSettings, read_settings
 
         return read_settings(ProbeExperimentSettings, self.class_args, folder)
-
-    def search_parameters(self) -> Parameters:
-        """See `SearchingTuner.search_parameters`."""
-        train = self.settings.train_settings(self.settings.main_strategy)
-        return {
-            "stage": "search",
-            "probe": self.settings.probe.model_dump(mode="json"),
-            "train": train.model_dump(mode="json"),
-        }
 
 
 def _number(key: str) -> int:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sedona_nni.backbones import build_backbone
-from sedona_nni.balance import BlockBound, leaders
+from sedona_nni.balance import BlockBound, discretise, leaders
 from sedona_nni.compute import Compute, compute_in_macs
-from sedona_nni.decoupling import Decoupling, SearchResult, uniform_cuts
+from sedona_nni.decoupling import Decoupling, SearchResult, parse_result, uniform_cuts
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import Ledger
 from strategies.ledger_tuner import LEDGER_FILE
@@ -598,29 +598,71 @@ def test_a_wrong_decoupling_is_one_line(dispatch: Any, decoupling: Any, message:
     assert message in str(caught.value)
 
 
+PROBE_RESULT = {
+    "format": "sedona-nni/probe-result/1",
+    "backbone": "vgg11",
+    "dataset": "digits",
+    "aux_choices": ["conv1", "conv2"],
+    "losses": [[2.3, 2.2 - 0.1 * (i in (2, 5))] for i in range(7)],
+    "undivided": 2.3,
+}
+
+
 def test_probing_comes_first_and_what_it_finds_is_trained(dispatch: Any) -> None:
     nni = session(dispatch, tuner=ProbeTuner, num_blocks=[2, 3], compare=["uniform"], concurrency=1)
     search = nni.tuner.ledger["search"].parameters
     assert (search["stage"], search["strategy"]) == ("search", "probe")
     assert search["probe"]["cost"] == 1
     assert search["train"]["epochs"] == 182
-    losses = [[2.3, 2.2 - 0.1 * (i in (2, 5))] for i in range(7)]
-    nni.succeed(
-        "search",
-        search_result={
-            "format": "sedona-nni/probe-result/1",
-            "backbone": "vgg11",
-            "dataset": "digits",
-            "aux_choices": ["conv1", "conv2"],
-            "losses": losses,
-            "undivided": 2.3,
-        },
-    )
+    nni.succeed("search", search_result=PROBE_RESULT)
     finish(nni)
     assert nni.ended
     trained = {r.strategy: r.parameters["decoupling"] for r in ledger(nni) if r.stage == "train"}
     assert set(trained) == {"probe-k2", "probe-k3", "uniform-k2", "uniform-k3"}
     assert trained["probe-k3"]["aux"] == ["conv2", "conv2"]
+
+
+@pytest.mark.parametrize(
+    ("tuner", "main", "other"), [(ProbeTuner, "probe", "sedona"), (SedonaTuner, "sedona", "probe")]
+)
+def test_two_searches_beside_each_other(
+    dispatch: Any, tuner: type[OptunaTuner], main: str, other: str
+) -> None:
+    nni = session(dispatch, tuner=tuner, num_blocks=2, compare=[other, "random"], concurrency=3)
+    assert nni.tuner.settings.num_trials == 8
+    assert nni.started == ["search", f"search-{other}", "random-000"]
+    searches = [nni.tuner.ledger[key].parameters for key in ("search", f"search-{other}")]
+    assert [search["strategy"] for search in searches] == [main, other]
+    assert [("probe" in search, "search" in search) for search in searches] == [
+        (name == "probe", name == "sedona") for name in (main, other)
+    ]
+    results = {"sedona": SEARCH_RESULT, "probe": PROBE_RESULT}
+    nni.succeed(f"search-{other}", search_result=results[other])
+    assert f"{main}-000" not in nni.started  # each trains what its own search finds
+    nni.succeed("search", search_result=results[main])
+    finish(nni)
+    assert nni.ended
+    trained = [r for r in ledger(nni) if r.stage == "train"]
+    found = {r.strategy: r.parameters["decoupling"]["cuts"] for r in trained}
+    for strategy, result in results.items():
+        assert found[strategy] == discretise(parse_result(result), 2, None).cuts
+    assert found["sedona"] != found["probe"]
+    nni = session(dispatch, tuner=tuner, num_blocks=2, compare=[other, "random"])
+    assert nni.started == []  # nothing is repeated
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compare": ["probe"]}, "compare: must not name probe, which is what others are compared"),
+        ({"search": {"meta_steps": 5}}, "search: must come with sedona in compare"),
+        ({"compare": ["sedona"], "num_blocks": [0, 2]}, "num_blocks: must be at least 1 for a pro"),
+    ],
+)
+def test_two_searches_that_cannot_be(dispatch: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        session(dispatch, tuner=ProbeTuner, **changes)
+    assert str(caught.value).startswith(message)
 
 
 def test_leaders_are_trained_on_the_same_budget(dispatch: Any) -> None:
