@@ -39,7 +39,7 @@ setup(
         "setuptools<81",  # nnictl imports pkg_resources, removed in setuptools 81
         "pytorch-lightning>=2.4",  # nni.nas
         "requests>=2.31",
-        "psutil>=5.9",
+        "psutil>=6",
         "filelock>=3.9",
         "typing-extensions>=4.8",
     ],

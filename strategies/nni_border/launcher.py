@@ -19,7 +19,13 @@ from typing import Any
 import psutil
 
 from sedona_nni.errors import InputError, SedonaError
-from strategies.nni_border.rest import ManagerApi, ManagerGoneError, final_metric, trial_record
+from strategies.nni_border.rest import (
+    ManagerApi,
+    ManagerGoneError,
+    final_metric,
+    proxy_exceptions,
+    trial_record,
+)
 from strategies.nni_border.terminal import TunerError
 
 __all__ = [
@@ -37,7 +43,8 @@ __all__ = [
     "stopped_config",
 ]
 
-_MARK = "SEDONA_NNI_RUN"  # in the environment of every process of a run
+RUN_MARK = "SEDONA_NNI_RUN"  # in the environment of every process of a run
+_NNICTL = "strategies.nni_border.nnictl"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PORTS_TO_TRY = 100
 _STOP_S = 20.0
@@ -154,13 +161,22 @@ def is_running(experiment_id: str) -> bool:
 
 def _stored(experiment_id: str) -> dict[str, Any]:
     from nni.tools.nnictl.config_utils import Experiments
-    from nni.tools.nnictl.nnictl_utils import update_experiment
 
-    update_experiment()  # otherwise the experiment of a killed manager counts as running
-    stored: dict[str, Any] | None = Experiments().get_all_experiments().get(experiment_id)
+    experiments = Experiments()
+    stored: dict[str, Any] | None = experiments.get_all_experiments().get(experiment_id)
     if stored is None:
         raise InputError(f"experiment {experiment_id}: NNI knows no such experiment of this user")
-    return stored
+    if stored["status"] == "STOPPED" or _is_manager(stored.get("pid"), experiment_id):
+        return stored
+    # That of a killed manager; NNI looks whether there is a process of this number, be it anybody's
+    experiments.update_experiment(experiment_id, "status", "STOPPED")
+    return {**stored, "status": "STOPPED"}
+
+
+def _is_manager(pid: int | None, experiment_id: str) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return pid is not None and _of_manager(psutil.Process(pid).cmdline()) == experiment_id
+    return False
 
 
 @dataclass(frozen=True)
@@ -201,12 +217,12 @@ class Outcome:
 class RunningExperiment:
     """An experiment whose manager was started by `running`."""
 
-    def __init__(self, port: int, mark: str) -> None:
+    def __init__(self, port: int, experiment_id: str, mark: str) -> None:
         self.port = port
-        self.api = ManagerApi(f"http://127.0.0.1:{port}")
+        self.id = experiment_id
+        self.api = ManagerApi(f"http://127.0.0.1:{port}", experiment_id)
         self._mark = mark
         profile = self.api.get("experiment")
-        self.id: str = profile["id"]
         self.folder = Path(profile["params"]["experimentWorkingDirectory"]).expanduser() / self.id
 
     @property
@@ -318,27 +334,45 @@ def _start(arguments: list[str], port: int, public: bool, mark: str) -> RunningE
     while True:
         port = free_port(port)
         process = subprocess.run(
-            [sys.executable, "-m", "nni.tools.nnictl.nnictl", *arguments, "--port", str(port)],
+            [sys.executable, "-m", _NNICTL, *arguments, "--port", str(port)],
             env=_environment(public, mark),
             start_new_session=True,  # Ctrl-C in our terminal is for us
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="replace",
         )
         if process.returncode == 0:
             break
         if f"Port {port} is not idle" not in process.stdout:  # else somebody was faster
             raise LaunchError("\n".join(process.stdout.strip().splitlines()[-_LOG_LINES:]))
     try:
-        return RunningExperiment(port, mark)
+        return RunningExperiment(port, _experiment_id(mark), mark)
     except ManagerGoneError as error:
         raise LaunchError(f"{error}\n{process.stdout.strip()}") from None
 
 
+def _experiment_id(mark: str) -> str:
+    """Return which experiment the manager of a run was started for.
+
+    Raises:
+        ManagerGoneError: if it has ended already.
+    """
+    for manager in _managers(mark):
+        with contextlib.suppress(psutil.Error):
+            return _of_manager(manager.cmdline())
+    raise ManagerGoneError("the NNI manager has ended as soon as it had started")
+
+
+def _of_manager(command: list[str]) -> str:
+    """Return the experiment's id in a manager's command line, or nothing in any other."""
+    option = "--experiment-id"
+    return command[command.index(option) + 1] if option in command[:-1] else ""
+
+
 def _environment(public: bool, mark: str) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment[_MARK] = mark
+    environment = {**os.environ, **proxy_exceptions(os.environ), RUN_MARK: mark}
     # So that `python` in a trialCommand is the one that runs this, without activating anything.
     here = str(Path(sys.executable).parent)
     environment["PATH"] = os.pathsep.join([here, environment.get("PATH", os.defpath)])
@@ -353,7 +387,7 @@ def _processes(mark: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # ended meanwhile, or another user's
-            if process.environ().get(_MARK) == mark:
+            if process.environ().get(RUN_MARK) == mark:
                 found.append(process)
     return found
 

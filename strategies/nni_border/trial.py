@@ -45,9 +45,14 @@ def trial_parameters() -> dict[str, Any]:
     return parameters
 
 
-def _own_record() -> dict[str, Any]:
+def _manager() -> ManagerApi:
     # http://localhost:8080[/prefix]/env/local-env/<trial>
-    manager = ManagerApi(os.environ["NNI_TRIAL_COMMAND_CHANNEL"].split("/env/")[0])
+    address = os.environ["NNI_TRIAL_COMMAND_CHANNEL"].split("/env/")[0]
+    return ManagerApi(address, os.environ["NNI_EXP_ID"])
+
+
+def _own_record() -> dict[str, Any]:
+    manager = _manager()
     give_up_at = time.monotonic() + _RECORD_WAIT_S
     while True:
         record = trial_record(manager.get(f"trial-jobs/{os.environ['NNI_TRIAL_JOB_ID']}"))
@@ -91,8 +96,10 @@ def _plain(value: Any) -> Any:
 
 def _report(send: Any, metrics: dict[str, Any]) -> None:
     try:
+        if os.environ.get("NNI_PLATFORM") == "local":  # NNI looks neither for whom it tells nor
+            _manager().check()  # whether that is understood
         send(metrics)
-    except requests.RequestException:
+    except (requests.RequestException, ManagerGoneError):
         experiment = os.environ.get("NNI_EXP_ID")
         raise ManagerGoneError(
             f"the NNI manager does not answer any more; `sedona-nni resume {experiment}` goes on"

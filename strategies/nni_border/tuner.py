@@ -335,4 +335,5 @@ class BorderTuner(Tuner, ABC):
 
     def _api(self) -> ManagerApi:
         channel = os.environ["NNI_TUNER_COMMAND_CHANNEL"]  # ws://localhost:8080[/prefix]/tuner
-        return ManagerApi("http" + channel.removeprefix("ws").removesuffix("/tuner"))
+        address = "http" + channel.removeprefix("ws").removesuffix("/tuner")
+        return ManagerApi(address, self.checkpoint.parent.name)

@@ -89,6 +89,35 @@ def test_a_failing_search_ends_with_its_last_words_and_exit_code_1(world: World,
     assert not (world.home / "results").exists()
 
 
+def test_two_at_the_same_moment_get_a_manager_each_and_no_proxy_is_asked(
+    world: World, port: int
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        world.environment |= {name: "http://127.0.0.1:9", name.upper(): "http://127.0.0.1:9"}
+    for name in ("no_proxy", "NO_PROXY"):
+        world.environment.pop(name, None)
+    runs = {}
+    for name in ("one", "two"):
+        written = world.experiment(
+            searchSpace={},
+            tuner={
+                "className": "strategies.tuner.OptunaTuner",
+                "codeDirectory": ".",
+                "classArgs": {"task": {}, "decoupling": "uniform:2:conv1", "name": name},
+            },
+        )
+        written.rename(world.home / f"{name}.yml")
+        runs[name] = world.sedona("run", f"{name}.yml", "--port", str(port), "--json")
+    ports = []
+    for name, run in runs.items():
+        out, err = run.communicate(timeout=120)
+        assert run.returncode == 0, err
+        assert [row["strategy"] for row in json.loads(out)] == [name]
+        ports += re.findall(r"web UI: http://127\.0\.0\.1:(\d+)", err)
+    assert len(set(ports)) == 2
+    assert world.processes() == []
+
+
 def test_ctrl_c_leaves_no_process_and_resume_does_not_repeat_finished_work(
     world: World, port: int
 ) -> None:

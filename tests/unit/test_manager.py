@@ -1,0 +1,125 @@
+"""`strategies.nni_border.nnictl` and `rest`: who answers at a port, and by which way."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from nni.experiment import rest as nni_rest
+
+from strategies.nni_border import launcher, nnictl, trial
+from strategies.nni_border.rest import ManagerApi, ManagerGoneError, proxy_exceptions
+
+
+class Manager(http.server.BaseHTTPRequestHandler):
+    """Has the experiment ``theirs`` and does whatever it is asked for."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(f"{self.command} {self.path.removeprefix('/api/v1/nni/')}")
+        body = json.dumps({"id": "theirs", "params": {}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_PUT = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of another experiment's manager."""
+    monkeypatch.setattr(Manager, "asked", [], raising=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Manager) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_another_experiments_manager_is_not_believed_and_not_told_anything(port: int) -> None:
+    api = ManagerApi(f"http://127.0.0.1:{port}", "ours")
+    for call in (lambda: api.get("check-status"), api.end_experiment, api.lift_limits):
+        with pytest.raises(ManagerGoneError, match="has theirs, not ours"):
+            call()
+    assert set(Manager.asked) == {"GET experiment"}
+    ManagerApi(f"http://127.0.0.1:{port}", "theirs").get("check-status")
+    assert Manager.asked[-1] == "GET check-status"
+
+
+def test_a_trial_whose_manager_was_replaced_ends(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NNI_PLATFORM", "local")
+    monkeypatch.setenv("NNI_EXP_ID", "ours")
+    address = f"http://localhost:{port}/env/local-env/abc"
+    monkeypatch.setenv("NNI_TRIAL_COMMAND_CHANNEL", address)
+    with pytest.raises(ManagerGoneError, match="`sedona-nni resume ours` goes on"):
+        trial.report_intermediate({"default": 0.5})
+    assert Manager.asked == ["GET experiment"]
+
+
+def test_nnictl_waits_for_its_own_manager_and_not_for_whoever_answers(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "localhost")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    with pytest.raises(RuntimeError, match=f"Port {port} is not idle"):
+        nnictl.wait_for_manager(ended, port)
+    assert Manager.asked == []
+
+    code = (
+        "import socket, time; s = socket.create_server(('127.0.0.1', 0)); "
+        "print(s.getsockname()[1], flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as listening:
+        assert listening.stdout is not None
+        own = int(listening.stdout.readline())
+        asked: list[int] = []
+        monkeypatch.setattr(nni_rest, "get", lambda port, *_: asked.append(port))
+        nnictl.wait_for_manager(listening, own)
+        assert asked == [own]
+        listening.kill()
+
+
+def test_nnictl_says_when_a_manager_does_not_start() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    with socket.socket() as idle:
+        idle.bind(("127.0.0.1", 0))
+        port = idle.getsockname()[1]
+    with pytest.raises(RuntimeError, match="has not started to listen"):
+        nnictl.wait_for_manager(ended, port)
+
+
+def test_a_process_that_has_got_the_number_of_a_manager_is_not_one() -> None:
+    assert not launcher._is_manager(os.getpid(), "ours")
+    assert launcher._of_manager(["node", "main.js", "--experiment-id", "ours"]) == "ours"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert not psutil.pid_exists(ended.pid)
+    assert not launcher._is_manager(ended.pid, "ours")
+
+
+@pytest.mark.parametrize(
+    ("given", "hosts"),
+    [
+        ({}, "localhost,127.0.0.1"),
+        ({"NO_PROXY": "corp, 127.0.0.1"}, "corp,127.0.0.1,localhost"),
+        ({"NO_PROXY": "one", "no_proxy": "two"}, "two,one,localhost,127.0.0.1"),
+    ],
+)
+def test_both_spellings_of_the_exceptions_keep_what_either_names(
+    given: dict[str, str], hosts: str
+) -> None:
+    assert proxy_exceptions(given) == {"no_proxy": hosts, "NO_PROXY": hosts}
