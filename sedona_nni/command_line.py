@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -70,15 +72,34 @@ InChannels = Annotated[int, typer.Option(help="Channels of the images.")]
 ImageSize = Annotated[int, typer.Option(help="Height and width of the images, pixels.")]
 WidthMultiplier = Annotated[float, typer.Option(help="Factor on every width.")]
 DEFAULT_PORT = 8080
+FIRST_PORT, LAST_PORT = 1024, 65534  # below are those of the system; NNI may need the next one
 
 
 def main() -> None:
     """Run the command; a mistake of the user is one line and exit code 2."""
+    _write_whatever_the_terminal_can()
     try:
         app()
     except SedonaError as error:
         print(f"sedona-nni: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+_PLAIN = {"–": "-", "—": "-", "×": "x", "±": "+/-", "…": "...", "≥": ">=", "≤": "<="}
+
+
+def _write_whatever_the_terminal_can() -> None:
+    """Let characters that the output's encoding does not have be replaced, not end the command."""
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        missing = error.object[error.start : error.end]
+        return "".join(_PLAIN.get(character, "?") for character in missing), error.end
+
+    codecs.register_error("sedona-nni.plain", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="sedona-nni.plain")
 
 
 @app.command()
@@ -97,6 +118,7 @@ def run(
     """
     from strategies.experiment import read_experiment
 
+    _check_start(port, results)
     planned = read_experiment(experiment)
     planned.check_machine()
     arguments = ["create", "--config", str(experiment)]
@@ -115,9 +137,19 @@ def resume(
     from strategies.experiment import Experiment
     from strategies.nni_border.launcher import stopped_config
 
+    _check_start(port, results)
     planned = Experiment.from_config(stopped_config(experiment_id))
     planned.check_machine()
     _supervise(["resume", experiment_id], planned, port, public, results, as_json)
+
+
+def _check_start(port: int, results: Path) -> None:
+    """Check what is needed last before anything begins."""
+    from sedona_nni.files import check_output_folder
+
+    if not FIRST_PORT <= port <= LAST_PORT:
+        raise InputError.rule("--port", f"must be from {FIRST_PORT} to {LAST_PORT}", port)
+    check_output_folder("--results", results)
 
 
 def _supervise(
@@ -142,7 +174,7 @@ def _supervise(
         console=Console(stderr=True),
     )
     if folder is not None:
-        table = json.loads((folder / "table.json").read_text())
+        table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
         _show_comparison([StrategyRow.model_validate(row) for row in table], as_json)
         print(f"results: {folder}", file=sys.stderr)
         print(f"pictures: sedona-nni report {folder} --html report.html", file=sys.stderr)
@@ -170,14 +202,14 @@ def report(
 
     import optuna
 
-    from sedona_nni.files import write_atomically
+    from sedona_nni.files import check_output_file, write_atomically
     from sedona_nni.reporting.build import build_report
     from sedona_nni.reporting.text import experiment_in_words, task_in_words
     from strategies.hyperparameters import importance
     from strategies.report_source import read_sources
 
-    if html is not None and html.is_dir():
-        raise InputError.rule("--html", "must be a file", str(html))
+    if html is not None:
+        check_output_file("--html", html)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     made = build_report(read_sources(targets), importance)
     if html is not None:
@@ -448,7 +480,10 @@ def derive(
     from sedona_nni.backbones import build_backbone
     from sedona_nni.balance import BlockBound, FrontPoint, leaders, pareto_front
     from sedona_nni.decoupling import load_outcome
+    from sedona_nni.files import check_output_file
 
+    if output is not None:
+        check_output_file("--output", output)
     found = load_outcome(result)
     if pareto and count > 1:
         raise InputError.rule("leaders", "must not be given with --pareto", count)
@@ -506,8 +541,11 @@ def import_release(
 ) -> None:
     """Read a search result that the authors of SEDONA published."""
     from sedona_nni.decoupling import Decoupling
+    from sedona_nni.files import check_output_file
     from sedona_nni.release import import_release as read
 
+    if output is not None:
+        check_output_file("--output", output)
     result = read(alpha, beta, backbone=backbone, dataset=dataset)
     shown = result if num_blocks is None else result.decoupling(num_blocks)
     if output is not None:

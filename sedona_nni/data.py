@@ -331,7 +331,9 @@ def _read_tiny_imagenet(task: Task, size: int) -> _Parts:
         classes, samples = _image_folder(folder / "train")
         annotations = folder / "val" / "val_annotations.txt"
         if annotations.exists():  # as published: one folder of images and a table of their classes
-            rows = [line.split("\t") for line in annotations.read_text().splitlines()]
+            rows = [
+                line.split("\t") for line in annotations.read_text(encoding="utf-8").splitlines()
+            ]
             number = {name: index for index, name in enumerate(classes)}
             test = [(str(folder / "val" / "images" / row[0]), number[row[1]]) for row in rows]
         else:

@@ -14,7 +14,51 @@ from typing_extensions import Self
 
 from sedona_nni.errors import InputError
 
-__all__ = ["Document", "read_json", "write_atomically", "write_json"]
+__all__ = [
+    "Document",
+    "check_output_file",
+    "check_output_folder",
+    "read_json",
+    "write_atomically",
+    "write_json",
+]
+
+
+def check_output_folder(option: str, folder: Path) -> None:
+    """Check that files can be written into a folder, by trying; nothing stays.
+
+    Args:
+        option: How the user calls it, e.g. ``"--results"``.
+        folder: It need not exist yet.
+
+    Raises:
+        InputError: if they cannot.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        reason = f"{place}: {error.strerror}"
+        rule = f"must be a folder that can be written to ({reason})"
+        raise InputError.rule(option, rule, str(folder)) from None
+
+
+def check_output_file(option: str, path: Path) -> None:
+    """Check that a file can be written, by trying to write beside it; nothing stays.
+
+    Args:
+        option: How the user calls it, e.g. ``"--output"``.
+        path: It need not exist yet, nor need its folder.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    if path.is_dir():
+        raise InputError.rule(option, "must be a file", str(path))
+    check_output_folder(option, path.parent)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -70,6 +71,21 @@ def test_help(
         (["run", "nowhere.yml"], "nowhere.yml: there is no such file"),
         (["report", "unknown"], "experiment unknown: NNI knows no such experiment"),
         (["report", "unknown", "--html", "."], "--html: must be a file, but got '.'"),
+        (
+            ["report", "unknown", "--html", "/dev/null/r.html"],
+            "--html: must be a folder that can be written to (/dev/null: Not a directory)",
+        ),
+        (
+            ["run", QUICKSTART, "--results", "/dev/null/results"],
+            "--results: must be a folder that can be written to (/dev/null: Not a directory), but",
+        ),
+        (
+            ["resume", "unknown", "--results", "/dev/null"],
+            "--results: must be a folder that can be written to (/dev/null: Not a directory), but",
+        ),
+        (["run", QUICKSTART, "--port", "-1"], "--port: must be from 1024 to 65534, but got -1"),
+        (["run", QUICKSTART, "--port", "0"], "--port: must be from 1024 to 65534, but got 0"),
+        (["resume", "x", "--port", "70000"], "--port: must be from 1024 to 65534, but got 70000"),
         (["resume", "unknown"], "experiment unknown: NNI knows no such experiment"),
         (["search", "nowhere.yml", "--directory", "d"], "nowhere.yml: there is no such file"),
         (
@@ -140,6 +156,14 @@ def test_help(
         (["test", "nowhere"], "cannot be read"),
         (["describe", "--backbone", "vgg12"], "backbone: must be one of"),
         (
+            ["import-release", "nowhere.pt", "--backbone", "vgg19", "--output", "/dev/null/x"],
+            "--output: must be a folder that can be written to (/dev/null: Not a directory)",
+        ),
+        (
+            ["discretise", VGG19, "--num-blocks", "2", "--output", "."],
+            "--output: must be a file, but got '.'",
+        ),
+        (
             ["import-release", "nowhere.pt", "nowhere.pt", "--backbone", "vgg19"],
             "nowhere.pt: is not a file of tensors",
         ),
@@ -160,6 +184,20 @@ def test_wrong_input_is_one_line_with_exit_code_2_and_writes_nothing(
     assert captured.err.count("\n") == 1
     # NNI makes its folder as soon as it is asked for an experiment
     assert [path.name for path in elsewhere.iterdir() if path.name != "home"] == []
+
+
+def test_an_output_that_knows_only_ascii(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"strategy": "uniform", "num_trials": 0, "num_failed": 1}]  # nothing known but dashes
+    Path("table.json").write_text(json.dumps(rows), encoding="utf-8")
+    monkeypatch.setattr("strategies.runner.supervise", lambda *_, **__: (1, elsewhere))
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", printed)
+    assert sedona(monkeypatch, "run", QUICKSTART) == 1
+    printed.flush()
+    lines = printed.buffer.getvalue().decode("ascii").splitlines()
+    assert [" ".join(line.split()) for line in lines if "uniform" in line] == [
+        "| uniform | | - | - | - | - | - | - | 0 (1 failed) |"
+    ]
 
 
 def small_experiment(folder: Path) -> str:
