@@ -16,8 +16,9 @@ import search_spaces  # noqa: F401  before any other part of nni.nas, whose warn
 # isort: split
 
 import itertools
+import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -25,23 +26,25 @@ from typing import Any, cast
 import numpy as np
 import torch
 from nni.mutable import Sample
-from nni.nas.evaluator.pytorch import LightningModule
+from nni.nas.evaluator.pytorch import Lightning, LightningModule
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from pydantic import ValidationError
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from search_spaces import DecouplingSpace
 from sedona_nni.balance import discretise
-from sedona_nni.batches import Batch, BatchStream, Draw, ImageSet
+from sedona_nni.batches import BatchStream, ImageSet
 from sedona_nni.decoupling import SearchResult
 from sedona_nni.errors import InputError
 from sedona_nni.relaxation import RelaxedNetwork
 from sedona_nni.search import CHECKPOINT_FILE, Search, SearchSettings
+from strategies._evaluator import LoadedImages, check_disjoint, check_evaluator, images_of
 
 __all__ = ["Sedona", "SedonaModule", "SedonaSupernet"]
+
+logger = logging.getLogger(__name__)
 
 
 class SedonaSupernet(BaseSuperNetModule):
@@ -91,27 +94,6 @@ class SedonaSupernet(BaseSuperNetModule):
         space = self._space
         found = discretise(self.search.result(""), space.num_blocks or 0, space.bound)
         return space.sample(found)
-
-
-class _DatasetImages:
-    """A torch Dataset of (image, class number) as a source of `BatchStream`.
-
-    Random transforms that draw from torch's generator repeat with the batch.
-    """
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self._dataset: Any = loader.dataset
-        self._collate = loader.collate_fn
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def batches(self, draws: Iterable[Draw], device: torch.device) -> Iterator[Batch]:
-        for draw in draws:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(np.random.default_rng(draw.key).integers(2**63)))
-                images, labels = self._collate([self._dataset[int(i)] for i in draw.indices])
-            yield images.to(device), labels.to(device)
 
 
 class SedonaModule(BaseOneShotLightningModule):
@@ -173,12 +155,19 @@ class Sedona(OneShotStrategy):
     ``NasExperiment(space, evaluator, Sedona(meta_steps=500)).run()`` searches a `DecouplingSpace`
     with an evaluator of NNI's Lightning kind. Of the evaluator it uses
 
-    - the data sets and batch sizes of both loaders, which it orders and batches itself;
-    - the trainer: its device, its time limit, its loggers. The search is one endless epoch unless
-      ``limit_train_batches`` says otherwise, and it ends by itself;
-    - the validation, at the end of an epoch, of the relaxed network's final head.
+    - both loaders: data set, sampler's images, batch size, collate_fn, workers. The order is the
+      search's own, random and fixed by its seed, also where a loader does not shuffle; no batch is
+      smaller than the others, and every image is used, with or without ``drop_last``;
+    - the trainer: its device, its time limit, its loggers and callbacks. The search is one endless
+      epoch unless ``limit_train_batches`` says otherwise, and it ends by itself; if the trainer
+      ends it before, a line of the log says so;
+    - the validation, at the end of an epoch, of the relaxed network's final head, with the
+      evaluator's criterion. ``limit_val_batches`` is about this validation alone.
 
-    Its optimizer, criterion and training step do not matter: the search has its own.
+    An image that both loaders load is refused where that can be known: views of one data set, or of
+    copies of it. So are options that a search would not follow, such as ``gradient_clip_val`` or a
+    learning rate. The optimizer and criterion that NNI's `Classification` has by default, and the
+    training step of a module of one's own, are not used: the search has its own.
 
     Called again with the same directory, an interrupted search goes on from its last checkpoint
     and, on the CPU, ends with the same result to the bit.
@@ -219,7 +208,7 @@ class Sedona(OneShotStrategy):
         self.checkpoint_every = checkpoint_every
         self.on_progress = on_progress
         self._dataset = dataset
-        self._loaders: tuple[Any, Any] | None = None
+        self._images: tuple[ImageSet | LoadedImages, ImageSet | LoadedImages] | None = None
 
     def mutate_model(self, model: DecouplingSpace) -> DecouplingSpace:
         """Put the relaxed network into the space. Its initial weights depend on the seed alone."""
@@ -229,6 +218,16 @@ class Sedona(OneShotStrategy):
             torch.manual_seed(self.settings.seed)
             model.supernet = SedonaSupernet(model)
         return model
+
+    def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
+        """Put the search into the evaluator.
+
+        Raises:
+            InputError: if the evaluator asks for what a search would not do.
+        """
+        if isinstance(evaluator, Lightning):
+            check_evaluator(evaluator)
+        return cast(Lightning, super().mutate_evaluator(evaluator))
 
     def configure_oneshot_module(self, training_module: LightningModule) -> SedonaModule:
         """Wrap the evaluator's module."""
@@ -240,24 +239,34 @@ class Sedona(OneShotStrategy):
         """Keep what the loaders would load, and count steps instead.
 
         Raises:
-            InputError: if a loader's batch size is not the one that was asked for.
+            InputError: if a loader brings something that a search could not use, its batch size is
+                not the one that was asked for, or both load the same image.
         """
-        train, validation = self._loaders = (train_dataloader_fn(), val_dataloader_fn())
-        sizes = {"batch_size": train.batch_size, "validation_batch_size": validation.batch_size}
+        train, batch_size = images_of(train_dataloader_fn(), "train_dataloaders")
+        validation, validation_size = images_of(val_dataloader_fn(), "val_dataloaders")
+        check_disjoint(train, validation)
+        self._images = (train, validation)
+        sizes = {"batch_size": batch_size, "validation_batch_size": validation_size}
         for field, size in sizes.items():
             wanted = getattr(self.settings, field)
             if field in self.settings.model_fields_set and wanted != size:
                 raise InputError.rule(f"Sedona.{field}", f"must be the loader's, {size}", wanted)
-        self.settings = self.settings.model_copy(update=sizes)
+        given = self.settings.model_dump(exclude_unset=True)
+        try:
+            self.settings = SearchSettings.model_validate({**given, **sizes})
+        except ValidationError as error:
+            raise InputError.from_validation(error, "loader") from None
         return itertools.count()
 
     def streams(self, device: torch.device) -> tuple[BatchStream, BatchStream]:
         """Return the training and the validation batches of the search."""
-        assert self._loaders is not None
+        assert self._images is not None
         seeds = np.random.SeedSequence(self.settings.seed).generate_state(2)
+        sizes = (self.settings.batch_size, self.settings.validation_batch_size)
         train, validation = (
-            BatchStream(_images(loader), loader.batch_size, int(seed), device)
-            for loader, seed in zip(self._loaders, seeds, strict=True)
+            # (a BatchStream asks a data set for its length and batches only)
+            BatchStream(cast(ImageSet, images), size, int(seed), device)
+            for images, size, seed in zip(self._images, sizes, seeds, strict=True)
         )
         return train, validation
 
@@ -274,6 +283,12 @@ class Sedona(OneShotStrategy):
     def _run(self) -> None:
         with _sober_lightning():
             super()._run()
+        if not self.search.done:
+            logger.warning(
+                "the trainer ended the search after %d of %d steps",
+                self.search.step,
+                self.search.total_steps,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the state of the search is in its directory."""
@@ -293,9 +308,3 @@ def _sober_lightning() -> Iterator[None]:
             yield
         except SystemExit as error:
             raise KeyboardInterrupt from error
-
-
-def _images(loader: Any) -> ImageSet:
-    if isinstance(loader.dataset, ImageSet):
-        return loader.dataset
-    return cast(ImageSet, _DatasetImages(loader))  # BatchStream asks for length and batches only

@@ -14,8 +14,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from rich.progress import Progress
 
 from search_spaces import DecouplingSpace
 from sedona_nni.backbones import ACTIVATIONS
-from sedona_nni.batches import Batch, BatchStream, ImageSet, evaluation_batches
+from sedona_nni.batches import BatchStream, ImageSet
 from sedona_nni.cost import count_parameters, peak_memory_mib, relaxed_cost
 from sedona_nni.data import Splits, load_splits
 from sedona_nni.decoupled import build_decoupled
@@ -40,6 +39,7 @@ from sedona_nni.relaxation import RelaxedNetwork
 from sedona_nni.search import Search, SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training import Evaluation, TrainSettings, evaluate
+from strategies._evaluator import ImageLoader
 from strategies._sedona import Sedona
 
 __all__ = ["run_search"]
@@ -188,17 +188,6 @@ class _InThisProcess(SequentialExecutionEngine):
             model.status = ModelStatus.Trained
 
 
-@dataclass(frozen=True)
-class _Images:
-    """What `Sedona` asks of a loader."""
-
-    dataset: ImageSet
-    batch_size: int
-
-    def __iter__(self) -> Iterator[Batch]:
-        return evaluation_batches(self.dataset, self.batch_size, "cpu")
-
-
 def _evaluator(splits: Splits, settings: SearchSettings, device: torch.device) -> Any:
     """Return an evaluator that only says where to search and on which images, and is silent."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -215,8 +204,8 @@ def _evaluator(splits: Splits, settings: SearchSettings, device: torch.device) -
     return Lightning(
         LightningModule(),
         trainer,
-        train_dataloaders=_Images(splits.train, settings.batch_size),
-        val_dataloaders=_Images(splits.validation, settings.validation_batch_size),
+        train_dataloaders=ImageLoader(splits.train, settings.batch_size),
+        val_dataloaders=ImageLoader(splits.validation, settings.validation_batch_size),
     )
 
 

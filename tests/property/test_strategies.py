@@ -11,7 +11,7 @@ import nni
 import pytest
 import torch
 from conformance import Exploration, StrategyConformance, space
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from search_spaces import DistinctDecouplings
 from sedona_nni.decoupled import DecoupledNetwork
@@ -158,8 +158,8 @@ def evaluator() -> Classification:
     images = TensorDataset(torch.randn(24, 3, 32, 32), torch.arange(24) % 10)
     return Classification(
         num_classes=10,
-        train_dataloaders=DataLoader(images, batch_size=6),
-        val_dataloaders=DataLoader(images, batch_size=6),
+        train_dataloaders=DataLoader(Subset(images, range(12)), batch_size=6),
+        val_dataloaders=DataLoader(Subset(images, range(12, 24)), batch_size=6),
         accelerator="cpu",
         max_epochs=-1,
         logger=False,
