@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import sedona_nni.data
+import sedona_nni.picture
 from sedona_nni.auxiliary import auxiliary_names
 from sedona_nni.backbones import backbone_names, num_layers
 from sedona_nni.command_line import app
@@ -163,6 +164,7 @@ SOURCES: dict[str, str] = {
     "CommonSettings.train": _OURS,
     "CommonSettings.device": "ours; release, `--no-cuda`",
     "CommonSettings.threads": _OURS,
+    "CommonSettings.workers": _OURS,
     "CommonSettings.seed": _OURS,
     "BalancedSettings.max_block_share": _OURS,
     "BalancedSettings.compute": _OURS,
@@ -341,6 +343,10 @@ def reference() -> str:
         "Data sets: " + ", ".join(f"`{name}`" for name in dataset_names()) + ".",
         "",
         markdown(inspect.cleandoc(sedona_nni.data.__doc__ or "").partition("\n\n")[2]),
+        "",
+        "Of sets in files, every picture becomes red, green and blue of 8 bits:",
+        "",
+        markdown(inspect.cleandoc(sedona_nni.picture.__doc__ or "").partition("\n\n")[2]),
         "",
         "## Experiments",
         "",

@@ -9,9 +9,12 @@ from __future__ import annotations
 import functools
 import heapq
 import os
+import shutil
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import Self
 
-from sedona_nni.errors import InputError
+from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.picture import read_picture
 
 __all__ = [
     "Batch",
@@ -38,6 +42,10 @@ Batch = tuple[Tensor, Tensor]
 """Normalised images (B, C, S, S), float32, and class numbers (B,), int64."""
 
 _ORDER, _DISTORTION = 0, 1  # what a random stream is for, so that the two never coincide
+_SHARED_MEMORY = "/dev/shm"  # of Linux; containers often have 64 MB of it
+_PREFETCH = 2  # batches that a worker has ready
+_MOST_WORKERS = 8  # unless told otherwise
+_ENDED_WORKER = ("killed by signal", "exited unexpectedly", "shared memory", "No space left")
 
 
 class Draw(NamedTuple):
@@ -155,6 +163,8 @@ class FolderImages(ImageSet, Dataset[tuple[Tensor, int]]):
         files: The image files, N of them.
         preprocessing: Brings a PIL image to bytes (3, S, S) the same way every time.
         augmentation: Does so with random distortions drawn from torch's generator.
+        workers: Processes that read ahead, with 0 this one reads; by default as many as this
+            process may use processors, at most 8. What a batch holds does not depend on it.
     """
 
     files: np.ndarray
@@ -163,6 +173,7 @@ class FolderImages(ImageSet, Dataset[tuple[Tensor, int]]):
     std: tuple[float, ...]
     preprocessing: Callable[[Any], Tensor]
     augmentation: Callable[[Any], Tensor] | None = None
+    workers: int | None = None
 
     def subset(self, indices: np.ndarray) -> Self:
         """Return the images of the given numbers, in that order."""
@@ -174,13 +185,8 @@ class FolderImages(ImageSet, Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, address: tuple[int, int | None]) -> tuple[Tensor, int]:
         """Read one image (3, S, S) and its label; the address is its number and a seed."""
-        from torchvision.datasets.folder import default_loader
-
         index, seed = address
-        try:
-            picture = default_loader(self.files[index])
-        except OSError as error:
-            raise InputError(f"{self.files[index]}: is not a readable image ({error})") from None
+        picture = read_picture(self.files[index])
         if self.augmentation is None or seed is None:
             return self.preprocessing(picture), int(self.labels[index])
         with torch.random.fork_rng(devices=[]):
@@ -188,26 +194,77 @@ class FolderImages(ImageSet, Dataset[tuple[Tensor, int]]):
             return self.augmentation(picture), int(self.labels[index])
 
     def batches(self, draws: Iterable[Draw], device: torch.device) -> Iterator[Batch]:
-        """Yield one batch for each draw."""
-        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            self,
-            batch_sampler=(self._addresses(draw) for draw in draws),
-            num_workers=min(8, os.cpu_count() or 1),
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # else the loader draws from torch's global one
-        )
+        """Yield one batch for each draw.
+
+        Raises:
+            InputError: if a picture cannot be read, see `sedona_nni.picture.read_picture`.
+        """
+        draws = iter(draws)
+        first = next(draws, None)
+        if first is None:
+            return
+        workers = _usable_processors() if self.workers is None else self.workers
+        crowded = workers > 0 and self._is_crowded(workers, len(first.indices))
+        with warnings.catch_warnings():  # more workers than processors is what was asked for
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+                self,
+                batch_sampler=map(self._addresses, chain([first], draws)),
+                num_workers=workers,
+                prefetch_factor=_PREFETCH if workers else None,
+                collate_fn=_as_arrays if crowded else None,
+                pin_memory=device.type == "cuda",
+                generator=torch.Generator(),  # else the loader draws from torch's global one
+            )
         try:
-            for images, labels in loader:
-                images, labels = (part.to(device, non_blocking=True) for part in (images, labels))
+            for batch in loader:
+                images, labels = (
+                    torch.as_tensor(part).to(device, non_blocking=True) for part in batch
+                )
                 yield self._normalise(images), labels
         except InputError as error:  # a worker's whole traceback; its last line is the message
             raise InputError(str(error).strip().rsplit("InputError: ", 1)[-1]) from None
+        except (RuntimeError, OSError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            if not any(words in reason for words in _ENDED_WORKER):
+                raise  # a defect
+            raise SedonaError(
+                "a process that reads images has ended, probably for want of memory or of "
+                f"{_SHARED_MEMORY}: fewer `workers` need less, 0 none ({reason})"
+            ) from None
+
+    def _is_crowded(self, workers: int, batch_size: int) -> bool:
+        """Say whether the batches on their way to this process may not fit into shared memory.
+
+        Other trials may be about to fill it, too, so half of it has to be enough.
+        """
+        if not os.path.isdir(_SHARED_MEMORY):
+            return False
+        image, _ = self[0, None]
+        needed = (workers * _PREFETCH + 2) * batch_size * image.nbytes
+        return shutil.disk_usage(_SHARED_MEMORY).free < 2 * needed
 
     def _addresses(self, draw: Draw) -> list[tuple[int, int | None]]:
         if draw.key is None:
             return [(index, None) for index in draw.indices.tolist()]
         seeds = np.random.default_rng(draw.key).integers(2**63, size=len(draw.indices))
         return list(zip(draw.indices.tolist(), seeds.tolist(), strict=True))
+
+
+def _as_arrays(items: list[tuple[Tensor, int]]) -> tuple[np.ndarray, ...]:
+    """Make a batch that takes no shared memory but comes through a pipe, which is slower.
+
+    In a worker, torch's own collation puts the batch into shared memory at once.
+    """
+    images, labels = zip(*items, strict=True)
+    return torch.stack(images).numpy(), np.array(labels)
+
+
+def _usable_processors() -> int:
+    """Return how many processors this process may use, at most 8."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+    return min(_MOST_WORKERS, os.cpu_count() or 1)
 
 
 class BatchStream:

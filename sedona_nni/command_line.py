@@ -48,6 +48,14 @@ Results = Annotated[Path, typer.Option(help="Folder for results/<experiment id>/
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Folder = Annotated[Path, typer.Option("--directory", help="For checkpoints and results.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Processes that read image files, 0 for none beside this one; by default as many as "
+        "processors, at most 8.",
+    ),
+]
 DecouplingText = Annotated[
     str,
     typer.Option(
@@ -237,6 +245,7 @@ def search(
     directory: Folder,
     max_block_share: MaxBlockShare = None,
     device: Device = "auto",
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Search as the experiment would, by SEDONA or by probing, without NNI's manager.
@@ -257,7 +266,7 @@ def search(
         raise InputError(f"{experiment}: must be an experiment of the SedonaTuner or ProbeTuner")
     bound = _bound(planned, max_block_share, directory)
     with claim_device(device, threads=settings.threads) as claimed:
-        result = _run_search(planned, claimed, directory)
+        result = _run_search(planned, claimed, directory, workers)
     found = parse_result(result["search_result"])
     found.save(directory / "search-result.json")
     for count in settings.num_blocks:
@@ -275,11 +284,14 @@ def search(
             print(f"probing cost as much as {result['trainings']:.2f} trainings, by MACs")
 
 
-def _run_search(planned: Experiment, device: torch.device, directory: Path) -> dict[str, Any]:
+def _run_search(
+    planned: Experiment, device: torch.device, directory: Path, workers: int | None
+) -> dict[str, Any]:
     """Run the search of an experiment that has one."""
     from strategies.settings import ExperimentSettings, ProbeExperimentSettings
 
     settings = planned.settings
+    workers = settings.workers if workers is None else workers
     if isinstance(settings, ProbeExperimentSettings):
         from trials.probe import run_probes
 
@@ -289,6 +301,7 @@ def _run_search(planned: Experiment, device: torch.device, directory: Path) -> d
             settings.probe,
             aux=settings.aux,
             device=device,
+            workers=workers,
             report=_print_progress,
             directory=directory,
         )
@@ -300,6 +313,7 @@ def _run_search(planned: Experiment, device: torch.device, directory: Path) -> d
         settings.search,
         aux=settings.aux,
         device=device,
+        workers=workers,
         report=_print_progress,
         directory=directory,
     )
@@ -328,6 +342,7 @@ def train(
         str | None, typer.Option(help="How the blocks learn, e.g. greedy or sequential.")
     ] = None,
     device: Device = "auto",
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Train a decoupling as a trial of the experiment would, without NNI's manager.
@@ -367,6 +382,7 @@ def train(
             chosen,
             settings,
             device=claimed,
+            workers=planned.settings.workers if workers is None else workers,
             report=_print_progress,
             directory=directory,
         )
@@ -377,6 +393,7 @@ def train(
 def retest(
     directory: Annotated[Path, typer.Argument(help="What `train`, or a trial, has trained into.")],
     device: Device = "auto",
+    workers: Workers = None,
     data_dir: Annotated[
         str | None, typer.Option(help="Where the data set is, by default where it was.")
     ] = None,
@@ -391,7 +408,9 @@ def retest(
     from trials.train import evaluate_saved
 
     with claim_device(device) as claimed:
-        result = evaluate_saved(directory, device=claimed, data_dir=data_dir, ensemble=ensemble)
+        result = evaluate_saved(
+            directory, device=claimed, workers=workers, data_dir=data_dir, ensemble=ensemble
+        )
     _show_numbers(result, as_json)
 
 

@@ -30,7 +30,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def dataset_names() -> list[str]:
     return sorted(_DATASETS)
 
 
-def load_splits(task: Task, validation_fraction: float) -> Splits:
+def load_splits(task: Task, validation_fraction: float, *, workers: int | None = None) -> Splits:
     """Read a data set and split it.
 
     Args:
@@ -109,6 +109,7 @@ def load_splits(task: Task, validation_fraction: float) -> Splits:
             With a ``train_limit`` only that many images of the set's training part are learned
             from and validated on; the test part stays whole.
         validation_fraction: Share of the training part that is held out, strictly within 0 and 1.
+        workers: Of images that stay in their files, see `sedona_nni.batches.FolderImages`.
 
     Raises:
         InputError: if the set is unknown, is not where it is said to be, or is too small.
@@ -139,7 +140,11 @@ def load_splits(task: Task, validation_fraction: float) -> Splits:
             f"test, but got {len(train)}, {len(validation)} and {len(parts.test)} "
             f"(validation_fraction {validation_fraction})"
         )
-    return Splits(train, validation.plain(), parts.test.plain(), parts.num_classes, size)
+    train, validation, test = (
+        replace(part, workers=workers) if isinstance(part, FolderImages) else part
+        for part in (train, validation.plain(), parts.test.plain())
+    )
+    return Splits(train, validation, test, parts.num_classes, size)
 
 
 def form_of(task: Task) -> tuple[int, int]:

@@ -134,6 +134,7 @@ class LedgerTuner(BorderTuner):
             "hyperparameters": hyperparameters,
             "device": self.settings.device,
             "threads": self.settings.threads,
+            "workers": self.settings.workers,
             # Once more for people: the web UI's columns and axes show no nested values
             "cuts": _briefly(decoupling),
             "method": train.method.name,

@@ -92,6 +92,8 @@ class CommonSettings(BaseModel, ABC):
             trial of each strategy trains with ``train.seed + n``.
         device: ``"auto"`` takes a GPU if there is one. Each trial has a GPU of its own.
         threads: CPU threads per trial; by default PyTorch decides.
+        workers: Processes per trial that read image files, see
+            `sedona_nni.batches.FolderImages.workers`; 0 for none beside the trial's own.
         seed: Of what the tuner draws: random decouplings, samples and hyperparameters.
     """
 
@@ -102,6 +104,7 @@ class CommonSettings(BaseModel, ABC):
     train: TrainSettings = TrainSettings()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=0)
     seed: int = Field(default=2021, ge=0)
 
     @property

@@ -164,6 +164,7 @@ class SearchingTuner(OptunaTuner):
             **(self._probing() if strategy == "probe" else self._differentiable()),
             "device": settings.device,
             "threads": settings.threads,
+            "workers": settings.workers,
         }
 
     def _differentiable(self) -> Parameters:

@@ -51,6 +51,7 @@ def _run(parameters: dict[str, Any], device: torch.device, directory: Path) -> d
             Decoupling.model_validate(parameters["decoupling"]),
             settings,
             device=device,
+            workers=parameters.get("workers"),
             report=report_intermediate,
             directory=directory,
         )
@@ -79,6 +80,7 @@ def _search(
             ProbeSettings.model_validate(parameters["probe"]),
             aux=parameters["aux"],
             device=device,
+            workers=parameters.get("workers"),
             report=report_intermediate,
             directory=directory,
         )
@@ -90,6 +92,7 @@ def _search(
         SearchSettings.model_validate(parameters["search"]),
         aux=parameters["aux"],
         device=device,
+        workers=parameters.get("workers"),
         report=report_intermediate,
         directory=directory,
     )
@@ -100,7 +103,8 @@ def _study(parameters: dict[str, Any], device: torch.device, directory: Path) ->
     from strategies.study_settings import StudySettings
     from trials.study import run_study_trial
 
-    given = {name: parameters[name] for name in StudySettings.model_fields}
+    fields = StudySettings.model_fields
+    given = {name: parameters[name] for name in fields if name in parameters}
     return run_study_trial(
         StudySettings.model_validate(given),
         parameters["strategy"],

@@ -50,6 +50,7 @@ def run_probes(
     *,
     aux: Sequence[str],
     device: torch.device | str = "cpu",
+    workers: int | None = None,
     report: Callable[[dict[str, float]], None] = lambda numbers: None,
     directory: Path | None = None,
 ) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def run_probes(
         settings: How to probe.
         aux: Names of the auxiliary networks to choose from.
         device: Where.
+        workers: Processes that read image files, see `sedona_nni.batches.FolderImages`.
         report: Called after every probe with ``default`` (minus the least loss so far, as NNI's web
             UI takes more for better), ``loss`` of this probe and its number as ``step``, from 1.
         directory: Where to keep what has been found and to leave the results.
@@ -92,7 +94,7 @@ def run_probes(
             progress = read_json(directory / "progress.json")
             found, spent = progress["losses"], progress["time_s"]
 
-    splits = load_splits(task, train.validation_fraction)
+    splits = load_splits(task, train.validation_fraction, workers=workers)
     with torch.device("meta"):
         counted = task_backbone(task)
     stream = BatchStream(splits.train, train.batch_size, train.seed, "cpu")

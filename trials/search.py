@@ -61,6 +61,7 @@ def run_search(
     *,
     aux: Sequence[str],
     device: torch.device | str = "cpu",
+    workers: int | None = None,
     report: Callable[[dict[str, float]], None] = lambda numbers: None,
     directory: Path | None = None,
     num_reports: int = 75,
@@ -75,6 +76,7 @@ def run_search(
         settings: How to search.
         aux: Names of the auxiliary networks to choose from.
         device: Where.
+        workers: Processes that read image files, see `sedona_nni.batches.FolderImages`.
         report: Called about ``num_reports`` times with ``step``; ``decided`` (mean of
             |a^loc - a^up|); ``default`` and ``loss``, the validation accuracy and loss of the final
             head with the weights that have been trained most; and the means over the steps since
@@ -107,7 +109,7 @@ def run_search(
             finished: dict[str, Any] = read_json(directory / "results.json")
             return finished
 
-    splits = load_splits(task, settings.validation_fraction)
+    splits = load_splits(task, settings.validation_fraction, workers=workers)
     space = DecouplingSpace(
         task.backbone,
         aux,

@@ -188,6 +188,7 @@ class _Trial:
             decoupling,
             settings.train.model_copy(update={"seed": seed}),
             device=self._device,
+            workers=settings.workers,
             directory=directory,
         )
         (directory / MODEL_FILE).unlink(missing_ok=True)  # hundreds of them would fill a disk
@@ -205,7 +206,11 @@ class _Trial:
 
     def _searched(self) -> dict[str, Any]:
         settings, replicate = self._settings, self._replicate
-        how: dict[str, Any] = {"device": self._device, "directory": self._directory / "search"}
+        how: dict[str, Any] = {
+            "device": self._device,
+            "workers": settings.workers,
+            "directory": self._directory / "search",
+        }
         # Imported here, as a training needs no Lightning
         if self._strategy == "probe":
             from trials.probe import run_probes

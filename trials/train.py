@@ -61,6 +61,7 @@ def run_training(
     settings: TrainSettings,
     *,
     device: torch.device | str = "cpu",
+    workers: int | None = None,
     report: Callable[[dict[str, float]], None] = lambda numbers: None,
     directory: Path | None = None,
 ) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def run_training(
         decoupling: Where to cut, and with which auxiliary networks; or how much, everywhere.
         settings: How to train.
         device: Where.
+        workers: Processes that read image files, see `sedona_nni.batches.FolderImages`.
         report: Called with the numbers of every epoch.
         directory: Where to leave the trained network and its results, and to keep checkpoints.
 
@@ -107,7 +109,7 @@ def run_training(
             finished: dict[str, Any] = read_json(directory / "results.json")
             return finished
 
-    splits = load_splits(task, settings.validation_fraction)
+    splits = load_splits(task, settings.validation_fraction, workers=workers)
     network, costs = _build(task, decoupling, settings.seed)
     extra = _method(network, settings, splits).extra_cost()
     costs = {name: cost + getattr(extra, name) for name, cost in costs.items()}
@@ -146,6 +148,7 @@ def evaluate_saved(
     directory: Path,
     *,
     device: torch.device | str = "cpu",
+    workers: int | None = None,
     data_dir: str | None = None,
     ensemble: int | None = None,
 ) -> dict[str, float]:
@@ -154,6 +157,7 @@ def evaluate_saved(
     Args:
         directory: Holds ``run.json`` and ``model.safetensors``.
         device: Where to compute.
+        workers: Processes that read image files, see `sedona_nni.batches.FolderImages`.
         data_dir: Where the data set is now, by default where it was.
         ensemble: Size of the ensemble, by default that of the training's settings.
 
@@ -169,7 +173,7 @@ def evaluate_saved(
     if ensemble is not None:
         settings = settings.model_copy(update={"ensemble": ensemble})
     task = run.task if data_dir is None else run.task.model_copy(update={"data_dir": data_dir})
-    splits = load_splits(task, settings.validation_fraction)
+    splits = load_splits(task, settings.validation_fraction, workers=workers)
     network, _ = _build(task, run.decoupling, settings.seed)
     path = directory / MODEL_FILE
     try:

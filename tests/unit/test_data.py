@@ -3,11 +3,13 @@
 import gzip
 import hashlib
 import pickle
+import shutil
 import struct
 import time
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ import pytest
 import scipy.io
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
+from sedona_nni import batches
 from sedona_nni.batches import (
     BatchStream,
     FolderImages,
@@ -25,7 +29,7 @@ from sedona_nni.batches import (
     class_limited_order,
 )
 from sedona_nni.data import Splits, dataset_names, evaluation_batches, load_splits
-from sedona_nni.errors import InputError
+from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.task import Task
 
 
@@ -321,16 +325,45 @@ def test_classes_must_agree(tmp_path: Path) -> None:
         load_splits(Task(dataset="imagefolder", data_dir=str(tmp_path)), 0.2)
 
 
-def test_damaged_image_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_image_is_named(tmp_path: Path, workers: int) -> None:
     write_classes(tmp_path / "train", 6, 24)
     victim = tmp_path / "train" / "a" / "0.png"
     victim.write_bytes(b"no image")
-    splits = load_splits(Task(dataset="imagefolder", data_dir=str(tmp_path), image_size=16), 0.2)
+    task = Task(dataset="imagefolder", data_dir=str(tmp_path), image_size=16)
+    splits = load_splits(task, 0.2, workers=workers)
     everything = (splits.train, splits.validation, splits.test)
     with pytest.raises(InputError) as error:
         [list(evaluation_batches(part, 8, "cpu")) for part in everything]
     assert str(error.value).startswith(f"{victim}: is not a readable image")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("free", [0, 2**40])
+def test_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """Then batches take another way from the workers to this process, and are the same."""
+    write_classes(tmp_path / "train", 6, 24)
+    task = Task(dataset="imagefolder", data_dir=str(tmp_path), image_size=16)
+    alone, by_workers = (load_splits(task, 0.2, workers=workers).train for workers in (0, 2))
+    expected = list(islice(BatchStream(alone, 4, 0, "cpu").iterate(), 3))
+
+    shared: list[bool] = []
+
+    def loader(*args: Any, **options: Any) -> Any:
+        plain = DataLoader(*args, **options)
+        shared.append(isinstance(next(iter(plain))[0], torch.Tensor))
+        return plain
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(batches, "DataLoader", loader)
+    stream = BatchStream(by_workers, 4, 0, "cpu")
+    next(stream.iterate())
+    assert shared == [free > 0]
+    monkeypatch.setattr(batches, "DataLoader", DataLoader)
+    found = list(islice(stream.iterate(), 3))
+    for (images, labels), (again, same) in zip(expected, found, strict=True):
+        assert torch.equal(images, again)
+        assert torch.equal(labels, same)
 
 
 # ---- Streams -------------------------------------------------------------------------------------
@@ -494,3 +527,27 @@ def test_splits_are_ready_to_use() -> None:
     assert images.shape == (16, 3, 32, 32)
     assert images.dtype == torch.float32
     assert labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"),
+        RuntimeError("Caught RuntimeError in worker\nunable to allocate shared memory(shm)"),
+        OSError(28, "No space left on device"),
+    ],
+)
+def test_a_worker_that_ends_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def loader(*args: Any, **options: Any) -> Iterator[Any]:
+        raise error
+        yield
+
+    write_classes(tmp_path / "train", 6, 24)
+    task = Task(dataset="imagefolder", data_dir=str(tmp_path), image_size=16)
+    images = load_splits(task, 0.2, workers=2).test
+    monkeypatch.setattr(batches, "DataLoader", loader)
+    with pytest.raises(SedonaError, match="fewer `workers` need less, 0 none") as caught:
+        list(evaluation_batches(images, 8, "cpu"))
+    assert "\n" not in str(caught.value)
