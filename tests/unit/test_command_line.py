@@ -196,7 +196,7 @@ def test_an_output_that_knows_only_ascii(elsewhere: Path, monkeypatch: pytest.Mo
     printed.flush()
     lines = printed.buffer.getvalue().decode("ascii").splitlines()
     assert [" ".join(line.split()) for line in lines if "uniform" in line] == [
-        "| uniform | | - | - | - | - | - | - | 0 (1 failed) |"
+        "|uniform | |- |- |- |- |- |- |0 (1 failed) |"
     ]
 
 
