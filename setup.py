@@ -33,6 +33,8 @@ setup(
         "typer>=0.12",
         "rich>=13",
         "optuna>=4.0",
+        "sqlalchemy>=2.1",  # Optuna's file; the first that escapes its path
+        "pyyaml>=6",
         "matplotlib>=3.8",  # the pictures of a report
         "jinja2>=3.1",
         "nni==3.0",

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.files import user_path
 
 if TYPE_CHECKING:
     import torch
@@ -38,15 +39,25 @@ app = typer.Typer(
     add_completion=False,
 )
 
-ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yml", help="An experiment.")]
+ExperimentFile = Annotated[
+    Path, typer.Argument(metavar="EXPERIMENT.yml", help="An experiment.", parser=user_path)
+]
 Port = Annotated[int, typer.Option(help="Of the web UI; if it is taken, the next free one.")]
 Public = Annotated[
     bool,
     typer.Option("--public", help="Serve the web UI to the network. It asks nobody who he is."),
 ]
-Results = Annotated[Path, typer.Option(help="Folder for results/<experiment id>/.")]
+Results = Annotated[
+    Path,
+    typer.Option(help="Folder for results/<experiment id>/.", parser=user_path, metavar="PATH"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Folder = Annotated[Path, typer.Option("--directory", help="For checkpoints and results.")]
+Folder = Annotated[
+    Path,
+    typer.Option(
+        "--directory", help="For checkpoints and results.", parser=user_path, metavar="PATH"
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Workers = Annotated[
     int | None,
@@ -200,7 +211,11 @@ def report(
     ],
     html: Annotated[
         Path | None,
-        typer.Option(help="Write a page with pictures here: one file that needs nothing else."),
+        typer.Option(
+            help="Write a page with pictures here: one file that needs nothing else.",
+            parser=user_path,
+            metavar="PATH",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -335,7 +350,8 @@ def train(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Replaces one of the training settings; method.NAME is an option of its method.",
+            help="Replaces one of the training settings, by a value as in YAML, e.g. "
+            "milestones=[40,60]; method.NAME is an option of its method.",
         ),
     ] = None,
     method: Annotated[
@@ -347,23 +363,17 @@ def train(
 ) -> None:
     """Train a decoupling as a trial of the experiment would, without NNI's manager.
 
+    It trains with the experiment's settings under train, and nothing of its train_for or
+    searchSpace; --set replaces some of them.
     A bound on the blocks replaces that of the experiment. What is derived from a search result
     keeps to it, what is given has to.
     """
-    from pydantic import ValidationError
-
-    from sedona_nni.training import TrainSettings
     from strategies.experiment import read_experiment
     from strategies.nni_border.devices import claim_device
     from trials.train import run_training
 
     planned = read_experiment(experiment)
-    changes: dict[str, Any] = dict(_split_setting(text) for text in setting or [])
-    changes["method"] = _method(method, changes, planned.settings.train)
-    try:
-        settings = TrainSettings.model_validate({**planned.settings.train.model_dump(), **changes})
-    except ValidationError as error:
-        raise InputError.from_validation(error, "--set") from None
+    settings = _changed(planned.settings.train, setting or [], method)
     chosen: Decoupling | SearchResult
     if relaxed:
         if max_block_share is not None:
@@ -391,7 +401,9 @@ def train(
 
 @app.command("test")
 def retest(
-    directory: Annotated[Path, typer.Argument(help="What `train`, or a trial, has trained into.")],
+    directory: Annotated[
+        Path, typer.Argument(help="What `train`, or a trial, has trained into.", parser=user_path)
+    ],
     device: Device = "auto",
     workers: Workers = None,
     data_dir: Annotated[
@@ -459,7 +471,7 @@ def describe(
 
 @app.command("discretise")
 def derive(
-    result: Annotated[Path, typer.Argument(help="JSON file of a search result.")],
+    result: Annotated[Path, typer.Argument(help="JSON file of a search result.", parser=user_path)],
     num_blocks: Annotated[
         int, typer.Option(help="K; 0: any number, without a bound wherever a_loc > a_up.")
     ],
@@ -483,7 +495,10 @@ def derive(
     in_channels: InChannels = 3,
     image_size: ImageSize = 32,
     width_multiplier: WidthMultiplier = 1.0,
-    output: Annotated[Path | None, typer.Option(help="Write the decoupling here.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write the decoupling here.", parser=user_path, metavar="PATH"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Derive decouplings from a search result: what speaks for them, and what they promise.
@@ -540,21 +555,29 @@ def _compute(
     if text == "macs":
         return compute_in_macs(backbone, aux)
     if text != "time":
-        return load_compute(Path(text))
+        return load_compute(user_path(text))
     with claim_device(device) as claimed:
         return compute_in_time(backbone, aux, device=claimed, batch_size=batch_size)
 
 
 @app.command()
 def import_release(
-    alpha: Annotated[Path, typer.Argument(help="alpha.pt, or a JSON file (of both).")],
+    alpha: Annotated[
+        Path, typer.Argument(help="alpha.pt, or a JSON file (of both).", parser=user_path)
+    ],
     backbone: Annotated[str, typer.Option(help="What was searched on.")],
-    beta: Annotated[Path | None, typer.Argument(help="beta.pt, or a JSON file.")] = None,
+    beta: Annotated[
+        Path | None, typer.Argument(help="beta.pt, or a JSON file.", parser=user_path)
+    ] = None,
     dataset: Annotated[str, typer.Option(help="What was searched with.")] = "cifar10",
     num_blocks: NumBlocks = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Write the search result here or, with --num-blocks, the decoupling."),
+        typer.Option(
+            help="Write the search result here or, with --num-blocks, the decoupling.",
+            parser=user_path,
+            metavar="PATH",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -578,11 +601,41 @@ def import_release(
             print(f"boundary {index}: a_loc {local:.4f}")
 
 
-def _split_setting(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise InputError.rule("--set", "must be NAME=VALUE", text)
-    return name, value
+def _changed(train: TrainSettings, settings: Iterable[str], method: str | None) -> TrainSettings:
+    """Return an experiment's settings with what ``--set`` and ``--method`` replace of them."""
+    import yaml
+    from pydantic import ValidationError
+
+    from sedona_nni.training import TrainSettings
+
+    described = train.model_dump()
+    changes = []
+    for text in settings:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise InputError.rule("--set", "must be NAME=VALUE", text)
+        try:
+            changes.append((name.split("."), yaml.safe_load(value)))
+        except yaml.YAMLError:
+            raise InputError.rule("--set", "must have a VALUE as in YAML", text) from None
+    if method is not None:
+        if any(names == ["method"] for names, _ in changes):
+            raise InputError("--method: must not be given with --set method=...")
+        changes.append((["method"], method))
+    for names, value in sorted(changes, key=lambda change: len(change[0])):  # a whole, then in it
+        node: Any = described
+        for name in names[:-1]:
+            if isinstance(node.get(name), str):  # a method's name stands for it with its defaults
+                node[name] = {"name": node[name]}
+            node = node.get(name)
+            if not isinstance(node, dict):
+                field = ".".join(names)
+                raise InputError(f"--set.{field}: unknown field, please check its spelling")
+        node[names[-1]] = value
+    try:
+        return TrainSettings.model_validate(described)
+    except ValidationError as error:
+        raise InputError.from_validation(error, "--set") from None
 
 
 def _bound(
@@ -620,21 +673,6 @@ def _show_undecided(result: SearchOutcome) -> None:
         )
 
 
-def _method(name: str | None, changes: dict[str, Any], train: TrainSettings) -> dict[str, Any]:
-    """Return the method's name and options, and take these out of ``changes``.
-
-    Args:
-        name: What ``--method`` says; by default what ``--set`` or the experiment does.
-        changes: What ``--set`` says.
-        train: The experiment's settings.
-    """
-    named = changes.pop("method", name) if name is None else name
-    described = train.method.model_dump() if named is None else {"name": named}
-    for field in [field for field in changes if field.startswith("method.")]:
-        described[field.removeprefix("method.")] = changes.pop(field)
-    return described
-
-
 def _decoupling(
     text: str,
     num_blocks: int | None,
@@ -656,7 +694,7 @@ def _decoupling(
         def derive(result: SearchOutcome, num_blocks: int) -> Decoupling:
             return discretise(result, num_blocks, bound_for(result.aux_choices))
 
-        chosen = load_decoupling(Path(text), num_blocks, derive)
+        chosen = load_decoupling(user_path(text), num_blocks, derive)
         if backbone not in (None, chosen.backbone):
             raise InputError.rule("decoupling", f"must be one of {backbone}", chosen.backbone)
         chosen.blocks(num_layers(chosen.backbone))
@@ -678,7 +716,7 @@ def _search_result(text: str, num_blocks: int | None) -> SearchResult:
 
     if num_blocks is not None:
         raise InputError.rule("num_blocks", "must not be given with --relaxed", num_blocks)
-    return SearchResult.load(Path(text))
+    return SearchResult.load(user_path(text))
 
 
 def _print_progress(numbers: dict[str, float]) -> None:

@@ -49,6 +49,7 @@ from sedona_nni.batches import (
     evaluation_batches,
 )
 from sedona_nni.errors import InputError
+from sedona_nni.files import user_path
 from sedona_nni.task import Task
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "dataset_names",
     "evaluation_batches",
     "form_of",
+    "image_size_of",
     "load_splits",
 ]
 
@@ -114,10 +116,8 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
     Raises:
         InputError: if the set is unknown, is not where it is said to be, or is too small.
     """
-    if task.dataset not in _DATASETS:
-        raise InputError.rule("dataset", f"must be one of {dataset_names()}", task.dataset)
-    default_size, read, _ = _DATASETS[task.dataset]
-    size = task.image_size or default_size
+    size = image_size_of(task)
+    _, read, _ = _DATASETS[task.dataset]
     parts = read(task, size)
 
     pool, rng = parts.pool, np.random.default_rng(task.split_seed)
@@ -147,15 +147,25 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
     return Splits(train, validation, test, parts.num_classes, size)
 
 
+def image_size_of(task: Task) -> int:
+    """Return the height and width of a task's images, pixels.
+
+    Raises:
+        InputError: if the set is unknown.
+    """
+    if task.dataset not in _DATASETS:
+        raise InputError.rule("dataset", f"must be one of {dataset_names()}", task.dataset)
+    return task.image_size or _DATASETS[task.dataset][0]
+
+
 def form_of(task: Task) -> tuple[int, int]:
     """Return the number of classes and the size of a task's images, without reading images.
 
     Raises:
         InputError: if the set is unknown or, where its folders are its classes, not to be found.
     """
-    if task.dataset not in _DATASETS:
-        raise InputError.rule("dataset", f"must be one of {dataset_names()}", task.dataset)
-    default_size, _, num_classes = _DATASETS[task.dataset]
+    size = image_size_of(task)
+    num_classes = _DATASETS[task.dataset][2]
     if num_classes is None:
         from torchvision.datasets.folder import find_classes
 
@@ -164,7 +174,7 @@ def form_of(task: Task) -> tuple[int, int]:
             task, f"train/<class> in {folder}", "put each image into a folder of its class"
         ):
             num_classes = len(find_classes(str(folder / "train"))[0])
-    return num_classes, task.image_size or default_size
+    return num_classes, size
 
 
 def _stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -209,7 +219,7 @@ def _read_digits(task: Task, size: int) -> _Parts:
 def _read_fashion_mnist(task: Task, size: int) -> _Parts:
     from torchvision.datasets import FashionMNIST
 
-    folder = Path(task.data_dir or "/usr/share/datasets/fashion-mnist")
+    folder = user_path(task.data_dir or "/usr/share/datasets/fashion-mnist")
     with _reading(
         task,
         f"train-images-idx3-ubyte.gz and its like in {folder}, or FashionMNIST/raw in it",
@@ -431,7 +441,7 @@ def _in_files(
 def _folder(task: Task) -> Path:
     if task.data_dir is None:
         raise InputError(f"data_dir: must name the folder that holds {task.dataset}, but got None")
-    return Path(task.data_dir)
+    return user_path(task.data_dir)
 
 
 def _class_folder(task: Task) -> Path:

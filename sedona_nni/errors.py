@@ -6,6 +6,7 @@ Everything raised on purpose derives from `SedonaError`. The command line and th
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,7 +35,7 @@ class InputError(SedonaError, ValueError):
             where: What was being read, e.g. a file's name or ``"tuner.classArgs"``.
         """
         first = error.errors(include_url=False)[0]
-        field = ".".join([where, *(str(part) for part in first["loc"])])
+        field = ".".join(filter(None, [where, *(str(part) for part in first["loc"])]))
         if first["type"] == "extra_forbidden":
             return cls(f"{field}: unknown field, please check its spelling")
         if first["type"] == "missing":
@@ -42,4 +43,10 @@ class InputError(SedonaError, ValueError):
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "value_error":  # our own validators already name the value
             return cls(f"{field}: {message}")
-        return cls.rule(field, message, first["input"])
+        value = first["input"]
+        if isinstance(value, str) and _POWER.fullmatch(value):
+            message += f" (YAML 1.1 takes {value} for a text; write {float(value):.15g})"
+        return cls.rule(field, message, value)
+
+
+_POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 wants a point and a sign in it

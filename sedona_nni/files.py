@@ -19,6 +19,7 @@ __all__ = [
     "check_output_file",
     "check_output_folder",
     "read_json",
+    "user_path",
     "write_atomically",
     "write_json",
 ]
@@ -59,6 +60,11 @@ def check_output_file(option: str, path: Path) -> None:
     if path.is_dir():
         raise InputError.rule(option, "must be a file", str(path))
     check_output_folder(option, path.parent)
+
+
+def user_path(text: str | Path) -> Path:
+    """Return the path that a user has written; ``~`` is his home folder, as in a shell."""
+    return Path(os.path.expanduser(text))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

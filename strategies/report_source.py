@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sedona_nni.errors import InputError
+from sedona_nni.files import user_path
 from sedona_nni.ledger import Ledger, TrialRecord
 from sedona_nni.reporting.build import Source
 from strategies.ledger_tuner import LEDGER_FILE
@@ -40,7 +41,7 @@ def read_sources(targets: Sequence[str]) -> list[Source]:
 
 
 def _read(target: str) -> Source:
-    path = Path(target)
+    path = user_path(target)
     if path.is_file():
         return Source(_name(path.absolute()), _records(path))
     if path.is_dir():

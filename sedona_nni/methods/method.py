@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
@@ -35,7 +35,10 @@ __all__ = [
     "build_schedule",
 ]
 
-Precision = Literal["no", "fp16", "bf16"]
+Precision = Annotated[
+    Literal["no", "fp16", "bf16"],
+    BeforeValidator(lambda value: "no" if value is False else value),  # `no` and `off` in YAML
+]
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 

@@ -21,6 +21,7 @@ from sedona_nni.batches import Batch
 from sedona_nni.data import evaluation_batches, load_splits
 from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.errors import InputError
 from sedona_nni.task import Task
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -215,12 +216,16 @@ def test_train_and_test(
 ) -> None:
     """PredSim's blocks, and their ensemble, which the release could not form."""
     train = ("train", small_experiment(elsewhere), "--directory", "trained")
-    changes = ("--set", "epochs=2", "--set", "batch_size=16")
+    changes = ("--set", "epochs=2", "--set", "batch_size=16", "--set", "amp=no")
+    multistep = ("--set", "schedule=multistep", "--set", "milestones=[1]", "--set", "lr=1e-2")
+    changes += (*multistep, "--set", "classes_per_batch=null")
     chosen = ("--decoupling", "uniform:2:predsim")
     assert sedona(monkeypatch, *train, *chosen, *changes, "--json", "--device", "cpu") == 0
     captured = capsys.readouterr()
     trained = json.loads(captured.out)
     assert captured.err.count("block_2_accuracy") == 2  # a line per epoch
+    settings = json.loads(Path("trained/run.json").read_text())["settings"]
+    assert (settings["milestones"], settings["lr"], settings["amp"]) == ([1], 0.01, "no")
     assert sedona(monkeypatch, "test", "trained", "--json", "--device", "cpu") == 0
     tested = json.loads(capsys.readouterr().out)
     assert tested["test_accuracy"] == trained["test_accuracy"] == tested["block_2_accuracy"]
@@ -238,6 +243,52 @@ def test_train_and_test(
         total += len(labels)
     assert both["test_ensemble_accuracy"] == pytest.approx(right / total)
     assert sedona(monkeypatch, "test", "trained", "--ensemble", "0") == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("milestones=[2", "--set: must have a VALUE as in YAML, but got 'milestones=[2'"),
+        ("lr.x=1", "--set.lr.x: unknown field"),
+        ("nowhere.x=1", "--set.nowhere.x: unknown field"),
+        (
+            "epochs=1e1",
+            "--set.epochs: Input should be a valid integer, unable to parse string as an integer "
+            "(YAML 1.1 takes 1e1 for a text; write 10), but got '1e1'",
+        ),
+        ("optimizer=no", "--set.optimizer: Input should be 'sgd'"),
+    ],
+)
+def test_settings_that_are_wrong(
+    setting: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train = ("train", QUICKSTART, "--directory", "d", "--decoupling", "backprop")
+    assert sedona(monkeypatch, *train, "--set", setting) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("d").exists()
+
+
+def test_a_tilde_is_the_home_folder(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where no shell has expanded it: in ``--option=~/x``, and in a file."""
+    found = elsewhere / "home" / "found"
+    found.mkdir(parents=True)
+    assert sedona(monkeypatch, "describe", f"--decoupling={VGG19}", "--num-blocks", "2") == 0
+    source = str(EXPERIMENTS / "published" / "vgg19.json")
+    options = ("--num-blocks", "2", "--output=~/found/k2.json")
+    assert sedona(monkeypatch, "discretise", source, *options) == 0
+    assert sedona(monkeypatch, "describe", "--decoupling=~/found/k2.json") == 0
+    capsys.readouterr()
+    assert sedona(monkeypatch, "run", "~/nowhere.yml") == 2
+    assert f"{elsewhere}/home/nowhere.yml: there is no such file" in capsys.readouterr().err
+    assert not Path("~").exists()
+    task = Task(dataset="imagefolder", data_dir="~/pictures")
+    with pytest.raises(InputError, match=f"looked for .*{elsewhere}/home/pictures"):
+        load_splits(task, 0.1)
 
 
 def test_train_by_another_method(
@@ -265,6 +316,9 @@ def test_train_by_another_method(
     wrong = ("--set", "method.buffer=2", "--directory", "wrong")
     assert sedona(monkeypatch, *train, *common, *wrong) == 2
     assert "--set.method.greedy.buffer: unknown field" in capsys.readouterr().err
+    twice = ("--method", "sequential", "--set", "method={name: greedy}", "--directory", "wrong")
+    assert sedona(monkeypatch, *train, *common, *twice) == 2
+    assert "--method: must not be given with --set method" in capsys.readouterr().err
     assert not Path("wrong").exists()
 
 
