@@ -43,6 +43,7 @@ from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.methods import build_method
 from sedona_nni.methods.greedy import GreedySettings
+from sedona_nni.seed import Seed
 from sedona_nni.training import DivergedError, TrainSettings
 
 __all__ = ["Probe", "ProbeSettings", "local_loss", "probe_steps", "probes"]
@@ -65,7 +66,7 @@ class ProbeSettings(BaseModel):
 
     cost: float = Field(default=1, gt=0)
     batch_split: int = Field(default=4, ge=1)
-    seed: int = Field(default=2021, ge=0)
+    seed: Seed = 2021
 
     def batch_size(self, train: TrainSettings) -> int:
         """Return b."""

@@ -36,6 +36,7 @@ from sedona_nni.inner_step import Adam, InnerOptimizer, InnerProblem, Sgd, Train
 from sedona_nni.losses import LabelSmoothing
 from sedona_nni.relaxation import RelaxedNetwork
 from sedona_nni.release_mode import ReleaseProblem, release_hypergradient
+from sedona_nni.seed import Seed
 from sedona_nni.weight_memory import Eviction, WeightMemory
 
 __all__ = ["CHECKPOINT_FILE", "Search", "SearchSettings"]
@@ -96,7 +97,7 @@ class SearchSettings(BaseModel):
     eviction: Eviction = "spread"
     release_mode: bool = False
     validation_fraction: float = Field(default=0.4, gt=0, lt=1)
-    seed: int = Field(default=2021, ge=0)
+    seed: Seed = 2021
 
     @model_validator(mode="after")
     def _check(self) -> Self:

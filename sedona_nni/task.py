@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sedona_nni.seed import Seed
+
 __all__ = ["Task"]
 
 
@@ -26,10 +28,10 @@ class Task(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "vgg11"
-    width_multiplier: float = Field(default=1.0, gt=0)
+    width_multiplier: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     activation: Literal["relu", "leakyrelu"] = "relu"
     dataset: str = "digits"
     data_dir: str | None = None
     image_size: int | None = Field(default=None, ge=8)
     train_limit: int | None = Field(default=None, ge=1)
-    split_seed: int = 2021
+    split_seed: Seed = 2021

@@ -35,6 +35,7 @@ from sedona_nni.losses import LabelSmoothing
 from sedona_nni.methods import AnyMethod, build_method
 from sedona_nni.methods.greedy import GreedySettings
 from sedona_nni.methods.method import Precision, Stateful, autocast
+from sedona_nni.seed import Seed
 
 __all__ = [
     "CHECKPOINT_FILE",
@@ -112,7 +113,7 @@ class TrainSettings(BaseModel):
     ensemble: int = Field(default=1, ge=1)
     ensemble_vote: Vote = "log-probabilities"
     amp: Precision = "no"
-    seed: int = Field(default=2021, ge=0)
+    seed: Seed = 2021
 
     @model_validator(mode="after")
     def _check(self) -> Self:

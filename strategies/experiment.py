@@ -11,7 +11,8 @@ from typing import Any
 from sedona_nni.data import load_splits
 from sedona_nni.errors import InputError
 from sedona_nni.task import Task
-from strategies.hyperparameters import read_search_space
+from strategies.hyperparameters import read_search_spaces
+from strategies.ledger_tuner import check_no_assessor
 from strategies.nni_border.devices import check_device
 from strategies.settings import (
     BalancedSettings,
@@ -20,6 +21,7 @@ from strategies.settings import (
     ExperimentSettings,
     GridSettings,
     ProbeExperimentSettings,
+    SearchingSettings,
     TuningSettings,
     read_settings,
 )
@@ -63,15 +65,18 @@ class Experiment:
         Raises:
             InputError: if a value breaks a rule.
         """
-        tuner = config["tuner"]
-        model = _TUNERS.get(tuner.get("className"))
+        check_no_assessor(config)
+        tuner = config.get("tuner") or {}
+        model = _TUNERS.get(str(tuner.get("className")))
         if model is None:
             known = ", ".join(_TUNERS)
             raise InputError.rule("tuner.className", f"must be one of {known}", tuner)
         folder = Path(config["trialCodeDirectory"])
         settings = read_settings(model, tuner.get("classArgs") or {}, folder)
-        space = read_search_space(config.get("searchSpace") or {}, settings.train)
-        if space and isinstance(settings, BridgeSettings | GridSettings | StudySettings):
+        space = config.get("searchSpace") or {}
+        if isinstance(settings, SearchingSettings | TuningSettings):
+            read_search_spaces(space, settings, folder)
+        elif space:
             raise InputError("searchSpace: must be {} for a tuner that tunes nothing")
         platform = config["trainingService"]["platform"]
         timed = isinstance(settings, BalancedSettings) and settings.compute == "time"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
+import re
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -16,68 +21,208 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 from pydantic import ValidationError
+from sqlalchemy import URL
 
 from sedona_nni.errors import InputError
 from sedona_nni.training import TrainSettings
 
-__all__ = ["Study", "importance", "read_search_space"]
+if TYPE_CHECKING:
+    from strategies.settings import SearchingSettings, TuningSettings
+
+__all__ = ["Study", "importance", "read_search_space", "read_search_spaces", "study_url"]
+
+
+def read_search_spaces(
+    search_space: Mapping[str, Any], settings: TuningSettings | SearchingSettings, folder: Path
+) -> dict[str, dict[str, BaseDistribution]]:
+    """Return what is tuned for each contender of an experiment, by its name.
+
+    A value of ``train_for`` is meant for that strategy, so it is not tuned for it; ``searchSpace``
+    goes before ``train``.
+
+    Args:
+        search_space: See `read_search_space`.
+        settings: Of the experiment.
+        folder: See `strategies.settings.CommonSettings.check`.
+
+    Raises:
+        InputError: as `read_search_space` does, for any of the contenders.
+    """
+    found = {}
+    for contender in settings.contenders:
+        aux = settings.aux_of(contender, folder)
+
+        def check(train: TrainSettings, aux: Sequence[str] = aux) -> None:
+            train.method.check(aux)
+
+        found[contender.name] = read_search_space(
+            search_space,
+            settings.train_settings(contender.strategy),
+            fixed=settings.train_for.get(contender.strategy, {}),
+            whose=contender.name,
+            check=check,
+        )
+    return found
 
 
 def read_search_space(
-    search_space: Mapping[str, Any], train: TrainSettings
+    search_space: Mapping[str, Any],
+    train: TrainSettings,
+    *,
+    fixed: Container[str] = (),
+    whose: str = "",
+    check: Callable[[TrainSettings], None] = lambda train: None,
 ) -> dict[str, BaseDistribution]:
     """Translate ``searchSpace`` of an experiment into Optuna's distributions.
 
     Of NNI's types there are ``choice``, ``randint`` (upper bound excluded), ``uniform``,
-    ``quniform`` (low, low + q, ... up to high) and ``loguniform``.
+    ``quniform`` (low, low + q, ... up to high) and ``loguniform``. Every combination of what may
+    be drawn has to be possible: the ends of all ranges are tried together.
 
     Args:
         search_space: ``{"lr": {"_type": "loguniform", "_value": [0.01, 1]}, ...}``; the names are
             fields of `TrainSettings`.
         train: The settings that hyperparameters are put into.
+        fixed: Names that are not tuned.
+        whose: What the errors call the strategy, if there are several.
+        check: Raises an `InputError` of a training that is not possible for another reason.
 
     Raises:
-        InputError: if a name or a type is unknown, or a value at the end of a range is not allowed.
+        InputError: if a name or a type is unknown, or a combination is not possible.
     """
-    space = {}
+    space: dict[str, BaseDistribution] = {}
+    examples: dict[str, list[Any]] = {}
     for name, entry in search_space.items():
         where = f"searchSpace.{name}"
         if name not in TrainSettings.model_fields:
             known = ", ".join(TrainSettings.model_fields)
             raise InputError(f"{where}: must be a setting of the training: {known}")
-        try:
-            distribution, examples = _translate(entry["_type"], entry["_value"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise InputError.rule(
-                where, f"must be of a type of NNI, with its values ({error})", entry
-            ) from None
-        for example in examples:
-            try:
-                TrainSettings.model_validate({**train.model_dump(), name: example})
-            except ValidationError as error:
-                raise InputError.from_validation(error, where) from None
-        space[name] = distribution
+        distribution, ends = _distribution(where, entry)
+        if name not in fixed:
+            space[name], examples[name] = distribution, ends
+    _check_combinations(examples, train, check, whose)
+    usual = {name: values[0] for name, values in examples.items()}
+    for name, values in examples.items():
+        if isinstance(space[name], CategoricalDistribution):
+            drawn = [_parsed(name, value, train, usual) for value in values]
+            space[name] = CategoricalDistribution(drawn)
     return space
 
 
-def _translate(kind: str, values: list[Any]) -> tuple[BaseDistribution, list[Any]]:
-    """Return a distribution and the values to try for being allowed."""
+_FORMS = {
+    "choice": "[one, another, ...]",
+    "randint": "[low, one more than high], whole numbers",
+    "uniform": "[low, high], numbers",
+    "quniform": "[low, high, step], numbers",
+    "loguniform": "[low, high], numbers above 0",
+}
+
+
+def _distribution(where: str, entry: Any) -> tuple[BaseDistribution, list[Any]]:
+    """Return a distribution and the values to try for being allowed.
+
+    Raises:
+        InputError: if the entry is not as NNI wants it.
+    """
+    kind = entry.get("_type") if isinstance(entry, Mapping) else None
+    if kind not in list(_FORMS):
+        rule = f"must have a _type of {', '.join(_FORMS)}, and its _value"
+        raise InputError.rule(where, rule, entry)
+    values = entry.get("_value")
+    try:
+        if not isinstance(values, list | tuple):
+            raise TypeError
+        return _translate(kind, values)
+    except (TypeError, ValueError, ArithmeticError):
+        raise InputError.rule(where, f"must be {_FORMS[kind]}, for {kind}", values) from None
+
+
+def _translate(kind: str, values: Sequence[Any]) -> tuple[BaseDistribution, list[Any]]:
     if kind == "choice":
-        return CategoricalDistribution(values), values
+        return CategoricalDistribution(values), list(values)
     if kind == "randint":
-        low, high = values
-        return IntDistribution(low, high - 1), [low, high - 1]
-    if kind == "uniform":
-        low, high = values
-        return FloatDistribution(low, high), [low, high]
+        first, end = (operator.index(value) for value in values)
+        return IntDistribution(first, end - 1), [first, end - 1]
+    low, high, *steps = map(_number, values)
     if kind == "quniform":
-        low, high, step = values
+        (step,) = steps
         high = low + step * math.floor((high - low) / step + 1e-9)
         return FloatDistribution(low, high, step=step), [low, high]
-    if kind == "loguniform":
-        low, high = values
-        return FloatDistribution(low, high, log=True), [low, high]
-    raise ValueError("choice, randint, uniform, quniform or loguniform")
+    if steps:
+        raise ValueError
+    return FloatDistribution(low, high, log=kind == "loguniform"), [low, high]
+
+
+def _number(value: Any) -> float:
+    """Return a number; to YAML 1.1, which NNI reads, ``1e-3`` is a text."""
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _parsed(name: str, value: Any, train: TrainSettings, usual: Mapping[str, Any]) -> Any:
+    """Return a choice as the settings take it, where YAML makes it something else: ``1e-3`` a text,
+    ``no`` a boolean."""
+    if not isinstance(value, str | bool):
+        return value
+    drawn = TrainSettings.model_validate({**train.model_dump(), **usual, name: value})
+    parsed = getattr(drawn, name)
+    return parsed if isinstance(parsed, str | int | float) else value
+
+
+def _check_combinations(
+    examples: Mapping[str, list[Any]],
+    train: TrainSettings,
+    check: Callable[[TrainSettings], None],
+    whose: str,
+) -> None:
+    """Check the values at the ends of the ranges in every combination.
+
+    No rule is about more than three settings, so three at a time are varied.
+    """
+    usual = {name: values[0] for name, values in examples.items()}
+    given = train.model_dump()
+
+    def try_(drawn: Mapping[str, Any]) -> ValidationError | InputError | None:
+        try:
+            check(TrainSettings.model_validate({**given, **drawn}))
+        except (ValidationError, InputError) as error:
+            return error
+        return None
+
+    for names in itertools.combinations(examples, min(3, len(examples))):
+        for values in itertools.product(*(examples[name] for name in names)):
+            drawn = {**usual, **dict(zip(names, values, strict=True))}
+            error = try_(drawn)
+            if error is not None:
+                if isinstance(error, ValidationError) and error.errors()[0]["loc"]:
+                    raise InputError.from_validation(error, "searchSpace")
+                said = _as_line(error)
+                involved = [
+                    name
+                    for name, others in examples.items()
+                    if re.search(rf"\b{name}\b", said)
+                    or any(try_({**drawn, name: other}) is None for other in others)
+                ]
+                fields = ", ".join(f"searchSpace.{name}" for name in involved or examples)
+                mend = (
+                    "; every combination of their values must be possible, please narrow them"
+                    if len(involved) > 1
+                    else ""
+                )
+                for_whom = f" (for {whose})" if whose else ""
+                raise InputError(f"{fields}: {said}{mend}{for_whom}")
+
+
+def _as_line(error: ValidationError | InputError) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    return str(InputError.from_validation(error, "")).removeprefix(": ")
+
+
+def study_url(path: Path) -> str:
+    """Return how Optuna and its dashboards call the file of a study; any character may be in it."""
+    return str(URL.create("sqlite", database=str(path)))
 
 
 class Study:
@@ -113,7 +258,7 @@ class Study:
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Draw hyperparameters; return the trial's number, from 0, and them."""
         drawn = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = self._sampler(seed=1000 * self._seed + drawn)
+        self._study.sampler = self._sampler(seed=_sampler_seed(self._seed, drawn))
         trial = self._study.ask(self._space)
         return trial.number, trial.params
 
@@ -127,6 +272,14 @@ class Study:
         for trial in self._study.get_trials(deepcopy=False):
             if not trial.state.is_finished() and trial.number not in numbers:
                 self.tell(trial.number, None)
+
+
+def _sampler_seed(seed: int, drawn: int) -> int:
+    """Return a seed of 32 bits, as samplers want: the sum as long as it fits, else a mixture."""
+    plain = 1000 * seed + drawn
+    if plain < 2**32:
+        return plain
+    return int(np.random.SeedSequence((seed, drawn)).generate_state(1)[0])
 
 
 def importance(trials: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, float]:

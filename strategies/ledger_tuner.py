@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sedona_nni.errors import InputError
 from strategies.nni_border.tuner import BorderTuner, ExperimentFailedError, Parameters
 
 if TYPE_CHECKING:
     from sedona_nni.decoupling import Decoupling
     from sedona_nni.training import TrainSettings
 
-__all__ = ["COMPUTE_FILE", "LEDGER_FILE", "LedgerTuner"]
+__all__ = ["COMPUTE_FILE", "LEDGER_FILE", "LedgerTuner", "check_no_assessor"]
 
 COMPUTE_FILE = "compute.json"  # measured once, so that a resumed experiment goes by the same
 LEDGER_FILE = "trials.json"
@@ -22,6 +24,21 @@ LEDGER_FILE = "trials.json"
 _FAILURES_TO_GIVE_UP = 3
 
 _logger = logging.getLogger(__name__)
+
+
+def check_no_assessor(config: Mapping[str, Any]) -> None:
+    """Check that NNI's part of a configuration has no assessor.
+
+    One would judge a search by the trainings, whose numbers mean something else, and stop it.
+
+    Raises:
+        InputError: if it has one.
+    """
+    assessor = config.get("assessor")
+    if assessor:
+        rule = "must not be given; to stop hopeless trainings, tuner.classArgs has `pruner: median`"
+        name = assessor.get("name") or assessor.get("className")
+        raise InputError.rule("assessor", rule, name)
 
 
 class LedgerTuner(BorderTuner):
@@ -55,7 +72,9 @@ class LedgerTuner(BorderTuner):
         """See `BorderTuner.configure`."""
         from sedona_nni.ledger import Ledger
 
-        self.folder = Path(self.experiment_config()["trialCodeDirectory"])
+        config = self.experiment_config()
+        check_no_assessor(config)
+        self.folder = Path(config["trialCodeDirectory"])
         self.settings = self.read_settings(self.folder)
         self.ledger = Ledger(self.checkpoint / LEDGER_FILE)
         self._lost: list[Parameters] = []

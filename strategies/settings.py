@@ -20,9 +20,10 @@ from pydantic import (
 )
 
 from sedona_nni.auxiliary import check_auxiliary
-from sedona_nni.backbones import num_layers
+from sedona_nni.backbones import check_image_size, num_layers
 from sedona_nni.balance import BlockBound, BlockShare, discretise, leaders
 from sedona_nni.compute import Compute, compute_in_macs, load_compute
+from sedona_nni.data import image_size_of
 from sedona_nni.decoupling import (
     NO_AUXILIARY,
     Decoupling,
@@ -31,10 +32,12 @@ from sedona_nni.decoupling import (
     load_document,
 )
 from sedona_nni.errors import InputError
+from sedona_nni.files import user_path
 from sedona_nni.layer_time import compute_in_time
 from sedona_nni.probing import ProbeSettings
 from sedona_nni.rules import decoupling_by_rule, is_rule
 from sedona_nni.search import SearchSettings
+from sedona_nni.seed import Seed
 from sedona_nni.task import Task
 from sedona_nni.task_backbone import task_backbone
 from sedona_nni.training import TrainSettings
@@ -105,7 +108,7 @@ class CommonSettings(BaseModel, ABC):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1)
     workers: int | None = Field(default=None, ge=0)
-    seed: int = Field(default=2021, ge=0)
+    seed: Seed = 2021
 
     @property
     @abstractmethod
@@ -121,9 +124,10 @@ class CommonSettings(BaseModel, ABC):
         Raises:
             InputError: if a name is unknown or numbers do not fit the backbone.
         """
-        num_layers(self.task.backbone)
+        check_image_size(self.task.backbone, image_size_of(self.task))
         for name in self.aux:
             check_auxiliary(name)
+        _check_seeds(self.model_dump(), "")
 
     def task_in(self, folder: Path) -> Task:
         """Return the task with the path of its data independent of the current folder.
@@ -133,7 +137,17 @@ class CommonSettings(BaseModel, ABC):
         """
         if self.task.data_dir is None:
             return self.task
-        return self.task.model_copy(update={"data_dir": str(folder / self.task.data_dir)})
+        data_dir = folder / user_path(self.task.data_dir)
+        return self.task.model_copy(update={"data_dir": str(data_dir)})
+
+
+def _check_seeds(settings: Mapping[str, Any], where: str) -> None:
+    """Check that there is room above every seed, as later trials have the next ones."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            _check_seeds(value, f"{where}{name}.")
+        elif name in ("seed", "split_seed") and isinstance(value, int) and value >= 2**32:
+            raise InputError.rule(f"{where}{name}", "must be below 2^32", value)
 
 
 class BalancedSettings(CommonSettings):
@@ -187,7 +201,7 @@ class BalancedSettings(CommonSettings):
             return None
         names = self.aux_names(folder).union(aux) - {NO_AUXILIARY}
         if self.compute not in ("macs", "time"):
-            compute = load_compute(folder / self.compute)
+            compute = load_compute(folder / user_path(self.compute))
         elif self.compute == "time" and measured is not None and measured.exists():
             compute = Compute.load(measured)
         else:
@@ -216,7 +230,8 @@ class _TunedSettings(BalancedSettings):
 
     Attributes:
         published: Take over the settings of a published table, see `strategies.published`; what
-            else is given here replaces them.
+            else is given here replaces them, in ``task``, ``train`` and ``train_for`` setting by
+            setting.
         compare: Decouplings to train on the same budget: ``"uniform"`` cuts with the same
             auxiliary network at each (DGL), the same cuts with ``"predsim"`` at each, a
             ``"random"`` decoupling, and ``"backprop"``.
@@ -228,7 +243,9 @@ class _TunedSettings(BalancedSettings):
             evidence, as `sedona_nni.balance.leaders` orders them. The table calls the second one,
             e.g., ``sedona-2``.
         train_for: What single strategies have otherwise than ``train``, by their names, e.g.
-            ``{predsim: {optimizer: adam, lr: 0.0005}}``.
+            ``{predsim: {optimizer: adam, lr: 0.0005}}``. What is given here, or by ``published``,
+            is not tuned for that strategy: ``train_for`` goes before ``searchSpace``, and this
+            before ``train``. Each setting is replaced as a whole, a method with its options.
         trials_per_strategy: Trainings of each decoupling. Failed ones count, too.
         sampler: Optuna's sampler of hyperparameters.
     """
@@ -322,7 +339,7 @@ class _TunedSettings(BalancedSettings):
         if is_rule(given):
             backbone = self.task.backbone
             return decoupling_by_rule(given, backbone, num_layers(backbone))
-        return load_document(folder / given)
+        return load_document(folder / user_path(given))
 
     def _check_decoupling(self, decoupling: Decoupling, strategy: str) -> None:
         """Check that a decoupling fits the backbone, and how the strategy trains."""
@@ -361,12 +378,25 @@ class _TunedSettings(BalancedSettings):
             self.train_settings(strategy)
         for each in self.contenders:
             if each.strategy in self.compare:
-                self._check_method(each.strategy, each.num_blocks)
+                self._check_method(each, folder)
 
-    def _check_method(self, strategy: str, num_blocks: int) -> None:
-        """Check that the method of a strategy can train what it chooses; of K = 0, two blocks."""
-        aux = self.aux_for(strategy)[:1] * (num_blocks - 1 if num_blocks else 1)
-        self.train_settings(strategy).method.check(aux)
+    def _check_method(self, contender: Contender, folder: Path) -> None:
+        """Check that the method of a contender can train what it chooses."""
+        method = self.train_settings(contender.strategy).method
+        method.check(self.aux_of(contender, folder))
+
+    def aux_of(self, contender: Contender, folder: Path) -> Sequence[str]:
+        """Return the auxiliary networks at the cuts of a contender, as far as they are known: of
+        those that it chooses from the first, and of K = 0 two blocks.
+
+        Args:
+            contender: One of `contenders`.
+            folder: See `CommonSettings.check`.
+        """
+        _, strategy, num_blocks, _ = contender
+        if strategy in self.also:
+            return self.also_decoupling(strategy, folder).aux
+        return self.aux_for(strategy)[:1] * (num_blocks - 1 if num_blocks else 1)
 
     def aux_for(self, strategy: str) -> tuple[str, ...]:
         """Return the auxiliary networks that a strategy chooses from."""
@@ -436,8 +466,10 @@ class SearchingSettings(_TunedSettings):
             rule = "must be at least 1 for a probing, which tells where to cut but not how often"
             raise InputError.rule("num_blocks", rule, list(self.num_blocks))
         boundaries = num_layers(self.task.backbone) - 1
+        for each in self.contenders:
+            if each.strategy == self.main_strategy:
+                self._check_method(each, folder)
         for count in self.num_blocks:
-            self._check_method(self.main_strategy, count)
             most = math.comb(boundaries, count - 1) if count else 1
             which = f"into {count} blocks" if count else "where the search decides their number"
             self._check_leaders(most, which)
@@ -519,6 +551,12 @@ class TuningSettings(_TunedSettings):
             self._check_decoupling(derived(document, count, place=self.leaders - 1), self.name)
         if self.name in ("uniform", "predsim", "random", "backprop"):
             raise InputError.rule("name", "must not be that of another strategy", self.name)
+
+    def aux_of(self, contender: Contender, folder: Path) -> Sequence[str]:
+        """See `_TunedSettings.aux_of`."""
+        if contender.strategy == self.name:
+            return derived(self.load(folder), contender.num_blocks, place=contender.place).aux
+        return super().aux_of(contender, folder)
 
     def load(self, folder: Path) -> Decoupling | SearchOutcome:
         """Return the decoupling or the search result, from its file if there is one.

@@ -38,16 +38,16 @@ class OptunaTuner(LedgerTuner):
         """See `BorderTuner.configure`."""
         import optuna
 
-        from strategies.hyperparameters import Study, read_search_space
+        from strategies.hyperparameters import Study, read_search_spaces, study_url
 
         super().configure(search_space)
         self._bound = self.settings.bound(self.folder, self.checkpoint / COMPUTE_FILE)
         self._contenders = {each.name: each for each in self.settings.contenders}
-        space = read_search_space(search_space, self.settings.train)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{self.checkpoint / STUDY_FILE}")
+        spaces = read_search_spaces(search_space, self.settings, self.folder)
+        storage = optuna.storages.RDBStorage(study_url(self.checkpoint / STUDY_FILE))
         self._studies: dict[str, Study] = {}
         for name in self._contenders:
-            study = Study(name, storage, space, self.settings.sampler, self.settings.seed)
+            study = Study(name, storage, spaces[name], self.settings.sampler, self.settings.seed)
             study.forget_others({_number(key) for key in self._trained(name)})
             self._studies[name] = study
         self._documents = self._known_documents()

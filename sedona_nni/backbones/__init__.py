@@ -48,6 +48,7 @@ __all__ = [
     "Layer",
     "backbone_names",
     "build_backbone",
+    "check_image_size",
     "conv_unit",
     "initialise",
     "num_layers",
@@ -110,6 +111,18 @@ def num_layers(name: str) -> int:
     return _architecture(name).num_layers
 
 
+def check_image_size(name: str, image_size: int) -> None:
+    """Check that images are large enough for a backbone, and so for any auxiliary network in it.
+
+    Raises:
+        InputError: if they are not, or the name is unknown.
+    """
+    smallest = _architecture(name).smallest_image
+    if image_size < smallest:
+        rule = f"must be at least {smallest} for {name}"
+        raise InputError.rule("image_size", rule, image_size)
+
+
 def build_backbone(
     name: str,
     *,
@@ -138,9 +151,7 @@ def build_backbone(
         raise InputError.rule("num_classes", "must be at least 2", num_classes)
     if in_channels < 1:
         raise InputError.rule("in_channels", "must be at least 1", in_channels)
-    if image_size < architecture.smallest_image:
-        rule = f"must be at least {architecture.smallest_image} for {name}"
-        raise InputError.rule("image_size", rule, image_size)
+    check_image_size(name, image_size)
     if not 0 < width_multiplier < float("inf"):
         raise InputError.rule(
             "width_multiplier", "must be a finite number above 0", width_multiplier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def changed(tmp_path: Path, *place: str, value: Any) -> Path:
 
 
 ARGS = ("tuner", "classArgs")
+RATE = {"_type": "loguniform", "_value": [0.01, 0.1]}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,39 @@ ARGS = ("tuner", "classArgs")
         ((*ARGS, "train", "epoch"), 3, "tuner.classArgs.train.epoch: unknown field"),
         ((*ARGS, "aux"), ["conv0"], "aux: must be one of"),
         (("searchSpace",), {"learning_rate": 1}, "searchSpace.learning_rate: must be a setting"),
+        ((*ARGS, "task", "image_size"), 16, "image_size: must be at least 32 for vgg11, but got"),
+        ((*ARGS, "task", "width_multiplier"), math.inf, "tuner.classArgs.task.width_multiplier: "),
+        ((*ARGS, "task", "dataset"), "digit", "dataset: must be one of"),
+        ((*ARGS, "task", "split_seed"), -1, "task.split_seed: Input should be greater than or eq"),
+        ((*ARGS, "task", "split_seed"), 2**32, "task.split_seed: must be below 2^32, but got 42"),
+        ((*ARGS, "train", "seed"), 2**32, "train.seed: must be below 2^32, but got 4294967296"),
+        ((*ARGS, "search", "seed"), 2**53, "tuner.classArgs.search.seed: Input should be less th"),
+        (
+            (*ARGS, "train_for"),
+            {"sedona": {"seed": 2**40}},
+            "train_for.sedona.seed: must be below 2^32",
+        ),
+        (
+            ("assessor",),
+            {"name": "Medianstop", "classArgs": {"optimize_mode": "maximize"}},
+            "assessor: must not be given; to stop hopeless trainings, tuner.classArgs has `pruner",
+        ),
+        (
+            ("searchSpace",),
+            {"lr": RATE, "lr_min": {"_type": "uniform", "_value": [0, 0.1]}},
+            "searchSpace.lr, searchSpace.lr_min: lr_min must be at most lr, 0.01, but got 0.1; "
+            "every combination of their values must be possible, please narrow them (for sedona)",
+        ),
+        (
+            (*ARGS, "train_for"),
+            {"uniform": {"lr_min": 0.04}},
+            "searchSpace.lr: lr_min must be at most lr, 0.005, but got 0.04 (for uniform)",
+        ),
+        (
+            ("searchSpace",),
+            {"method": {"_type": "choice", "_value": ["greedy", "ddg"]}},
+            "searchSpace.method: aux: must be none at every cut for the method ddg, but got",
+        ),
     ],
 )
 def test_wrong_values_are_one_line(
@@ -85,6 +120,11 @@ def test_wrong_values_are_one_line(
         read_experiment(changed(tmp_path, *place, value=value))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_seed_of_a_date_is_a_seed(tmp_path: Path) -> None:
+    """Optuna's samplers take 32 bits, and a training of another strategy the next seeds."""
+    read_experiment(changed(tmp_path, *ARGS, "seed", value=20240101))
 
 
 def test_the_bridge_has_no_hyperparameters(tmp_path: Path) -> None:

@@ -314,6 +314,36 @@ def test_wrong_settings_are_one_line(dispatch: Any, changes: dict[str, Any], mes
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_fixed_for_a_strategy_is_not_tuned_for_it(dispatch: Any) -> None:
+    """`train_for` goes before `searchSpace`, which goes before `train`."""
+    fixed = {"predsim": {"optimizer": "adam", "lr": 0.0005, "lr_min": 5e-6}}
+    nni = session(dispatch, compare=["predsim"], train_for=fixed, train={"lr": 0.3})
+    finish(nni)
+    records = {record.key: record.parameters for record in ledger(nni) if record.stage == "train"}
+    predsim = records["predsim-001"]
+    assert set(predsim["hyperparameters"]) == {"batch_size"}
+    assert {**predsim["train"], **predsim["hyperparameters"]}["lr"] == 0.0005
+    assert set(records["sedona-001"]["hyperparameters"]) == {"lr", "batch_size"}
+
+
+def test_published_settings_are_not_tuned_either(dispatch: Any) -> None:
+    task = {"backbone": "vgg19", "data_dir": "data"}
+    nni = session(dispatch, published="tiny-imagenet", compare=["predsim"], task=task)
+    trial = next(t["parameters"] for t in nni.trials.values() if t["parameters"]["key"] != "search")
+    assert (trial["key"], set(trial["hyperparameters"])) == ("predsim-000", {"batch_size"})
+    assert trial["train"]["lr"] == 5e-4
+
+
+def test_an_assessor_is_refused_also_by_plain_nnictl(dispatch: Any) -> None:
+    tuner = SedonaTuner(task={"backbone": "vgg11"}, num_blocks=2)
+    nni = dispatch(tuner)
+    config = {**tuner.experiment_config(), "assessor": {"name": "Medianstop"}}
+    tuner.experiment_config = lambda: config
+    nni.initialize(SPACE)
+    with pytest.raises(InputError, match=r"assessor: must not be given.*but got 'Medianstop'"):
+        nni.request(1)
+
+
 def trained(nni: Any) -> dict[str, Decoupling]:
     """What each contender trains."""
     return {
