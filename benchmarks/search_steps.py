@@ -26,6 +26,7 @@ from sedona_nni.batches import Batch
 from sedona_nni.hypergradient import hypergradient
 from sedona_nni.inner_step import InnerProblem, Sgd, TrainingState
 from sedona_nni.losses import LabelSmoothing
+from sedona_nni.placement import place
 from sedona_nni.relaxation import RelaxedNetwork
 
 __all__ = ["LR", "MOMENTUM", "WEIGHT_DECAY", "StepSetting", "naively", "ours"]
@@ -107,7 +108,7 @@ class StepSetting(BaseModel):
 def ours(setting: StepSetting) -> Callable[[], object]:
     """Prepare the step as the library computes it."""
     torch.manual_seed(0)
-    network = RelaxedNetwork(setting.network(), setting.aux).to(setting.device)
+    network = place(RelaxedNetwork(setting.network(), setting.aux), setting.device)
     optimizer = Sgd(MOMENTUM, WEIGHT_DECAY)
     problem = InnerProblem(network, optimizer, LabelSmoothing(_SMOOTHING))
     start = problem.state()

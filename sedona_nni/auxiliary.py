@@ -34,6 +34,7 @@ from sedona_nni.backbones import (
 from sedona_nni.decoupling import NO_AUXILIARY
 from sedona_nni.errors import InputError
 from sedona_nni.light_convolution import DepthwiseConv2d, PointwiseConv2d
+from sedona_nni.placement import lay_out
 from sedona_nni.pooled_unit import pooled_unit
 
 __all__ = [
@@ -268,7 +269,7 @@ class LightNetworks(nn.Module):
     def forward(self, features: Tensor) -> list[Tensor]:
         """Map (B, C, S, S) to the logits of each network, in the order of ``depths``."""
         # Depthwise convolutions and narrow batch norms are several times faster in this layout
-        x = self.stem(features.contiguous(memory_format=torch.channels_last))
+        x = self.stem(lay_out(features))
         logits: list[Tensor] = []
         for depth in range(1, self.depths[0] + 1):
             parts = x.chunk(self._deeper_than(depth - 1), dim=1)

@@ -36,6 +36,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sedona_nni.batches import Batch
 from sedona_nni.dual_norm import dual_modules, replaced_forwards
+from sedona_nni.placement import lay_out
 from sedona_nni.relaxation import RelaxedNetwork, Valve, gradient_valve, tangent_valve
 
 __all__ = ["Adam", "InnerOptimizer", "InnerProblem", "PulledBack", "Sgd", "TrainingState"]
@@ -365,7 +366,7 @@ class InnerProblem:
             for some_images, some_labels in zip(
                 images.split(piece), labels.split(piece), strict=True
             ):
-                logits = self.network.backbone(some_images)
+                logits = self.network.backbone(lay_out(some_images))
                 part = self.criterion(logits, some_labels) * (len(some_labels) / len(labels))
                 part.backward()
                 loss = loss + part.detach()

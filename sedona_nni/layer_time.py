@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sedona_nni.auxiliary import AuxiliaryNetwork, auxiliary_context, build_auxiliary
 from sedona_nni.backbones import Backbone, FeatureShape
 from sedona_nni.compute import Compute, provenance_of
+from sedona_nni.placement import lay_out, place
 
 __all__ = ["compute_in_time"]
 
@@ -25,12 +26,12 @@ def compute_in_time(
 ) -> Compute:
     """Measure a forward and a backward pass of each layer and each auxiliary network.
 
-    Each runs alone, in training mode and float32, on random numbers. The gradient is taken with
-    respect to its weights and, but for the first layer, its input; of the head and of auxiliary
-    networks it is that of their loss. The time is the median of 7 runs after 2 to warm up. All take
-    turns, so that a busy moment of the machine meets all alike. What has the same form and input
-    shape shares one measurement. Optimizer steps, and moving features from block to block, are not
-    included.
+    Each runs alone, in training mode, float32 and the layout of trainings, on random numbers. The
+    gradient is taken with respect to its weights and, but for the first layer, its input; of the
+    head and of auxiliary networks it is that of their loss. The time is the median of 7 runs after
+    2 to warm up. All take turns, so that a busy moment of the machine meets all alike. What has the
+    same form and input shape shares one measurement. Optimizer steps, and moving features from
+    block to block, are not included.
 
     Args:
         backbone: With weights; it is moved to ``device``, and its batch norms see the numbers.
@@ -49,7 +50,9 @@ def compute_in_time(
     passes: dict[Hashable, Callable[[], object]] = {}
 
     def noise(shape: FeatureShape) -> Tensor:
-        return torch.randn(batch_size, shape.channels, shape.size, shape.size, device=device)
+        return lay_out(
+            torch.randn(batch_size, shape.channels, shape.size, shape.size, device=device)
+        )
 
     def layer_pass(
         layer: nn.Module, images: bool, before: FeatureShape, after: FeatureShape
@@ -61,7 +64,7 @@ def compute_in_time(
         )
 
     def loss_pass(key: Hashable, classifier: nn.Module, before: FeatureShape) -> None:
-        classifier.to(device).train()
+        place(classifier, device).train()
         inputs = noise(before).requires_grad_()
         wanted = [*classifier.parameters(), inputs]
 
@@ -72,7 +75,7 @@ def compute_in_time(
 
         passes[key] = lambda: torch.autograd.grad(loss(), wanted, allow_unused=True)
 
-    backbone.to(device).train()
+    place(backbone, device).train()
     shapes = [FeatureShape(backbone.in_channels, backbone.image_size), *backbone.shapes]
     keys = [(repr(layer), i == 0, shapes[i]) for i, layer in enumerate(backbone.layers)]
     contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]

@@ -43,6 +43,7 @@ from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.methods import build_method
 from sedona_nni.methods.greedy import GreedySettings
+from sedona_nni.placement import place
 from sedona_nni.seed import Seed
 from sedona_nni.training import DivergedError, TrainSettings
 
@@ -169,8 +170,7 @@ def local_loss(
     Raises:
         DivergedError: if the loss is not finite.
     """
-    block = DecoupledNetwork(build_decoupled(backbone, decoupling).blocks[:1])
-    block.to(device).to(memory_format=torch.channels_last)  # as in `sedona_nni.training.train`
+    block = place(DecoupledNetwork(build_decoupled(backbone, decoupling).blocks[:1]), device)
     method = build_method(block, train, splits, steps_per_epoch=steps)
     stream = BatchStream(
         splits.train,

@@ -36,6 +36,7 @@ from sedona_nni.auxiliary import (
 )
 from sedona_nni.backbones import Backbone
 from sedona_nni.errors import InputError
+from sedona_nni.placement import lay_out
 
 __all__ = ["MixedAuxiliary", "RelaxedNetwork", "Valve", "gradient_valve", "tangent_valve"]
 
@@ -204,8 +205,7 @@ class RelaxedNetwork(nn.Module):
             The features at each boundary, L-1 maps, and the final logits, (B, classes). The local
             logits are ``auxiliaries[i](valve(features, a[i, 0]), b[i])``.
         """
-        # The layout in which the light networks work; others go with it as well
-        features, at_boundaries = images.contiguous(memory_format=torch.channels_last), []
+        features, at_boundaries = lay_out(images), []
         for layer, to_next in zip(self.backbone.layers, a[:, 1], strict=False):
             features = layer(features)
             at_boundaries.append(features)

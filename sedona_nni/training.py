@@ -35,6 +35,7 @@ from sedona_nni.losses import LabelSmoothing
 from sedona_nni.methods import AnyMethod, build_method
 from sedona_nni.methods.greedy import GreedySettings
 from sedona_nni.methods.method import Precision, Stateful, autocast
+from sedona_nni.placement import lay_out, place
 from sedona_nni.seed import Seed
 
 __all__ = [
@@ -183,7 +184,7 @@ def evaluate(
     """Try every classifier on every image, in evaluation mode.
 
     Args:
-        network: The network, on ``device``; it is left in evaluation mode.
+        network: The network, on ``device`` (`placement.place`); it is left in evaluation mode.
         dataset: The images.
         settings: Gives batch size, smoothing of the loss, precision, and the ensemble's size and
             vote.
@@ -195,7 +196,7 @@ def evaluate(
     loss = torch.zeros((), device=device)
     for images, labels in evaluation_batches(dataset, settings.evaluation_batch_size, device):
         with autocast(images.device, settings.amp):
-            logits = network.classifier_logits(images)
+            logits = network.classifier_logits(lay_out(images))
         logits = [part.float() for part in logits]
         together = ensemble_votes(logits[-settings.ensemble :], settings.ensemble_vote)
         counts += torch.stack([(votes.argmax(1) == labels).sum() for votes in (*logits, together)])
@@ -270,7 +271,7 @@ def train(
             cannot train the network, see `sedona_nni.methods.MethodSettings.check`.
     """
     device = torch.device(device)
-    network.to(device).to(memory_format=torch.channels_last)  # convolutions are faster so
+    place(network, device)
     stream = BatchStream(
         splits.train,
         settings.batch_size,

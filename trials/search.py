@@ -35,6 +35,7 @@ from sedona_nni.decoupled import build_decoupled
 from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
+from sedona_nni.placement import place
 from sedona_nni.relaxation import RelaxedNetwork
 from sedona_nni.search import Search, SearchSettings
 from sedona_nni.task import Task
@@ -327,7 +328,7 @@ def _peak_memory_mib(
     )
 
     def one_meta_step() -> Search:
-        network = RelaxedNetwork(space.backbone(), space.aux_choices).to(device)
+        network = place(RelaxedNetwork(space.backbone(), space.aux_choices), device)
         search = Search(network, short)
         used = [iter(part) for part in batches]
         while not search.done:

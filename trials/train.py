@@ -27,6 +27,7 @@ from sedona_nni.decoupling import NO_AUXILIARY, Decoupling, SearchResult
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
 from sedona_nni.methods import TrainingMethod, build_method
+from sedona_nni.placement import place
 from sedona_nni.relaxed_training import build_relaxed
 from sedona_nni.task import Task
 from sedona_nni.task_backbone import task_backbone
@@ -181,7 +182,7 @@ def evaluate_saved(
     except Exception as error:  # a missing file, one that is not safetensors, or other weights
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be loaded ({reason})") from error
-    test = evaluate(network.to(device), splits.test, settings, device)
+    test = evaluate(place(network, device), splits.test, settings, device)
     return _test_numbers(test, settings) | block_accuracies(network, test)
 
 
@@ -248,7 +249,7 @@ def _peak_memory_mib(run: _Run, splits: Splits, device: torch.device) -> float:
 
     def some_steps() -> TrainingMethod:
         network, _ = _build(run.task, run.decoupling, settings.seed)
-        method = _method(network.to(device), settings, splits)
+        method = _method(place(network, device), settings, splits)
         method.rehearse(images, labels)
         return method
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from layouts import watched_layouts
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -203,8 +204,10 @@ def test_search_on_torch_data_sets_goes_on_to_the_same_result(
 
 def test_same_seed_same_search_and_another_seed_another(uninterrupted: dict[str, Any]) -> None:
     torch.manual_seed(123)
-    again = run_search(TASK, SETTINGS, **OPTIONS)
+    with watched_layouts() as seen:
+        again = run_search(TASK, SETTINGS, **OPTIONS)
     assert outcome(again) == outcome(uninterrupted)
+    assert seen == {torch.channels_last}  # trained and judged alike
     other = run_search(TASK, SETTINGS.model_copy(update={"seed": 8}), **OPTIONS)
     assert other["search_result"]["alpha"] != uninterrupted["search_result"]["alpha"]
 

@@ -16,6 +16,7 @@ from sedona_nni.data import Splits, load_splits
 from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decoupling import Decoupling
 from sedona_nni.losses import LabelSmoothing
+from sedona_nni.placement import place
 from sedona_nni.task import Task
 from sedona_nni.training import Evaluation, TrainSettings, train
 
@@ -102,7 +103,7 @@ def test_the_first_block_learns_as_in_parallel(splits: Splits, history: Any) -> 
 
 def test_the_second_block_learns_from_the_frozen_first(splits: Splits, history: Any) -> None:
     """Against a loop written here: the first block as it is after its epochs, in evaluation."""
-    network = build().to(memory_format=torch.channels_last)  # as in training, for the same bits
+    network = place(build(), "cpu")  # as in training, for the same bits
     for block, state in zip(network.blocks, history[2][1], strict=True):
         for tensor, value in zip(block.state_dict().values(), state, strict=True):
             tensor.copy_(value)
