@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from itertools import groupby
@@ -98,10 +100,20 @@ def main() -> None:
     """Run the command; a mistake of the user is one line and exit code 2."""
     _write_whatever_the_terminal_can()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except SedonaError as error:
         print(f"sedona-nni: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = error.filename or "standard output"
+        print(f"sedona-nni: {where}: cannot be written ({error.strerror})", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end complains again
+        sys.exit(2)
 
 
 _PLAIN = {"–": "-", "—": "-", "×": "x", "±": "+/-", "…": "...", "≥": ">=", "≤": "<="}
@@ -271,10 +283,12 @@ def search(
     """
     from sedona_nni.balance import leaders
     from sedona_nni.decoupling import parse_result
+    from sedona_nni.files import check_output_folder
     from strategies.experiment import read_experiment
     from strategies.nni_border.devices import claim_device
     from strategies.settings import SearchingSettings
 
+    check_output_folder("--directory", directory)
     planned = read_experiment(experiment)
     settings = planned.settings
     if not isinstance(settings, SearchingSettings):
@@ -368,10 +382,12 @@ def train(
     A bound on the blocks replaces that of the experiment. What is derived from a search result
     keeps to it, what is given has to.
     """
+    from sedona_nni.files import check_output_folder
     from strategies.experiment import read_experiment
     from strategies.nni_border.devices import claim_device
     from trials.train import run_training
 
+    check_output_folder("--directory", directory)
     planned = read_experiment(experiment)
     settings = _changed(planned.settings.train, setting or [], method)
     chosen: Decoupling | SearchResult

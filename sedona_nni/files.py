@@ -1,11 +1,18 @@
-"""Files that are either the old ones or the new ones, never half of each."""
+"""Files that are either the old ones or the new ones, never half of each.
+
+What a disk or a damaged file does to a reader or writer ends as one line that names the file.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import tempfile
-from collections.abc import Callable
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +26,8 @@ __all__ = [
     "check_output_file",
     "check_output_folder",
     "read_json",
+    "read_tensors",
+    "reading",
     "user_path",
     "write_atomically",
     "write_json",
@@ -71,17 +80,86 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then move it into place.
 
     A reader sees the old content or the new one; an interrupted or failed write leaves the old.
+
+    Raises:
+        InputError: if the file system refuses, e.g. as it is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        os.close(handle)
         write(temporary)
         temporary.chmod(0o644)
         os.replace(temporary, path)
+    except Exception as error:
+        refusal = error if isinstance(error, OSError) else _refusal(temporary)
+        if refusal is None:
+            raise
+        raise InputError(f"{path}: cannot be written ({refusal.strerror})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _refusal(path: Path | None) -> OSError | None:
+    """Return why nothing can be added to a file, None if something can.
+
+    The writers of tensors raise errors of their own, which do not say that a disk is full.
+    """
+    try:
+        if path is not None:
+            with path.open("ab") as file:
+                file.write(bytes(2**20))
+    except OSError as error:
+        return error
+    return None
+
+
+@contextmanager
+def reading(path: Path, remedy: str = "") -> Iterator[None]:
+    """Turn whatever a reader of a file stumbles over into one line.
+
+    Readers of damaged files raise anything, from OSError to KeyError.
+
+    Args:
+        path: The file.
+        remedy: What to do then, in a few words.
+
+    Raises:
+        InputError: if anything was raised; it names the file.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        message = reason if isinstance(error, InputError) else f"{path}: cannot be read ({reason})"
+        raise InputError(f"{message}; {remedy}" if remedy else message) from error
+
+
+def read_tensors(path: Path) -> Any:
+    """Read what ``torch.save`` wrote, on the CPU; no code is run.
+
+    Raises:
+        InputError: if the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    import torch
+
+    try:
+        if zipfile.is_zipfile(path):  # whose checksums torch does not look at
+            with zipfile.ZipFile(path) as parts:
+                if (damaged := parts.testzip()) is not None:
+                    raise ValueError(f"damaged at {damaged}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what other programs' pickles may contain
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own message advises to run whatever the file holds
+        rule = "is not a file of tensors alone; any other is refused, as it could run code"
+        raise InputError(f"{path}: {rule}") from None
+    except Exception as error:  # other readers have other complaints, some without a word
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: is not a file of tensors ({reason})") from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 from sedona_nni.backbones import num_layers
 from sedona_nni.decoupling import SearchResult
 from sedona_nni.errors import InputError
-from sedona_nni.files import read_json
+from sedona_nni.files import read_json, read_tensors
 
 __all__ = ["import_release"]
 
@@ -64,14 +63,7 @@ def import_release(
 def _read(path: Path) -> Any:
     if path.suffix == ".json":
         return read_json(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)  # no code is run
-    except pickle.UnpicklingError:  # torch's own message advises to run whatever the file holds
-        rule = "is not a file of tensors alone; any other is refused, as it could run code"
-        raise InputError(f"{path}: {rule}") from None
-    except (OSError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: is not a file of tensors ({reason})") from None
+    loaded = read_tensors(path)
     if not isinstance(loaded, torch.Tensor):
         raise InputError.rule(str(path), "must hold a tensor", type(loaded).__name__)
     return loaded.tolist()

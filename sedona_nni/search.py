@@ -30,7 +30,7 @@ from typing_extensions import Self
 from sedona_nni.batches import Batch
 from sedona_nni.decoupling import SearchResult
 from sedona_nni.errors import InputError
-from sedona_nni.files import read_json, write_atomically, write_json
+from sedona_nni.files import read_json, reading, write_atomically, write_json
 from sedona_nni.hypergradient import hypergradient
 from sedona_nni.inner_step import Adam, InnerOptimizer, InnerProblem, Sgd, TrainingState
 from sedona_nni.losses import LabelSmoothing
@@ -310,28 +310,35 @@ class Search:
             InputError: if it is damaged, or of a search with other settings or another network.
         """
         path = directory / CHECKPOINT_FILE
-        checkpoint = read_json(path)
+        remedy = f"remove {directory} to start again"
+        with reading(path, remedy):
+            checkpoint = read_json(path)
+            identity = dict(checkpoint["settings"])
         for field, value in self._identity().items():
-            if checkpoint["settings"].get(field) != value:
-                rule = f"must be {checkpoint['settings'].get(field)!r} to continue {path}"
+            if identity.get(field) != value:
+                rule = f"must be {identity.get(field)!r} to continue {path}"
                 raise InputError.rule(field, rule, value)
-        self.step = checkpoint["step"]
-        self.train_batches_used = checkpoint["train_batches_used"]
-        self.validation_batches_used = checkpoint["validation_batches_used"]
-        self._memory.load(directory, checkpoint["memory"])
-        tensors = load_file(
-            directory / f"state-{self.step}.safetensors", device=str(self.network.alpha.device)
-        )
-        self._state = TrainingState(
-            tensors["weights"], tensors["slots"], tensors["statistics"], checkpoint["state_step"]
-        )
-        self._problem.load(self._state)
-        with torch.no_grad():
-            self.network.alpha.copy_(tensors["alpha"])
-            self.network.beta.copy_(tensors["beta"])
-        meta = self._meta_optimizer.state_dict()
-        meta["state"] = _nested(tensors)
-        self._meta_optimizer.load_state_dict(meta)
+        with reading(path, remedy):
+            self.step = checkpoint["step"]
+            self.train_batches_used = checkpoint["train_batches_used"]
+            self.validation_batches_used = checkpoint["validation_batches_used"]
+            self._memory.load(directory, checkpoint["memory"])
+        state_file = directory / f"state-{self.step}.safetensors"
+        with reading(state_file, remedy):
+            tensors = load_file(state_file, device=str(self.network.alpha.device))
+            self._state = TrainingState(
+                tensors["weights"],
+                tensors["slots"],
+                tensors["statistics"],
+                checkpoint["state_step"],
+            )
+            self._problem.load(self._state)
+            with torch.no_grad():
+                self.network.alpha.copy_(tensors["alpha"])
+                self.network.beta.copy_(tensors["beta"])
+            meta = self._meta_optimizer.state_dict()
+            meta["state"] = _nested(tensors)
+            self._meta_optimizer.load_state_dict(meta)
 
     def _identity(self) -> dict[str, Any]:
         """Return what a checkpoint must have in common with the search that continues it."""

@@ -30,7 +30,7 @@ from sedona_nni.batches import BatchStream, ImageSet, evaluation_batches
 from sedona_nni.data import Splits
 from sedona_nni.decoupled import DecoupledNetwork
 from sedona_nni.errors import InputError, SedonaError
-from sedona_nni.files import write_atomically
+from sedona_nni.files import read_tensors, reading, write_atomically
 from sedona_nni.losses import LabelSmoothing
 from sedona_nni.methods import AnyMethod, build_method
 from sedona_nni.methods.greedy import GreedySettings
@@ -378,12 +378,16 @@ def _save(path: Path, parts: Sequence[Stateful], progress: _Progress) -> None:
 
 
 def _load(path: Path, parts: Sequence[Stateful], fresh: _Progress) -> _Progress:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["settings"] != fresh.settings:
+    remedy = "remove it to start again"
+    with reading(path, remedy):
+        state = read_tensors(path)
+        settings = state["settings"]
+    if settings != fresh.settings:
         raise InputError(f"directory: {path} was made with other training settings")
-    for part, saved in zip(parts, state.pop("parts"), strict=True):
-        part.load_state_dict(saved)
-    return _Progress(**state)
+    with reading(path, remedy):
+        for part, saved in zip(parts, state.pop("parts"), strict=True):
+            part.load_state_dict(saved)
+        return _Progress(**state)
 
 
 def _dropout_seed(seed: int, step: int) -> int:

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sedona_nni.files import write_atomically
+from sedona_nni.files import reading, write_atomically
 from sedona_nni.inner_step import TrainingState
 
 __all__ = ["Eviction", "Snapshot", "WeightMemory"]
@@ -114,12 +114,16 @@ class WeightMemory:
         }
 
     def load(self, directory: Path, listed: dict[str, Any]) -> None:
-        """Take up what `save` wrote and returned."""
+        """Take up what `save` wrote and returned.
+
+        Raises:
+            InputError: if a file is missing or damaged.
+        """
         self._stored = listed["stored"]
         self.snapshots = []
         for entry in listed["snapshots"]:
             path = directory / _file_name(entry["number"])
-            with safe_open(path, framework="pt") as file:
+            with reading(path), safe_open(path, framework="pt") as file:
                 state = TrainingState(
                     file.get_tensor("weights"),
                     file.get_tensor("slots"),

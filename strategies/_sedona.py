@@ -38,6 +38,7 @@ from sedona_nni.balance import discretise
 from sedona_nni.batches import BatchStream, ImageSet
 from sedona_nni.decoupling import SearchResult
 from sedona_nni.errors import InputError
+from sedona_nni.files import check_output_folder
 from sedona_nni.relaxation import RelaxedNetwork
 from sedona_nni.search import CHECKPOINT_FILE, Search, SearchSettings
 from strategies._evaluator import LoadedImages, check_disjoint, check_evaluator, images_of
@@ -204,6 +205,8 @@ class Sedona(OneShotStrategy):
             self.settings = SearchSettings(**options)
         except ValidationError as error:
             raise InputError.from_validation(error, "Sedona") from None
+        if directory is not None:
+            check_output_folder("Sedona.directory", directory)
         self.directory = directory
         self.checkpoint_every = checkpoint_every
         self.on_progress = on_progress

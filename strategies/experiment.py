@@ -72,6 +72,11 @@ class Experiment:
             known = ", ".join(_TUNERS)
             raise InputError.rule("tuner.className", f"must be one of {known}", tuner)
         folder = Path(config["trialCodeDirectory"])
+        if not folder.is_dir():  # NNI sees to it at a start, but not when it resumes
+            raise InputError(
+                f"trialCodeDirectory: {folder} is not there; an experiment goes on where it was "
+                "started, so if the project was moved, move it back or put a link there"
+            )
         settings = read_settings(model, tuner.get("classArgs") or {}, folder)
         space = config.get("searchSpace") or {}
         if isinstance(settings, SearchingSettings | TuningSettings):

@@ -23,11 +23,12 @@ from sedona_nni.compute import compute_in_macs
 from sedona_nni.data import load_splits
 from sedona_nni.decoupling import ProbeResult
 from sedona_nni.errors import InputError
-from sedona_nni.files import read_json, write_json
+from sedona_nni.files import check_output_folder, read_json, reading, write_json
 from sedona_nni.probing import ProbeSettings, local_loss, probe_steps, probes
 from sedona_nni.task import Task
 from sedona_nni.task_backbone import task_backbone
 from sedona_nni.training import TrainSettings
+from trials.finished import finished_results
 
 __all__ = ["run_probes"]
 
@@ -84,15 +85,19 @@ def run_probes(
     run = _Run(task=task, aux=tuple(aux), train=train, settings=settings)
     found: list[float] = []
     spent = 0.0
-    if directory is not None and (directory / "run.json").exists():
-        if _read_run(directory) != run:
+    if directory is not None and (kept := directory / "run.json").exists():
+        with reading(kept, "remove it to start again"):
+            before = _read_run(directory)
+        if before != run:
             raise InputError(f"directory: {directory} holds another probing, please name a new one")
-        if (directory / "results.json").exists():
-            finished: dict[str, Any] = read_json(directory / "results.json")
+        if (finished := finished_results(directory)) is not None:
             return finished
-        if (directory / "progress.json").exists():
-            progress = read_json(directory / "progress.json")
-            found, spent = progress["losses"], progress["time_s"]
+        if (kept := directory / "progress.json").exists():
+            with reading(kept, "remove it to start again"):
+                progress = read_json(kept)
+                found, spent = [float(loss) for loss in progress["losses"]], progress["time_s"]
+    if directory is not None:
+        check_output_folder("directory", directory)
 
     splits = load_splits(task, train.validation_fraction, workers=workers)
     with torch.device("meta"):

@@ -34,7 +34,7 @@ from sedona_nni.data import Splits, load_splits
 from sedona_nni.decoupled import build_decoupled
 from sedona_nni.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.files import read_json, write_json
+from sedona_nni.files import check_output_folder, read_json, reading, write_json
 from sedona_nni.placement import place
 from sedona_nni.relaxation import RelaxedNetwork
 from sedona_nni.search import Search, SearchSettings
@@ -42,6 +42,7 @@ from sedona_nni.task import Task
 from sedona_nni.training import Evaluation, TrainSettings, evaluate
 from strategies._evaluator import ImageLoader
 from strategies._sedona import Sedona
+from trials.finished import finished_results
 
 __all__ = ["run_search"]
 
@@ -103,12 +104,15 @@ def run_search(
     """
     device = torch.device(device)
     run = _Run(task=task, aux=tuple(aux), settings=settings)
-    if directory is not None and (directory / "run.json").exists():
-        if _read_run(directory) != run:
+    if directory is not None and (kept := directory / "run.json").exists():
+        with reading(kept, "remove it to start again"):
+            before = _read_run(directory)
+        if before != run:
             raise InputError(f"directory: {directory} holds another search, please name a new one")
-        if (directory / "results.json").exists():
-            finished: dict[str, Any] = read_json(directory / "results.json")
+        if (finished := finished_results(directory)) is not None:
             return finished
+    if directory is not None:
+        check_output_folder("directory", directory)
 
     splits = load_splits(task, settings.validation_fraction, workers=workers)
     space = DecouplingSpace(
@@ -244,8 +248,9 @@ class _Monitor:
             "relaxation": {"step": [], "a_loc": [], "aux": []},
         }
         if self._file is not None and self._file.exists():
-            stored = read_json(self._file)
-            self.time_s, self.kept = stored["time_s"], stored["kept"]
+            with reading(self._file, "remove it to go on without what it kept for reports"):
+                stored = read_json(self._file)
+                self.time_s, self.kept = float(stored["time_s"]), stored["kept"]
         self._started = time.perf_counter() - self.time_s
         self._seen: dict[str, list[float]] = {}
         self.bar = Progress(

@@ -25,7 +25,7 @@ from sedona_nni.data import BatchStream, Splits, load_splits
 from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decoupling import NO_AUXILIARY, Decoupling, SearchResult
 from sedona_nni.errors import InputError
-from sedona_nni.files import read_json, write_json
+from sedona_nni.files import check_output_folder, read_json, reading, write_json
 from sedona_nni.methods import TrainingMethod, build_method
 from sedona_nni.placement import place
 from sedona_nni.relaxed_training import build_relaxed
@@ -40,6 +40,7 @@ from sedona_nni.training import (
     evaluate,
     train,
 )
+from trials.finished import finished_results
 
 __all__ = ["evaluate_saved", "run_training"]
 
@@ -101,14 +102,17 @@ def run_training(
     """
     device = torch.device(device)
     run = _Run(task=task, decoupling=decoupling, settings=settings)
-    if directory is not None and (directory / "run.json").exists():
-        if _read_run(directory) != run:
+    if directory is not None and (kept := directory / "run.json").exists():
+        with reading(kept, "remove it to start again"):
+            before = _read_run(directory)
+        if before != run:
             raise InputError(
                 f"directory: {directory} holds another training, please name a new one"
             )
-        if (directory / "results.json").exists():
-            finished: dict[str, Any] = read_json(directory / "results.json")
+        if (finished := finished_results(directory)) is not None:
             return finished
+    if directory is not None:
+        check_output_folder("directory", directory)
 
     splits = load_splits(task, settings.validation_fraction, workers=workers)
     network, costs = _build(task, decoupling, settings.seed)
@@ -177,11 +181,8 @@ def evaluate_saved(
     splits = load_splits(task, settings.validation_fraction, workers=workers)
     network, _ = _build(task, run.decoupling, settings.seed)
     path = directory / MODEL_FILE
-    try:
+    with reading(path):  # it may be missing, be no safetensors, or hold other weights
         network.load_state_dict(load_file(path))
-    except Exception as error:  # a missing file, one that is not safetensors, or other weights
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot be loaded ({reason})") from error
     test = evaluate(place(network, device), splits.test, settings, device)
     return _test_numbers(test, settings) | block_accuracies(network, test)
 

@@ -201,6 +201,47 @@ def test_an_output_that_knows_only_ascii(elsewhere: Path, monkeypatch: pytest.Mo
     ]
 
 
+@pytest.mark.parametrize("command", ["search", "train"])
+def test_a_directory_that_is_none_is_refused_before_anything_is_computed(
+    command: str,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before the experiment is read, which may measure times and write them there."""
+    (elsewhere / "file").write_text("kept")
+    rest = ["--decoupling", "backprop"] if command == "train" else []
+    for directory in ("file", "file/below"):
+        assert sedona(monkeypatch, command, "nowhere.yml", "--directory", directory, *rest) == 2
+        line = capsys.readouterr().err
+        assert line.startswith("sedona-nni: --directory: must be a folder")
+        assert line.count("\n") == 1
+    assert (elsewhere / "file").read_text() == "kept"
+
+
+def test_a_full_disk_behind_the_standard_output() -> None:
+    arguments = [sys.executable, "-m", "sedona_nni.command_line", "describe", "--backbone", "vgg11"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    line = "sedona-nni: standard output: cannot be written (No space left on device)\n"
+    assert ended.stderr == line
+
+
+def test_an_empty_file_of_a_release_is_one_line(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(torch.zeros(15, 2), "good.pt")
+    (elsewhere / "empty.pt").touch()
+    (elsewhere / "text.pt").write_text("alpha")
+    for name in ("empty.pt", "text.pt"):
+        for files in ([name, "good.pt"], ["good.pt", name]):
+            assert sedona(monkeypatch, "import-release", *files, "--backbone", "vgg19") == 2
+            line = capsys.readouterr().err
+            assert line.startswith(f"sedona-nni: {name}: is not a file of tensors")
+            assert line.count("\n") == 1
+
+
 def small_experiment(folder: Path) -> str:
     """Write the quickstart with fewer images and a narrower backbone."""
     experiment = (EXPERIMENTS / "quickstart.yml").read_text()

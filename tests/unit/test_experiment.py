@@ -196,3 +196,15 @@ def test_time_is_measured_where_the_tuner_runs_so_trials_have_to_be_there(tmp_pa
     complete["trainingService"]["platform"] = "remote"
     with pytest.raises(InputError, match=r"compute: time is measured .* but trials run on remote"):
         Experiment.from_config(complete)
+
+
+def test_a_project_that_was_moved_is_one_line(tmp_path: Path) -> None:
+    """NNI keeps absolute paths, and looks for them at a start only."""
+    before = tmp_path / "before"
+    before.mkdir()
+    place = ("trialCodeDirectory",)
+    config = ExperimentConfig.load(changed(tmp_path, *place, value=str(before))).json()
+    Experiment.from_config(config)
+    before.rename(tmp_path / "after")
+    with pytest.raises(InputError, match=r"^trialCodeDirectory: .*before is not there; .*moved"):
+        Experiment.from_config(config)

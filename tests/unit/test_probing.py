@@ -321,6 +321,19 @@ class TestTrial:
         with pytest.raises(InputError, match=r"run\.json"):
             self.run(tmp_path)
 
+    def test_damaged_progress_is_one_line(self, tmp_path: Path) -> None:
+        def interrupt(numbers: dict[str, float]) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            self.run(tmp_path, report=interrupt)
+        path = tmp_path / "progress.json"
+        for content in ("", "{", "[1]", "{}", '{"losses": ["x"], "time_s": 1}'):
+            path.write_text(content)
+            with pytest.raises(InputError, match=r"progress\.json: .*; remove it to start again$"):
+                self.run(tmp_path)
+            assert path.read_text() == content
+
 
 def losses(result: dict[str, Any]) -> list[float]:
     content = result["search_result"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from relaxed_reference import NUM_CLASSES, random_backbone
+from safetensors.torch import save
 
 from sedona_nni.batches import Batch
 from sedona_nni.errors import InputError
@@ -146,10 +148,23 @@ def test_checkpoint_with_weights_in_another_order_is_refused(tmp_path: Path) -> 
         search().load(tmp_path)
 
 
-def test_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / CHECKPOINT_FILE).write_text("{")
-    with pytest.raises(InputError, match=r"search\.json: is not valid JSON"):
-        search().load(tmp_path)
+@pytest.mark.parametrize("name", [CHECKPOINT_FILE, "state-4.safetensors", "snapshot-0.safetensors"])
+def test_damaged_checkpoint_is_one_line_and_stays(name: str, tmp_path: Path) -> None:
+    first = search()
+    run(first, 4)
+    first.save(tmp_path)
+    path = tmp_path / name
+    whole = path.read_bytes()
+    foreign = b"[1]" if name == CHECKPOINT_FILE else save({"x": torch.zeros(1)})
+    for content in (whole[: len(whole) // 2], b"", foreign):
+        path.write_bytes(content)
+        expected = rf"{name}: .*; remove {re.escape(str(tmp_path))} to start again$"
+        with pytest.raises(InputError, match=expected) as raised:
+            search().load(tmp_path)
+        assert "\n" not in str(raised.value)
+        assert path.read_bytes() == content
+    path.write_bytes(whole)
+    search().load(tmp_path)
 
 
 def test_meta_step_follows_the_validation_loss_downhill() -> None:

@@ -221,14 +221,41 @@ def test_saved_models_that_cannot_be_tested(tmp_path: Path) -> None:
         "settings": SETTINGS.model_dump(),
     }
     (tmp_path / "run.json").write_text(json.dumps(run))
-    with pytest.raises(InputError, match=r"model\.safetensors: cannot be loaded"):
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read"):
         evaluate_saved(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(InputError, match=r"model\.safetensors: cannot be loaded"):
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read"):
         evaluate_saved(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps({**run, "extra": 1}))
     with pytest.raises(InputError, match=r"run\.json\.extra: unknown field"):
         evaluate_saved(tmp_path)
+
+
+def test_damaged_records_are_one_line_and_stay(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    task = TASK.model_copy(update={"width_multiplier": 0.125, "train_limit": 80})
+    run_training(task, DECOUPLING, settings, directory=tmp_path)
+    for name, remedy in (("results.json", "to compute it again"), ("run.json", "to start again")):
+        path = tmp_path / name
+        whole = path.read_bytes()
+        for content in (whole[:20], b"", b"[1]", b"{}"):
+            path.write_bytes(content)
+            with pytest.raises(InputError, match=rf"{name}.*; remove it {remedy}$") as raised:
+                run_training(task, DECOUPLING, settings, directory=tmp_path)
+            assert "\n" not in str(raised.value)
+            assert path.read_bytes() == content
+        path.write_bytes(whole)
+
+
+def test_a_directory_that_is_none_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(trial, "load_splits")
+    (tmp_path / "file").write_text("kept")
+    for directory in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="directory: must be a folder"):
+            run_training(TASK, DECOUPLING, SETTINGS, directory=directory)
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_a_long_history_is_thinned_and_keeps_both_ends() -> None:

@@ -1,4 +1,5 @@
 import time
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from full_disk import full_disk
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -386,6 +388,54 @@ def test_a_checkpoint_of_other_settings_is_refused(splits: Splits, tmp_path: Pat
     train(build(ONE_BLOCK), splits, settings, directory=tmp_path)
     with pytest.raises(InputError, match="was made with other training settings"):
         train(build(ONE_BLOCK), splits, SETTINGS, directory=tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "foreign", "incomplete", "other"])
+def test_a_damaged_checkpoint_is_one_line_and_stays(
+    splits: Splits, tmp_path: Path, damage: str
+) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    train(build(ONE_BLOCK), splits, settings, directory=tmp_path)
+    path = tmp_path / training.CHECKPOINT_FILE
+    content = path.read_bytes()
+    state = torch.load(path, weights_only=True)
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "half":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "foreign":
+        torch.save([1, 2], path)
+    elif damage == "incomplete":
+        torch.save({"settings": state["settings"]}, path)
+    else:
+        torch.save({**state, "parts": [build(THREE_BLOCKS).state_dict()]}, path)
+    damaged = path.read_bytes()
+    with pytest.raises(
+        InputError, match=r"checkpoint\.pt: .*; remove it to start again$"
+    ) as raised:
+        train(build(ONE_BLOCK), splits, settings, directory=tmp_path)
+    assert "\n" not in str(raised.value)
+    assert path.read_bytes() == damaged
+
+
+def test_a_full_disk_loses_nothing(splits: Splits, tmp_path: Path) -> None:
+    """What was kept before is kept, and training goes on from it when there is room again."""
+    settings = SETTINGS.model_copy(update={"epochs": 2})
+    network = build(ONE_BLOCK)
+    expected = train(network, splits, settings)
+
+    def fill(numbers: dict[str, float]) -> None:
+        room.enter_context(full_disk(1000))
+
+    with ExitStack() as room, pytest.raises(InputError, match=r"checkpoint\.pt: cannot be written"):
+        train(build(ONE_BLOCK), splits, settings, directory=tmp_path, report=fill)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    seen: list[dict[str, float]] = []
+    again = build(ONE_BLOCK, seed=9)
+    found = train(again, splits, settings, directory=tmp_path, report=seen.append)
+    assert (found.validation_loss, found.test) == (expected.validation_loss, expected.test)
+    assert same(weights(again), weights(network))
+    assert len(seen) == 2
 
 
 def test_batches_of_few_classes(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
