@@ -42,7 +42,7 @@ from sedona_nni.task import Task
 from sedona_nni.task_backbone import task_backbone
 from sedona_nni.training import TrainSettings
 from strategies.nni_border.devices import claim_device
-from strategies.published import SETTINGS, with_published
+from strategies.published import SETTINGS, TRAINS_OTHERWISE, with_published
 
 __all__ = [
     "BalancedSettings",
@@ -233,8 +233,9 @@ class _TunedSettings(BalancedSettings):
             else is given here replaces them, in ``task``, ``train`` and ``train_for`` setting by
             setting.
         compare: Decouplings to train on the same budget: ``"uniform"`` cuts with the same
-            auxiliary network at each (DGL), the same cuts with ``"predsim"`` at each, a
-            ``"random"`` decoupling, and ``"backprop"``.
+            auxiliary network at each (DGL), the same cuts with ``"predsim"`` at each, whose head
+            has no label smoothing unless ``train_for`` says so, a ``"random"`` decoupling, and
+            ``"backprop"``.
         uniform_aux: The auxiliary network of ``"uniform"``.
         also: Further decouplings to train on the same budget, by names for the table: the JSON of a
             decoupling, the path of its file, or a rule, see `sedona_nni.rules`, e.g.
@@ -310,7 +311,11 @@ class _TunedSettings(BalancedSettings):
         Raises:
             InputError: if ``train_for`` has an unknown setting or breaks a rule.
         """
-        changed = {**self.train.model_dump(), **self.train_for.get(strategy, {})}
+        changed = {
+            **self.train.model_dump(),
+            **TRAINS_OTHERWISE.get(strategy, {}),
+            **self.train_for.get(strategy, {}),
+        }
         try:
             return TrainSettings.model_validate(changed)
         except ValidationError as error:

@@ -6,14 +6,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
+from sedona_nni.auxiliary import similarity_matrix
 from sedona_nni.backbones import build_backbone
+from sedona_nni.batches import MemoryImages
 from sedona_nni.cost import block_costs, summarise_blocks
 from sedona_nni.decoupled import build_decoupled
 from sedona_nni.decoupling import Decoupling, SearchResult
 from sedona_nni.errors import InputError
+from sedona_nni.methods import build_method
+from sedona_nni.training import evaluate
 from strategies.experiment import Experiment, read_experiment
 from strategies.published import SETTINGS, with_published
 from strategies.settings import TuningSettings, read_settings
@@ -114,14 +120,49 @@ def test_settings_are_the_published_ones(dataset: str) -> None:
 
     predsim = settings.train_settings("predsim")
     assert (predsim.epochs, predsim.amp) == (train.epochs, train.amp)
+    assert predsim.label_smoothing == 0 < train.label_smoothing
     if small:
-        assert predsim == train
+        assert predsim == train.model_copy(update={"label_smoothing": 0.0})
     else:
         assert (predsim.optimizer, predsim.classes_per_batch) == ("adam", 40)
         assert predsim.class_limited_epochs is not None
         begins = predsim.class_limited_epochs * images / predsim.batch_size
         half = 15_000 if dataset == "tiny-imagenet" else steps / 2
         assert 0 <= begins - half < per_epoch  # the first epoch that begins after that many steps
+
+
+@pytest.mark.parametrize("published", [None, *SETTINGS])
+def test_all_blocks_of_predsim_learn_from_plain_labels(published: str | None) -> None:
+    """The first losses of a training, and the loss that it reports, against the formulas."""
+    given: dict[str, Any] = {"decoupling": "backprop", "compare": ["predsim"], "num_blocks": []}
+    task = {"backbone": "vgg11", "dataset": "digits"}
+    settings = TuningSettings.model_validate({"published": published, "task": task, **given})
+    train = settings.train_settings("predsim").model_copy(update={"amp": "no"})
+    smoothed = settings.train_settings("uniform").label_smoothing
+    assert smoothed == 0.1
+    torch.manual_seed(0)
+    backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.0625)
+    decoupling = Decoupling(backbone="vgg11", cuts=[3], aux=["predsim"])
+    network = build_decoupled(backbone, decoupling)
+    network.blocks[-1].classifier.eval()  # no dropout
+    images, labels = torch.randn(12, 3, 32, 32), torch.arange(12) % 10
+    lower, head = network.blocks
+
+    features = lower(images)
+    predictor = lower.classifier
+    similar = similarity_matrix(predictor.similarity(features))
+    wanted = similarity_matrix(F.one_hot(labels, 10).float())
+    first = 0.01 * F.cross_entropy(predictor(features), labels) + 0.99 * F.mse_loss(similar, wanted)
+    last = F.cross_entropy(head.classifier(head(features)), labels)
+
+    method = build_method(network, train, None, 10)
+    losses = method.step(images, labels)
+    assert losses[0].item() == pytest.approx(first.item(), rel=1e-5)
+    assert losses[1].item() == pytest.approx(last.item(), rel=1e-5)
+    dataset = MemoryImages(torch.zeros(4, 1, 32, 32).byte(), np.arange(4), (0.5,), (0.5,))
+    logits = network.eval()(torch.full((4, 3, 32, 32), -1.0)).detach()
+    reported = evaluate(network, dataset, train, "cpu").loss
+    assert reported == pytest.approx(float(F.cross_entropy(logits, torch.arange(4))), rel=1e-5)
 
 
 def test_given_settings_replace_published_ones() -> None:
