@@ -101,6 +101,7 @@ SOURCES: dict[str, str] = {
     "Task.backbone": _OURS,
     "Task.width_multiplier": "release, `--feat-mult`",
     "Task.activation": "release, `--nonlin`",
+    "Task.stem": "release; torchvision",
     "Task.dataset": "ours; release, `--dataset`: cifar10",
     "Task.data_dir": "release, `--data-dir`",
     "Task.image_size": _OURS,

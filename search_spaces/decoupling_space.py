@@ -41,7 +41,7 @@ from search_spaces._nni_nas import (
     SimplifiedModelSpace,
 )
 from sedona_nni.auxiliary import auxiliary_names
-from sedona_nni.backbones import Activation, Backbone, build_backbone, num_layers
+from sedona_nni.backbones import Activation, Backbone, Stem, build_backbone, num_layers
 from sedona_nni.balance import BlockBound
 from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decoupling import Decoupling, check_num_blocks
@@ -146,6 +146,7 @@ class DecouplingSpace(ModelSpace):
         image_size: Height and width of the images, pixels.
         width_multiplier: Factor on every width of the backbone.
         activation: Makes the non-linearity of backbone and auxiliary networks.
+        stem: Of a ResNet, see `sedona_nni.backbones.resnet`.
         bound: Only decouplings within it; needs ``num_blocks``.
 
     Raises:
@@ -164,6 +165,7 @@ class DecouplingSpace(ModelSpace):
         image_size: int = 32,
         width_multiplier: float = 1.0,
         activation: Activation = nn.ReLU,
+        stem: Stem = "published",
         bound: BlockBound | None = None,
     ) -> None:
         super().__init__()
@@ -174,6 +176,7 @@ class DecouplingSpace(ModelSpace):
             "image_size": image_size,
             "width_multiplier": width_multiplier,
             "activation": activation,
+            "stem": stem,
         }
         self.supernet: nn.Module | None = None
         for mutable in self._encoding.mutables():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -25,7 +25,7 @@ from sedona_nni.files import user_path
 if TYPE_CHECKING:
     import torch
 
-    from sedona_nni.backbones import Backbone
+    from sedona_nni.backbones import Backbone, Stem
     from sedona_nni.balance import BlockBound, FrontPoint
     from sedona_nni.compute import Compute
     from sedona_nni.decoupling import Decoupling, SearchOutcome, SearchResult
@@ -92,6 +92,7 @@ NumClasses = Annotated[int, typer.Option(help="Classes to tell apart.")]
 InChannels = Annotated[int, typer.Option(help="Channels of the images.")]
 ImageSize = Annotated[int, typer.Option(help="Height and width of the images, pixels.")]
 WidthMultiplier = Annotated[float, typer.Option(help="Factor on every width.")]
+StemName = Annotated[str, typer.Option("--stem", help="Of a ResNet: published or torchvision.")]
 DEFAULT_PORT = 8080
 FIRST_PORT, LAST_PORT = 1024, 65534  # below are those of the system; NNI may need the next one
 
@@ -453,6 +454,7 @@ def describe(
     in_channels: InChannels = 3,
     image_size: ImageSize = 32,
     width_multiplier: WidthMultiplier = 1.0,
+    stem: StemName = "published",
     as_json: Json = False,
 ) -> None:
     """Show what a backbone, its auxiliary candidates and the blocks of a decoupling cost."""
@@ -469,6 +471,7 @@ def describe(
             in_channels=in_channels,
             image_size=image_size,
             width_multiplier=width_multiplier,
+            stem=cast("Stem", stem),
         )
     described = describe_cost(network, chosen)
     if as_json:
@@ -478,6 +481,8 @@ def describe(
         f"{network.name}, width multiplier {width_multiplier:g}, images "
         f"{in_channels} x {image_size} x {image_size}, {num_classes} classes"
     )
+    if described["stem"] is not None:
+        print(f"stem: {described['stem']}")
     _show_parts(described)
     _show_layers(described)
     _show_candidates(described)
@@ -511,6 +516,7 @@ def derive(
     in_channels: InChannels = 3,
     image_size: ImageSize = 32,
     width_multiplier: WidthMultiplier = 1.0,
+    stem: StemName = "published",
     output: Annotated[
         Path | None,
         typer.Option(help="Write the decoupling here.", parser=user_path, metavar="PATH"),
@@ -547,6 +553,7 @@ def derive(
             in_channels=in_channels,
             image_size=image_size,
             width_multiplier=width_multiplier,
+            stem=cast("Stem", stem),
         )
     costs = _compute(compute, backbone, found.aux_choices, device, batch_size)
     if pareto:

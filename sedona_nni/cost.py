@@ -25,7 +25,7 @@ from sedona_nni.auxiliary import (
     auxiliary_names,
     build_auxiliary,
 )
-from sedona_nni.backbones import Backbone, FeatureShape
+from sedona_nni.backbones import Backbone, FeatureShape, stem_words
 from sedona_nni.decoupling import NO_AUXILIARY, Decoupling
 from sedona_nni.errors import InputError
 
@@ -217,7 +217,8 @@ def describe(
         aux_names: Auxiliary networks to list at each boundary, by default all.
 
     Returns:
-        ``parameters`` and ``macs``, each with ``trunk``, ``head`` and ``total``; ``layers`` with
+        ``stem``, what `stem_words` returns; ``parameters`` and ``macs``, each with ``trunk``,
+        ``head`` and ``total``; ``layers`` with
         index, name, width and size of the output, parameters and macs; ``boundaries`` with index,
         width, size and, under ``auxiliary``, each candidate's parameters and macs; ``blocks`` with
         index, first_layer, last_layer, parameters, macs, share of the backbone's MACs, aux and,
@@ -241,6 +242,7 @@ def describe(
         "image_size": backbone.image_size,
         "in_channels": backbone.in_channels,
         "num_classes": backbone.num_classes,
+        "stem": stem_words(backbone),
     }
     for field in ("parameters", "macs"):
         parts = {"trunk": getattr(trunk, field), "head": getattr(head, field)}

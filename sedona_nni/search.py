@@ -313,7 +313,8 @@ class Search:
         remedy = f"remove {directory} to start again"
         with reading(path, remedy):
             checkpoint = read_json(path)
-            identity = dict(checkpoint["settings"])
+            # Older ones had no choice of a stem
+            identity = {"stem": "published", **checkpoint["settings"]}
         for field, value in self._identity().items():
             if identity.get(field) != value:
                 rule = f"must be {identity.get(field)!r} to continue {path}"
@@ -349,6 +350,7 @@ class Search:
             "backbone": backbone.name,
             "width_multiplier": backbone.width_multiplier,
             "image_size": backbone.image_size,
+            "stem": backbone.stem,
             "num_classes": backbone.num_classes,
             "aux": list(self.network.aux_choices),
         }

@@ -18,6 +18,8 @@ class Task(BaseModel):
         backbone: Name of a backbone, see `sedona_nni.backbones`.
         width_multiplier: Factor on every width of the backbone (the paper: 1 on CIFAR-10, else 4).
         activation: The non-linearity everywhere: ``relu``, or ``leakyrelu`` of slope 0.01.
+        stem: What a ResNet begins with: ``published`` for SEDONA, which up to 64 pixels has no
+            max-pool, and below 64 a 3x3 convolution; or ``torchvision``, as there at every size.
         dataset: Name of a data set, see `sedona_nni.data`.
         data_dir: Folder that holds the data set; not needed for ``digits``.
         image_size: Height and width that images are brought to, pixels; by default the data set's.
@@ -30,6 +32,7 @@ class Task(BaseModel):
     backbone: str = "vgg11"
     width_multiplier: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     activation: Literal["relu", "leakyrelu"] = "relu"
+    stem: Literal["published", "torchvision"] = "published"
     dataset: str = "digits"
     data_dir: str | None = None
     image_size: int | None = Field(default=None, ge=8)

@@ -25,4 +25,5 @@ def task_backbone(task: Task) -> Backbone:
         image_size=image_size,
         width_multiplier=task.width_multiplier,
         activation=ACTIVATIONS[task.activation],
+        stem=task.stem,
     )

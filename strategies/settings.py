@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from sedona_nni.auxiliary import check_auxiliary
-from sedona_nni.backbones import check_image_size, num_layers
+from sedona_nni.backbones import check_image_size, check_stem, num_layers
 from sedona_nni.balance import BlockBound, BlockShare, discretise, leaders
 from sedona_nni.compute import Compute, compute_in_macs, load_compute
 from sedona_nni.data import image_size_of
@@ -125,6 +125,7 @@ class CommonSettings(BaseModel, ABC):
             InputError: if a name is unknown or numbers do not fit the backbone.
         """
         check_image_size(self.task.backbone, image_size_of(self.task))
+        check_stem(self.task.backbone, self.task.stem)
         for name in self.aux:
             check_auxiliary(name)
         _check_seeds(self.model_dump(), "")

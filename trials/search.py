@@ -123,6 +123,7 @@ def run_search(
         image_size=splits.image_size,
         width_multiplier=task.width_multiplier,
         activation=ACTIVATIONS[task.activation],
+        stem=task.stem,
     )
     if directory is not None:
         write_json(directory / "run.json", run.model_dump(mode="json"))

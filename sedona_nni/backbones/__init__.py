@@ -17,6 +17,7 @@ Sources: Pyeon et al., ICLR 2021 (widths, layers, stems); Belilovsky et al., ICM
 from __future__ import annotations
 
 from functools import partial
+from typing import get_args
 
 from torch import nn
 
@@ -28,12 +29,13 @@ from sedona_nni.backbones.backbone import (
     BackboneContext,
     FeatureShape,
     Layer,
+    Stem,
     conv_unit,
     initialise,
     scaled_width,
 )
 from sedona_nni.backbones.dgl import dgl_cnn, dni_cnn
-from sedona_nni.backbones.resnet import BASIC_DEPTHS, BOTTLENECK_DEPTHS, resnet
+from sedona_nni.backbones.resnet import BASIC_DEPTHS, BOTTLENECK_DEPTHS, resnet, stem_in_words
 from sedona_nni.backbones.vgg import VGG_DEPTHS, vgg
 from sedona_nni.errors import InputError
 
@@ -46,13 +48,16 @@ __all__ = [
     "BackboneContext",
     "FeatureShape",
     "Layer",
+    "Stem",
     "backbone_names",
     "build_backbone",
     "check_image_size",
+    "check_stem",
     "conv_unit",
     "initialise",
     "num_layers",
     "scaled_width",
+    "stem_words",
 ]
 
 BACKBONES: dict[str, Architecture] = {
@@ -62,12 +67,18 @@ BACKBONES: dict[str, Architecture] = {
     },
     **{
         name: Architecture(
-            sum(depths), partial(resnet, False, depths), smallest_image=8, auxiliary_expansion=1
+            sum(depths),
+            partial(resnet, False, depths),
+            smallest_image=8,
+            auxiliary_expansion=1,
+            stems=get_args(Stem),
         )
         for name, depths in BASIC_DEPTHS.items()
     },
     **{
-        name: Architecture(sum(depths), partial(resnet, True, depths), smallest_image=8)
+        name: Architecture(
+            sum(depths), partial(resnet, True, depths), smallest_image=8, stems=get_args(Stem)
+        )
         for name, depths in BOTTLENECK_DEPTHS.items()
     },
     "dgl-cnn6": Architecture(6, partial(dgl_cnn, 6, 128, (1, 3)), smallest_image=8),
@@ -123,6 +134,24 @@ def check_image_size(name: str, image_size: int) -> None:
         raise InputError.rule("image_size", rule, image_size)
 
 
+def check_stem(name: str, stem: str) -> None:
+    """Check that a backbone can have a stem.
+
+    Raises:
+        InputError: if it cannot, or its name is unknown.
+    """
+    stems = _architecture(name).stems
+    if stem not in stems:
+        raise InputError.rule("stem", f"must be {' or '.join(stems)} for {name}", stem)
+
+
+def stem_words(backbone: Backbone) -> str | None:
+    """Return what the stem is, where there is a choice, e.g. ``"published, 3x3 convolution"``."""
+    if len(_architecture(backbone.name).stems) == 1:
+        return None
+    return f"{backbone.stem}, {stem_in_words(backbone.image_size, backbone.stem)}"
+
+
 def build_backbone(
     name: str,
     *,
@@ -131,6 +160,7 @@ def build_backbone(
     image_size: int = 32,
     width_multiplier: float = 1.0,
     activation: Activation = nn.ReLU,
+    stem: Stem = "published",
 ) -> Backbone:
     """Build a backbone with freshly drawn weights, on torch's default device.
 
@@ -138,15 +168,16 @@ def build_backbone(
         name: Its name in `BACKBONES`.
         num_classes: Number of classes, at least 2.
         in_channels: Channels of the images, at least 1.
-        image_size: Height and width of the images, pixels. ResNets from 64 up start with a 7x7
-            convolution of stride 2, from 66 up also with a max-pool.
+        image_size: Height and width of the images, pixels.
         width_multiplier: Factor on every width, above 0.
         activation: Makes the non-linearity; not one that works in place.
+        stem: Of a ResNet, see `sedona_nni.backbones.resnet`; others have no choice.
 
     Raises:
-        InputError: if the name is unknown or a number breaks its rule.
+        InputError: if the name is unknown, a number breaks its rule, or there is no such stem.
     """
     architecture = _architecture(name)
+    check_stem(name, stem)
     if num_classes < 2:
         raise InputError.rule("num_classes", "must be at least 2", num_classes)
     if in_channels < 1:
@@ -156,7 +187,9 @@ def build_backbone(
         raise InputError.rule(
             "width_multiplier", "must be a finite number above 0", width_multiplier
         )
-    context = BackboneContext(num_classes, in_channels, image_size, width_multiplier, activation)
+    context = BackboneContext(
+        num_classes, in_channels, image_size, width_multiplier, activation, stem
+    )
     layers, head = architecture.build(context)
     backbone = Backbone(name, layers, head, context, architecture.auxiliary_expansion)
     initialise(backbone)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ __all__ = [
     "FeatureShape",
     "Layer",
     "Parts",
+    "Stem",
     "conv_unit",
     "halved",
     "initialise",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 Activation = Callable[[], nn.Module]
+Stem = Literal["published", "torchvision"]
 
 ACTIVATIONS: dict[str, Activation] = {"relu": nn.ReLU, "leakyrelu": nn.LeakyReLU}
 
@@ -48,6 +51,7 @@ class BackboneContext:
         image_size: Height and width of the images, pixels.
         width_multiplier: Factor on every width.
         activation: Makes the non-linearity; not one that works in place.
+        stem: Whose stem, where there is a choice.
     """
 
     num_classes: int
@@ -55,6 +59,7 @@ class BackboneContext:
     image_size: int = 32
     width_multiplier: float = 1.0
     activation: Activation = nn.ReLU
+    stem: Stem = "published"
 
     def width(self, base: int) -> int:
         """Return the width that is ``base`` at multiplier 1."""
@@ -85,6 +90,7 @@ class Backbone(nn.Module):
         width_multiplier: Factor on every width.
         auxiliary_expansion: Expansion ratio of the light auxiliary networks for this family.
         activation: Makes the non-linearity, also that of the auxiliary networks.
+        stem: Whose stem it has, see `Architecture.stems`.
     """
 
     def __init__(
@@ -107,6 +113,7 @@ class Backbone(nn.Module):
         self.width_multiplier = context.width_multiplier
         self.auxiliary_expansion = auxiliary_expansion
         self.activation = context.activation
+        self.stem = context.stem
 
     @property
     def num_layers(self) -> int:
@@ -139,12 +146,14 @@ class Architecture:
         build: Makes the L layers and the head, uninitialised.
         smallest_image: Smallest image size that leaves at least one pixel everywhere.
         auxiliary_expansion: Expansion ratio of the light auxiliary networks, 1 or more.
+        stems: The stems that it can have, the default first.
     """
 
     num_layers: int
     build: Callable[[BackboneContext], Parts]
     smallest_image: int
     auxiliary_expansion: int = 4
+    stems: tuple[Stem, ...] = ("published",)
 
 
 def scaled_width(base: int, multiplier: float) -> int:

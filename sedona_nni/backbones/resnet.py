@@ -1,6 +1,10 @@
 """ResNets: stages of residual blocks, then the mean over space and a linear classifier.
 
 A layer is one residual block; the stem belongs to the first. Source: He et al., CVPR 2016.
+
+The stem is torchvision's, a 7x7 convolution of stride 2 and a max-pool, or the one published for
+SEDONA, which spares small images: below 64 pixels a 3x3 convolution and no max-pool, at 64 pixels
+the 7x7 convolution and no max-pool, from 65 pixels on torchvision's.
 """
 
 from __future__ import annotations
@@ -15,11 +19,12 @@ from sedona_nni.backbones.backbone import (
     FeatureShape,
     Layer,
     Parts,
+    Stem,
     conv_unit,
     halved,
 )
 
-__all__ = ["BASIC_DEPTHS", "BOTTLENECK_DEPTHS", "resnet"]
+__all__ = ["BASIC_DEPTHS", "BOTTLENECK_DEPTHS", "resnet", "stem_in_words"]
 
 BASIC_DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 BOTTLENECK_DEPTHS = {
@@ -29,18 +34,32 @@ BOTTLENECK_DEPTHS = {
 }
 
 
+def _stem_form(image_size: int, stem: Stem) -> tuple[int, int, bool]:
+    """Return kernel size and stride of the stem's convolution, and whether a max-pool follows."""
+    if stem == "published" and image_size < 64:
+        return 3, 1, False
+    return 7, 2, stem == "torchvision" or halved(image_size) > 32
+
+
+def stem_in_words(image_size: int, stem: Stem) -> str:
+    """Return for instance ``"7x7 convolution of stride 2, max-pool"``."""
+    kernel_size, stride, pools = _stem_form(image_size, stem)
+    words = f"{kernel_size}x{kernel_size} convolution"
+    return words + " of stride 2" * (stride == 2) + ", max-pool" * pools
+
+
 def _resnet_stem(context: BackboneContext) -> tuple[nn.Sequential, FeatureShape]:
-    """Return what precedes the residual blocks, by image size, and its output shape."""
+    """Return what precedes the residual blocks, and its output shape."""
     width, size = context.width(16), context.image_size
-    kernel_size, stride = (3, 1) if size < 64 else (7, 2)
+    kernel_size, stride, pools = _stem_form(size, context.stem)
     stem = conv_unit(
         context.in_channels, width, kernel_size, stride=stride, activation=context.activation
     )
     if stride == 2:
         size = halved(size)
-        if size > 32:
-            stem.append(nn.MaxPool2d(3, stride=2, padding=1))
-            size = halved(size)
+    if pools:
+        stem.append(nn.MaxPool2d(3, stride=2, padding=1))
+        size = halved(size)
     return stem, FeatureShape(width, size)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -21,10 +22,12 @@ from sedona_nni.backbones import (
     BackboneContext,
     FeatureShape,
     Layer,
+    Stem,
     backbone_names,
     build_backbone,
     initialise,
     num_layers,
+    stem_words,
 )
 from sedona_nni.cost import count_parameters, head_cost
 from sedona_nni.errors import InputError
@@ -152,7 +155,17 @@ def test_parameters_at_imagenet_size(name: str, parameters: int) -> None:
         ("resnet18", {}, [(2, 16, 32), (2, 32, 16), (2, 64, 8), (2, 128, 4)]),
         ("resnet50", {}, [(3, 64, 32), (4, 128, 16), (6, 256, 8), (3, 512, 4)]),
         ("resnet18", {"image_size": 64}, [(2, 16, 32), (2, 32, 16), (2, 64, 8), (2, 128, 4)]),
-        ("resnet18", {"image_size": 66}, [(2, 16, 17), (2, 32, 9), (2, 64, 5), (2, 128, 3)]),
+        ("resnet18", {"image_size": 65}, [(2, 16, 17), (2, 32, 9), (2, 64, 5), (2, 128, 3)]),
+        (
+            "resnet18",
+            {"image_size": 64, "stem": "torchvision"},
+            [(2, 16, 16), (2, 32, 8), (2, 64, 4), (2, 128, 2)],
+        ),
+        (
+            "resnet50",
+            {"image_size": 8, "stem": "torchvision"},
+            [(3, 64, 2), (4, 128, 1), (6, 256, 1), (3, 512, 1)],
+        ),
         ("resnet18", {"image_size": 63}, [(2, 16, 63), (2, 32, 32), (2, 64, 16), (2, 128, 8)]),
         (
             "resnet50",
@@ -180,7 +193,7 @@ def test_parameters_at_imagenet_size(name: str, parameters: int) -> None:
     ],
 )
 def test_stated_shapes_are_the_true_ones(
-    name: str, settings: dict[str, float], runs: list[tuple[int, int, int]]
+    name: str, settings: dict[str, Any], runs: list[tuple[int, int, int]]
 ) -> None:
     backbone = on_meta(name, in_channels=1, **settings)
     expected = [FeatureShape(width, size) for number, width, size in runs for _ in range(number)]
@@ -217,17 +230,59 @@ def test_no_convolution_has_a_bias_and_nothing_works_in_place(name: str) -> None
     assert not any(part.inplace for part in activations)
 
 
-def test_torchvisions_resnet_computes_the_same() -> None:
-    """At multiplier 4 and 224 pixels ours is torchvision's network: copy the weights, compare."""
-    from torchvision.models import resnet18
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    ("size", "stem", "same"),
+    [
+        (32, "torchvision", True),
+        (33, "torchvision", True),
+        (64, "torchvision", True),
+        (64, "published", False),  # the same weights without the max-pool
+        (65, "published", True),
+        (65, "torchvision", True),
+        (224, "published", True),
+    ],
+)
+def test_torchvisions_resnet_computes_the_same(
+    name: str, size: int, stem: Stem, same: bool
+) -> None:
+    """At multiplier 4 ours is torchvision's network: copy the weights, compare in float64."""
+    import torchvision.models
 
     torch.manual_seed(0)
-    ours = build_backbone("resnet18", num_classes=5, image_size=224, width_multiplier=4).eval()
-    theirs = resnet18(num_classes=5).eval()
-    weights = iter(theirs.state_dict().values())
-    ours.load_state_dict({key: next(weights) for key in ours.state_dict()})
-    images = torch.randn(1, 3, 224, 224)
-    torch.testing.assert_close(ours(images), theirs(images))
+    form = {"num_classes": 5, "image_size": size, "width_multiplier": 4}
+    ours = build_backbone(name, **form, stem=stem).double().eval()
+    theirs = getattr(torchvision.models, name)(num_classes=5).double().eval()
+    for module in ours.modules():  # statistics that are not the identity
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    weights = iter(ours.state_dict().values())
+    theirs.load_state_dict({key: next(weights) for key in theirs.state_dict()})
+    images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    one, other = ours(images), theirs(images)
+    assert torch.allclose(one, other, rtol=1e-9, atol=1e-9 * other.abs().max().item()) == same
+
+
+def test_the_published_stem_is_torchvisions_from_65_pixels_on() -> None:
+    sizes = (8, 63, 64, 65, 224)
+    form = {"num_classes": 5, "width_multiplier": 0.1}
+    for size in sizes:
+        with torch.device("meta"):
+            words = [
+                stem_words(build_backbone("resnet18", **form, image_size=size, stem=stem))
+                for stem in ("published", "torchvision")
+            ]
+        theirs = "7x7 convolution of stride 2, max-pool"
+        ours = {8: "3x3 convolution", 63: "3x3 convolution", 64: "7x7 convolution of stride 2"}
+        assert words == [f"published, {ours.get(size, theirs)}", f"torchvision, {theirs}"]
+
+
+@pytest.mark.parametrize("name", ["vgg11", "dgl-cnn4", "cifar-resnet110"])
+def test_a_backbone_without_a_choice_of_stem_refuses_another(name: str) -> None:
+    assert stem_words(on_meta(name)) is None
+    with pytest.raises(InputError, match=rf"^stem: must be published for {name}, but got 'torch"):
+        on_meta(name, stem="torchvision")
 
 
 def test_what_dgl_publishes_of_its_networks() -> None:

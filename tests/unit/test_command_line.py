@@ -440,6 +440,21 @@ def test_describe_as_json(
     assert cut["ideal_speedup"] == pytest.approx(1 / (1 - 0.361), abs=5e-3)
 
 
+def test_describe_says_what_the_stem_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resnet = ("describe", "--backbone", "resnet18", "--image-size", "64")
+    assert sedona(monkeypatch, *resnet) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[1] == "stem: published, 7x7 convolution of stride 2"
+    assert sedona(monkeypatch, *resnet, "--stem", "torchvision", "--json") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["stem"] == "torchvision, 7x7 convolution of stride 2, max-pool"
+    assert described["layers"][0]["size"] == 16
+    assert sedona(monkeypatch, "describe", "--backbone", "vgg11", "--stem", "torchvision") == 2
+    assert "stem: must be published for vgg11, but got 'torchvision'" in capsys.readouterr().err
+
+
 def test_describe_in_tables(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

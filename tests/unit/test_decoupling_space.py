@@ -177,6 +177,15 @@ def test_building_a_space_builds_no_network() -> None:
         one(torch.zeros(1, 3, 32, 32))
 
 
+def test_a_space_of_resnets_has_the_stem_that_is_asked_for() -> None:
+    form = {"num_classes": 10, "num_blocks": 2, "image_size": 64, "width_multiplier": 0.25}
+    one, other = (
+        DecouplingSpace("resnet18", ["conv1"], **form, stem=stem).backbone().shapes[0].size
+        for stem in ("published", "torchvision")
+    )
+    assert (one, other) == (32, 16)
+
+
 def test_a_decoupling_is_frozen_once_in_the_distinct_form() -> None:
     one = space()
     distinct = DistinctDecouplings.from_model(one)

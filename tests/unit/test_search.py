@@ -148,6 +148,22 @@ def test_checkpoint_with_weights_in_another_order_is_refused(tmp_path: Path) -> 
         search().load(tmp_path)
 
 
+def test_a_checkpoint_of_another_stem_is_refused_and_an_older_one_has_the_published(
+    tmp_path: Path,
+) -> None:
+    first = search()
+    first.save(tmp_path)
+    path = tmp_path / CHECKPOINT_FILE
+    content = json.loads(path.read_text())
+    del content["settings"]["stem"]
+    path.write_text(json.dumps(content))
+    search().load(tmp_path)
+    other = search()
+    other.network.backbone.stem = "torchvision"
+    with pytest.raises(InputError, match=r"^stem: must be 'published' to continue"):
+        other.load(tmp_path)
+
+
 @pytest.mark.parametrize("name", [CHECKPOINT_FILE, "state-4.safetensors", "snapshot-0.safetensors"])
 def test_damaged_checkpoint_is_one_line_and_stays(name: str, tmp_path: Path) -> None:
     first = search()
