@@ -221,7 +221,8 @@ class LightNetworks(nn.Module):
     Each has a stem (1x1 convolution C to p, depthwise 3x3 of stride 2), depth - 1 inverted residual
     blocks, a 1x1 convolution to F, mean over space and a linear classifier. Every second block
     halves the map once more, if it has 2 pixels or more, and widens it by p // 2 (by p if e = 1).
-    The paper's release keeps ReLU inside the blocks whatever the activation; here all follow it.
+    The paper's release keeps ReLU inside the blocks whatever the activation; here all follow it,
+    in release mode, too.
 
     What the networks have in common in structure is computed together, by grouped convolutions on
     the networks' channels one after the other, and batch norms over all of them. No value of one

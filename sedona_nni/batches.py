@@ -358,8 +358,9 @@ def class_limited_order(
     A batch takes the classes of the images next in line, ``classes_per_batch`` different ones, and
     is filled with the images of these classes in their shuffled order; where they run out, as
     towards the end, with those of the class next in line. N images take N log(classes) steps.
-    Source: Nøkland and Eidnes, ICML 2019, as the SEDONA release uses it for PredSim; there 10
-    classes whatever was asked for, and N^2 steps.
+    Source: Nøkland and Eidnes, ICML 2019, as the SEDONA release uses it for PredSim. There a batch
+    takes the classes of as many *images* next in line, and more of these below 10 classes; so it
+    has fewer classes than were asked for, and not always as many. It takes N^2 steps, too.
 
     Args:
         shuffled: Numbers of the N images, (N,).

@@ -397,6 +397,8 @@ def train(
             rule = "must not be given with --relaxed"
             raise InputError.rule("max_block_share", rule, max_block_share)
         chosen = _search_result(decoupling, num_blocks)
+        if chosen.in_release_mode:
+            print("relaxed in release mode, in which it was found", file=sys.stderr)
     else:
 
         def bound_for(aux: Iterable[str]) -> BlockBound | None:

@@ -2,7 +2,8 @@
 
 Nothing is cut then: every layer goes on learning from the mixture of losses that the search ended
 with, and every auxiliary candidate stays. That shows what is lost by discretising. Seen from
-outside the relaxed network is one block that has a loss of its own.
+outside the relaxed network is one block that has a loss of its own. What a search found in release
+mode, or the authors' release itself, is trained as the release does (its ``--eval-continuous``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sedona_nni.decoupled import Block, DecoupledNetwork
 from sedona_nni.decoupling import SearchResult
 from sedona_nni.errors import InputError
 from sedona_nni.relaxation import RelaxedNetwork, gradient_valve
+from sedona_nni.release_mode import rescaled_logits
 
 __all__ = ["RelaxedClassifier", "build_relaxed"]
 
@@ -25,11 +27,13 @@ class RelaxedClassifier(AuxiliaryNetwork):
 
     Attributes:
         network: The relaxed network; its alpha and beta are not trained.
+        release_mode: Whether auxiliary networks are rescaled as in `release_mode`.
     """
 
-    def __init__(self, network: RelaxedNetwork) -> None:
+    def __init__(self, network: RelaxedNetwork, release_mode: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.release_mode = release_mode
         network.alpha.requires_grad_(False)
         network.beta.requires_grad_(False)
 
@@ -50,13 +54,18 @@ class RelaxedClassifier(AuxiliaryNetwork):
         at_boundaries, logits = network(images, a)
         loss = criterion(logits, labels)
         for i, features in enumerate(at_boundaries):
-            mixed = network.auxiliaries[i](gradient_valve(features, a[i, 0]), b[i])
+            if self.release_mode:
+                mixed = rescaled_logits(network, i, features, a, b, gradient_valve)
+            else:
+                mixed = network.auxiliaries[i](gradient_valve(features, a[i, 0]), b[i])
             loss = loss + criterion(mixed, labels)
         return loss, logits
 
 
 def build_relaxed(backbone: Backbone, found: SearchResult) -> DecoupledNetwork:
     """Return the relaxed network of a search result, ready for `training.train`.
+
+    It learns in the mode in which it was found.
 
     The backbone is used itself. Auxiliary networks are new; their weights come from torch's global
     generator.
@@ -74,4 +83,5 @@ def build_relaxed(backbone: Backbone, found: SearchResult) -> DecoupledNetwork:
     with torch.no_grad():
         network.alpha.copy_(torch.tensor(found.alpha))
         network.beta.copy_(torch.tensor(found.beta))
-    return DecoupledNetwork([Block([], RelaxedClassifier(network))])
+    classifier = RelaxedClassifier(network, found.in_release_mode)
+    return DecoupledNetwork([Block([], classifier)])

@@ -47,7 +47,10 @@ def import_release(
             aux_choices=[f"conv{column + 1}" for column in range(len(values[1][0]))],
             alpha=values[0],
             beta=values[1],
-            provenance={"imported_from": [path.name for path in (alpha, beta) if path]},
+            provenance={
+                "imported_from": [path.name for path in (alpha, beta) if path],
+                "settings": {"release_mode": True},
+            },
         )
     except ValidationError as error:
         raise InputError.from_validation(error, str(alpha)) from None

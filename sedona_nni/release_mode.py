@@ -28,9 +28,9 @@ from torch import Tensor
 from sedona_nni.batches import Batch
 from sedona_nni.hypergradient import Hypergradient, look_ahead, pull_back, replay
 from sedona_nni.inner_step import InnerProblem, PulledBack, TrainingState
-from sedona_nni.relaxation import Valve
+from sedona_nni.relaxation import RelaxedNetwork, Valve
 
-__all__ = ["ReleaseProblem", "release_hypergradient"]
+__all__ = ["ReleaseProblem", "release_hypergradient", "rescaled_logits"]
 
 
 class ReleaseProblem(InnerProblem):
@@ -39,10 +39,7 @@ class ReleaseProblem(InnerProblem):
     def _local_logits(
         self, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
     ) -> Tensor:
-        a_loc = a[boundary, 0]
-        s = 1 / (a_loc.detach() + 1e-5)
-        logits: Tensor = self.network.auxiliaries[boundary](features / s, b[boundary])
-        return valve(s * logits, a_loc)
+        return rescaled_logits(self.network, boundary, features, a, b, valve)
 
     def objective(self, state: TrainingState, batch: Batch, seed: int) -> PulledBack:
         """Return the gradient of R_0 with regard to the weights, alpha and beta."""
@@ -70,6 +67,19 @@ class ReleaseProblem(InnerProblem):
             cast(Tensor, alpha),
             cast(Tensor, beta),
         )
+
+
+def rescaled_logits(
+    network: RelaxedNetwork, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
+) -> Tensor:
+    """Return s_i times the logits for h_i / s_i, behind a valve with a_i^loc, (B, num_classes).
+
+    Takes what `InnerProblem` passes to its local logits.
+    """
+    a_loc = a[boundary, 0]
+    s = 1 / (a_loc.detach() + 1e-5)
+    logits: Tensor = network.auxiliaries[boundary](features / s, b[boundary])
+    return valve(s * logits, a_loc)
 
 
 def _open(features: Tensor, scale: Tensor) -> Tensor:

@@ -49,14 +49,18 @@ class SearchSettings(BaseModel):
     """How to search; the defaults are the release's for CIFAR-10, but for ``eviction``.
 
     Attributes:
-        pretrain_steps: Training steps of the relaxed network before the first meta-step.
+        pretrain_steps: Training steps of the relaxed network before the first meta-step. With 0
+            there is nothing to choose from: the first meta-step starts from the initial weights
+            at the rate ``lr``, each other one from where the last one's training step ended.
+            ``memory_size`` must be 1 then, and ``lr_steps`` given.
         meta_steps: Updates of alpha and beta.
         inner_steps: T, training steps that each meta-step looks ahead.
         batch_size: Training images per step, or all where there are fewer.
         validation_batch_size: Validation images per meta-step.
         optimizer: ``sgd`` or ``adam`` for the weights.
-        lr: Learning rate at the first pre-training step.
-        lr_min: Learning rate from the last pre-training step on; a cosine lies between.
+        lr: Learning rate at the first step of training.
+        lr_min: Learning rate from step ``lr_steps`` on; a cosine lies between.
+        lr_steps: Training steps until then; by default those of pre-training.
         momentum: Momentum of ``sgd``.
         weight_decay: Factor of the L2 penalty's gradient, for the weights.
         label_smoothing: eps of `sedona_nni.losses.LabelSmoothing`, in all losses.
@@ -76,7 +80,7 @@ class SearchSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pretrain_steps: int = Field(default=40_000, ge=1)
+    pretrain_steps: int = Field(default=40_000, ge=0)
     meta_steps: int = Field(default=2_000, ge=1)
     inner_steps: int = Field(default=5, ge=1)
     batch_size: int = Field(default=128, ge=2)  # batch norm cannot learn from a single image
@@ -84,6 +88,7 @@ class SearchSettings(BaseModel):
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
     lr_min: float = Field(default=0.001, ge=0)
+    lr_steps: int | None = Field(default=None, ge=1)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, le=0.5)
@@ -103,6 +108,12 @@ class SearchSettings(BaseModel):
     def _check(self) -> Self:
         if self.lr_min > self.lr:
             raise ValueError(f"lr_min must be at most lr, {self.lr}, but got {self.lr_min}")
+        if self.pretrain_steps == 0 and self.memory_size != 1:
+            raise ValueError(
+                f"memory_size must be 1 without pre-training, but got {self.memory_size}"
+            )
+        if self.pretrain_steps == 0 and self.lr_steps is None:
+            raise ValueError("lr_steps must be given without pre-training")
         if not all(0 <= beta < 1 for beta in self.meta_betas):
             raise ValueError(
                 f"meta_betas must be from 0 to below 1, but got {list(self.meta_betas)}"
@@ -135,6 +146,8 @@ class Search:
         self._meta_optimizer = _meta_optimizer(settings, [network.alpha, network.beta])
         self._memory = WeightMemory(settings.memory_size, settings.eviction)
         self._state = self._problem.state()
+        if settings.pretrain_steps == 0:
+            self._memory.store(self._state, error=1.0)
 
     @property
     def total_steps(self) -> int:
@@ -230,9 +243,9 @@ class Search:
         )
 
     def _lr(self, step: int) -> float:
-        """Return the cosine from lr at step 0 to lr_min at the end of pre-training and after."""
+        """Return the cosine from lr at step 0 to lr_min at the last of its steps and after."""
         settings = self.settings
-        progress = min(1.0, step / settings.pretrain_steps)
+        progress = min(1.0, step / (settings.lr_steps or settings.pretrain_steps))
         return settings.lr_min + (settings.lr - settings.lr_min) * (
             0.5 + 0.5 * math.cos(math.pi * progress)
         )

@@ -17,7 +17,8 @@ class Task(BaseModel):
     Attributes:
         backbone: Name of a backbone, see `sedona_nni.backbones`.
         width_multiplier: Factor on every width of the backbone (the paper: 1 on CIFAR-10, else 4).
-        activation: The non-linearity everywhere: ``relu``, or ``leakyrelu`` of slope 0.01.
+        activation: The non-linearity everywhere: ``relu``, or ``leakyrelu`` of slope 0.01 (the
+            release: in VGG's convolutions, and in stems and tails of light networks alone).
         stem: What a ResNet begins with: ``published`` for SEDONA, which up to 64 pixels has no
             max-pool, and below 64 a 3x3 convolution; or ``torchvision``, as there at every size.
         dataset: Name of a data set, see `sedona_nni.data`.

@@ -19,7 +19,8 @@ What is left out: threads. The order of their updates could neither be repeated 
 Source: Belilovsky et al., ICML 2020, the experiments on asynchronous training. Departures: draws
 from a full buffer are in the order that is described, where the published code takes the oldest
 entry for the newest; a buffer of one batch counts draws, too; the learning rate falls exactly at
-its milestone, and momentum is kept then.
+its milestone, there two passes later, and momentum is kept then; the cross-entropy is plain, there
+of probabilities clamped at 1e-5.
 """
 
 from __future__ import annotations

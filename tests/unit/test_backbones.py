@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from sedona_nni import backbones
+from sedona_nni.auxiliary import auxiliary_context, build_auxiliary
 from sedona_nni.backbones import (
     ACTIVATIONS,
     BACKBONES,
@@ -466,10 +467,16 @@ def test_derivatives(name: str) -> None:
 def test_leaky_relu_everywhere_with_its_own_initialisation() -> None:
     """Kaiming normal with slope a: the variance is 2 / ((1 + a^2) fan_in)."""
     torch.manual_seed(0)
-    backbone = build_backbone("resnet18", num_classes=10, activation=ACTIVATIONS["leakyrelu"])
-    kinds = {type(part) for part in backbone.modules()}
-    assert nn.LeakyReLU in kinds
-    assert nn.ReLU not in kinds
+    leaky = ACTIVATIONS["leakyrelu"]
+    networks: list[nn.Module] = []
+    for name in ("resnet18", "vgg11"):
+        backbone = build_backbone(name, num_classes=10, activation=leaky)
+        candidates = [build_auxiliary(c, auxiliary_context(backbone, 0)) for c in ("conv4", "cnn")]
+        networks += [backbone, *candidates]
+    for network in networks:
+        kinds = {type(part) for part in network.modules()}
+        assert nn.LeakyReLU in kinds
+        assert nn.ReLU not in kinds
     steep = nn.Sequential(nn.Linear(400, 400), nn.LeakyReLU(2.0))
     initialise(steep)
     assert steep[0].weight.var().item() == pytest.approx(2 / (1 + 2**2) / 400, rel=0.02)

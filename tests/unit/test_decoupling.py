@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from sedona_nni.backbones import num_layers
@@ -142,6 +143,27 @@ class TestPublished:
         assert rounded[tied[0]] == rounded[tied[1]]
         every_cut = [set(published.decoupling(blocks).cuts) for blocks in range(1, 15)]
         assert next(cuts for cuts in every_cut if cuts & set(tied)) & set(tied) == {first}
+
+    @pytest.mark.parametrize(
+        ("name", "tied", "undecided"),
+        [
+            ("vgg19", 0, []),
+            ("resnet50", 0, []),
+            ("resnet101", 2, [9]),
+            ("resnet152", 21, [10, *range(12, 30)]),
+        ],
+    )
+    def test_float32_ties(self, name: str, tied: int, undecided: list[int]) -> None:
+        """How many boundaries share their float32 softmax, and for which K it names no K-1 cuts."""
+        published = SearchResult.load(PUBLISHED / f"{name}.json")
+        a_loc = torch.tensor(published.alpha, dtype=torch.float32).softmax(1)[:, 0].tolist()
+        assert sum(a_loc.count(each) > 1 for each in a_loc) == tied
+        falling = sorted(a_loc, reverse=True)
+        counts = range(2, published.num_layers)
+        assert [k for k in counts if falling[k - 2] == falling[k - 1]] == undecided
+        for k in set(counts) - set(undecided):
+            least = falling[k - 2]
+            assert published.decoupling(k).cuts == [i for i, a in enumerate(a_loc) if a >= least]
 
     @pytest.mark.parametrize(
         ("name", "undecided"),

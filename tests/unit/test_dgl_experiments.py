@@ -147,7 +147,7 @@ SCHEDULES = {
         ("auxiliary_study", "block_sizes", "learning_curves", "asynchronous"),
         (50, 128, 0.1, 5e-4, [15, 30, 45], 0.2),
     ),
-    "ddg": (300, 128, 0.01, 5e-4, [150, 225], 0.1),
+    "ddg": (300, 128, 0.01, 5e-4, [149, 224], 0.1),
     **dict.fromkeys(
         (name for name in BLOCKS if name.startswith("imagenet")),
         (50, 256, 0.1, 1e-4, [10, 20, 30, 40], 0.1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,16 @@ from sedona_nni.inner_step import InnerProblem, Sgd
 from sedona_nni.losses import LabelSmoothing
 from sedona_nni.methods.greedy import greedy_step
 from sedona_nni.methods.method import build_optimizer
+from sedona_nni.relaxation import RelaxedNetwork
 from sedona_nni.relaxed_training import RelaxedClassifier, build_relaxed
+from sedona_nni.release import import_release
+from sedona_nni.release_mode import ReleaseProblem
+from sedona_nni.search import Search, SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training import TrainSettings
 from trials.train import evaluate_saved, run_training
 
+PUBLISHED = Path(__file__).parents[2] / "experiments" / "published" / "vgg19.json"
 AUX = ["conv1", "mlp-sr"]
 FOUND: dict[str, Any] = {
     "backbone": "vgg11",
@@ -35,18 +41,22 @@ FOUND: dict[str, Any] = {
 TASK = Task(width_multiplier=0.25, train_limit=60)
 
 
-def test_a_step_is_that_of_the_search() -> None:
-    """Three steps of SGD in float64, of which the search's are proven elsewhere."""
+@pytest.mark.parametrize("release_mode", [False, True])
+def test_a_step_is_that_of_the_search(release_mode: bool) -> None:
+    """Three steps of SGD in float64, of which the search's are proven elsewhere; in the mode in
+    which alpha and beta were found."""
     torch.manual_seed(0)
     backbone = build_backbone("vgg11", num_classes=3, width_multiplier=0.25)
     for module in backbone.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # both would draw the same masks, but in another order
-    network = build_relaxed(backbone, SearchResult(**FOUND)).double()
+    how = {"settings": {"release_mode": release_mode}}
+    network = build_relaxed(backbone, SearchResult(**FOUND, provenance=how)).double()
     classifier = network.blocks[0].classifier
     assert isinstance(classifier, RelaxedClassifier)
     relaxed = copy.deepcopy(classifier.network)
-    problem = InnerProblem(relaxed, Sgd(momentum=0.9, weight_decay=1e-3), LabelSmoothing(0.1))
+    kind = ReleaseProblem if release_mode else InnerProblem
+    problem = kind(relaxed, Sgd(momentum=0.9, weight_decay=1e-3), LabelSmoothing(0.1))
     settings = TrainSettings(lr=0.05, momentum=0.9, weight_decay=1e-3)
     optimizers = [build_optimizer(b.parameters(), settings) for b in network.blocks]
     before = {name: value.clone() for name, value in classifier.network.state_dict().items()}
@@ -66,6 +76,20 @@ def test_a_step_is_that_of_the_search() -> None:
         elif value.is_floating_point():
             torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-11)
             assert not torch.equal(value, before[name]), name
+
+
+def test_a_result_says_in_which_mode_it_was_found(tmp_path: Path) -> None:
+    (tmp_path / "both.json").write_text(json.dumps({k: FOUND[k] for k in ("alpha", "beta")}))
+    imported = import_release(tmp_path / "both.json", None, backbone="vgg11")
+    published = SearchResult.load(PUBLISHED)
+    assert imported.in_release_mode
+    assert published.in_release_mode
+    network = RelaxedNetwork(build_backbone("vgg11", num_classes=3, width_multiplier=0.1), AUX)
+    for release_mode in (False, True):
+        settings = SearchSettings(release_mode=release_mode)
+        assert Search(network, settings).result("digits").in_release_mode == release_mode
+    for how in ({}, {"settings": {}}, {"settings": None}):
+        assert not SearchResult(**FOUND, provenance=how).in_release_mode
 
 
 def test_trained_and_tested_again(tmp_path: Path) -> None:

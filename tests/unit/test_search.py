@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from sedona_nni.batches import Batch
 from sedona_nni.errors import InputError
 from sedona_nni.hypergradient import hypergradient
 from sedona_nni.relaxation import RelaxedNetwork
-from sedona_nni.search import CHECKPOINT_FILE, Search, SearchSettings
+from sedona_nni.search import _DROPOUT, CHECKPOINT_FILE, Search, SearchSettings
 
 SETTINGS = {
     "pretrain_steps": 6,
@@ -73,6 +74,46 @@ def test_only_meta_steps_move_alpha_and_beta() -> None:
     assert this.network.beta.abs().max() > 0
 
 
+ONE_TRAJECTORY = {"pretrain_steps": 0, "memory_size": 1, "lr_steps": 40}
+
+
+def test_without_pretraining_a_search_follows_one_trajectory() -> None:
+    """From the initial weights and the full rate on, along the cosine of ``lr_steps``."""
+    this, plain = search(**ONE_TRAJECTORY), search()
+    problem = plain._problem
+    initial = problem.state()
+    numbers = this.advance(batches(1), batches(2))
+    first = [next(part) for part in [batches(1)] for _ in range(3)]
+    ahead = hypergradient(
+        problem, initial, first[:2], next(batches(2)), lr=0.1, seed=plain._seed(_DROPOUT, 0)
+    )
+    assert numbers["lr"] == 0.1
+    assert numbers["meta_loss"] == ahead.meta_loss.item()
+    assert (numbers["decided"] > 0) == (this.step == 1)
+    with torch.no_grad():
+        problem.network.alpha.copy_(this.network.alpha)
+        problem.network.beta.copy_(this.network.beta)
+    state, _ = problem.step(initial, first[2], 0.1, plain._seed(_DROPOUT, 1))
+    (kept,) = this._memory.snapshots
+    assert torch.equal(kept.state.weights, state.weights)
+    assert kept.state.step == 1
+
+    rest = run(this)
+    cosine = [0.001 + 0.099 * (1 + math.cos(math.pi * step / 40)) / 2 for step in range(1, 6)]
+    assert [numbers["lr"] for numbers in rest] == pytest.approx(cosine)
+    assert [snapshot.state.step for snapshot in this._memory.snapshots] == [6]
+    assert this.done
+
+
+def test_the_rate_may_fall_over_other_steps_than_those_of_pretraining() -> None:
+    assert [this["lr"] for this in run(search(lr_steps=3), 4)] == pytest.approx(
+        [0.1, 0.07525, 0.02575, 0.001]
+    )
+    assert [this["lr"] for this in run(search(lr_steps=6), 6)] == [
+        this["lr"] for this in run(search(), 6)
+    ]
+
+
 @pytest.mark.parametrize("stop", [1, 5, 6, 7, 12])
 @pytest.mark.parametrize(
     "changes",
@@ -80,6 +121,7 @@ def test_only_meta_steps_move_alpha_and_beta() -> None:
         {},
         {"optimizer": "adam", "meta_optimizer": "sgd", "meta_momentum": 0.9},
         {"release_mode": True},
+        ONE_TRAJECTORY,
     ],
 )
 def test_interrupted_search_ends_with_the_same_bits(
@@ -223,6 +265,18 @@ def test_decided_is_one_when_alpha_is_sure() -> None:
     with torch.no_grad():
         this.network.alpha.copy_(torch.tensor([[50.0, -50.0], [-50.0, 50.0]]))
     assert run(this, 1)[0]["decided"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr_steps": 9}, "memory_size must be 1 without pre-training, but got 50"),
+        ({"memory_size": 1}, "lr_steps must be given without pre-training"),
+    ],
+)
+def test_what_a_search_without_pretraining_needs(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SearchSettings(pretrain_steps=0, **settings)
 
 
 @pytest.mark.parametrize(
