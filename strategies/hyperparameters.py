@@ -58,7 +58,7 @@ def read_search_spaces(
         found[contender.name] = read_search_space(
             search_space,
             settings.train_settings(contender.strategy),
-            fixed=settings.train_for.get(contender.strategy, {}),
+            fixed=settings.fixed_for(contender.strategy),
             whose=contender.name,
             check=check,
         )

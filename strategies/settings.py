@@ -234,9 +234,9 @@ class _TunedSettings(BalancedSettings):
             else is given here replaces them, in ``task``, ``train`` and ``train_for`` setting by
             setting.
         compare: Decouplings to train on the same budget: ``"uniform"`` cuts with the same
-            auxiliary network at each (DGL), the same cuts with ``"predsim"`` at each, whose head
-            has no label smoothing unless ``train_for`` says so, a ``"random"`` decoupling, and
-            ``"backprop"``.
+            auxiliary network at each (DGL), the same cuts with ``"predsim"`` at each, which trains
+            with ``label_smoothing: 0`` unless ``train_for`` says otherwise, a ``"random"``
+            decoupling, and ``"backprop"``.
         uniform_aux: The auxiliary network of ``"uniform"``.
         also: Further decouplings to train on the same budget, by names for the table: the JSON of a
             decoupling, the path of its file, or a rule, see `sedona_nni.rules`, e.g.
@@ -306,17 +306,17 @@ class _TunedSettings(BalancedSettings):
         """See `CommonSettings.num_trials`."""
         return len(self.contenders) * self.trials_per_strategy
 
+    def fixed_for(self, strategy: str) -> dict[str, Any]:
+        """Return what a strategy has otherwise than ``train``, and what is not tuned for it."""
+        return {**TRAINS_OTHERWISE.get(strategy, {}), **self.train_for.get(strategy, {})}
+
     def train_settings(self, strategy: str) -> TrainSettings:
         """Return how a strategy trains.
 
         Raises:
             InputError: if ``train_for`` has an unknown setting or breaks a rule.
         """
-        changed = {
-            **self.train.model_dump(),
-            **TRAINS_OTHERWISE.get(strategy, {}),
-            **self.train_for.get(strategy, {}),
-        }
+        changed = {**self.train.model_dump(), **self.fixed_for(strategy)}
         try:
             return TrainSettings.model_validate(changed)
         except ValidationError as error:

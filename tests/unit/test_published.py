@@ -21,6 +21,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.methods import build_method
 from sedona_nni.training import evaluate
 from strategies.experiment import Experiment, read_experiment
+from strategies.hyperparameters import read_search_spaces
 from strategies.published import SETTINGS, with_published
 from strategies.settings import TuningSettings, read_settings
 from strategies.tuner import OptunaTuner
@@ -140,6 +141,9 @@ def test_all_blocks_of_predsim_learn_from_plain_labels(published: str | None) ->
     train = settings.train_settings("predsim").model_copy(update={"amp": "no"})
     smoothed = settings.train_settings("uniform").label_smoothing
     assert smoothed == 0.1
+    space = {"label_smoothing": {"_type": "choice", "_value": [0.05, 0.1]}}
+    tuned = read_search_spaces(space, settings, FOLDER)
+    assert (list(tuned["predsim"]), list(tuned["given"])) == ([], ["label_smoothing"])
     torch.manual_seed(0)
     backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.0625)
     decoupling = Decoupling(backbone="vgg11", cuts=[3], aux=["predsim"])
