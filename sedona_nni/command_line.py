@@ -152,7 +152,7 @@ def run(
 
     _check_start(port, results)
     planned = read_experiment(experiment)
-    planned.check_machine()
+    _tell_contents(planned.check_machine())
     arguments = ["create", "--config", str(experiment)]
     _supervise(arguments, planned, port, public, results, as_json)
 
@@ -171,7 +171,7 @@ def resume(
 
     _check_start(port, results)
     planned = Experiment.from_config(stopped_config(experiment_id))
-    planned.check_machine()
+    _tell_contents(planned.check_machine())
     _supervise(["resume", experiment_id], planned, port, public, results, as_json)
 
 

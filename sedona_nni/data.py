@@ -14,6 +14,11 @@ fraction, class by class. All sets are delivered with three channels.
 | imagenet | 224 | its public ``val``; ``test`` has no labels | random resized crop, mirror |
 | imagefolder | 224 | ``test/``, else ``val/``, else a fixed fifth of ``train/`` | as imagenet |
 
+Tiny-ImageNet's ``val`` may be as published, or sorted into folders of the classes. What counts as a
+class and as a picture in folders, and the other names that parts may have (``valid/``,
+``validation/`` ...): `sedona_nni.class_folders`. ``sedona-nni data`` shows what is used of a set
+and what is left out.
+
 Shift n: n black pixels around the image, then a random window of the old size. Rotate n: by up to n
 degrees either way. Sizes are defaults; another one is reached by bilinear scaling. Normalisation
 and augmentation of cifar10, tiny-imagenet and imagenet are those of the public SEDONA release; the
@@ -28,9 +33,10 @@ from __future__ import annotations
 import gzip
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +54,13 @@ from sedona_nni.batches import (
     ShiftAndFlip,
     evaluation_batches,
 )
+from sedona_nni.class_folders import (
+    ClassFolders,
+    class_names,
+    find_parts,
+    read_class_folders,
+)
+from sedona_nni.data_identity import DataIdentity, fingerprint_of_arrays, fingerprint_of_files
 from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
 from sedona_nni.task import Task
@@ -55,6 +68,7 @@ from sedona_nni.task import Task
 __all__ = [
     "Batch",
     "BatchStream",
+    "Contents",
     "Splits",
     "dataset_names",
     "evaluation_batches",
@@ -68,6 +82,48 @@ _IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What of a data set is used, and what is not.
+
+    Attributes:
+        dataset: Name of the set.
+        folder: Where it is; None of what needs no folder.
+        classes: Name of each class, in the order of their numbers.
+        counts: By ``train``, ``validation`` and ``test``, images of each class.
+        sources: By the same, what they are part of, e.g. ``"valid/"``.
+        left_out: What else is in the folder, a phrase each.
+    """
+
+    dataset: str
+    folder: str | None
+    classes: tuple[str, ...]
+    counts: Mapping[str, tuple[int, ...]]
+    sources: Mapping[str, str]
+    left_out: tuple[str, ...] = ()
+
+    def in_words(self) -> list[str]:
+        """Return what is used in a line and, if there is something, what is left out in another."""
+        where = "" if self.folder is None else f" in {self.folder}"
+        parts = [
+            f"{sum(self.counts[part]):,} {verb} ({self.sources[part]})"
+            for part, verb in (("train", "train"), ("validation", "validate"), ("test", "test"))
+        ]
+        lines = [
+            f"{self.dataset}{where}: {len(self.classes)} classes ({_few(self.classes, ', ')}); "
+            f"images: {', '.join(parts)}"
+        ]
+        if self.left_out:
+            lines.append(f"left out: {_few(self.left_out, '; ')}")
+        return lines
+
+
+def _few(names: Sequence[str], separator: str) -> str:
+    """Return at most six of the names, and how many more there are."""
+    more = f"{separator}and {len(names) - 6} more" if len(names) > 6 else ""
+    return separator.join(names[:6]) + more
+
+
+@dataclass(frozen=True)
 class Splits:
     """A data set, ready for a task.
 
@@ -78,6 +134,8 @@ class Splits:
         num_classes: Number of classes.
         in_channels: Channels of an image.
         image_size: Height and width of an image, pixels.
+        contents: What of the set this is, in words and numbers; None of images of one's own.
+        fingerprint: Returns that of the whole set, see `sedona_nni.data_identity`; likewise.
     """
 
     train: ImageSet
@@ -86,16 +144,48 @@ class Splits:
     num_classes: int
     image_size: int
     in_channels: int = 3
+    contents: Contents | None = None
+    fingerprint: Callable[[], str] | None = field(default=None, repr=False)
+
+    @cached_property
+    def identity(self) -> DataIdentity | None:
+        """What these images are, whatever their folder is called; None of images of one's own.
+
+        Raises:
+            InputError: if a file cannot be read.
+        """
+        if self.contents is None or self.fingerprint is None:
+            return None
+        images = {part: sum(counts) for part, counts in self.contents.counts.items()}
+        return DataIdentity(
+            dataset=self.contents.dataset,
+            classes=self.contents.classes,
+            images=images,
+            fingerprint=self.fingerprint(),
+        )
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What the files of a set say: images that may be learned from, and the test images."""
+    """What the files of a set say.
+
+    Attributes:
+        pool: Images that may be learned from.
+        test: The test images.
+        classes: Name of each class.
+        fingerprint: Returns that of all images, see `sedona_nni.data_identity`.
+        validation: What validates, where the set brings it beside its test part.
+        sources: What pool, test and validation are, in words.
+        left_out: See `Contents`.
+    """
 
     pool: ImageSet
     test: ImageSet
-    num_classes: int
-    validation: ImageSet | None = None  # where the set brings one beside its test part
+    classes: tuple[str, ...]
+    fingerprint: Callable[[], str]
+    validation: ImageSet | None = None
+    sources: tuple[str, str, str] = ("its train", "its test", "")
+    left_out: tuple[str, ...] = ()
 
 
 def dataset_names() -> list[str]:
@@ -116,9 +206,10 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
     Raises:
         InputError: if the set is unknown, is not where it is said to be, or is too small.
     """
+    dataset = _dataset(task)
     size = image_size_of(task)
-    _, read, _ = _DATASETS[task.dataset]
-    parts = read(task, size)
+    parts = dataset.read(task, size)
+    num_classes = dataset.num_classes or len(parts.classes)
 
     pool, rng = parts.pool, np.random.default_rng(task.split_seed)
     if task.train_limit is not None:
@@ -144,7 +235,32 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
         replace(part, workers=workers) if isinstance(part, FolderImages) else part
         for part in (train, validation.plain(), parts.test.plain())
     )
-    return Splits(train, validation, test, parts.num_classes, size)
+    found = {"train": train, "validation": validation, "test": test}
+    of_pool, of_test, of_validation = parts.sources
+    contents = Contents(
+        task.dataset,
+        _shown_folder(task),
+        parts.classes,
+        {
+            name: tuple(np.bincount(part.labels, minlength=num_classes).tolist())
+            for name, part in found.items()
+        },
+        {
+            "train": of_pool,
+            "validation": of_validation if parts.validation is not None else f"of {of_pool}",
+            "test": of_test,
+        },
+        parts.left_out,
+    )
+    return Splits(
+        train,
+        validation,
+        test,
+        num_classes,
+        size,
+        contents=contents,
+        fingerprint=parts.fingerprint,
+    )
 
 
 def image_size_of(task: Task) -> int:
@@ -153,9 +269,7 @@ def image_size_of(task: Task) -> int:
     Raises:
         InputError: if the set is unknown.
     """
-    if task.dataset not in _DATASETS:
-        raise InputError.rule("dataset", f"must be one of {dataset_names()}", task.dataset)
-    return task.image_size or _DATASETS[task.dataset][0]
+    return task.image_size or _dataset(task).size
 
 
 def form_of(task: Task) -> tuple[int, int]:
@@ -164,17 +278,11 @@ def form_of(task: Task) -> tuple[int, int]:
     Raises:
         InputError: if the set is unknown or, where its folders are its classes, not to be found.
     """
-    size = image_size_of(task)
-    num_classes = _DATASETS[task.dataset][2]
+    num_classes = _dataset(task).num_classes
     if num_classes is None:
-        from torchvision.datasets.folder import find_classes
-
-        folder = _class_folder(task)
-        with _reading(
-            task, f"train/<class> in {folder}", "put each image into a folder of its class"
-        ):
-            num_classes = len(find_classes(str(folder / "train"))[0])
-    return num_classes, size
+        with _reading(task):
+            num_classes = len(class_names(_parts_of(task, "train")[0]["train"]))
+    return num_classes, image_size_of(task)
 
 
 def _stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -203,7 +311,7 @@ def _hold_out_test(images: ImageSet) -> tuple[ImageSet, ImageSet]:
 def _read_digits(task: Task, size: int) -> _Parts:
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images = torch.from_numpy(bunch.images)[:, None].float() * (255 / 16)  # its white is 16
     everything = MemoryImages(
         _resize(images, size),
@@ -213,19 +321,24 @@ def _read_digits(task: Task, size: int) -> _Parts:
         augmentation=ShiftAndFlip(padding=2, flip=False),
     )
     pool, test = _hold_out_test(everything)
-    return _Parts(pool, test, num_classes=10)
+    return _Parts(
+        pool,
+        test,
+        tuple(map(str, range(10))),
+        _known(fingerprint_of_arrays(bunch.target, bunch.images.astype(np.uint8))),
+        sources=("of scikit-learn's", "a fixed fifth of them", ""),
+    )
+
+
+def _known(fingerprint: str) -> Callable[[], str]:
+    return lambda: fingerprint
 
 
 def _read_fashion_mnist(task: Task, size: int) -> _Parts:
     from torchvision.datasets import FashionMNIST
 
-    folder = user_path(task.data_dir or "/usr/share/datasets/fashion-mnist")
-    with _reading(
-        task,
-        f"train-images-idx3-ubyte.gz and its like in {folder}, or FashionMNIST/raw in it",
-        "apt install dataset-fashion-mnist, or torchvision.datasets.FashionMNIST(data_dir, "
-        "download=True)",
-    ):
+    folder = _folder(task)
+    with _reading(task):
         if (folder / "FashionMNIST").is_dir():
             parts = [FashionMNIST(str(folder), train=train) for train in (True, False)]
         else:
@@ -240,7 +353,9 @@ def _read_fashion_mnist(task: Task, size: int) -> _Parts:
         )
         for part in parts
     )
-    return _Parts(pool, test, num_classes=10)
+    arrays = [part.numpy() for each in parts for part in (each.targets, each.data)]
+    classes = tuple(FashionMNIST.classes)
+    return _Parts(pool, test, classes, _known(fingerprint_of_arrays(*arrays)))
 
 
 def _unpack_fashion_mnist(folder: Path) -> list[Any]:
@@ -270,9 +385,7 @@ def _read_cifar(task: Task, size: int) -> _Parts:
     many = task.dataset == "cifar100"
     reader = CIFAR100 if many else CIFAR10
     folder = _folder(task)
-    with _reading(
-        task, f"{reader.base_folder} in {folder}", f"download and unpack {reader.url} there"
-    ):
+    with _reading(task):
         parts = [reader(str(folder), train=train) for train in (True, False)]
     mean, std = (
         ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
@@ -289,17 +402,15 @@ def _read_cifar(task: Task, size: int) -> _Parts:
         )
         for part in parts
     )
-    return _Parts(pool, test, num_classes=100 if many else 10)
+    arrays = [np.asarray(part) for each in parts for part in (each.targets, each.data)]
+    return _Parts(pool, test, tuple(parts[0].classes), _known(fingerprint_of_arrays(*arrays)))
 
 
 def _read_svhn(task: Task, size: int) -> _Parts:
     from torchvision.datasets import SVHN
 
     folder = _folder(task)
-    urls = " and ".join(SVHN.split_list[split][0] for split in ("train", "test"))
-    with _reading(
-        task, f"train_32x32.mat and test_32x32.mat in {folder}", f"download {urls} there"
-    ):
+    with _reading(task):
         parts = [SVHN(str(folder), split=split) for split in ("train", "test")]
     pool, test = (
         MemoryImages(
@@ -311,7 +422,9 @@ def _read_svhn(task: Task, size: int) -> _Parts:
         )
         for part in parts
     )
-    return _Parts(pool, test, num_classes=10)
+    arrays = [part for each in parts for part in (each.labels, each.data)]
+    classes = tuple(map(str, range(10)))
+    return _Parts(pool, test, classes, _known(fingerprint_of_arrays(*arrays)))
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
@@ -331,91 +444,129 @@ def _resize(images: Tensor, size: int) -> Tensor:
 def _read_tiny_imagenet(task: Task, size: int) -> _Parts:
     from torchvision.transforms import v2
 
-    folder = _class_folder(task)
     resize: list[Any] = [v2.Resize((size, size))]  # changes nothing at the set's own 64 pixels
     training = [
         v2.RandomRotation(20),
         v2.RandomCrop(size, padding=size // 16),
         v2.RandomHorizontalFlip(),
     ]
-    with _reading(
-        task,
-        f"train/ and val/ in {folder}",
-        "download http://cs231n.stanford.edu/tiny-imagenet-200.zip and unpack it there",
-    ):
-        classes, samples = _image_folder(folder / "train")
-        annotations = folder / "val" / "val_annotations.txt"
-        if annotations.exists():  # as published: one folder of images and a table of their classes
-            rows = [
-                line.split("\t") for line in annotations.read_text(encoding="utf-8").splitlines()
-            ]
-            number = {name: index for index, name in enumerate(classes)}
-            test = [(str(folder / "val" / "images" / row[0]), number[row[1]]) for row in rows]
-        else:
-            test = _same_classes(folder / "val", classes)
     statistics = ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
-    pool_images, test_images = (
-        _in_files(part, statistics, preprocessing=resize, augmentation=[*resize, *training])
-        for part in (samples, test)
-    )
-    return _Parts(pool_images, test_images, len(classes))
+
+    def images(samples: _Samples) -> FolderImages:
+        return _in_files(samples, statistics, resize, augmentation=[*resize, *training])
+
+    with _reading(task):
+        return _read_folders(task, images, ("train", "val"))
 
 
 def _read_imagenet(task: Task, size: int) -> _Parts:
-    folder = _folder(task)
-    with _reading(
-        task,
-        f"train/<class>/<image> and val/<class>/<image> in {folder}",
-        "download from https://image-net.org, put each image into a folder of its class",
-    ):
-        classes, parts = _read_class_folders(folder, ["train", "val"], size)
-    return _Parts(parts["train"], parts["val"], len(classes))
+    with _reading(task):
+        return _read_folders(task, _as_of_imagenet(size), ("train", "val"))
 
 
 def _read_image_folder(task: Task, size: int) -> _Parts:
-    folder = _folder(task)
-    names = ["train", *(name for name in ("val", "test") if (folder / name).is_dir())]
-    with _reading(
-        task, f"train/<class>/<image> in {folder}", "put each image into a folder of its class"
-    ):
-        classes, parts = _read_class_folders(folder, names, size)
-    if "test" in parts:
-        return _Parts(parts["train"], parts["test"], len(classes), validation=parts.get("val"))
-    if "val" in parts:
-        return _Parts(parts["train"], parts["val"], len(classes))
-    return _Parts(*_hold_out_test(parts["train"]), len(classes))
+    with _reading(task):
+        return _read_folders(task, _as_of_imagenet(size), ("train",), ("val", "test"))
 
 
-def _read_class_folders(
-    folder: Path, names: list[str], size: int
-) -> tuple[list[str], dict[str, FolderImages]]:
+_Samples = list[tuple[str, int]]  # files and their class numbers
+
+
+def _as_of_imagenet(size: int) -> Callable[[_Samples], FolderImages]:
     from torchvision.transforms import v2
 
-    classes, samples = _image_folder(folder / names[0])
-    parts = {names[0]: samples}
-    parts |= {name: _same_classes(folder / name, classes) for name in names[1:]}
     center = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]
     random = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
-    return classes, {
-        name: _in_files(part, _IMAGENET_STATISTICS, preprocessing=center, augmentation=random)
-        for name, part in parts.items()
-    }
+    return lambda samples: _in_files(samples, _IMAGENET_STATISTICS, center, augmentation=random)
 
 
-def _image_folder(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
-    """Return the classes and the (file, class number) pairs of a folder of class folders."""
-    from torchvision.datasets import ImageFolder
+def _read_folders(
+    task: Task,
+    images: Callable[[_Samples], FolderImages],
+    needed: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+) -> _Parts:
+    """Read the parts of a set whose classes are folders.
 
-    content = ImageFolder(str(folder))
-    return content.classes, content.samples
+    Raises:
+        InputError: if a part has a class that ``train/`` lacks.
+        OSError: if a part that is needed is not there.
+    """
+    folders, left_out = _parts_of(task, *needed, optional=optional)
+    train = read_class_folders(folders["train"])
+    classes = tuple(train.files)
+    samples = {"train": _numbered(train, classes)}
+    left_out += train.left_out
+    for part, folder in folders.items():
+        if part == "train":
+            continue
+        samples[part], more = _read_held_out(folder, classes)
+        left_out += more
+        missing = sorted(set(range(len(classes))) - {label for _, label in samples[part]})
+        left_out += tuple(f"no {classes[label]} in {folder.name}/" for label in missing)
+    files = [
+        (part, classes[label], path) for part, found in samples.items() for path, label in found
+    ]
+    sets = {part: images(found) for part, found in samples.items()}
+    names = {part: f"{folder.name}/" for part, folder in folders.items()}
+    pool: ImageSet = sets["train"]
+    validation: ImageSet | None = None
+    test: ImageSet
+    if "test" in sets:
+        test, source, validation = sets["test"], names["test"], sets.get("val")
+    elif "val" in sets:
+        test, source = sets["val"], names["val"]
+    else:
+        (pool, test), source = _hold_out_test(pool), f"a fixed fifth of {names['train']}"
+    sources = (names["train"], source, names.get("val", ""))
+    return _Parts(
+        pool,
+        test,
+        classes,
+        lambda: fingerprint_of_files(files),
+        validation,
+        sources,
+        left_out,
+    )
 
 
-def _same_classes(folder: Path, classes: list[str]) -> list[tuple[str, int]]:
-    found, samples = _image_folder(folder)
-    if found != classes:
-        odd = sorted(set(found) ^ set(classes))
-        raise InputError(f"data_dir: {folder} must have the classes of train/, unlike for {odd[0]}")
-    return samples
+def _parts_of(
+    task: Task, *needed: str, optional: tuple[str, ...] = ()
+) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Return the folders of a set's parts, and what else there is."""
+    folder = _class_folder(task)
+    found, left_out = find_parts(folder)
+    for part in needed:
+        if part not in found:
+            raise FileNotFoundError(f"{folder} has no {part}/")
+    wanted = {part: path for part in (*needed, *optional) if (path := found.get(part))}
+    unused = tuple(f"{path.name}/" for part, path in found.items() if part not in wanted)
+    return wanted, (*left_out, *unused)
+
+
+def _read_held_out(folder: Path, classes: tuple[str, ...]) -> tuple[_Samples, tuple[str, ...]]:
+    """Read a part that is not ``train/``, of whose classes it may lack some."""
+    annotations = folder / "val_annotations.txt"
+    if annotations.exists():  # Tiny-ImageNet's, if its images have not been sorted into folders
+        pictures = folder / "images"
+        there = {path.name for path in pictures.iterdir()} if pictures.is_dir() else set()
+        rows = [line.split("\t") for line in annotations.read_text().splitlines() if line]
+        absent = [row[0] for row in rows if row[0] not in there]
+        if not absent:
+            number = {name: index for index, name in enumerate(classes)}
+            return [(str(pictures / row[0]), number[row[1]]) for row in rows], ()
+        if len(absent) < len(rows):
+            raise InputError(f"data_dir: {pictures} lacks {absent[0]}, which {annotations} names")
+    found = read_class_folders(folder)
+    if strange := sorted(set(found.files) - set(classes)):
+        rule = "must have no class that train/ lacks"
+        raise InputError(f"data_dir: {folder} {rule}, but has {_few(strange, ', ')}")
+    return _numbered(found, classes), found.left_out
+
+
+def _numbered(found: ClassFolders, classes: tuple[str, ...]) -> _Samples:
+    number = {name: index for index, name in enumerate(classes)}
+    return [(path, number[name]) for name, paths in found.files.items() for path in paths]
 
 
 def _in_files(
@@ -438,10 +589,21 @@ def _in_files(
 # ---- Finding the files ---------------------------------------------------------------------------
 
 
+def _dataset(task: Task) -> _Dataset:
+    if task.dataset not in _DATASETS:
+        raise InputError.rule("dataset", f"must be one of {dataset_names()}", task.dataset)
+    return _DATASETS[task.dataset]
+
+
 def _folder(task: Task) -> Path:
-    if task.data_dir is None:
+    folder = task.data_dir or _DATASETS[task.dataset].default_folder
+    if folder is None:
         raise InputError(f"data_dir: must name the folder that holds {task.dataset}, but got None")
-    return user_path(task.data_dir)
+    return user_path(folder)
+
+
+def _shown_folder(task: Task) -> str | None:
+    return None if task.dataset == "digits" else str(_folder(task))
 
 
 def _class_folder(task: Task) -> Path:
@@ -452,8 +614,9 @@ def _class_folder(task: Task) -> Path:
 
 
 @contextmanager
-def _reading(task: Task, looked_for: str, remedy: str) -> Iterator[None]:
+def _reading(task: Task) -> Iterator[None]:
     """Turn whatever a reader stumbles over into one line that says what to do about it."""
+    dataset, folder = _DATASETS[task.dataset], _folder(task)
     try:
         yield
     except InputError:
@@ -461,19 +624,95 @@ def _reading(task: Task, looked_for: str, remedy: str) -> Iterator[None]:
     except Exception as error:  # readers of many formats raise anything from OSError to KeyError
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"data_dir: {task.dataset} is missing or damaged; looked for {looked_for} "
-            f"({reason}). To get it: {remedy}"
+            f"data_dir: {task.dataset} is missing or damaged; looked for "
+            f"{dataset.files.format(folder=folder)} ({reason}). To get it: {dataset.remedy}"
         ) from error
 
 
-# Default size, reader, and the number of classes; None where each class has a folder
-_DATASETS: dict[str, tuple[int, Callable[[Task, int], _Parts], int | None]] = {
-    "digits": (32, _read_digits, 10),
-    "fashion-mnist": (32, _read_fashion_mnist, 10),
-    "cifar10": (32, _read_cifar, 10),
-    "cifar100": (32, _read_cifar, 100),
-    "svhn": (32, _read_svhn, 10),
-    "tiny-imagenet": (64, _read_tiny_imagenet, None),
-    "imagenet": (224, _read_imagenet, None),
-    "imagefolder": (224, _read_image_folder, None),
+@dataclass(frozen=True)
+class _Dataset:
+    """What is known of a set.
+
+    Attributes:
+        about: What it is, in words.
+        size: Height and width of its images by default, pixels.
+        read: Reads it.
+        num_classes: Number of its classes; None where each has a folder.
+        files: What is looked for in ``{folder}``.
+        remedy: How to get it.
+        default_folder: Where it is looked for if nothing else is said.
+    """
+
+    about: str
+    size: int
+    read: Callable[[Task, int], _Parts]
+    num_classes: int | None
+    files: str
+    remedy: str
+    default_folder: str | None = None
+
+
+_CLASS_FOLDERS = "put each image into a folder of its class"
+_DATASETS = {
+    "digits": _Dataset(
+        "handwritten digits, 8 x 8 pixels", 32, _read_digits, 10, "", "comes with scikit-learn"
+    ),
+    "fashion-mnist": _Dataset(
+        "articles of clothing, 28 x 28 pixels, grey",
+        32,
+        _read_fashion_mnist,
+        10,
+        "train-images-idx3-ubyte.gz and its like in {folder}, or FashionMNIST/raw in it",
+        "apt install dataset-fashion-mnist, or torchvision.datasets.FashionMNIST(data_dir, "
+        "download=True)",
+        default_folder="/usr/share/datasets/fashion-mnist",
+    ),
+    "cifar10": _Dataset(
+        "photographs, 32 x 32 pixels",
+        32,
+        _read_cifar,
+        10,
+        "cifar-10-batches-py in {folder}",
+        "download and unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz there",
+    ),
+    "cifar100": _Dataset(
+        "photographs, 32 x 32 pixels",
+        32,
+        _read_cifar,
+        100,
+        "cifar-100-python in {folder}",
+        "download and unpack https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz there",
+    ),
+    "svhn": _Dataset(
+        "house numbers, 32 x 32 pixels",
+        32,
+        _read_svhn,
+        10,
+        "train_32x32.mat and test_32x32.mat in {folder}",
+        "download http://ufldl.stanford.edu/housenumbers/train_32x32.mat and test_32x32.mat there",
+    ),
+    "tiny-imagenet": _Dataset(
+        "200 classes of ImageNet, 64 x 64 pixels",
+        64,
+        _read_tiny_imagenet,
+        None,
+        "train/ and val/ in {folder}",
+        "download http://cs231n.stanford.edu/tiny-imagenet-200.zip and unpack it there",
+    ),
+    "imagenet": _Dataset(
+        "photographs of 1,000 classes",
+        224,
+        _read_imagenet,
+        None,
+        "train/<class>/<image> and val/<class>/<image> in {folder}",
+        f"download from https://image-net.org, {_CLASS_FOLDERS}",
+    ),
+    "imagefolder": _Dataset(
+        "pictures of your own",
+        224,
+        _read_image_folder,
+        None,
+        "train/<class>/<image> in {folder}",
+        _CLASS_FOLDERS,
+    ),
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedona_nni.data import load_splits
+from sedona_nni.data import Contents, load_splits
 from sedona_nni.errors import InputError
 from sedona_nni.task import Task
 from strategies.hyperparameters import read_search_spaces
@@ -92,16 +92,19 @@ class Experiment:
             )
         return cls(settings, folder, platform)
 
-    def check_machine(self) -> None:
+    def check_machine(self) -> Contents | None:
         """Check that this machine has the device and the data set.
+
+        Returns:
+            What of the data set is used, and what is not; None where trials run elsewhere.
 
         Raises:
             InputError: if it has not.
         """
         if self.platform != "local":
-            return
+            return None
         check_device(self.settings.device)
-        load_splits(self.task, self.settings.train.validation_fraction)
+        return load_splits(self.task, self.settings.train.validation_fraction).contents
 
 
 def read_experiment(path: Path) -> Experiment:

@@ -28,7 +28,14 @@ from sedona_nni.batches import (
     ShiftAndFlip,
     class_limited_order,
 )
-from sedona_nni.data import Splits, dataset_names, evaluation_batches, load_splits
+from sedona_nni.data import (
+    Contents,
+    Splits,
+    dataset_names,
+    evaluation_batches,
+    form_of,
+    load_splits,
+)
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.task import Task
 
@@ -321,7 +328,7 @@ def test_imagenet_validates_on_training_images(tmp_path: Path) -> None:
 def test_classes_must_agree(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", 3, 24)
     write_classes(tmp_path / "val", 3, 24, classes=("a", "c"))
-    with pytest.raises(InputError, match="must have the classes of train/, unlike for b"):
+    with pytest.raises(InputError, match="must have no class that train/ lacks, but has c"):
         load_splits(Task(dataset="imagefolder", data_dir=str(tmp_path)), 0.2)
 
 
@@ -551,3 +558,123 @@ def test_a_worker_that_ends_is_one_line(
     with pytest.raises(SedonaError, match="fewer `workers` need less, 0 none") as caught:
         list(evaluation_batches(images, 8, "cpu"))
     assert "\n" not in str(caught.value)
+
+
+# ---- Folders: what is used, and what is left out -------------------------------------------------
+
+
+def contents_of(folder: Path, dataset: str = "imagefolder") -> Contents:
+    task = Task(dataset=dataset, data_dir=str(folder), image_size=16)
+    contents = load_splits(task, 0.2).contents
+    assert contents is not None
+    assert form_of(task) == (len(contents.classes), 16)  # what builds the network agrees
+    return contents
+
+
+def counts_of(contents: Contents) -> dict[str, int]:
+    return {part: sum(counts) for part, counts in contents.counts.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "sources"),
+    [
+        (("train", "valid", "test"), ("train/", "valid/", "test/")),
+        (("train", "validation", "test"), ("train/", "validation/", "test/")),
+        (("Training", "Validation", "Testing"), ("Training/", "Validation/", "Testing/")),
+        (("train", "valid"), ("train/", "of train/", "valid/")),
+    ],
+)
+def test_other_names_of_parts(
+    tmp_path: Path, names: tuple[str, ...], sources: tuple[str, ...]
+) -> None:
+    for name in names:
+        write_classes(tmp_path / name, 5, 16)
+    contents = contents_of(tmp_path)
+    assert tuple(contents.sources.values()) == sources
+    expected = (10, 10, 10) if len(names) == 3 else (8, 2, 10)
+    assert tuple(counts_of(contents).values()) == expected
+    assert contents.left_out == ()
+    assert len(contents.in_words()) == 1
+
+
+def test_two_folders_for_a_part_are_refused(tmp_path: Path) -> None:
+    for name in ("train", "val", "valid"):
+        write_classes(tmp_path / name, 3, 16)
+    with pytest.raises(InputError, match="must have one folder for the val part, but has val/ and"):
+        contents_of(tmp_path)
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", 5, 16)
+    write_classes(tmp_path / "test", 2, 16, classes=("a",))
+    write_classes(tmp_path / "extra", 2, 16)
+    train = tmp_path / "train"
+    for name in (".ipynb_checkpoints", "__MACOSX", "a/.ipynb_checkpoints"):
+        (train / name).mkdir()
+        shutil.copy(train / "a" / "0.png", train / name / "0-checkpoint.png")
+    (train / "c").mkdir()
+    (train / "c" / "notes.txt").touch()
+    (train / "a" / "labels.csv").touch()
+    (train / "b" / "labels.csv").touch()
+    shutil.copy(train / "a" / "0.png", train / "b" / "._0.png")  # macOS writes no picture there
+    Image.open(train / "a" / "0.png").save(train / "a" / "x.JFIF", format="JPEG")
+    contents = contents_of(tmp_path)
+    assert contents.classes == ("a", "b")
+    assert counts_of(contents) == {"train": 9, "validation": 2, "test": 2}
+    assert sorted(contents.left_out) == [
+        "extra/",
+        "no b in test/",
+        "train/.ipynb_checkpoints/",
+        "train/__MACOSX/",
+        "train/a/.ipynb_checkpoints/",
+        "train/a/labels.csv and 1 more .csv",
+        "train/b/._0.png",
+        "train/c/ (no picture)",
+        "train/c/notes.txt",
+    ]
+    used, left_out = contents.in_words()
+    assert used == (
+        f"imagefolder in {tmp_path}: 2 classes (a, b); images: 9 train (train/), "
+        "2 validate (of train/), 2 test (test/)"
+    )
+    assert left_out.startswith("left out: extra/; ")
+    assert left_out.endswith("; and 3 more")
+
+
+def test_a_folder_without_pictures(tmp_path: Path) -> None:
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "x.txt").touch()
+    for read in (form_of, lambda task: load_splits(task, 0.2)):
+        with pytest.raises(InputError, match="train has no picture in a folder of its class"):
+            read(Task(dataset="imagefolder", data_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("inner", ["", "images"])
+@pytest.mark.parametrize("images_folder", [True, False])
+def test_tiny_imagenet_sorted_into_folders(tmp_path: Path, inner: str, images_folder: bool) -> None:
+    """Scripts that sort leave the table, and some the empty folder, where they were."""
+    write_classes(tmp_path / "train", 10, 64)
+    write_classes(tmp_path / "val", 3, 64)
+    lines = [f"val_{c}_{i}.JPEG\t{c}\t0\t0\t63\t63\n" for c in "ab" for i in range(3)]
+    (tmp_path / "val" / "val_annotations.txt").write_text("".join(lines))
+    if images_folder:
+        (tmp_path / "val" / "images").mkdir()
+    for name in "ab":
+        if inner:
+            shutil.move(tmp_path / "val" / name, tmp_path / "moved")
+            shutil.move(tmp_path / "moved", tmp_path / "val" / name / inner)
+    splits = load_splits(Task(dataset="tiny-imagenet", data_dir=str(tmp_path)), 0.2)
+    assert len(splits.test) == 6
+    assert red_shows_the_label(splits.test)
+    assert "val/val_annotations.txt" in contents_of(tmp_path, "tiny-imagenet").left_out
+
+
+def test_tiny_imagenet_that_lacks_pictures(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", 10, 64)
+    write_classes(tmp_path / "val", 3, 64)
+    (tmp_path / "val" / "images").mkdir()
+    shutil.move(tmp_path / "val" / "a" / "0.png", tmp_path / "val" / "images" / "0.png")
+    table = "0.png\ta\t0\t0\t63\t63\n1.png\ta\t0\t0\t63\t63\n"
+    (tmp_path / "val" / "val_annotations.txt").write_text(table)
+    with pytest.raises(InputError, match=r"images lacks 1\.png, which .*annotations\.txt names"):
+        contents_of(tmp_path, "tiny-imagenet")
