@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sedona_nni.backbones import Backbone, Stem
     from sedona_nni.balance import BlockBound, FrontPoint
     from sedona_nni.compute import Compute
+    from sedona_nni.data import Contents
     from sedona_nni.decoupling import Decoupling, SearchOutcome, SearchResult
     from sedona_nni.report import StrategyRow
     from sedona_nni.reporting.data import Group
@@ -296,6 +297,7 @@ def search(
         raise InputError(f"{experiment}: must be an experiment of the SedonaTuner or ProbeTuner")
     bound = _bound(planned, max_block_share, directory)
     with claim_device(device, threads=settings.threads) as claimed:
+        _tell_contents(planned.contents())
         result = _run_search(planned, claimed, directory, workers)
     found = parse_result(result["search_result"])
     found.save(directory / "search-result.json")
@@ -383,7 +385,11 @@ def train(
     A bound on the blocks replaces that of the experiment. What is derived from a search result
     keeps to it, what is given has to.
     """
+    import torch
+
     from sedona_nni.files import check_output_folder
+    from sedona_nni.relaxed_training import build_relaxed
+    from sedona_nni.task_backbone import task_backbone
     from strategies.experiment import read_experiment
     from strategies.nni_border.devices import claim_device
     from trials.train import run_training
@@ -397,6 +403,8 @@ def train(
             rule = "must not be given with --relaxed"
             raise InputError.rule("max_block_share", rule, max_block_share)
         chosen = _search_result(decoupling, num_blocks)
+        with torch.device("meta"):  # before data are read: only to see that it fits
+            build_relaxed(task_backbone(planned.task), chosen)
         if chosen.in_release_mode:
             print("relaxed in release mode, in which it was found", file=sys.stderr)
     else:
@@ -406,6 +414,7 @@ def train(
 
         chosen = _decoupling(decoupling, num_blocks, planned.task.backbone, bound_for)
     with claim_device(device, threads=planned.settings.threads) as claimed:
+        _tell_contents(planned.contents())
         result = run_training(
             planned.task,
             chosen,
@@ -443,6 +452,35 @@ def retest(
             directory, device=claimed, workers=workers, data_dir=data_dir, ensemble=ensemble
         )
     _show_numbers(result, as_json)
+
+
+@app.command()
+def data(
+    name: Annotated[str | None, typer.Argument(help="Name of a data set; by default all.")] = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="Folder to look in, by default the usual one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which data sets there are, where they are looked for, and how to get them.
+
+    Of a single one, show what is used of its folder, class by class, and what is left out.
+    """
+    from sedona_nni.data import DATASETS, find_contents
+
+    found = {
+        each: find_contents(each, data_dir, must_be_there=name is not None)
+        for each in ([name] if name else DATASETS)
+    }
+    if as_json:
+        shown = [each.as_json() for each in found.values()]
+        print(json.dumps(shown[0] if name else shown))
+        return
+    for each in found.values():
+        for line in each.in_words():
+            print(line)
+        if name and each.contents is not None:
+            _show_contents(each.contents)
 
 
 @app.command()
@@ -742,6 +780,25 @@ def _search_result(text: str, num_blocks: int | None) -> SearchResult:
     if num_blocks is not None:
         raise InputError.rule("num_blocks", "must not be given with --relaxed", num_blocks)
     return SearchResult.load(user_path(text))
+
+
+def _show_contents(contents: Contents) -> None:
+    """Show the images of each class, and all that is left out."""
+    _show_table(
+        ("class", *contents.counts),
+        (
+            [name, *(f"{counts[number]:,}" for counts in contents.counts.values())]
+            for number, name in enumerate(contents.classes)
+        ),
+    )
+    for phrase in contents.left_out:
+        print(f"left out: {phrase}")
+
+
+def _tell_contents(contents: Contents | None) -> None:
+    """Say what of a data set is used, and what is left out."""
+    for line in [] if contents is None else contents.in_words():
+        print(line, file=sys.stderr)
 
 
 def _print_progress(numbers: dict[str, float]) -> None:

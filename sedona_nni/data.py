@@ -35,7 +35,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,15 @@ from sedona_nni.files import user_path
 from sedona_nni.task import Task
 
 __all__ = [
+    "DATASETS",
     "Batch",
     "BatchStream",
     "Contents",
+    "Dataset",
     "Splits",
     "dataset_names",
     "evaluation_batches",
+    "find_contents",
     "form_of",
     "image_size_of",
     "load_splits",
@@ -121,6 +124,64 @@ def _few(names: Sequence[str], separator: str) -> str:
     """Return at most six of the names, and how many more there are."""
     more = f"{separator}and {len(names) - 6} more" if len(names) > 6 else ""
     return separator.join(names[:6]) + more
+
+
+@dataclass(frozen=True)
+class FoundDataset:
+    """What is known of a data set, and what there is of it.
+
+    Attributes:
+        name: Its name.
+        dataset: What is known.
+        folder: Where it was looked for, None if nowhere: it needs a ``data_dir``, or no folder.
+        contents: What there is, with a tenth of the training images to validate; or None.
+    """
+
+    name: str
+    dataset: Dataset
+    folder: str | None
+    contents: Contents | None
+
+    @property
+    def is_there(self) -> bool | None:
+        """Whether it is there; None if it was not looked for."""
+        if self.folder is None and self.dataset.files:
+            return None
+        return self.contents is not None
+
+    @property
+    def looked_for(self) -> str | None:
+        """What is looked for, and where; None of what comes with a library."""
+        if not self.dataset.files:
+            return None
+        return self.dataset.files.format(folder=self.folder or "the folder of data_dir")
+
+    def in_words(self) -> list[str]:
+        """Return a line on what it is, where it is looked for, and how to get it, each."""
+        state = {None: "needs a data_dir", True: "is there", False: "is not there"}
+        lines = [
+            f"{self.name}: {self.dataset.about}, by default {self.dataset.size} pixels wide; "
+            f"{state[self.is_there]}"
+        ]
+        if self.looked_for is not None:
+            lines.append(f"    looked for: {self.looked_for}")
+        if not self.is_there:
+            lines.append(f"    to get it: {self.dataset.remedy}")
+        if self.contents is not None:
+            lines += [f"    {line}" for line in self.contents.in_words()]
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {
+            "name": self.name,
+            "about": self.dataset.about,
+            "image_size": self.dataset.size,
+            "looked_for": self.looked_for,
+            "to_get_it": self.dataset.remedy,
+            "is_there": self.is_there,
+            "contents": None if self.contents is None else asdict(self.contents),
+        }
 
 
 @dataclass(frozen=True)
@@ -190,7 +251,7 @@ class _Parts:
 
 def dataset_names() -> list[str]:
     """Return the names that `Task.dataset` may have."""
-    return sorted(_DATASETS)
+    return sorted(DATASETS)
 
 
 def load_splits(task: Task, validation_fraction: float, *, workers: int | None = None) -> Splits:
@@ -272,6 +333,30 @@ def image_size_of(task: Task) -> int:
     return task.image_size or _dataset(task).size
 
 
+def find_contents(name: str, data_dir: str | None, *, must_be_there: bool) -> FoundDataset:
+    """Look for a data set.
+
+    Args:
+        name: Its name.
+        data_dir: Where to look, by default where it usually is.
+        must_be_there: Raise an error if it is not.
+
+    Raises:
+        InputError: if the name is unknown or, where it must be there, the set is not or is damaged.
+    """
+    task = Task(dataset=name, data_dir=data_dir)
+    dataset = _dataset(task)
+    if data_dir is None and dataset.default_folder is None and dataset.files:
+        return FoundDataset(name, dataset, None, None)
+    folder = _shown_folder(task)
+    try:
+        return FoundDataset(name, dataset, folder, load_splits(task, 0.1).contents)
+    except InputError:
+        if must_be_there:
+            raise
+        return FoundDataset(name, dataset, folder, None)
+
+
 def form_of(task: Task) -> tuple[int, int]:
     """Return the number of classes and the size of a task's images, without reading images.
 
@@ -326,7 +411,7 @@ def _read_digits(task: Task, size: int) -> _Parts:
         test,
         tuple(map(str, range(10))),
         _known(fingerprint_of_arrays(bunch.target, bunch.images.astype(np.uint8))),
-        sources=("of scikit-learn's", "a fixed fifth of them", ""),
+        sources=("scikit-learn's", "a fixed fifth of them", ""),
     )
 
 
@@ -589,14 +674,14 @@ def _in_files(
 # ---- Finding the files ---------------------------------------------------------------------------
 
 
-def _dataset(task: Task) -> _Dataset:
-    if task.dataset not in _DATASETS:
+def _dataset(task: Task) -> Dataset:
+    if task.dataset not in DATASETS:
         raise InputError.rule("dataset", f"must be one of {dataset_names()}", task.dataset)
-    return _DATASETS[task.dataset]
+    return DATASETS[task.dataset]
 
 
 def _folder(task: Task) -> Path:
-    folder = task.data_dir or _DATASETS[task.dataset].default_folder
+    folder = task.data_dir or DATASETS[task.dataset].default_folder
     if folder is None:
         raise InputError(f"data_dir: must name the folder that holds {task.dataset}, but got None")
     return user_path(folder)
@@ -616,7 +701,7 @@ def _class_folder(task: Task) -> Path:
 @contextmanager
 def _reading(task: Task) -> Iterator[None]:
     """Turn whatever a reader stumbles over into one line that says what to do about it."""
-    dataset, folder = _DATASETS[task.dataset], _folder(task)
+    dataset, folder = DATASETS[task.dataset], _folder(task)
     try:
         yield
     except InputError:
@@ -630,7 +715,7 @@ def _reading(task: Task) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Dataset:
+class Dataset:
     """What is known of a set.
 
     Attributes:
@@ -638,7 +723,7 @@ class _Dataset:
         size: Height and width of its images by default, pixels.
         read: Reads it.
         num_classes: Number of its classes; None where each has a folder.
-        files: What is looked for in ``{folder}``.
+        files: What is looked for in ``{folder}``; empty of what comes with a library.
         remedy: How to get it.
         default_folder: Where it is looked for if nothing else is said.
     """
@@ -653,11 +738,11 @@ class _Dataset:
 
 
 _CLASS_FOLDERS = "put each image into a folder of its class"
-_DATASETS = {
-    "digits": _Dataset(
-        "handwritten digits, 8 x 8 pixels", 32, _read_digits, 10, "", "comes with scikit-learn"
+DATASETS = {
+    "digits": Dataset(
+        "handwritten digits, 8 x 8 pixels", 32, _read_digits, 10, "", "install scikit-learn"
     ),
-    "fashion-mnist": _Dataset(
+    "fashion-mnist": Dataset(
         "articles of clothing, 28 x 28 pixels, grey",
         32,
         _read_fashion_mnist,
@@ -667,7 +752,7 @@ _DATASETS = {
         "download=True)",
         default_folder="/usr/share/datasets/fashion-mnist",
     ),
-    "cifar10": _Dataset(
+    "cifar10": Dataset(
         "photographs, 32 x 32 pixels",
         32,
         _read_cifar,
@@ -675,7 +760,7 @@ _DATASETS = {
         "cifar-10-batches-py in {folder}",
         "download and unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz there",
     ),
-    "cifar100": _Dataset(
+    "cifar100": Dataset(
         "photographs, 32 x 32 pixels",
         32,
         _read_cifar,
@@ -683,7 +768,7 @@ _DATASETS = {
         "cifar-100-python in {folder}",
         "download and unpack https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz there",
     ),
-    "svhn": _Dataset(
+    "svhn": Dataset(
         "house numbers, 32 x 32 pixels",
         32,
         _read_svhn,
@@ -691,7 +776,7 @@ _DATASETS = {
         "train_32x32.mat and test_32x32.mat in {folder}",
         "download http://ufldl.stanford.edu/housenumbers/train_32x32.mat and test_32x32.mat there",
     ),
-    "tiny-imagenet": _Dataset(
+    "tiny-imagenet": Dataset(
         "200 classes of ImageNet, 64 x 64 pixels",
         64,
         _read_tiny_imagenet,
@@ -699,7 +784,7 @@ _DATASETS = {
         "train/ and val/ in {folder}",
         "download http://cs231n.stanford.edu/tiny-imagenet-200.zip and unpack it there",
     ),
-    "imagenet": _Dataset(
+    "imagenet": Dataset(
         "photographs of 1,000 classes",
         224,
         _read_imagenet,
@@ -707,7 +792,7 @@ _DATASETS = {
         "train/<class>/<image> and val/<class>/<image> in {folder}",
         f"download from https://image-net.org, {_CLASS_FOLDERS}",
     ),
-    "imagefolder": _Dataset(
+    "imagefolder": Dataset(
         "pictures of your own",
         224,
         _read_image_folder,

@@ -104,6 +104,14 @@ class Experiment:
         if self.platform != "local":
             return None
         check_device(self.settings.device)
+        return self.contents()
+
+    def contents(self) -> Contents | None:
+        """Return what of the data set is used for trainings, and what is not.
+
+        Raises:
+            InputError: if it is not there.
+        """
         return load_splits(self.task, self.settings.train.validation_fraction).contents
 
 

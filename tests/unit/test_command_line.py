@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from sedona_nni import command_line
 from sedona_nni.backbones import build_backbone
 from sedona_nni.batches import Batch
-from sedona_nni.data import evaluation_batches, load_splits
+from sedona_nni.data import dataset_names, evaluation_batches, load_splits
 from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decoupling import Decoupling, SearchResult
 from sedona_nni.errors import InputError
@@ -52,6 +53,7 @@ COMMANDS = (
     "search",
     "train",
     "test",
+    "data",
     "describe",
     "import-release",
     "discretise",
@@ -70,6 +72,8 @@ def test_help(
     ("arguments", "message"),
     [
         (["run", "nowhere.yml"], "nowhere.yml: there is no such file"),
+        (["data", "mnist"], "dataset: must be one of ['cifar10', "),
+        (["data", "svhn", "--data-dir", "d"], "data_dir: svhn is missing or damaged; looked for "),
         (["report", "unknown"], "experiment unknown: NNI knows no such experiment"),
         (["report", "unknown", "--html", "."], "--html: must be a file, but got '.'"),
         (
@@ -264,6 +268,7 @@ def test_train_and_test(
     assert sedona(monkeypatch, *train, *chosen, *changes, "--json", "--device", "cpu") == 0
     captured = capsys.readouterr()
     trained = json.loads(captured.out)
+    assert captured.err.startswith("digits: 10 classes (0, 1, 2, 3, 4, 5, and 4 more); images: ")
     assert captured.err.count("block_2_accuracy") == 2  # a line per epoch
     settings = json.loads(Path("trained/run.json").read_text())["settings"]
     assert (settings["milestones"], settings["lr"], settings["amp"]) == ([1], 0.01, "no")
@@ -411,6 +416,38 @@ def test_train_a_published_decoupling(
     train = ("train", str(experiment), "--directory", "d", "--decoupling", RESNET50)
     assert sedona(monkeypatch, *train, "--num-blocks", blocks) == 0
     assert [decoupling.cuts for decoupling in chosen] == [cuts]
+
+
+def test_data_sets(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of them, or one in full."""
+    assert sedona(monkeypatch, "data", "--json", "--data-dir", str(elsewhere)) == 0
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert sorted(found) == dataset_names()
+    assert [name for name, each in found.items() if each["is_there"]] == ["digits"]
+    assert found["svhn"]["looked_for"] == f"train_32x32.mat and test_32x32.mat in {elsewhere}"
+    assert sedona(monkeypatch, "data") == 0
+    shown = capsys.readouterr().out
+    assert "svhn: house numbers, 32 x 32 pixels, by default 32 pixels wide; needs a data" in shown
+    assert "to get it: download http://ufldl.stanford.edu/housenumbers/train_32x32.mat" in shown
+
+    for part, name, count in (("train", "cat", 5), ("train", "dog", 7), ("valid", "cat", 3)):
+        folder = elsewhere / "pets" / part / name
+        folder.mkdir(parents=True)
+        for number in range(count):
+            Image.new("L", (8, 8), 9 * number).save(folder / f"{number}.png")
+    (elsewhere / "pets" / "train" / "cat" / "notes.txt").touch()
+    command = ("data", "imagefolder", "--data-dir", "pets")
+    assert sedona(monkeypatch, *command, "--json") == 0
+    contents = json.loads(capsys.readouterr().out)["contents"]
+    assert contents["counts"] == {"train": [5, 6], "validation": [0, 1], "test": [3, 0]}
+    assert contents["left_out"] == ["train/cat/notes.txt", "no dog in valid/"]
+    assert sedona(monkeypatch, *command) == 0
+    shown = capsys.readouterr().out
+    assert "2 classes (cat, dog); images: 11 train (train/), 1 validate (of train/)" in shown
+    assert " dog    6      1           0" in shown
+    assert "left out: no dog in valid/" in shown
 
 
 def test_describe_as_json(

@@ -50,7 +50,7 @@ SETTINGS = ExperimentSettings(task=TASK, num_blocks=[2], device="cpu", workers=3
 TRAINING = tuner(SedonaTuner, SETTINGS).training(
     "backprop", 0, Decoupling(backbone="vgg11"), TrainSettings(), {}
 )
-SEARCH = tuner(SedonaTuner, SETTINGS)._search()
+SEARCH = tuner(SedonaTuner, SETTINGS)._search("sedona")
 PROBING = {**SEARCH, "probe": ProbeSettings().model_dump(), "train": TrainSettings().model_dump()}
 STUDY = StudySettings(
     task=TASK,
