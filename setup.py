@@ -46,7 +46,9 @@ setup(
         "typing-extensions>=4.8",
     ],
     extras_require={
+        "dashboard": ["optuna-dashboard>=0.18"],
         "test": [
+            "optuna-dashboard>=0.18",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "playwright>=1.45",

@@ -179,6 +179,8 @@ SOURCES: dict[str, str] = {
     "_TunedSettings.train_for": _OURS,
     "_TunedSettings.trials_per_strategy": _OURS,
     "_TunedSettings.sampler": "Optuna's default",
+    "_TunedSettings.pruner": "Optuna's rules, see [optuna.md](optuna.md)",
+    "_TunedSettings.second_objective": _OURS,
     "SearchingSettings.num_blocks": "ours; release, `--target-num-blocks`: 1",
     "SearchingSettings.search": _OURS,
     "SearchingSettings.probe": _OURS,

@@ -193,7 +193,7 @@ def _supervise(
     results: Path,
     as_json: bool,
 ) -> None:
-    from sedona_nni.report import StrategyRow
+    from sedona_nni.report import Compromise, StrategyRow, compromise_table
     from strategies.runner import supervise
 
     if planned.platform != "local" and not public:
@@ -209,6 +209,11 @@ def _supervise(
     if folder is not None:
         table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
         _show_comparison([StrategyRow.model_validate(row) for row in table], as_json)
+        if (folder / "pareto.json").exists() and not as_json:
+            found = json.loads((folder / "pareto.json").read_text())
+            best = compromise_table([Compromise.model_validate(each) for each in found])
+            print(f"best compromises of validation accuracy and {best[0][4]}")
+            _show_table(*best)
         print(f"results: {folder}", file=sys.stderr)
         print(f"pictures: sedona-nni report {folder} --html report.html", file=sys.stderr)
     raise typer.Exit(exit_code)

@@ -26,15 +26,17 @@ class TrialRecord(BaseModel):
         parameters: All that defines the trial, with ``"key"``, ``"stage"`` and ``"strategy"``.
         status: Whether it has ended, and how.
         result: Its final result, once it has succeeded.
-        reason: Why it failed, once it has.
+        reason: Why it failed or was stopped, once it has.
+        share_done: How much of a training was done when it was stopped early, a fraction.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     parameters: dict[str, Any]
-    status: Literal["running", "succeeded", "failed"] = "running"
+    status: Literal["running", "succeeded", "failed", "stopped"] = "running"
     result: dict[str, Any] | None = None
     reason: str | None = None
+    share_done: float | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -73,6 +75,17 @@ class TrialRecord(BaseModel):
         """The accuracy that trials are chosen by, a fraction; only of a succeeded trial."""
         assert self.result is not None
         return float(self.result["default"])
+
+    @property
+    def second_value(self) -> list[float | None]:
+        """What a training is judged by beside its accuracy: nothing, or peak memory in MiB or ideal
+        speed-up; None if that is not known."""
+        second = self.parameters.get("second_objective")
+        if second is None:
+            return []
+        if second == "memory":
+            return [(self.result or {}).get("peak_memory_mib")]
+        return [self.parameters["ideal_speedup"]]
 
 
 class _LedgerFile(BaseModel):
@@ -124,6 +137,15 @@ class Ledger:
         """Enter that a trial ended without a usable result."""
         parameters = self._records[key].parameters
         self._put(TrialRecord(parameters=parameters, status="failed", reason=reason))
+
+    def stop(self, key: str, reason: str, share_done: float) -> None:
+        """Enter that a training is stopped before its end, as there is no hope for it."""
+        parameters = self._records[key].parameters
+        self._put(
+            TrialRecord(
+                parameters=parameters, status="stopped", reason=reason, share_done=share_done
+            )
+        )
 
     def _put(self, record: TrialRecord) -> None:
         self._records[record.key] = record

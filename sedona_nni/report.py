@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,12 +14,18 @@ from sedona_nni.ledger import TrialRecord
 
 __all__ = [
     "HEADINGS",
+    "Compromise",
+    "SecondObjective",
     "StrategyRow",
     "as_markdown",
     "cells",
     "comparison",
+    "compromise_table",
+    "compromises",
     "is_of_study",
+    "markdown_table",
     "serves",
+    "trials_in_words",
     "without_variant",
 ]
 
@@ -34,6 +40,9 @@ HEADINGS = (
     "search",
     "trials",
 )
+
+
+SecondObjective = Literal["memory", "speed-up"]
 
 
 class StrategyRow(BaseModel):
@@ -53,6 +62,7 @@ class StrategyRow(BaseModel):
         search_time_s: Time that the strategy's search trials took, seconds; None without any.
         num_trials: Training trials that succeeded.
         num_failed: Training trials that did not.
+        num_stopped: Training trials that were stopped early, as there was no hope for them.
         is_mean: Whether it is of a study.
     """
 
@@ -69,6 +79,7 @@ class StrategyRow(BaseModel):
     search_time_s: float | None = None
     num_trials: int
     num_failed: int
+    num_stopped: int = 0
     is_mean: bool = False
 
 
@@ -121,6 +132,7 @@ def _row(strategy: str, records: list[TrialRecord]) -> StrategyRow:
         "strategy": strategy,
         "num_trials": len(trained),
         "num_failed": sum(r.stage == "train" and r.status == "failed" for r in records),
+        "num_stopped": sum(r.status == "stopped" for r in records),
         "search_time_s": sum(result["time_s"] for result in searched) if searched else None,
     }
     if any(is_of_study(record) for record in records):
@@ -150,7 +162,6 @@ def _means(results: list[dict[str, Any]]) -> dict[str, float]:
 
 def cells(row: StrategyRow) -> list[str]:
     """Return the texts of a row, in the order of `HEADINGS`."""
-    trials = str(row.num_trials) + (f" ({row.num_failed} failed)" if row.num_failed else "")
     return [
         row.strategy,
         _trained(row),
@@ -160,7 +171,93 @@ def cells(row: StrategyRow) -> list[str]:
         _text(row.peak_memory_mib, "{:.0f} MiB"),
         _text(row.time_s, "{:.1f} s"),
         _text(row.search_time_s, "{:.1f} s"),
-        trials,
+        trials_in_words(row.num_trials, row.num_failed, row.num_stopped),
+    ]
+
+
+def trials_in_words(succeeded: int, failed: int, stopped: int) -> str:
+    """Return how many trainings there are, and how many came to nothing."""
+    others = {"failed": failed, "stopped early": stopped}
+    said = ", ".join(f"{count} {how}" for how, count in others.items() if count)
+    return f"{succeeded} ({said})" if said else str(succeeded)
+
+
+def compromises(records: Iterable[TrialRecord]) -> list[Compromise]:
+    """Return the trainings that none other is at least as good as in both objectives and better in
+    one, by falling accuracy; none of an experiment with one objective."""
+    found = []
+    for record in records:
+        if record.status == "succeeded" and record.result and None not in record.second_value:
+            for value in record.second_value:
+                assert value is not None
+                found.append(
+                    Compromise(
+                        key=record.key,
+                        decoupling=record.parameters["decoupling"],
+                        hyperparameters=record.parameters.get("hyperparameters", {}),
+                        validation_accuracy=record.validation_accuracy,
+                        test_accuracy=record.result.get("test_accuracy"),
+                        second_objective=record.parameters["second_objective"],
+                        value=value,
+                    )
+                )
+    best = [each for each in found if not any(other.dominates(each) for other in found)]
+    return sorted(best, key=lambda each: -each.validation_accuracy)
+
+
+class Compromise(BaseModel):
+    """A training of an experiment with two objectives.
+
+    Attributes:
+        key: The training's name.
+        decoupling: What was trained.
+        hyperparameters: Those that were tuned.
+        validation_accuracy: Fraction, the first objective.
+        test_accuracy: Fraction.
+        second_objective: What ``value`` is.
+        value: Peak memory of a training step, MiB; or ideal speed-up.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    decoupling: Decoupling
+    hyperparameters: dict[str, Any]
+    validation_accuracy: float
+    test_accuracy: float | None
+    second_objective: SecondObjective
+    value: float
+
+    def dominates(self, other: Compromise) -> bool:
+        """Return whether this is at least as good in both objectives, and better in one."""
+        mine, others = self._goods, other._goods
+        return mine != others and all(m >= o for m, o in zip(mine, others, strict=True))
+
+    @property
+    def _goods(self) -> tuple[float, float]:
+        sign = -1 if self.second_objective == "memory" else 1
+        return self.validation_accuracy, sign * self.value
+
+
+def compromise_table(found: Iterable[Compromise]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of a table of compromises."""
+    shown = list(found)
+    in_mib = bool(shown) and shown[0].second_objective == "memory"
+    second, form = ("peak memory", "{:.0f} MiB") if in_mib else ("ideal speed-up", "{:.2f}")
+    headings = ["training", "decoupling", "validation accuracy", "test accuracy", second, "tuned"]
+    return headings, [
+        [
+            each.key,
+            each.decoupling.in_words(),
+            _text(each.validation_accuracy, "{:.1%}"),
+            _text(each.test_accuracy, "{:.1%}"),
+            form.format(each.value),
+            ", ".join(
+                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in each.hyperparameters.items()
+            ),
+        ]
+        for each in shown
     ]
 
 
@@ -178,6 +275,11 @@ def _text(value: float | None, form: str) -> str:
 
 
 def as_markdown(rows: Iterable[StrategyRow]) -> str:
-    """Return the table as Markdown."""
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *(cells(row) for row in rows)]
+    """Return the closing table as Markdown."""
+    return markdown_table(HEADINGS, map(cells, rows))
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

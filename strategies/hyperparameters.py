@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import optuna
@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from sqlalchemy import URL
 
 from sedona_nni.errors import InputError
+from sedona_nni.report import SecondObjective
 from sedona_nni.training import TrainSettings
 
 if TYPE_CHECKING:
@@ -225,6 +226,13 @@ def study_url(path: Path) -> str:
     return str(URL.create("sqlite", database=str(path)))
 
 
+Direction = Literal["minimize", "maximize"]
+_DIRECTIONS: dict[SecondObjective, Direction] = {
+    "memory": "minimize",
+    "speed-up": "maximize",
+}
+
+
 class Study:
     """Optuna's study of one strategy's hyperparameters; kept in a file, where dashboards find it.
 
@@ -233,6 +241,8 @@ class Study:
         storage: The file, an SQLite data base that several studies may share.
         space: What to draw from.
         sampler: ``"tpe"`` or ``"random"``.
+        pruner: Says which trainings are hopeless.
+        second: What counts beside the accuracy.
         seed: Of the sampler; the n-th draw depends on the seed, on n, and on the results so far,
             and not on whether the experiment was resumed meanwhile.
     """
@@ -244,6 +254,8 @@ class Study:
         space: Mapping[str, BaseDistribution],
         sampler: str,
         seed: int,
+        pruner: optuna.pruners.BasePruner | None = None,
+        second: SecondObjective | None = None,
     ) -> None:
         self._space = dict(space)
         self._sampler = {
@@ -251,21 +263,60 @@ class Study:
             "random": optuna.samplers.RandomSampler,
         }[sampler]
         self._seed = seed
+        self._storage = storage
+        directions: list[Direction] = ["maximize"]
+        if second is not None:
+            directions.append(_DIRECTIONS[second])
         self._study = optuna.create_study(
-            storage=storage, study_name=name, direction="maximize", load_if_exists=True
+            storage=storage,
+            study_name=name,
+            directions=directions,
+            pruner=pruner or optuna.pruners.NopPruner(),
+            load_if_exists=True,
         )
 
-    def ask(self) -> tuple[int, dict[str, Any]]:
-        """Draw hyperparameters; return the trial's number, from 0, and them."""
+    def ask(self, attributes: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        """Draw hyperparameters; return the trial's number, from 0, and them.
+
+        Args:
+            attributes: What is shown beside them in dashboards.
+        """
         drawn = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = self._sampler(seed=_sampler_seed(self._seed, drawn))
         trial = self._study.ask(self._space)
+        for name, value in (attributes or {}).items():
+            trial.set_user_attr(name, value)
         return trial.number, trial.params
 
-    def tell(self, number: int, accuracy: float | None) -> None:
-        """Enter the validation accuracy of a trial, None if it failed; the first entry stays."""
-        state = TrialState.FAIL if accuracy is None else None
-        self._study.tell(number, accuracy, state, skip_if_finished=True)
+    def judge(self, number: int, epoch: int, accuracy: float) -> bool:
+        """Enter the validation accuracy after an epoch; return whether the trial is hopeless.
+
+        A hopeless one has ended with that. With two objectives Optuna keeps no such values.
+        """
+        if len(self._study.directions) > 1:
+            return False
+        trial = self._study.get_trials(deepcopy=False)[number]
+        if trial.state.is_finished():
+            return trial.state is TrialState.PRUNED
+        self._storage.set_trial_intermediate_value(trial._trial_id, epoch, accuracy)
+        trial = self._study.get_trials(deepcopy=False)[number]
+        if not self._study.pruner.prune(self._study, trial):
+            return False
+        self._study.tell(number, state=TrialState.PRUNED)
+        return True
+
+    def tell(self, number: int, *values: float | None) -> None:
+        """Enter the values of a trial, a None if it failed; the first entry stays.
+
+        Args:
+            number: Of the trial.
+            values: The validation accuracy and, with a second objective, that.
+        """
+        known = [value for value in values if value is not None]
+        if len(known) == len(values):
+            self._study.tell(number, known, skip_if_finished=True)
+        else:
+            self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     def forget_others(self, numbers: set[int]) -> None:
         """Count trials as failed that were drawn but never handed out, unlike ``numbers``."""

@@ -101,11 +101,37 @@ class LedgerTuner(BorderTuner):
         """See `BorderTuner.finished`."""
         return not self._lost and self.no_more()
 
+    def judge(self, key: str, epoch: int, accuracy: float) -> bool:
+        """Return whether a training with this validation accuracy after an epoch is hopeless."""
+        return False
+
+    def is_hopeless(self, parameters: Parameters, metrics: Any) -> bool:
+        """See `BorderTuner.is_hopeless`; only trainings are judged."""
+        key = parameters["key"]
+        if self.ledger[key].status == "stopped":  # and was started again by a resume
+            return True
+        if self.ledger[key].stage != "train" or not isinstance(metrics, dict):
+            return False
+        accuracy, epoch = metrics.get("default", math.nan), metrics.get("epoch")
+        if epoch is None or not math.isfinite(accuracy):
+            return False
+        if not self.judge(key, int(epoch), float(accuracy)):
+            return False
+        train = {**parameters.get("train", {}), **parameters.get("hyperparameters", {})}
+        epochs = int(metrics.get("epochs") or train["epochs"])
+        reason = (
+            f"stopped early after epoch {epoch:.0f} of {epochs}, validation accuracy {accuracy:.1%}"
+        )
+        self.ledger.stop(key, reason, min(1.0, epoch / epochs))
+        return True
+
     def succeeded(self, parameters: Parameters, result: Any) -> None:
         """See `BorderTuner.succeeded`."""
         key = parameters["key"]
         if key not in self.ledger:
             _logger.warning("ignored the result of a trial that is not ours: %s", key)
+            return
+        if self.ledger[key].status == "stopped":  # at the moment of its end
             return
         if (known := self.ledger[key].result) is not None:  # seen again after a resume
             self.take(key, known)
@@ -124,7 +150,7 @@ class LedgerTuner(BorderTuner):
             ExperimentFailedError: if it looks as if no training could succeed.
         """
         key = parameters["key"]
-        if self.ledger[key].status == "succeeded":  # and was run again after a resume
+        if self.ledger[key].status in ("succeeded", "stopped"):  # and run again after a resume
             return
         self.ledger.fail(key, reason)
         self.miss(key)

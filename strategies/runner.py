@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sedona_nni.decoupling import parse_result
 from sedona_nni.files import write_atomically, write_json
 from sedona_nni.ledger import Ledger
-from sedona_nni.report import as_markdown, comparison
+from sedona_nni.report import (
+    as_markdown,
+    comparison,
+    compromise_table,
+    compromises,
+    markdown_table,
+)
 from strategies.experiment import Experiment
+from strategies.hyperparameters import study_url
 from strategies.ledger_tuner import LEDGER_FILE
 from strategies.nni_border.launcher import (
     Interrupted,
@@ -24,6 +32,7 @@ from strategies.nni_border.launcher import (
     running,
 )
 from strategies.nni_border.rest import ManagerGoneError
+from strategies.tuner import STUDY_FILE
 
 __all__ = ["supervise", "write_results"]
 
@@ -69,6 +78,15 @@ def supervise(
             if any(record.status == "succeeded" for record in ledger):
                 folder = results / started.id
                 write_results(ledger, folder)
+            study = started.checkpoint / STUDY_FILE
+            if study.exists():
+                address = shlex.quote(study_url(study))
+                console.print(
+                    f"Optuna's studies: optuna-dashboard {address}",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
             if exit_code == 0 and not all(row.num_trials for row in comparison(ledger)):
                 outcome = Outcome(1, "no training of one of the strategies succeeded")
                 exit_code = 1
@@ -122,10 +140,19 @@ def _tell_status(started: RunningExperiment, trial: TrialView, console: Console)
         said = f"least loss {-default:.3f}" if is_probing else f"validation accuracy {default:.1%}"
         line = f"{key}: done, {said}"
     elif trial.has_failed:
-        line = f"{key}: {trial.status.lower()}\n{_last_words(started, trial)}"
+        stopped = _stopped_early(started, str(key))
+        line = f"{key}: {stopped or trial.status.lower()}"
+        line += "" if stopped else f"\n{_last_words(started, trial)}"
     else:
         return
     console.print(line, markup=False, highlight=False)
+
+
+def _stopped_early(started: RunningExperiment, key: str) -> str | None:
+    """Return why the tuner has stopped a trial, None if it has not."""
+    path = started.checkpoint / LEDGER_FILE
+    stopped = [r for r in Ledger(path) if r.key == key and r.status == "stopped"]
+    return stopped[0].reason if stopped else None
 
 
 def _last_words(started: RunningExperiment, trial: TrialView) -> str:
@@ -153,7 +180,8 @@ def write_results(ledger: Ledger, folder: Path) -> None:
 
     ``table.md`` and ``table.json`` have one row per strategy, ``<strategy>.json`` is the decoupling
     of its best trial, ``search-result.json`` the end of the search (that of a strategy that it is
-    compared with is ``search-result-<strategy>.json``), ``trials.json`` every trial.
+    compared with is ``search-result-<strategy>.json``), ``trials.json`` every trial. With a
+    second objective ``pareto.md`` and ``pareto.json`` have the best compromises.
     """
     rows = comparison(ledger)
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,13 +189,17 @@ def write_results(ledger: Ledger, folder: Path) -> None:
         if row.decoupling is not None:
             row.decoupling.save(folder / f"{row.strategy}.json")
     for record in ledger:
-        found: dict[str, Any] | None = (record.result or {}).get("search_result")
-        if found is not None:
+        search: dict[str, Any] | None = (record.result or {}).get("search_result")
+        if search is not None:
             name = record.key.replace("search", "search-result", 1)
-            parse_result(found).save(folder / f"{name}.json")
+            parse_result(search).save(folder / f"{name}.json")
     write_json(folder / "table.json", [row.model_dump(mode="json") for row in rows])
     table = as_markdown(rows)
     write_atomically(folder / "table.md", lambda path: _write(path, table))
+    if found := compromises(ledger):
+        best = markdown_table(*compromise_table(found))
+        write_json(folder / "pareto.json", [each.model_dump(mode="json") for each in found])
+        write_atomically(folder / "pareto.md", lambda path: _write(path, best))
     write_atomically(folder / LEDGER_FILE, lambda path: _copy(ledger.path, path))
 
 

@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from typing_extensions import Self
 
 from sedona_nni.auxiliary import check_auxiliary
 from sedona_nni.backbones import check_image_size, check_stem, num_layers
@@ -35,6 +36,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
 from sedona_nni.layer_time import compute_in_time
 from sedona_nni.probing import ProbeSettings
+from sedona_nni.report import SecondObjective
 from sedona_nni.rules import decoupling_by_rule, is_rule
 from sedona_nni.search import SearchSettings
 from sedona_nni.seed import Seed
@@ -42,6 +44,7 @@ from sedona_nni.task import Task
 from sedona_nni.task_backbone import task_backbone
 from sedona_nni.training import TrainSettings
 from strategies.nni_border.devices import claim_device
+from strategies.pruners import AnyPruner
 from strategies.published import SETTINGS, TRAINS_OTHERWISE, with_published
 
 __all__ = [
@@ -170,8 +173,13 @@ class BalancedSettings(CommonSettings):
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`. A bound on time is checked where time is measured."""
         super().check(folder)
-        if self.compute != "macs" and self.max_block_share is None:
+        if self.compute != "macs" and not self.uses_compute:
             raise InputError.rule("compute", "must come with a max_block_share", self.compute)
+
+    @property
+    def uses_compute(self) -> bool:
+        """Whether anything depends on what blocks cost."""
+        return self.max_block_share is not None
 
     def aux_names(self, folder: Path) -> set[str]:
         """Return the auxiliary networks that decouplings may use, see `check`."""
@@ -200,6 +208,21 @@ class BalancedSettings(CommonSettings):
         """
         if self.max_block_share is None:
             return None
+        bound = BlockBound(self.costs(folder, measured, aux), self.max_block_share)
+        self.check_bound(bound, folder)
+        return bound
+
+    def costs(self, folder: Path, measured: Path | None = None, aux: Iterable[str] = ()) -> Compute:
+        """Return what `compute` says.
+
+        Args:
+            folder: See `check`.
+            measured: Where measured times are, or are left.
+            aux: Auxiliary networks beside those of the settings.
+
+        Raises:
+            InputError: if `compute` names no file of the backbone and the auxiliary networks.
+        """
         names = self.aux_names(folder).union(aux) - {NO_AUXILIARY}
         if self.compute not in ("macs", "time"):
             compute = load_compute(folder / user_path(self.compute))
@@ -208,11 +231,9 @@ class BalancedSettings(CommonSettings):
         else:
             compute = self._count_or_measure(folder, names)
         compute.check_covers(self.task.backbone, names)
-        bound = BlockBound(compute, self.max_block_share)
-        self.check_bound(bound, folder)
         if self.compute == "time" and measured is not None:
             compute.save(measured)
-        return bound
+        return compute
 
     def _count_or_measure(self, folder: Path, names: Iterable[str]) -> Compute:
         task = self.task_in(folder)
@@ -250,6 +271,12 @@ class _TunedSettings(BalancedSettings):
             before ``train``. Each setting is replaced as a whole, a method with its options.
         trials_per_strategy: Trainings of each decoupling. Failed ones count, too.
         sampler: Optuna's sampler of hyperparameters.
+        pruner: Stops hopeless trainings: ``median`` or ``halving``, or its name and options, see
+            `strategies.pruners`; ``none`` stops nothing.
+        second_objective: What counts beside the validation accuracy: ``memory``, the peak of a
+            training step, or ``speed-up``, the ideal one of a pipeline with a device per block, in
+            what ``compute`` says. Hyperparameters are drawn with both in view, and the results list
+            the best compromises of all trainings. The speed-up is the decoupling's alone.
     """
 
     published: Literal["cifar10", "tiny-imagenet", "imagenet"] | None = None
@@ -260,6 +287,22 @@ class _TunedSettings(BalancedSettings):
     train_for: dict[str, dict[str, Any]] = Field(default_factory=dict)
     trials_per_strategy: int = Field(default=1, ge=1)
     sampler: Literal["tpe", "random"] = "tpe"
+    pruner: AnyPruner = None
+    second_objective: SecondObjective | None = None
+
+    @model_validator(mode="after")
+    def _check_objectives(self) -> Self:
+        if self.pruner is not None and self.second_objective is not None:
+            raise ValueError(
+                "pruner must be none where there is a second_objective, as Optuna compares "
+                f"trainings by one number, but got {self.pruner.name}"
+            )
+        return self
+
+    @property
+    def uses_compute(self) -> bool:
+        """See `BalancedSettings.uses_compute`."""
+        return super().uses_compute or self.second_objective == "speed-up"
 
     @model_validator(mode="before")
     @classmethod
@@ -725,4 +768,6 @@ def read_settings(model: type[SettingsT], class_args: Mapping[str, Any], folder:
     settings.check(folder)
     if isinstance(settings, BalancedSettings) and settings.compute != "time":
         settings.bound(folder)
+        if settings.uses_compute:
+            settings.costs(folder)
     return settings

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from strategies.hyperparameters import Study
     from strategies.settings import Contender
 
-__all__ = ["OptunaTuner", "ProbeTuner", "SearchingTuner", "SedonaTuner"]
+__all__ = ["STUDY_FILE", "OptunaTuner", "ProbeTuner", "SearchingTuner", "SedonaTuner"]
 
 STUDY_FILE = "optuna.db"
 
@@ -39,15 +39,27 @@ class OptunaTuner(LedgerTuner):
         import optuna
 
         from strategies.hyperparameters import Study, read_search_spaces, study_url
+        from strategies.pruners import build_pruner
 
         super().configure(search_space)
         self._bound = self.settings.bound(self.folder, self.checkpoint / COMPUTE_FILE)
         self._contenders = {each.name: each for each in self.settings.contenders}
         spaces = read_search_spaces(search_space, self.settings, self.folder)
+        self._costs = None
+        if self.settings.second_objective == "speed-up":
+            self._costs = self.settings.costs(self.folder, self.checkpoint / COMPUTE_FILE)
         storage = optuna.storages.RDBStorage(study_url(self.checkpoint / STUDY_FILE))
         self._studies: dict[str, Study] = {}
         for name in self._contenders:
-            study = Study(name, storage, spaces[name], self.settings.sampler, self.settings.seed)
+            study = Study(
+                name,
+                storage,
+                spaces[name],
+                self.settings.sampler,
+                self.settings.seed,
+                build_pruner(self.settings.pruner),
+                self.settings.second_objective,
+            )
             study.forget_others({_number(key) for key in self._trained(name)})
             self._studies[name] = study
         self._documents = self._known_documents()
@@ -111,9 +123,21 @@ class OptunaTuner(LedgerTuner):
         neediest = max(ready, key=self._left, default=None)
         if neediest is None or self._left(neediest) == 0:
             return None
-        number, hyperparameters = self._studies[neediest].ask()
-        train = self.settings.train_settings(self._contenders[neediest].strategy)
-        return self.training(neediest, number, ready[neediest], train, hyperparameters)
+        chosen, strategy = ready[neediest], self._contenders[neediest].strategy
+        shown = {
+            "strategy": strategy,
+            "blocks": chosen.num_blocks,
+            "cuts": chosen.cuts,
+            "auxiliary": chosen.aux,
+        }
+        number, hyperparameters = self._studies[neediest].ask(shown)
+        train = self.settings.train_settings(strategy)
+        parameters = self.training(neediest, number, chosen, train, hyperparameters)
+        if self.settings.second_objective is not None:
+            parameters["second_objective"] = self.settings.second_objective
+        if self._costs is not None:
+            parameters["ideal_speedup"] = 1 / self._costs.largest_share(chosen)
+        return parameters
 
     def no_more(self) -> bool:
         """See `LedgerTuner.no_more`."""
@@ -121,7 +145,13 @@ class OptunaTuner(LedgerTuner):
 
     def take(self, key: str, result: dict[str, Any]) -> None:
         """Tell Optuna."""
-        self._studies[self.ledger[key].strategy].tell(_number(key), result["default"])
+        record = self.ledger[key]
+        values = [result["default"], *record.second_value]
+        self._studies[record.strategy].tell(_number(key), *values)
+
+    def judge(self, key: str, epoch: int, accuracy: float) -> bool:
+        """Ask Optuna."""
+        return self._studies[self.ledger[key].strategy].judge(_number(key), epoch, accuracy)
 
     def miss(self, key: str) -> None:
         """Tell Optuna; the trial is not replaced."""

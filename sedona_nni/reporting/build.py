@@ -147,10 +147,10 @@ def _group(task: Task, space: str | None, parts: Sequence[_Part], importance: Im
 
 
 def _experiment(source: Source) -> Experiment:
-    counts = dict.fromkeys(("running", "succeeded", "failed"), 0)
+    counts = dict.fromkeys(("running", "succeeded", "failed", "stopped"), 0)
     for record in source.records:
         counts[record.status] += 1
-    ended = counts["succeeded"] + counts["failed"]
+    ended = counts["succeeded"] + counts["failed"] + counts["stopped"]
     missing = source.planned is not None and ended < source.planned
     state: Literal["running", "finished", "unfinished"] = "finished"
     if counts["running"] or missing:
@@ -161,6 +161,7 @@ def _experiment(source: Source) -> Experiment:
         planned=source.planned,
         succeeded=counts["succeeded"],
         failed=counts["failed"],
+        stopped=counts["stopped"],
         open=[record.key for record in source.records if record.status == "running"],
         lost={
             record.key: record.reason or "no reason is known"
@@ -179,6 +180,7 @@ def _trial(experiment: str, record: TrialRecord) -> TrialView:
         "strategy": record.strategy,
         "status": record.status,
         "reason": record.reason,
+        "share_done": record.share_done,
         "decoupling": given.get("decoupling"),
         "hyperparameters": given.get("hyperparameters", {}),
         "seed": given.get("train", {}).get("seed"),
@@ -316,6 +318,7 @@ def _summary(
         num_experiments=len(paths),
         num_trials=sum(trial.status == "succeeded" for trial in own),
         num_failed=sum(trial.status == "failed" for trial in own),
+        num_stopped=sum(trial.status == "stopped" for trial in own),
         best=sorted(best, key=lambda trial: -(trial.validation_accuracy or 0.0)),
         validation_accuracy=spread("validation_accuracy"),
         test_accuracy=spread("test_accuracy"),
@@ -340,12 +343,13 @@ def _studies(trials: Sequence[TrialView], importance: Importance) -> list[Study]
         enough = len(scored) >= MIN_TRIALS_FOR_IMPORTANCE
         shares = importance(scored) if enough else None
         for experiment in dict.fromkeys(trial.experiment for trial in ended):
-            own = [t.validation_accuracy for t in ended if t.experiment == experiment]
+            own = [trial for trial in ended if trial.experiment == experiment]
             found.append(
                 Study(
                     strategy=strategy,
                     experiment=experiment,
-                    accuracies=own,
+                    accuracies=[trial.validation_accuracy for trial in own],
+                    stopped=[n for n, t in enumerate(own, start=1) if t.status == "stopped"],
                     importance=shares,
                 )
             )

@@ -95,7 +95,8 @@ class TrialView(_Shown):
         key: The trial's name in it.
         strategy: What its decoupling comes from.
         status: Whether it has ended, and how.
-        reason: Why it failed.
+        reason: Why it failed or was stopped.
+        share_done: How much of a training was done when it was stopped early, a fraction.
         decoupling: What was trained.
         hyperparameters: Those that were tuned.
         seed: Of the training.
@@ -117,8 +118,9 @@ class TrialView(_Shown):
     experiment: str
     key: str
     strategy: str
-    status: Literal["running", "succeeded", "failed"]
+    status: Literal["running", "succeeded", "failed", "stopped"]
     reason: str | None = None
+    share_done: float | None = None
     decoupling: Decoupling
     hyperparameters: dict[str, Any] = {}
     seed: int | None = None
@@ -249,6 +251,7 @@ class Experiment(_Shown):
         planned: Number of trials that it is going to have, None where that is not known.
         succeeded: Trials that did, searches included.
         failed: Trials that did not.
+        stopped: Trials that were stopped early, as there was no hope for them.
         open: Keys of the trials that were handed out and have not ended.
         lost: Why trials of a study failed, by key; nothing else tells of them.
     """
@@ -258,6 +261,7 @@ class Experiment(_Shown):
     planned: int | None
     succeeded: int
     failed: int
+    stopped: int = 0
     open: list[str]
     lost: dict[str, str] = {}
 
@@ -310,6 +314,7 @@ class StrategySummary(_Shown):
         num_experiments: In how many experiments a training of it succeeded.
         num_trials: Trainings that succeeded.
         num_failed: Trainings that did not.
+        num_stopped: Trainings that were stopped early.
         best: For each experiment the best of its trainings; the best of them first.
         validation_accuracy: Of those.
         test_accuracy: Of those.
@@ -325,6 +330,7 @@ class StrategySummary(_Shown):
     num_experiments: int
     num_trials: int
     num_failed: int
+    num_stopped: int = 0
     best: list[TrialView]
     validation_accuracy: Spread | None
     test_accuracy: Spread | None
@@ -342,7 +348,9 @@ class Study(_Shown):
     Attributes:
         strategy: Whose.
         experiment: Name of the experiment.
-        accuracies: Validation accuracy of every training that has ended, None where it failed.
+        accuracies: Validation accuracy of every training that has ended, None where it failed or
+            was stopped early.
+        stopped: Numbers of those stopped early, from 1.
         importance: Share of each hyperparameter in what makes trainings of the strategy good, all
             experiments together; None below `MIN_TRIALS_FOR_IMPORTANCE` trainings.
     """
@@ -350,6 +358,7 @@ class Study(_Shown):
     strategy: str
     experiment: str
     accuracies: list[Accuracy | None]
+    stopped: list[int] = []
     importance: dict[str, float] | None
 
 

@@ -8,7 +8,7 @@ Cost is counted twice. ``images``: those that the steps of trainings and searche
 steps times batch size; one of SEDONA's search takes more computing than one of a training, one of a
 probing less. ``time_s``: seconds of the trials, as if they had run one after another. A search that
 serves several numbers of blocks is charged to each of them. A failed training is charged what the
-strategy's others cost on average.
+strategy's others cost on average, one that was stopped early as much of it as was done.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ def _cumulative(
             ends.append(spent)
         elif trial.status == "failed":
             spent += typical
+        elif trial.status == "stopped":
+            spent += typical * (trial.share_done or 0.0)
     return ends
 
 

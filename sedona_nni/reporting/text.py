@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sedona_nni.decoupling import ProbeResult
+from sedona_nni.report import trials_in_words
 from sedona_nni.reporting.data import Experiment, Group, SearchView, Spread, StrategySummary
 
 __all__ = [
@@ -84,7 +85,7 @@ def search_in_words(search: SearchView) -> str:
 
 def experiment_in_words(experiment: Experiment) -> str:
     """Return how far an experiment is."""
-    ended = str(experiment.succeeded + experiment.failed)
+    ended = str(experiment.succeeded + experiment.failed + experiment.stopped)
     if experiment.planned is not None:
         ended += f" of {experiment.planned}"
     text = f"experiment {experiment.name} is {experiment.state}: {ended} trials have ended"
@@ -115,7 +116,6 @@ def summary_table(group: Group) -> tuple[list[str], list[list[str]]]:
 
 def _summary_cells(summary: StrategySummary, several: bool) -> list[str]:
     decoupling = summary.best[0].decoupling.in_words() if summary.best else ""
-    trials = str(summary.num_trials)
     return [
         summary.strategy,
         str(summary.num_experiments) if several else decoupling,
@@ -126,5 +126,5 @@ def _summary_cells(summary: StrategySummary, several: bool) -> list[str]:
         seconds(summary.time_s),
         seconds(summary.search_time_s),
         seconds(summary.total.get("time_s")),
-        trials + (f" ({summary.num_failed} failed)" if summary.num_failed else ""),
+        trials_in_words(summary.num_trials, summary.num_failed, summary.num_stopped),
     ]

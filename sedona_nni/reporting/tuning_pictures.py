@@ -58,7 +58,8 @@ def tuning_history(
                     transform=axes.get_xaxis_transform(),
                     clip_on=False,
                 )
-                drawing.entitle(cross, f"{where}: failed")
+                how = "stopped early" if number in study.stopped else "failed"
+                drawing.entitle(cross, f"{where}: {how}")
     axes.set_xlabel("training")
     axes.set_ylabel("validation accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -66,8 +67,10 @@ def tuning_history(
     axes.margins(x=0.06)
     axes.set_ylim(*padded(span))
     scored = [value for study in studies for value in study.accuracies if value is not None]
-    failed = sum(value is None for study in studies for value in study.accuracies)
+    stopped = sum(len(study.stopped) for study in studies)
+    failed = sum(value is None for study in studies for value in study.accuracies) - stopped
     said = f"{len(scored)} trainings" + (f", {failed} failed" if failed else "")
+    said += f", {stopped} stopped early" if stopped else ""
     if scored:
         said += f", from {min(scored):.1%} to {max(scored):.1%}"
     return drawing.finish(f"{studies[0].strategy}: trainings in their order", said)

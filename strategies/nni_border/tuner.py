@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import nni
+from nni.assessor import Assessor
 from nni.runtime import msg_dispatcher
+from nni.runtime.tuner_command_channel import CommandType
 from nni.tuner import Tuner
 
 from sedona_nni.errors import SedonaError
@@ -121,6 +123,13 @@ class BorderTuner(Tuner, ABC):
     @abstractmethod
     def failed(self, parameters: Parameters, reason: str) -> None:
         """Take note that a trial ended without a result."""
+
+    def is_hopeless(self, parameters: Parameters, metrics: Any) -> bool:
+        """Take what a trial reports on its way; return whether to stop it, which is its end.
+
+        Called again for what it has reported already when an experiment is resumed.
+        """
+        return False
 
     def resumed(self, running: list[Parameters]) -> None:
         """Take note of which trials NNI starts again when an experiment is resumed."""
@@ -244,6 +253,20 @@ class BorderTuner(Tuner, ABC):
             else:
                 _logger.warning("ignored an imported result without a key: %s", result)
 
+    @_entry_point
+    def _take_intermediate(self, data: dict[str, Any]) -> None:
+        """Take what a trial reports on its way, in place of an assessor.
+
+        NNI's own way to one would wait for ever for reports that it sent while a resumed tuner was
+        being configured.
+        """
+        parameters = self._running.get(data["parameter_id"])
+        if parameters is not None and self.is_hopeless(parameters, data["value"]):
+            self._dispatcher.send(CommandType.KillTrialJob, json.dumps(data["trial_job_id"]))
+            del self._running[data["parameter_id"]]  # whatever may still come of it
+            tell(f"sedona-nni: trial {parameters.get('key')}: stopped early")
+            self.supply()
+
     # Details
 
     def _is_done(self) -> bool:
@@ -253,6 +276,8 @@ class BorderTuner(Tuner, ABC):
         """Get to know NNI's dispatcher, the only one that can be told about errors."""
         self._dispatcher = dispatcher
         self._report_error = dispatcher.report_error
+        dispatcher.assessor = Assessor()  # or the next is never called
+        dispatcher._handle_intermediate_metric_data = self._take_intermediate
         if self._error is not None:
             dispatcher.report_error(TunerError.of(self._error).message)
             raise self._error

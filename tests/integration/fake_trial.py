@@ -1,7 +1,7 @@
 """A trial that takes its parameters at the border and makes its results up.
 
 The environment variable FAKE_TRIAL holds JSON, by the stage or the key of a trial:
-    {"search": {"seconds": 3}, "uniform-001": {"fail": true}, ...}
+    {"search": {"seconds": 3}, "uniform-001": {"fail": true, "accuracies": [0.1, 0.2]}, ...}
 and "first_asks_late": true lets the first trial ask for its parameters after the second.
 """
 
@@ -31,6 +31,9 @@ with open(os.environ["FAKE_TRIAL_LOG"], "a", encoding="utf-8") as log:
 
 report_intermediate({"default": 0.25, "loss": 1.5, "nothing yet": None})
 been_here = Path(os.environ["NNI_OUTPUT_DIR"]) / "been-here"  # stays for a second run
+for epoch, accuracy in enumerate(behaviour.get("accuracies", []), start=1):
+    report_intermediate({"default": accuracy, "loss": 1.5, "epoch": epoch})
+    time.sleep(0.5)
 seconds = 0 if been_here.exists() else behaviour.get("seconds", 0)
 been_here.touch()
 time.sleep(seconds)

@@ -7,14 +7,21 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from nni_world import World, get, status, wait_for
+import requests
+from nni_world import World, get, new_world, status, unused_port, wait_for
 
 pytestmark = pytest.mark.nni
 
@@ -141,6 +148,78 @@ def test_ctrl_c_leaves_no_process_and_resume_does_not_repeat_finished_work(
     keys = [started["key"] for started in world.started_trials()]
     assert keys == ["search", "sedona-000", "sedona-000", "uniform-000"]
     assert world.processes() == []
+
+
+@pytest.fixture
+def strange_world(tmp_path: Path) -> Iterator[World]:
+    """A home whose name means something else in addresses."""
+    home = tmp_path / "a%20b c?d#e"
+    home.mkdir()
+    with new_world(home) as world:
+        yield world
+
+
+def test_a_hopeless_training_is_stopped_and_the_dashboard_shows_it(
+    strange_world: World, port: int
+) -> None:
+    """Under a real manager, and with Optuna's real dashboard on what it left."""
+    world = strange_world
+    experiment = world.experiment(
+        class_args={
+            "num_blocks": [],
+            "decoupling": "uniform:2:conv1",
+            "compare": [],
+            "trials_per_strategy": 3,
+            "pruner": {"name": "median", "startup_trials": 1},
+        },
+        tuner_class="OptunaTuner",
+    )
+    hopeless = {"accuracies": [0.1], "seconds": 600}
+    world.trials(**{"given-000": {"accuracies": [0.4, 0.6]}, "given-001": hopeless})
+    run = world.sedona("run", experiment, "--port", str(port))
+    out, err = run.communicate(timeout=200)
+    assert run.returncode == 0, err
+    assert "given-001: stopped early after epoch 1 of 182, validation accuracy 10.0%" in err
+    assert "2 (1 stopped early)" in out
+    assert "failed" not in err
+    keys = [started["key"] for started in world.started_trials()]
+    assert keys == ["given-000", "given-001", "given-002"]
+    assert world.processes() == []
+
+    (command,) = re.findall(r"Optuna's studies: (.+)", err)
+    other = unused_port()
+    dashboard = subprocess.Popen(
+        [
+            Path(sys.executable).with_name("optuna-dashboard"),
+            *shlex.split(command)[1:],
+            *("--host", "127.0.0.1", "--port", str(other)),
+        ],
+        env=world.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        address = f"http://127.0.0.1:{other}/api/studies"
+        (study,) = wait_for(lambda: _answer(address), process=dashboard)["study_summaries"]
+        assert study["study_name"] == "given"
+        trials = _answer(f"{address}/{study['study_id']}?after=0")["trials"]
+    finally:
+        dashboard.terminate()
+        dashboard.wait()
+    assert [trial["state"] for trial in trials] == ["Complete", "Pruned", "Complete"]
+    reported = [value["value"] for value in trials[0]["intermediate_values"]]
+    assert reported == [0.4, 0.6]
+    attributes = {each["key"]: each["value"] for each in trials[1]["user_attrs"]}
+    assert set(attributes) == {"strategy", "blocks", "cuts", "auxiliary"}
+    assert "3" in attributes["cuts"]
+    assert "conv1" in attributes["auxiliary"]
+
+
+def _answer(address: str) -> Any:
+    try:
+        return requests.get(address, timeout=20).json()
+    except requests.RequestException:
+        return None
 
 
 def test_plain_nnictl_ends_by_itself_also_when_stopped_in_the_search(

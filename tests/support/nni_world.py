@@ -38,6 +38,7 @@ class World:
             "trials_per_strategy": 1,
             **changes.pop("class_args", {}),
         }
+        tuner = changes.pop("tuner_class", "SedonaTuner")
         config = {
             "experimentName": "test",
             "trialCommand": f"python {FAKE_TRIAL}",
@@ -46,7 +47,7 @@ class World:
             "trainingService": {"platform": "local"},
             "searchSpace": {"lr": {"_type": "loguniform", "_value": [0.01, 0.2]}},
             "tuner": {
-                "className": "strategies.tuner.SedonaTuner",
+                "className": f"strategies.tuner.{tuner}",
                 "codeDirectory": ".",
                 "classArgs": class_args,
             },

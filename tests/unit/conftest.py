@@ -23,6 +23,7 @@ class Dispatch:
         self.trials: dict[int, dict[str, Any]] = {}
         self.started: list[str] = []
         self.finals: dict[int, dict[str, Any]] = {}
+        self.stopped: list[str] = []
         self.error: str | None = None
         self.ended = False
         tuner._api = lambda: self
@@ -34,6 +35,8 @@ class Dispatch:
             trial = json.loads(data)
             self.trials[trial["parameter_id"]] = trial
             self.started.append(trial["parameters"]["key"])
+        elif command is CommandType.KillTrialJob:
+            self.stopped.append(json.loads(data))
         elif command is CommandType.Error:
             self.error = data
 
@@ -70,6 +73,17 @@ class Dispatch:
         value = {"key": key, "default": 0.5, **result}
         self.dispatcher.handle_report_metric_data(
             {"parameter_id": self.number(key), "type": "FINAL", "value": json.dumps(value)}
+        )
+
+    def intermediate(self, key: str, sequence: int, **metrics: Any) -> None:
+        self.dispatcher.handle_report_metric_data(
+            {
+                "parameter_id": self.number(key),
+                "trial_job_id": key,
+                "type": "PERIODICAL",
+                "sequence": sequence,
+                "value": json.dumps(metrics),
+            }
         )
 
     def end(self, key: str, event: str = "SUCCEEDED") -> None:

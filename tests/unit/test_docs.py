@@ -15,6 +15,7 @@ DOCUMENTS = [
     "README.md",
     "docs/benchmark.md",
     "docs/method.md",
+    "docs/optuna.md",
     "docs/reference.md",
     "docs/report.md",
     "docs/speed.md",

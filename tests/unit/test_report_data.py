@@ -15,7 +15,9 @@ from sedona_nni.decoupling import Decoupling, ProbeResult
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import TrialRecord
 from sedona_nni.reporting.build import Source, build_report
-from sedona_nni.reporting.data import Curve, Group, Spread, Within
+from sedona_nni.reporting.data import Curve, Group, Report, Spread, Within
+from sedona_nni.reporting.page import render
+from sedona_nni.reporting.text import summary_table
 
 
 def no_importance(trials: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, float]:
@@ -48,6 +50,21 @@ def test_a_failed_training_is_charged_what_the_others_cost_on_average() -> None:
     running = record("uniform-003")
     first, last = trained("uniform-000", 0.5, images=40), trained("uniform-002", 0.4, images=60)
     assert curve(group([first, failed, last, running]), "uniform", "images").points == [40, 150]
+
+
+def test_a_stopped_training_is_charged_what_it_did() -> None:
+    stopped = record("uniform-001", status="stopped", reason="stopped early", share_done=0.4)
+    first, last = trained("uniform-000", 0.5, images=40), trained("uniform-002", 0.4, images=60)
+    found = group([first, stopped, last])
+    assert curve(found, "uniform", "images").points == [40, 120]
+    (summary,) = found.strategies
+    assert (summary.num_trials, summary.num_failed, summary.num_stopped) == (2, 0, 1)
+    assert (found.experiments[0].state, found.experiments[0].stopped) == ("finished", 1)
+    assert found.studies[0].stopped == [2]
+    assert "2 (1 stopped early)" in summary_table(found)[1][0]
+    page = render(Report(groups=[found]), "a test")
+    assert "1 stopped early" in page
+    assert ">stopped early</td>" in page
 
 
 def test_mean_and_spread_over_experiments_once_all_have_a_training() -> None:

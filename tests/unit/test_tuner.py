@@ -16,8 +16,10 @@ from sedona_nni.compute import Compute, compute_in_macs
 from sedona_nni.decoupling import Decoupling, SearchResult, parse_result, uniform_cuts
 from sedona_nni.errors import InputError
 from sedona_nni.ledger import Ledger
+from sedona_nni.report import cells, comparison, compromise_table, compromises
+from strategies.hyperparameters import study_url
 from strategies.ledger_tuner import LEDGER_FILE
-from strategies.tuner import OptunaTuner, ProbeTuner, SedonaTuner
+from strategies.tuner import STUDY_FILE, OptunaTuner, ProbeTuner, SedonaTuner
 
 SPACE = {
     "lr": {"_type": "loguniform", "_value": [0.01, 0.2]},
@@ -761,3 +763,145 @@ def test_leaders_of_a_result_that_is_given(dispatch: Any, tmp_path: Path) -> Non
 def test_probing_does_not_tell_how_many_blocks(dispatch: Any) -> None:
     with pytest.raises(InputError, match=r"num_blocks: must be at least 1 .* but got \[0\]"):
         session(dispatch, tuner=ProbeTuner, num_blocks=0)
+
+
+def studies(nni: Any) -> Any:
+    """Return what Optuna has, by study."""
+    import optuna
+
+    storage = optuna.storages.RDBStorage(study_url(nni.folder / STUDY_FILE))
+    names = optuna.get_all_study_names(storage)
+    return {name: optuna.load_study(study_name=name, storage=storage) for name in names}
+
+
+def epochs(nni: Any, key: str, *accuracies: float) -> None:
+    """Report validation accuracies after each of the first epochs."""
+    for epoch, accuracy in enumerate(accuracies, start=1):
+        if key not in nni.stopped:
+            nni.intermediate(key, epoch - 1, default=accuracy, loss=1.0, epoch=epoch)
+
+
+def test_optuna_knows_what_was_trained_and_how_it_went(dispatch: Any) -> None:
+    nni = session(dispatch)
+    epochs(nni, "uniform-000", 0.3, 0.5)
+    nni.succeed("uniform-000")
+    first = studies(nni)["uniform"].trials[0]
+    assert first.user_attrs == {
+        "strategy": "uniform",
+        "blocks": 2,
+        "cuts": [3],
+        "auxiliary": ["mlp-sr"],
+    }
+    assert first.intermediate_values == {1: 0.3, 2: 0.5}
+    assert first.state.name == "COMPLETE"
+
+
+PRUNED = {"pruner": {"name": "median", "startup_trials": 1}, "train": {"epochs": 4}}
+
+
+def pruned(dispatch: Any, **changes: Any) -> Any:
+    """Return an experiment in which uniform-001 has been stopped, and the next is open."""
+    changes = {"compare": ["uniform"], "trials_per_strategy": 3, **PRUNED, **changes}
+    nni = session(dispatch, **changes)
+    epochs(nni, "uniform-000", 0.4, 0.6)
+    nni.succeed("uniform-000")
+    epochs(nni, "uniform-001", 0.5, 0.55, 0.9)
+    return nni
+
+
+def test_a_hopeless_training_is_stopped_and_counts(dispatch: Any) -> None:
+    nni = pruned(dispatch)
+    assert nni.stopped == ["uniform-001"]  # after its second epoch
+    with pytest.raises(KeyError):
+        nni.tuner._running[nni.number("uniform-001")]
+    nni.end("uniform-001", "USER_CANCELED")
+    finish(nni)
+    record = ledger(nni)["uniform-001"]
+    assert (record.status, record.share_done) == ("stopped", 0.5)
+    assert record.reason == "stopped early after epoch 2 of 4, validation accuracy 55.0%"
+    assert [t.state.name for t in studies(nni)["uniform"].trials] == [
+        *("COMPLETE", "PRUNED", "COMPLETE"),
+    ]
+    rows = comparison(record for record in ledger(nni) if record.stage == "train")
+    row = next(row for row in rows if row.strategy == "uniform")
+    assert cells(row)[-1] == "2 (1 stopped early)"
+    assert nni.ended
+    assert nni.error is None
+    assert "uniform-003" not in nni.started
+
+
+def test_a_stopped_training_stays_so_whatever_comes_of_it(dispatch: Any) -> None:
+    """It may come to its end meanwhile, and NNI may start it again when it is resumed."""
+    before = pruned(dispatch)
+    before.succeed("uniform-001")
+    assert ledger(before)["uniform-001"].status == "stopped"
+    again = [r.parameters for r in ledger(before) if r.key in ("search", "uniform-001")]
+    changes = {"compare": ["uniform"], "trials_per_strategy": 3, **PRUNED}
+    nni = session(dispatch, again=again, **changes)
+    nni.intermediate("uniform-001", 7, default=0.99, epoch=8)  # NNI has lost what came before
+    assert nni.stopped == ["uniform-001"]
+    nni.end("uniform-001", "USER_CANCELED")
+    assert ledger(nni)["uniform-001"].status == "stopped"
+
+
+def test_a_search_is_never_stopped(dispatch: Any) -> None:
+    nni = pruned(dispatch)
+    nni.intermediate("search", 0, default=-9.0, epoch=1)
+    assert nni.stopped == ["uniform-001"]
+
+
+def test_halving(dispatch: Any) -> None:
+    """After epoch 1 the better half goes on, after epoch 2 the better half of those."""
+    nni = pruned(dispatch, pruner={"name": "halving", "reduction": 2}, compare=["uniform"])
+    assert nni.stopped == ["uniform-001"]
+    assert ledger(nni)["uniform-001"].share_done == 0.5
+
+
+@pytest.mark.parametrize("word", ["none", False, None])
+def test_nothing_is_stopped_without_a_rule(dispatch: Any, word: Any) -> None:
+    assert pruned(dispatch, pruner=word).stopped == []
+
+
+def test_two_objectives(dispatch: Any) -> None:
+    """Trainings that need less memory are as good as those that are more accurate."""
+    nni = session(dispatch, compare=["uniform"], trials_per_strategy=3, second_objective="memory")
+    nni.intermediate("uniform-000", 0, default=0.1, epoch=1)
+    for number, (accuracy, memory) in enumerate([(0.5, 20.0), (0.6, 30.0), (0.4, 25.0)]):
+        nni.succeed(f"uniform-00{number}", default=accuracy, peak_memory_mib=memory)
+    study = studies(nni)["uniform"]
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.trials[0].values == [0.5, 20.0]
+    found = compromises(ledger(nni))
+    assert [(each.key, each.value) for each in found] == [
+        ("uniform-001", 30.0),
+        ("uniform-000", 20.0),
+    ]
+    headings, (best, _) = compromise_table(found)
+    assert headings[-2:] == ["peak memory", "tuned"]
+    assert best[:3] == ["uniform-001", "cut after layer 3 (mlp-sr)", "60.0%"]
+    assert best[-2] == "30 MiB"
+
+
+def test_speed_up_as_the_second_objective(dispatch: Any) -> None:
+    nni = session(
+        dispatch,
+        compare=["uniform", "backprop"],
+        trials_per_strategy=1,
+        second_objective="speed-up",
+        tuner=OptunaTuner,
+        num_blocks="-",
+        decoupling="uniform:4:conv1",
+    )
+    finish(nni)
+    found = {each.key: each for each in compromises(ledger(nni))}
+    with torch.device("meta"):
+        compute = compute_in_macs(build_backbone("vgg11", num_classes=10), ["conv1"])
+    best = Decoupling(backbone="vgg11", cuts=uniform_cuts(8, 4), aux=["conv1"] * 3)
+    assert list(found) == ["given-000"]  # as accurate as the others, and faster
+    assert found["given-000"].value == pytest.approx(1 / compute.largest_share(best))
+    assert studies(nni)["backprop"].trials[0].values == [0.5, 1.0]
+
+
+def test_a_rule_compares_one_number(dispatch: Any) -> None:
+    with pytest.raises(InputError, match="pruner must be none where there is a second_objective"):
+        session(dispatch, pruner="median", second_objective="memory")
