@@ -81,7 +81,8 @@ class ProbeSettings(BaseModel):
         The rate falls over the few steps as over those of a whole training, by a cosine.
 
         Args:
-            train: How to train what is found; method, schedule, epochs and seed do not matter.
+            train: How to train what is found; method, schedule, warm-up, averages, epochs and
+                seed do not matter.
             seed_offset: See `Probe`.
         """
         batch_size = self.batch_size(train)
@@ -96,6 +97,8 @@ class ProbeSettings(BaseModel):
                 "epochs": 1,
                 "schedule": "cosine",
                 "milestones": [],
+                "warmup_epochs": 0,
+                "ema_decay": None,
             }
         )
 

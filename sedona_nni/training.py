@@ -72,14 +72,24 @@ class TrainSettings(BaseModel):
             of each block where a method does not train all of them at once.
         batch_size: Images per step, or all where there are fewer.
         evaluation_batch_size: Images at a time when nothing is learned.
-        optimizer: ``sgd`` or ``adam``, one per block.
+        optimizer: ``sgd``, ``adam``, or ``adamw``, whose weight decay is apart from its gradients;
+            one per block.
         lr: Learning rate at the start.
         lr_min: Learning rate at the end of the cosine schedule, at most ``lr``.
+        warmup_epochs: Epochs in which the rate first rises linearly from lr / 100 to lr; a cosine
+            begins after them, milestones count from the start. The asynchronous and the sequential
+            method warm each block up.
         momentum: Momentum of ``sgd``.
+        nesterov: Let ``sgd`` look ahead along its momentum.
         weight_decay: Factor of the L2 penalty's gradient.
         schedule: ``cosine`` from lr to lr_min, step by step, or ``multistep``.
         milestones: Epochs after which ``multistep`` lowers the rate.
         lr_decay: Factor on the rate at each milestone.
+        clip_norm: Longest that the gradient of a block may be, taken by itself, or of a
+            synthesizer; a longer one is scaled down. By default any.
+        ema_decay: Share d that moving averages keep at each update of a block, of its weights and
+            its batch norms' statistics: d average + (1 - d) value. The network of averages is then
+            what is validated, tested and kept. By default there are none.
         label_smoothing: eps of `sedona_nni.losses.LabelSmoothing`.
         validation_fraction: Share of the training images held out to pick the best epoch.
         classes_per_batch: Classes that a batch is made of, see `sedona_nni.batches.BatchStream`; by
@@ -99,14 +109,18 @@ class TrainSettings(BaseModel):
     epochs: int = Field(default=182, ge=1)
     batch_size: int = Field(default=128, ge=2)  # batch norm cannot learn from a single image
     evaluation_batch_size: int = Field(default=1024, ge=1)
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
     lr_min: float = Field(default=0.001, ge=0)
+    warmup_epochs: int = Field(default=0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
     weight_decay: float = Field(default=1e-4, ge=0)
     schedule: Literal["cosine", "multistep"] = "cosine"
     milestones: list[int] = Field(default_factory=list)
     lr_decay: float = Field(default=0.1, gt=0, lt=1)
+    clip_norm: float | None = Field(default=None, gt=0)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
     label_smoothing: float = Field(default=0.1, ge=0, le=0.5)
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     classes_per_batch: int | None = Field(default=None, ge=1)
@@ -129,6 +143,16 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 "class_limited_epochs must come with classes_per_batch, "
                 f"but got {self.class_limited_epochs} alone"
+            )
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError(
+                "nesterov must come with sgd and a momentum above 0, "
+                f"but got {self.optimizer} and {self.momentum}"
+            )
+        if self.warmup_epochs > min([self.epochs - 1, *self.milestones]):
+            raise ValueError(
+                f"warmup_epochs must be below epochs, {self.epochs}, and at most the first "
+                f"milestone, but got {self.warmup_epochs}"
             )
         ends = [0, *self.milestones, self.epochs]
         if self.milestones and any(a >= b for a, b in pairwise(ends)):
@@ -310,7 +334,7 @@ def train(
                     losses[block] += loss
                     updates[block] += 1
 
-            judged = DecoupledNetwork(network.blocks[: method.num_validated])
+            judged = DecoupledNetwork(method.result.blocks[: method.num_validated])
             validation = evaluate(judged, splits.validation, settings, device)
             losses /= torch.tensor(updates, device=device).clamp(min=1)
             if not (losses.isfinite().all() and math.isfinite(validation.loss)):
@@ -329,7 +353,7 @@ def train(
                 "epoch": epoch,
             }
             progress.history.append(numbers)
-            progress.keep_best(network, method.num_validated)
+            progress.keep_best(method.result, method.num_validated)
             progress.time_s = time.perf_counter() - started
             if checkpoint:
                 _save(checkpoint, [network, method], progress)
@@ -381,8 +405,8 @@ def _load(path: Path, parts: Sequence[Stateful], fresh: _Progress) -> _Progress:
     remedy = "remove it to start again"
     with reading(path, remedy):
         state = read_tensors(path)
-        settings = state["settings"]
-    if settings != fresh.settings:
+        settings = TrainSettings.model_validate(state["settings"])  # also one of fewer options
+    if settings.model_dump(mode="json") != fresh.settings:
         raise InputError(f"directory: {path} was made with other training settings")
     with reading(path, remedy):
         for part, saved in zip(parts, state.pop("parts"), strict=True):

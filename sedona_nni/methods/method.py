@@ -6,17 +6,20 @@ The loop over epochs, with validation, checkpoints and reports, is common to all
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, cast
 
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sedona_nni.cost import Cost
-from sedona_nni.decoupled import DecoupledNetwork
+from sedona_nni.decoupled import Block, DecoupledNetwork
 from sedona_nni.decoupling import NO_AUXILIARY
 from sedona_nni.errors import InputError
 from sedona_nni.losses import LabelSmoothing
@@ -31,6 +34,7 @@ __all__ = [
     "Stateful",
     "TrainingMethod",
     "autocast",
+    "build_average",
     "build_optimizer",
     "build_schedule",
 ]
@@ -39,6 +43,7 @@ Precision = Annotated[
     Literal["no", "fp16", "bf16"],
     BeforeValidator(lambda value: "no" if value is False else value),  # `no` and `off` in YAML
 ]
+_WARMUP_START = 0.01  # of the learning rate
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -98,20 +103,41 @@ def build_optimizer(
             settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
         )
-    return torch.optim.Adam(parameters, settings.lr, weight_decay=settings.weight_decay)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, settings.lr, weight_decay=settings.weight_decay)
 
 
 def build_schedule(
     optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int
 ) -> LRScheduler:
     """Return the learning rate's schedule over ``settings.epochs``; it goes step by step."""
-    if settings.schedule == "cosine":
-        return CosineAnnealingLR(
-            optimizer, T_max=settings.epochs * steps_per_epoch, eta_min=settings.lr_min
-        )
+    total = settings.epochs * steps_per_epoch
     milestones = [epoch * steps_per_epoch for epoch in settings.milestones]
+    if settings.warmup_epochs:
+        warmup = settings.warmup_epochs * steps_per_epoch
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return _WARMUP_START + (1 - _WARMUP_START) * step / warmup
+            if settings.schedule == "multistep":
+                return float(settings.lr_decay ** sum(step >= place for place in milestones))
+            lowest = settings.lr_min / settings.lr
+            progress = (step - warmup) / (total - warmup)
+            return lowest + (1 - lowest) * (0.5 + 0.5 * math.cos(math.pi * progress))
+
+        return LambdaLR(optimizer, factor)
+    if settings.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=total, eta_min=settings.lr_min)
     return MultiStepLR(optimizer, milestones, gamma=settings.lr_decay)
+
+
+def build_average(block: Block, settings: TrainSettings) -> AveragedModel:
+    """Return a copy of a block that can follow it, see `TrainSettings.ema_decay`."""
+    assert settings.ema_decay is not None
+    rule = get_ema_multi_avg_fn(settings.ema_decay)
+    return AveragedModel(block, multi_avg_fn=rule, use_buffers=True)
 
 
 class TrainingMethod(ABC):
@@ -129,6 +155,7 @@ class TrainingMethod(ABC):
         scaler: Scales losses against underflow in half precision; all blocks share it.
         optimizers: One per block.
         schedules: One per optimizer.
+        averages: One per block, moving averages of its weights and statistics; none by default.
         parts: What has a state that must outlive an interruption, beside the network.
     """
 
@@ -162,16 +189,56 @@ class TrainingMethod(ABC):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
         self.optimizers: list[torch.optim.Optimizer] = []
         self.schedules: list[LRScheduler] = []
+        self.averages: list[AveragedModel] = []
         self.parts: list[Stateful] = [self.scaler]
 
     def optimize(self, modules: Iterable[nn.Module]) -> None:
-        """Make an optimizer and a schedule for each module, one module per block."""
-        self.optimizers = [build_optimizer(m.parameters(), self.settings) for m in modules]
+        """Make an optimizer and a schedule for each module, one module per block.
+
+        Around each of their updates gradients are clipped and averages follow, if so wanted. A
+        module may be an `nn.ModuleList`, of which each member's gradients are clipped by their own
+        norm.
+        """
+        for module, block in zip(modules, self.network.blocks, strict=True):
+            optimizer = build_optimizer(module.parameters(), self.settings)
+            # An optimizer's hooks see gradients that are unscaled, and only updates that are done
+            if self.settings.clip_norm is not None:
+                members = module if isinstance(module, nn.ModuleList) else [module]
+                optimizer.register_step_pre_hook(self._clipping(members))
+            if self.settings.ema_decay is not None:
+                average = build_average(block, self.settings)
+                optimizer.register_step_post_hook(self._following(average, block))
+                self.averages.append(average)
+            self.optimizers.append(optimizer)
         self.schedules = [
             build_schedule(optimizer, self.settings, self.steps_per_epoch)
             for optimizer in self.optimizers
         ]
-        self.parts += [*self.optimizers, *self.schedules]
+        self.parts += [*self.optimizers, *self.schedules, *self.averages]
+
+    def _clipping(self, members: Iterable[nn.Module]) -> Callable[..., None]:
+        assert self.settings.clip_norm is not None
+        longest = self.settings.clip_norm
+        parameters = [[*member.parameters()] for member in members]
+
+        def clip(*unused: Any) -> None:
+            for own in parameters:
+                clip_grad_norm_(own, longest)
+
+        return clip
+
+    def _following(self, average: AveragedModel, block: Block) -> Callable[..., None]:
+        def follow(*unused: Any) -> None:
+            average.update_parameters(block)
+
+        return follow
+
+    @property
+    def result(self) -> DecoupledNetwork:
+        """What training has come to: the averages of the blocks if there are any, or the blocks."""
+        if not self.averages:
+            return self.network
+        return DecoupledNetwork([cast(Block, average.module) for average in self.averages])
 
     @property
     def num_epochs(self) -> int:

@@ -319,11 +319,16 @@ class Killed(Exception):
     [
         *(({}, steps) for steps in [(0,), (2,), (3,), (5,), (7, 8), (9,), (4, 5, 6)]),
         ({"optimizer": "adam"}, (5,)),
+        (
+            {"optimizer": "adamw", "warmup_epochs": 1, "clip_norm": 0.1, "ema_decay": 0.9},
+            (2, 4, 8),
+        ),
         ({"schedule": "multistep", "milestones": [1]}, (2, 4, 7)),
         ({"method": "sequential", "epochs": 1}, (2, 4, 8)),
-        ({"method": "sequential"}, (10,)),
+        ({"method": "sequential", "ema_decay": 0.5}, (10,)),
         ({"method": {"name": "asynchronous", "buffer": 3, "max_draws": 2}}, (1, 4, 8)),
         ({"method": SLOWED, "schedule": "multistep", "milestones": [1]}, (4, 11)),
+        ({"method": SLOWED, "warmup_epochs": 2, "nesterov": True, "ema_decay": 0.5}, (5,)),
     ],
 )
 def test_interrupted_and_continued_is_uninterrupted_to_the_bit(
