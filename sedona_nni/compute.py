@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from sedona_nni.auxiliary import auxiliary_context
-from sedona_nni.backbones import Backbone
+from sedona_nni.backbones import Backbone, stem_words
 from sedona_nni.cost import auxiliary_cost, head_cost, layer_costs
 from sedona_nni.decoupling import NO_AUXILIARY, Decoupling
 from sedona_nni.errors import InputError
@@ -150,11 +150,13 @@ def compute_in_macs(backbone: Backbone, aux_names: Iterable[str]) -> Compute:
 
 def provenance_of(backbone: Backbone) -> dict[str, Any]:
     """Return which form of a backbone was counted or measured."""
+    stem = stem_words(backbone)
     return {
         "width_multiplier": backbone.width_multiplier,
         "image_size": backbone.image_size,
         "in_channels": backbone.in_channels,
         "num_classes": backbone.num_classes,
+        **({} if stem is None else {"stem": stem}),
     }
 
 

@@ -195,12 +195,15 @@ class Sedona(OneShotStrategy):
             checkpoint_every: Steps between checkpoints.
             on_progress: Called after every step with its numbers, see `Search.advance`, and with
                 ``step``, the number of steps done.
-            **options: Fields of `SearchSettings`. Batch sizes, if given, must be the loaders'.
+            **options: Fields of `SearchSettings`. Batch sizes, if given, must be the loaders', and
+                ``validation_fraction`` is for data sets of our own alone.
 
         Raises:
             InputError: if an option is unknown or breaks a rule.
         """
         super().__init__()
+        if checkpoint_every < 1:
+            raise InputError.rule("Sedona.checkpoint_every", "must be at least 1", checkpoint_every)
         try:
             self.settings = SearchSettings(**options)
         except ValidationError as error:
@@ -249,6 +252,11 @@ class Sedona(OneShotStrategy):
         validation, validation_size = images_of(val_dataloader_fn(), "val_dataloaders")
         check_disjoint(train, validation)
         self._images = (train, validation)
+        share = self.settings.validation_fraction
+        usual = SearchSettings.model_fields["validation_fraction"].default
+        if isinstance(train, LoadedImages) and share != usual:
+            rule = "must be left out, because the loaders bring both parts"
+            raise InputError.rule("Sedona.validation_fraction", rule, share)
         sizes = {"batch_size": batch_size, "validation_batch_size": validation_size}
         for field, size in sizes.items():
             wanted = getattr(self.settings, field)

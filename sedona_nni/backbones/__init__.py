@@ -147,7 +147,8 @@ def check_stem(name: str, stem: str) -> None:
 
 def stem_words(backbone: Backbone) -> str | None:
     """Return what the stem is, where there is a choice, e.g. ``"published, 3x3 convolution"``."""
-    if len(_architecture(backbone.name).stems) == 1:
+    architecture = BACKBONES.get(backbone.name)
+    if architecture is None or len(architecture.stems) == 1:
         return None
     return f"{backbone.stem}, {stem_in_words(backbone.image_size, backbone.stem)}"
 

@@ -407,6 +407,8 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_can_be_pressed_again(tmp_path: Path)
         ({"meta_step": 5}, "Sedona.meta_step: unknown field"),
         ({"inner_steps": 0}, "Sedona.inner_steps: "),
         ({"batch_size": 16}, "Sedona.batch_size: must be the loader's, 8, but got 16"),
+        ({"validation_fraction": 0.1}, r"Sedona\.validation_fraction: must be left out, because"),
+        ({"checkpoint_every": 0}, r"Sedona\.checkpoint_every: must be at least 1, but got 0"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:

@@ -51,6 +51,7 @@ def test_macs_are_those_of_the_blocks() -> None:
     speedup = summarise_blocks(costs)["ideal_speedup_with_auxiliary"]
     assert 1 / compute.largest_share(decoupling) == pytest.approx(speedup)
     assert compute.provenance["num_classes"] == 7
+    assert compute.provenance["stem"] == "published, 7x7 convolution of stride 2"
 
 
 @pytest.mark.parametrize(
