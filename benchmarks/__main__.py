@@ -251,6 +251,48 @@ def dgl_family(
     )
 
 
+@app.command()
+def gpu(
+    record: Annotated[str, typer.Option(metavar="NAME", help="Write NAME.json and NAME.md.")],
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long all of it may take.")] = 8,
+    device: Annotated[str, typer.Option(help="cuda; or cpu, at small sizes.")] = "cuda",
+    directory: Annotated[
+        Path | None, typer.Option(help="Where to write, by default benchmarks/records.")
+    ] = None,
+    release_path: ReleasePath = None,
+    as_json: Json = False,
+) -> None:
+    """All that should be seen once on a GPU: checks, training, search, probing, steps, memory.
+
+    It needs torch, torchvision, NumPy, safetensors, pydantic, typer and rich, and not that this
+    project is installed. What it has measured so far is in the file at any time.
+    """
+    import torch
+
+    from benchmarks.gpu import FULL, SMALL, run
+    from benchmarks.record import RECORDS, check_name, header
+    from benchmarks.release import check_release
+
+    check_name(record)
+    if device not in ("cpu", "cuda"):
+        raise InputError.rule("--device", "must be cpu or cuda", device)
+    if release_path is not None:
+        check_release(_setting(step="relaxed-step", release_path=release_path))
+    sizes = FULL if device == "cuda" else SMALL
+    failed = run(
+        header(n=sizes.repeats, gpu=_gpu(device)),
+        torch.device(device),
+        sizes,
+        minutes,
+        record=record,
+        directory=directory or RECORDS,
+        release_path=release_path,
+        as_json=as_json,
+    )
+    if failed:
+        raise SedonaError(f"failed, see the record: {', '.join(failed)}")
+
+
 def _setting(**values: Any) -> StepSetting:
     from benchmarks.search_steps import StepSetting
 

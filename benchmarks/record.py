@@ -16,11 +16,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 from pydantic import BaseModel, ConfigDict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -29,7 +28,16 @@ from rich.table import Table as RichTable
 from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically, write_json
 
-__all__ = ["RECORDS", "Header", "Machine", "Table", "check_name", "header", "publish"]
+__all__ = [
+    "RECORDS",
+    "Header",
+    "Machine",
+    "Table",
+    "check_name",
+    "header",
+    "memory_bytes",
+    "publish",
+]
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
@@ -124,16 +132,24 @@ def header(*, n: int, packages: Sequence[str] = _PACKAGES, gpu: str | None = Non
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         commit=commit,
         dirty=None if changes is None else changes != "",
-        versions={"python": platform.python_version()} | {name: version(name) for name in packages},
+        versions={"python": platform.python_version()}
+        | {name: _version(name) for name in packages},
         machine=Machine(
             cpu=_cpu(),
             cores=len(os.sched_getaffinity(0)),
-            memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+            memory_gib=round(memory_bytes("MemTotal") / 2**30, 1),
             gpu=gpu,
             load=round(os.getloadavg()[0], 2),
         ),
         n=n,
     )
+
+
+def memory_bytes(field: str) -> int:
+    """Return what the system says about its memory: ``MemTotal``, or ``MemAvailable``."""
+    match = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.M)
+    assert match is not None
+    return 1024 * int(match[1])
 
 
 def check_name(name: str) -> None:
@@ -197,6 +213,13 @@ def _markdown(name: str, head: Header, tables: Sequence[Table]) -> str:
     ]
     parts = [f"# {name}", f"    {head.command}", "\n".join(facts)]
     return "\n\n".join([*parts, *(table.markdown() for table in tables)]) + "\n"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # of this library: run from a checkout that is not installed
+        return "not installed"
 
 
 def _git(*arguments: str) -> str | None:

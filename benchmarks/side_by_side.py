@@ -23,12 +23,20 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
-from benchmarks.record import Table
+from benchmarks.record import Table, memory_bytes
 
-__all__ = ["Measured", "Prepare", "Side", "compare", "comparison_table"]
+__all__ = [
+    "OUT_OF_MEMORY",
+    "Measured",
+    "Prepare",
+    "Side",
+    "compare",
+    "comparison_table",
+    "is_lack_of_memory",
+    "seconds",
+]
 
 Prepare = Callable[[Any], Callable[[], object]]
 """setting -> the computation, which is then repeated. A module's function: it is sent by name."""
@@ -209,23 +217,24 @@ def _serve(side: Side, connection: Connection) -> None:
             while True:
                 if connection.recv() == "repeat":
                     gc.collect()
-                    connection.send(("seconds", _seconds(computation, device)))
+                    connection.send(("seconds", seconds(computation, device)))
                 else:
                     connection.send(("memory", _memory(baseline, device)))
         except (MemoryError, RuntimeError) as error:
-            if not _is_lack_of_memory(error):
+            if not is_lack_of_memory(error):
                 raise
             connection.send(("failure", OUT_OF_MEMORY))
 
 
-def _seconds(computation: Callable[[], object], device: torch.device) -> float:
+def seconds(computation: Callable[[], object], device: torch.device) -> float:
+    """Return how long it takes; the device is waited for before the clock is read."""
     _synchronise(device)
     start = time.perf_counter()
     result = computation()
     _synchronise(device)
-    seconds = time.perf_counter() - start
+    taken = time.perf_counter() - start
     del result
-    return seconds
+    return taken
 
 
 def _synchronise(device: torch.device) -> None:
@@ -258,14 +267,15 @@ def _limit_memory() -> None:
     Allocations fail beyond most of what is free now; should the kernel still run out, this is the
     process that it ends.
     """
-    limit = int(_SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available)
+    limit = int(_SHARE_OF_FREE_MEMORY * memory_bytes("MemAvailable"))
     limits = (limit, *resource.getrlimit(resource.RLIMIT_DATA))
     limit = min(bound for bound in limits if bound != resource.RLIM_INFINITY)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _is_lack_of_memory(error: Exception) -> bool:
+def is_lack_of_memory(error: Exception) -> bool:
+    """Whether that is what an exception means."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     said = str(error)  # torch's own allocator, and oneDNN, which gives no reason

@@ -294,7 +294,6 @@ class TestPeakMemory:
         assert capfd.readouterr() == ("", "")
 
     @pytest.mark.gpu
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
     def test_on_cuda(self) -> None:
         device = torch.device("cuda")
         before = torch.ones(16 * MIB, device=device)

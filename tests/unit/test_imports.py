@@ -5,35 +5,15 @@ from __future__ import annotations
 import pkgutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
+from blocked_imports import run_blocking
 
 import sedona_nni
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(module.name for module in pkgutil.iter_modules(sedona_nni.__path__, "sedona_nni."))
-
-
-def run_blocking(names: list[str], code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in another process where importing any of the names fails."""
-    block = f"""
-        import sys
-
-        class Blocked:
-            def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] in {names!r}:
-                    raise ImportError(f"{{name}} is blocked")
-
-        sys.meta_path.insert(0, Blocked())
-    """
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(block) + textwrap.dedent(code)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
 
 
 def test_the_library_needs_neither_nni_nor_lightning_nor_optuna() -> None:
@@ -51,7 +31,7 @@ def test_the_library_needs_neither_nni_nor_lightning_nor_optuna() -> None:
 
 def test_a_blocked_import_would_be_noticed() -> None:
     done = run_blocking(["nni"], "import strategies.nni_border.trial")
-    assert "ImportError: nni" in done.stderr
+    assert "No module named 'nni'" in done.stderr
 
 
 def test_the_search_spaces_need_no_strategies_and_strategies_no_trials() -> None:

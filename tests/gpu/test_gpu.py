@@ -1,0 +1,14 @@
+"""On a GPU; what ``python -m benchmarks gpu`` checks as well, where there is no pytest."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.gpu_checks import CHECKS
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CHECKS)
+def test_on_a_gpu(name: str) -> None:
+    CHECKS[name](torch.device("cuda"))
