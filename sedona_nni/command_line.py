@@ -164,6 +164,13 @@ def resume(
     port: Port = DEFAULT_PORT,
     public: Public = False,
     results: Results = Path("results"),
+    unlimited: Annotated[
+        bool,
+        typer.Option(
+            "--unlimited",
+            help="Lift the experiment's maxExperimentDuration and maxTrialNumber for good.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Go on with a stopped experiment; what is finished is not repeated."""
@@ -173,7 +180,7 @@ def resume(
     _check_start(port, results)
     planned = Experiment.from_config(stopped_config(experiment_id))
     _tell_contents(planned.check_machine())
-    _supervise(["resume", experiment_id], planned, port, public, results, as_json)
+    _supervise(["resume", experiment_id], planned, port, public, results, as_json, unlimited)
 
 
 def _check_start(port: int, results: Path) -> None:
@@ -192,6 +199,7 @@ def _supervise(
     public: bool,
     results: Path,
     as_json: bool,
+    unlimited: bool = False,
 ) -> None:
     from sedona_nni.report import Compromise, StrategyRow, compromise_table
     from strategies.runner import supervise
@@ -205,6 +213,7 @@ def _supervise(
         public=public,
         results=results,
         console=Console(stderr=True),
+        unlimited=unlimited,
     )
     if folder is not None:
         table = json.loads((folder / "table.json").read_text(encoding="utf-8"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
@@ -63,6 +64,8 @@ class StrategyRow(BaseModel):
         num_trials: Training trials that succeeded.
         num_failed: Training trials that did not.
         num_stopped: Training trials that were stopped early, as there was no hope for them.
+        num_planned: Training trials that it was to have, where the experiment ended before; so the
+            row is not to be compared with others.
         is_mean: Whether it is of a study.
     """
 
@@ -80,6 +83,7 @@ class StrategyRow(BaseModel):
     num_trials: int
     num_failed: int
     num_stopped: int = 0
+    num_planned: int | None = None
     is_mean: bool = False
 
 
@@ -102,11 +106,19 @@ def without_variant(strategy: str) -> str:
     return re.sub(r"(-k\d+)?(-\d+)?$", "", strategy)
 
 
-def comparison(records: Iterable[TrialRecord]) -> list[StrategyRow]:
-    """Return one row per strategy, in the order in which they first appear."""
+def comparison(
+    records: Iterable[TrialRecord], planned: Mapping[str, int] | None = None
+) -> list[StrategyRow]:
+    """Return one row per strategy, in the order in which they first appear.
+
+    Args:
+        records: The trials.
+        planned: Of an experiment that has ended early, how many trainings each strategy was to
+            have; then each of these has a row, in this order.
+    """
     known = list(records)
     trained = {record.strategy for record in known if record.stage == "train"}
-    strategies = [
+    strategies = planned or [
         strategy
         for strategy in dict.fromkeys(record.strategy for record in known)
         if strategy in trained or not any(serves(strategy, other) for other in trained)
@@ -120,19 +132,22 @@ def comparison(records: Iterable[TrialRecord]) -> list[StrategyRow]:
                 if record.strategy == strategy
                 or (record.stage == "search" and serves(record.strategy, strategy))
             ],
+            (planned or {}).get(strategy),
         )
         for strategy in strategies
     ]
 
 
-def _row(strategy: str, records: list[TrialRecord]) -> StrategyRow:
+def _row(strategy: str, records: list[TrialRecord], planned: int | None) -> StrategyRow:
     trained = [r for r in records if r.stage == "train" and r.status == "succeeded"]
     searched = [r.result for r in records if r.stage == "search" and r.result is not None]
+    ended = Counter(r.status for r in records if r.stage == "train" and r.status != "running")
     row: dict[str, Any] = {
         "strategy": strategy,
         "num_trials": len(trained),
-        "num_failed": sum(r.stage == "train" and r.status == "failed" for r in records),
-        "num_stopped": sum(r.status == "stopped" for r in records),
+        "num_failed": ended["failed"],
+        "num_stopped": ended["stopped"],
+        "num_planned": None if ended.total() == planned else planned,
         "search_time_s": sum(result["time_s"] for result in searched) if searched else None,
     }
     if any(is_of_study(record) for record in records):
@@ -171,15 +186,16 @@ def cells(row: StrategyRow) -> list[str]:
         _text(row.peak_memory_mib, "{:.0f} MiB"),
         _text(row.time_s, "{:.1f} s"),
         _text(row.search_time_s, "{:.1f} s"),
-        trials_in_words(row.num_trials, row.num_failed, row.num_stopped),
+        trials_in_words(row.num_trials, row.num_failed, row.num_stopped, row.num_planned),
     ]
 
 
-def trials_in_words(succeeded: int, failed: int, stopped: int) -> str:
-    """Return how many trainings there are, and how many came to nothing."""
+def trials_in_words(succeeded: int, failed: int, stopped: int, planned: int | None = None) -> str:
+    """Return how many trainings there are, how many came to nothing, and how many were to be."""
     others = {"failed": failed, "stopped early": stopped}
     said = ", ".join(f"{count} {how}" for how, count in others.items() if count)
-    return f"{succeeded} ({said})" if said else str(succeeded)
+    number = str(succeeded) if planned is None else f"{succeeded} of {planned}"
+    return f"{number} ({said})" if said else number
 
 
 def compromises(records: Iterable[TrialRecord]) -> list[Compromise]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ def supervise(
     public: bool,
     results: Path,
     console: Console,
+    unlimited: bool = False,
 ) -> tuple[int, Path | None]:
     """Start an experiment, show its progress until it ends, and stop it.
 
@@ -57,27 +60,39 @@ def supervise(
         public: See there.
         results: Folder in which a folder with the experiment's name and results is made.
         console: Where progress is shown: as a bar if it is a terminal, else as plain lines.
+        unlimited: Lift the limits on time and trials of an experiment that is resumed.
 
     Returns:
         The exit code: 0 if all went well, 2 if the user can mend what went wrong, 128 and more for
         a signal, else 1. And the experiment's folder in ``results``, if there are results.
     """
     with one_interrupt():
-        folder = None
         started: RunningExperiment | None = None
+        limit = ""
         try:
             with running(arguments, port=port, public=public) as started:
                 _greet(started, port, public, console)
+                if unlimited and not started.has_finished:
+                    started.lift_limits()
                 outcome = _watch(started, experiment, console)
+                if outcome.exit_code == 0 and not started.has_finished:
+                    limit = started.reached_limit()
         except Interrupted as interrupt:
             again = "" if started is None else f", `sedona-nni resume {started.id}` goes on"
             outcome = Outcome(interrupt.exit_code, f"stopped by {interrupt}{again}")
-        exit_code = outcome.exit_code
-        if started is not None and (started.checkpoint / LEDGER_FILE).exists():
+        folder = None
+        if started is not None:
             ledger = Ledger(started.checkpoint / LEDGER_FILE)
-            if any(record.status == "succeeded" for record in ledger):
-                folder = results / started.id
-                write_results(ledger, folder)
+            missing = [] if started.has_finished else _missing(ledger, experiment)
+            if limit and missing:
+                outcome = Outcome(
+                    1,
+                    f"the experiment has ended early, as its {limit}; it lacks "
+                    f"{', '.join(missing)}; `sedona-nni resume {started.id} --unlimited` goes on "
+                    "without its limits",
+                )
+            planned = experiment.settings.trainings if missing else None
+            outcome, folder = _keep_results(started.id, ledger, planned, outcome, results)
             study = started.checkpoint / STUDY_FILE
             if study.exists():
                 address = shlex.quote(study_url(study))
@@ -87,12 +102,54 @@ def supervise(
                     highlight=False,
                     soft_wrap=True,
                 )
-            if exit_code == 0 and not all(row.num_trials for row in comparison(ledger)):
-                outcome = Outcome(1, "no training of one of the strategies succeeded")
-                exit_code = 1
         if outcome.message:
             console.print(f"sedona-nni: {outcome.message}", markup=False, highlight=False)
-    return exit_code, folder
+    return outcome.exit_code, folder
+
+
+def _missing(ledger: Ledger, experiment: Experiment) -> list[str]:
+    """Say in words which trials an experiment was to have and has not had to their end."""
+    ended = Counter(
+        "" if record.stage == "search" else record.strategy
+        for record in ledger
+        if record.status != "running"
+    )
+    planned = experiment.settings.trainings
+    searches = experiment.settings.num_trials - sum(planned.values())
+    missing = ["its search" if searches == 1 else "a search"] if ended[""] < searches else []
+    for strategy, number in planned.items():
+        if left := max(0, number - ended[strategy]):
+            missing.append(f"{left} of {number} trainings of {strategy}")
+    return missing
+
+
+def _keep_results(
+    experiment_id: str,
+    ledger: Ledger,
+    planned: Mapping[str, int] | None,
+    outcome: Outcome,
+    results: Path,
+) -> tuple[Outcome, Path | None]:
+    """Write what there is to write, and see whether it is a success.
+
+    Returns:
+        How the experiment has ended after all, and the folder of its results, if there are any.
+    """
+    if not any(record.status == "succeeded" for record in ledger):
+        return outcome, None
+    folder = results / experiment_id
+    try:
+        write_results(ledger, folder, planned)
+    except OSError as error:
+        lost = (
+            f"the results could not be written ({error}); "
+            f"`sedona-nni report {experiment_id}` shows them"
+        )
+        return Outcome(outcome.exit_code or 1, f"{outcome.message}\n{lost}".strip()), None
+    empty = [row.strategy for row in comparison(ledger, planned) if not row.num_trials]
+    if outcome.exit_code == 0 and empty:
+        outcome = Outcome(1, f"no training of {', '.join(empty)} succeeded")
+    return outcome, folder
 
 
 def _greet(started: RunningExperiment, port: int, public: bool, console: Console) -> None:
@@ -175,15 +232,15 @@ def _latest(started: RunningExperiment, trials: list[TrialView]) -> str:
     return ""
 
 
-def write_results(ledger: Ledger, folder: Path) -> None:
-    """Write what came of an experiment.
+def write_results(ledger: Ledger, folder: Path, planned: Mapping[str, int] | None = None) -> None:
+    """Write what came of an experiment; ``planned`` is `sedona_nni.report.comparison`'s.
 
     ``table.md`` and ``table.json`` have one row per strategy, ``<strategy>.json`` is the decoupling
     of its best trial, ``search-result.json`` the end of the search (that of a strategy that it is
     compared with is ``search-result-<strategy>.json``), ``trials.json`` every trial. With a
     second objective ``pareto.md`` and ``pareto.json`` have the best compromises.
     """
-    rows = comparison(ledger)
+    rows = comparison(ledger, planned)
     folder.mkdir(parents=True, exist_ok=True)
     for row in rows:
         if row.decoupling is not None:

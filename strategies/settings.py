@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
@@ -115,8 +116,13 @@ class CommonSettings(BaseModel, ABC):
 
     @property
     @abstractmethod
+    def trainings(self) -> dict[str, int]:
+        """How many trials train what each strategy chooses, by the names in the table."""
+
+    @property
     def num_trials(self) -> int:
-        """How many trials the experiment has."""
+        """How many trials the experiment has, searches included."""
+        return sum(self.trainings.values())
 
     def check(self, folder: Path) -> None:
         """Check what goes beyond the form of single fields.
@@ -345,9 +351,9 @@ class _TunedSettings(BalancedSettings):
         return [*found, *(Contender(name, name, 0) for name in self.also)]
 
     @property
-    def num_trials(self) -> int:
-        """See `CommonSettings.num_trials`."""
-        return len(self.contenders) * self.trials_per_strategy
+    def trainings(self) -> dict[str, int]:
+        """See `CommonSettings.trainings`."""
+        return {each.name: self.trials_per_strategy for each in self.contenders}
 
     def fixed_for(self, strategy: str) -> dict[str, Any]:
         """Return what a strategy has otherwise than ``train``, and what is not tuned for it."""
@@ -673,9 +679,9 @@ class BridgeSettings(BalancedSettings):
     max_trials: int = Field(ge=1)
 
     @property
-    def num_trials(self) -> int:
-        """See `CommonSettings.num_trials`."""
-        return self.max_trials
+    def trainings(self) -> dict[str, int]:
+        """See `CommonSettings.trainings`."""
+        return {self.strategy: self.max_trials}
 
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""
@@ -719,9 +725,12 @@ class GridSettings(CommonSettings):
     parts: tuple[GridPart, ...] = Field(min_length=1)
 
     @property
-    def num_trials(self) -> int:
-        """See `CommonSettings.num_trials`."""
-        return sum(len(self.decouplings(part)) for part in self.parts)
+    def trainings(self) -> dict[str, int]:
+        """See `CommonSettings.trainings`."""
+        found: Counter[str] = Counter()
+        for part in self.parts:
+            found[part.name] += len(self.decouplings(part))
+        return dict(found)
 
     def check(self, folder: Path) -> None:
         """See `CommonSettings.check`."""

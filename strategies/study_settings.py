@@ -146,9 +146,9 @@ class StudySettings(CommonSettings):
         return [(s, r) for r in rounds for s, count in self.replicates.items() if r < count]
 
     @property
-    def num_trials(self) -> int:
-        """See `CommonSettings.num_trials`."""
-        return len(self.trials)
+    def trainings(self) -> dict[str, int]:
+        """See `CommonSettings.trainings`."""
+        return dict(self.replicates)
 
     def search_settings(self, replicate: int, steps: int) -> SearchSettings:
         """Return how SEDONA searches: on the images of a training, for its share of the steps.

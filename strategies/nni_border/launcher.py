@@ -26,7 +26,7 @@ from strategies.nni_border.rest import (
     proxy_exceptions,
     trial_record,
 )
-from strategies.nni_border.terminal import TunerError
+from strategies.nni_border.terminal import TunerError, finish_mark
 
 __all__ = [
     "Interrupted",
@@ -51,6 +51,7 @@ _STOP_S = 20.0
 _TERMINATE_S = 3.0
 _SILENCE_S = 300.0  # of a manager that lives; on a busy machine it is long in answering
 _POLL_S = 1.0
+_REOPEN_S = 10.0  # NNI looks at its limits every half second
 _LOG_LINES = 15
 
 
@@ -229,6 +230,35 @@ class RunningExperiment:
     def checkpoint(self) -> Path:
         """The folder in which the tuner keeps its state."""
         return self.folder / "checkpoint"
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether every trial was run, and not just as many as the experiment's limits allow."""
+        return finish_mark(self.checkpoint).exists()
+
+    def reached_limit(self) -> str:
+        """Return which limit has ended the experiment, e.g. ``"maxTrialNumber is 5"``."""
+        from nni.experiment.config.utils import parse_time
+
+        try:
+            profile = self.api.get("experiment")
+        except ManagerGoneError:
+            return "limits say"
+        duration = profile["params"].get("maxExperimentDuration")
+        if duration is not None and profile["execDuration"] > parse_time(duration):
+            return f"maxExperimentDuration is {duration}"
+        return f"maxTrialNumber is {profile['params'].get('maxTrialNumber')}"
+
+    def lift_limits(self) -> None:
+        """Let an experiment that its limits have ended go on without them.
+
+        Raises:
+            ManagerGoneError: if the manager does not answer.
+        """
+        self.api.lift_limits()
+        give_up_at = time.monotonic() + _REOPEN_S
+        while self.api.get("check-status")["status"] == "DONE" and time.monotonic() < give_up_at:
+            time.sleep(0.2)
 
     def trials(self) -> list[TrialView]:
         """Return all trials, oldest first.

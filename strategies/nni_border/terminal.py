@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import read_json, write_json
 
-__all__ = ["TunerError", "tell"]
+__all__ = ["TunerError", "checkpoint_folder", "finish_mark", "tell"]
 
 
 def tell(message: str) -> None:
@@ -64,6 +64,15 @@ class TunerError(BaseModel):
         """Return the error that the tuner gave up with, None if it did not."""
         path = cls.path(checkpoint)
         return cls.model_validate(read_json(path)) if path.exists() else None
+
+
+def finish_mark(checkpoint: Path) -> Path:
+    """Return the file that says that the tuner has handed out all its trials and all have ended.
+
+    NNI's status is DONE, too, when ``maxExperimentDuration`` or ``maxTrialNumber`` has ended an
+    experiment before.
+    """
+    return checkpoint / "finished"
 
 
 def checkpoint_folder() -> Path:

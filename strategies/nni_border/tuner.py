@@ -23,7 +23,7 @@ from nni.tuner import Tuner
 
 from sedona_nni.errors import SedonaError
 from strategies.nni_border.rest import ManagerApi, final_metric, trial_record, without_proxy
-from strategies.nni_border.terminal import TunerError, checkpoint_folder, tell
+from strategies.nni_border.terminal import TunerError, checkpoint_folder, finish_mark, tell
 
 __all__ = ["BorderTuner", "ExperimentFailedError", "Parameters"]
 
@@ -165,6 +165,7 @@ class BorderTuner(Tuner, ABC):
                 self._send(parameter_id, parameters)
             if self._send is not None and not self._ending and self._is_done():
                 self._ending = True
+                finish_mark(self.checkpoint).touch()
                 # Without this the experiment would stay in TUNER_NO_MORE_TRIAL for ever.
                 self._api().end_experiment()
 
