@@ -95,6 +95,7 @@ ImageSize = Annotated[int, typer.Option(help="Height and width of the images, pi
 WidthMultiplier = Annotated[float, typer.Option(help="Factor on every width.")]
 StemName = Annotated[str, typer.Option("--stem", help="Of a ResNet: published or torchvision.")]
 DEFAULT_PORT = 8080
+_CHANGES = 6  # named of a file that was edited
 FIRST_PORT, LAST_PORT = 1024, 65534  # below are those of the system; NNI may need the next one
 
 
@@ -154,8 +155,7 @@ def run(
     _check_start(port, results)
     planned = read_experiment(experiment)
     _tell_contents(planned.check_machine())
-    arguments = ["create", "--config", str(experiment)]
-    _supervise(arguments, planned, port, public, results, as_json)
+    _supervise(experiment, planned, port, public, results, as_json)
 
 
 @app.command()
@@ -175,12 +175,29 @@ def resume(
 ) -> None:
     """Go on with a stopped experiment; what is finished is not repeated."""
     from strategies.experiment import Experiment
-    from strategies.nni_border.launcher import stopped_config
+    from strategies.nni_border.launcher import experiment_folder, stopped_config
 
     _check_start(port, results)
-    planned = Experiment.from_config(stopped_config(experiment_id))
+    config = stopped_config(experiment_id)
+    planned = Experiment.from_config(config)
     _tell_contents(planned.check_machine())
-    _supervise(["resume", experiment_id], planned, port, public, results, as_json, unlimited)
+    _tell_changes(config, experiment_folder(experiment_id) / "checkpoint")
+    _supervise(experiment_id, planned, port, public, results, as_json, unlimited)
+
+
+def _tell_changes(config: dict[str, Any], checkpoint: Path) -> None:
+    """Say that a file was edited in vain: an experiment keeps the configuration of its start."""
+    from strategies.experiment import changed_since_start
+
+    found = changed_since_start(config, checkpoint)
+    if found is not None and found[1]:
+        path, changes = found
+        more = f" and {len(changes) - _CHANGES} more" if len(changes) > _CHANGES else ""
+        print(
+            f"{path} now differs from this experiment ({', '.join(changes[:_CHANGES])}{more}); "
+            "resume goes on as it was started, `sedona-nni run` starts another",
+            file=sys.stderr,
+        )
 
 
 def _check_start(port: int, results: Path) -> None:
@@ -193,7 +210,7 @@ def _check_start(port: int, results: Path) -> None:
 
 
 def _supervise(
-    arguments: list[str],
+    what: Path | str,
     planned: Experiment,
     port: int,
     public: bool,
@@ -207,7 +224,7 @@ def _supervise(
     if planned.platform != "local" and not public:
         raise InputError("trials on other machines need to reach the manager: add --public")
     exit_code, folder = supervise(
-        arguments,
+        what,
         planned,
         port=port,
         public=public,

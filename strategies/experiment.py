@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sedona_nni.data import Contents, load_splits
 from sedona_nni.errors import InputError
+from sedona_nni.files import write_atomically
 from sedona_nni.task import Task
 from strategies.hyperparameters import read_search_spaces
 from strategies.ledger_tuner import check_no_assessor
@@ -27,7 +30,13 @@ from strategies.settings import (
 )
 from strategies.study_settings import StudySettings
 
-__all__ = ["Experiment", "read_experiment"]
+__all__ = [
+    "Experiment",
+    "changed_since_start",
+    "check_trials",
+    "read_experiment",
+    "remember_file",
+]
 
 _TUNERS: dict[str, type[CommonSettings]] = {
     "strategies.tuner.SedonaTuner": ExperimentSettings,
@@ -66,6 +75,7 @@ class Experiment:
             InputError: if a value breaks a rule.
         """
         check_no_assessor(config)
+        check_trials(config)
         tuner = config.get("tuner") or {}
         model = _TUNERS.get(str(tuner.get("className")))
         if model is None:
@@ -115,21 +125,119 @@ class Experiment:
         return load_splits(self.task, self.settings.train.validation_fraction).contents
 
 
+_TAKES_A_GPU = "must be left out, as each trial takes a GPU of its own by itself"
+
+
+def check_trials(config: Mapping[str, Any]) -> None:
+    """Check what a configuration in NNI's complete form says about trials, but for the tuner.
+
+    Raises:
+        InputError: if NNI is to hand out GPUs, or the trials would run other code than ours.
+    """
+    service = config.get("trainingService") or {}
+    number = config.get("trialGpuNumber") or service.get("trialGpuNumber")
+    if number:
+        raise InputError.rule("trialGpuNumber", _TAKES_A_GPU, number)
+    if service.get("platform") == "local" and service.get("gpuIndices") is not None:
+        rule = f"{_TAKES_A_GPU}; CUDA_VISIBLE_DEVICES says which there are"
+        raise InputError.rule("trainingService.gpuIndices", rule, service["gpuIndices"])
+    folder = Path(config["trialCodeDirectory"])
+    for name in ("sedona_nni", "search_spaces", "strategies", "trials"):
+        found = _would_import(name, folder)
+        if found is not None and not _is_ours(found, name):
+            raise InputError(
+                f"trialCodeDirectory: must not have {found.name} of its own, which trials would "
+                f"import in place of the installed one, but got {str(found)!r}"
+            )
+
+
+def _would_import(name: str, folder: Path) -> Path | None:
+    """Return the package or module of a name that a process in a folder finds, None if none."""
+    importlib.machinery.PathFinder.invalidate_caches()
+    spec = importlib.machinery.PathFinder.find_spec(name, [str(folder), *sys.path])
+    if spec is None:  # then a hook of an installation finds ours
+        return None
+    if spec.submodule_search_locations is not None:
+        return Path(next(iter(spec.submodule_search_locations))).resolve()
+    return Path(str(spec.origin)).resolve()
+
+
+def _is_ours(found: Path, name: str) -> bool:
+    """Return whether it is the installed package, or another copy of it, as in a clone."""
+    ours = Path(__file__).resolve().parents[1] / name
+    beginning = found / "__init__.py"
+    return found == ours or (
+        beginning.is_file() and beginning.read_bytes() == (ours / "__init__.py").read_bytes()
+    )
+
+
 def read_experiment(path: Path) -> Experiment:
     """Read an experiment's file as NNI does, and check it.
 
     Raises:
         InputError: if it is missing, NNI would refuse it, or our tuner would.
     """
+    return Experiment.from_config(_read_config(path))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     from nni.experiment.config import ExperimentConfig, utils
 
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     try:
-        config = ExperimentConfig.load(path).json()
+        config: dict[str, Any] = ExperimentConfig.load(path).json()
     except Exception as error:  # whatever NNI raises, from bare assertions to yaml's errors
         utils.unset_base_path()  # which NNI omits then
         source = traceback.extract_tb(error.__traceback__)[-1].line
-        reason = " ".join(str(error).split()) or source
+        reason = " ".join(str(error).split()) or str(source)
+        if "use_active_gpu" in reason:  # which would be no help: NNI is not to know of GPUs
+            raise InputError(f"{path}: trialGpuNumber: {_TAKES_A_GPU}") from None
         raise InputError(f"{path}: NNI does not accept it ({reason})") from None
-    return Experiment.from_config(config)
+    return config
+
+
+def _file_mark(checkpoint: Path) -> Path:
+    return checkpoint / "experiment-file"
+
+
+def remember_file(path: Path, checkpoint: Path) -> None:
+    """Leave the path of an experiment's file in its checkpoint folder."""
+    absolute = str(path.resolve())
+    write_atomically(
+        _file_mark(checkpoint), lambda mark: mark.write_text(absolute, encoding="utf-8")
+    )
+
+
+def changed_since_start(
+    config: Mapping[str, Any], checkpoint: Path
+) -> tuple[Path, list[str]] | None:
+    """Compare an experiment, which keeps its configuration, with the file that it came from.
+
+    Args:
+        config: The experiment's, in NNI's complete form.
+        checkpoint: Its checkpoint folder.
+
+    Returns:
+        The file, and the fields in which it differs; None where there is no such file (any more).
+    """
+    mark = _file_mark(checkpoint)
+    if not mark.exists():
+        return None
+    path = Path(mark.read_text(encoding="utf-8"))
+    if not path.is_file():
+        return None
+    try:
+        now = _read_config(path)
+    except InputError:
+        return path, ["which NNI does not accept any more"]
+    return path, list(_differences(config, now))
+
+
+def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for field in sorted({*one, *other}):
+            inner = f"{name}.{field}" if name else field
+            yield from _differences(one.get(field), other.get(field), inner)
+    elif one != other:
+        yield name

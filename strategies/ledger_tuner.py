@@ -71,11 +71,16 @@ class LedgerTuner(BorderTuner):
     def configure(self, search_space: dict[str, Any]) -> None:
         """See `BorderTuner.configure`."""
         from sedona_nni.ledger import Ledger
+        from strategies.experiment import Experiment, check_trials
 
         config = self.experiment_config()
         check_no_assessor(config)
+        check_trials(config)
         self.folder = Path(config["trialCodeDirectory"])
         self.settings = self.read_settings(self.folder)
+        if not self.is_supervised:  # else that is done
+            platform = config.get("trainingService", {}).get("platform", "")
+            Experiment(self.settings, self.folder, platform).check_machine()
         self.ledger = Ledger(self.checkpoint / LEDGER_FILE)
         self._lost: list[Parameters] = []
 

@@ -22,7 +22,7 @@ from sedona_nni.report import (
     compromises,
     markdown_table,
 )
-from strategies.experiment import Experiment
+from strategies.experiment import Experiment, remember_file
 from strategies.hyperparameters import study_url
 from strategies.ledger_tuner import LEDGER_FILE
 from strategies.nni_border.launcher import (
@@ -42,7 +42,7 @@ _METRICS_SHOWN = 5
 
 
 def supervise(
-    arguments: list[str],
+    what: Path | str,
     experiment: Experiment,
     *,
     port: int,
@@ -54,7 +54,7 @@ def supervise(
     """Start an experiment, show its progress until it ends, and stop it.
 
     Args:
-        arguments: For ``nnictl``: create or resume what.
+        what: The file of an experiment to create, or NNI's id of one to resume.
         experiment: What is going to happen.
         port: See `strategies.nni_border.launcher.running`.
         public: See there.
@@ -66,12 +66,16 @@ def supervise(
         The exit code: 0 if all went well, 2 if the user can mend what went wrong, 128 and more for
         a signal, else 1. And the experiment's folder in ``results``, if there are results.
     """
+    create = isinstance(what, Path)
+    arguments = ["create", "--config", str(what)] if create else ["resume", str(what)]
     with one_interrupt():
         started: RunningExperiment | None = None
         limit = ""
         try:
             with running(arguments, port=port, public=public) as started:
                 _greet(started, port, public, console)
+                if isinstance(what, Path):
+                    remember_file(what, started.checkpoint)
                 if unlimited and not started.has_finished:
                     started.lift_limits()
                 outcome = _watch(started, experiment, console)

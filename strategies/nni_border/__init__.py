@@ -3,6 +3,8 @@
 What NNI does by itself                                   the remedy, and where it is
 ------------------------------------------------------   ---------------------------------------
 an exception in a tuner only reaches a log file           `tuner.BorderTuner` (every entry point)
+why a tuner has given up is not in the web UI             `tuner.BorderTuner` lets a trial say it
+a tuner sees no GPU                                       `tuner.BorderTuner`
 with concurrency, trials get each other's parameters      `trial.trial_parameters`
 a trial's parameters come back as ``''``                  `tuner.BorderTuner` keeps its own map
 a tuner that waits blocks everybody's results             `tuner.BorderTuner` supplies trials later

@@ -29,6 +29,7 @@ from strategies.nni_border.rest import (
 from strategies.nni_border.terminal import TunerError, finish_mark
 
 __all__ = [
+    "RUN_MARK",
     "Interrupted",
     "LaunchError",
     "Outcome",
@@ -39,6 +40,7 @@ __all__ = [
     "free_port",
     "is_running",
     "one_interrupt",
+    "own_manager",
     "running",
     "stopped_config",
 ]
@@ -178,6 +180,15 @@ def _is_manager(pid: int | None, experiment_id: str) -> bool:
     with contextlib.suppress(psutil.Error):
         return pid is not None and _of_manager(psutil.Process(pid).cmdline()) == experiment_id
     return False
+
+
+def own_manager() -> psutil.Process | None:
+    """Return the manager that has started this process, None outside of NNI."""
+    with contextlib.suppress(psutil.Error):
+        for parent in psutil.Process().parents():
+            if _of_manager(parent.cmdline()):
+                return parent
+    return None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import read_json, write_json
 
-__all__ = ["TunerError", "checkpoint_folder", "finish_mark", "tell"]
+__all__ = ["ERROR_PARAMETER", "TunerError", "checkpoint_folder", "finish_mark", "tell"]
+
+ERROR_PARAMETER = "error"  # of a trial that is there to say why there is none
 
 
 def tell(message: str) -> None:

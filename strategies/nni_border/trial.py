@@ -14,6 +14,7 @@ import requests
 
 from sedona_nni.errors import InputError
 from strategies.nni_border.rest import ManagerApi, ManagerGoneError, trial_record, without_proxy
+from strategies.nni_border.terminal import ERROR_PARAMETER
 
 __all__ = ["report_final", "report_intermediate", "trial_parameters"]
 
@@ -27,7 +28,8 @@ def trial_parameters() -> dict[str, Any]:
     experiment go by the trial's id. So the trial follows the record.
 
     Raises:
-        InputError: outside of NNI, or when NNI has no parameters for this trial.
+        InputError: outside of NNI, when NNI has no parameters for this trial, or with the reason
+            why the tuner has none.
         ManagerGoneError: if the manager does not answer.
     """
     if "NNI_TRIAL_JOB_ID" not in os.environ:
@@ -42,6 +44,8 @@ def trial_parameters() -> dict[str, Any]:
         parameters = record["parameters"]
     if not isinstance(parameters, dict):
         raise InputError("NNI has no parameters for this trial")
+    if ERROR_PARAMETER in parameters:
+        raise InputError(parameters[ERROR_PARAMETER])
     return parameters
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import logging
@@ -16,14 +17,22 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import nni
+import psutil
 from nni.assessor import Assessor
 from nni.runtime import msg_dispatcher
 from nni.runtime.tuner_command_channel import CommandType
 from nni.tuner import Tuner
 
 from sedona_nni.errors import SedonaError
+from strategies.nni_border.launcher import RUN_MARK, own_manager
 from strategies.nni_border.rest import ManagerApi, final_metric, trial_record, without_proxy
-from strategies.nni_border.terminal import TunerError, checkpoint_folder, finish_mark, tell
+from strategies.nni_border.terminal import (
+    ERROR_PARAMETER,
+    TunerError,
+    checkpoint_folder,
+    finish_mark,
+    tell,
+)
 
 __all__ = ["BorderTuner", "ExperimentFailedError", "Parameters"]
 
@@ -37,10 +46,33 @@ _logger = logging.getLogger(__name__)
 # delivers the two by different threads, in any order.
 _FINAL_RESULT_GRACE_S = 10.0
 _STDERR_LINES = 15
+_MESSENGER_S = 60.0
 
 
 class ExperimentFailedError(SedonaError):
     """The experiment cannot go on."""
+
+
+def _show_gpus(manager: psutil.Process) -> None:
+    """See the GPUs that trials will see; NNI hides all from a tuner."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        with contextlib.suppress(psutil.Error):
+            visible = manager.environ().get("CUDA_VISIBLE_DEVICES")
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+            if visible is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = visible
+
+
+def _warn_of_network(manager: psutil.Process) -> None:
+    with contextlib.suppress(psutil.Error):
+        for connection in manager.net_connections("tcp"):
+            address = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and address.ip in ("::", "0.0.0.0"):
+                tell(
+                    f"sedona-nni: NNI's web server at port {address.port} is open to the whole "
+                    "network and asks nobody who he is; `sedona-nni run` opens it to this machine "
+                    "only"
+                )
 
 
 def _entry_point(
@@ -94,6 +126,7 @@ class BorderTuner(Tuner, ABC):
         self._ended_early: dict[int, bool] = {}
         self._owed = 0
         self._ending = False
+        self._messenger: int | None = None
 
     # What a subclass implements
 
@@ -142,6 +175,11 @@ class BorderTuner(Tuner, ABC):
         encoded = sys.argv[sys.argv.index("--exp_params") + 1]
         config: dict[str, Any] = json.loads(base64.b64decode(encoded))
         return config
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether ``sedona-nni`` has started the experiment, and so has checked it before."""
+        return RUN_MARK in os.environ
 
     @property
     def free_slots(self) -> int:
@@ -194,6 +232,10 @@ class BorderTuner(Tuner, ABC):
         self.checkpoint = checkpoint_folder()
         without_proxy()
         TunerError.clear(self.checkpoint)
+        if (manager := own_manager()) is not None:
+            _show_gpus(manager)
+            if not self.is_supervised:
+                _warn_of_network(manager)
         self.configure(search_space)
 
     @_entry_point
@@ -207,6 +249,8 @@ class BorderTuner(Tuner, ABC):
         wanted = list(parameter_id_list)
         if self._send is None:
             self._introduce(kwargs["st_callback"].__self__)
+            if self._error is not None:
+                return self._message(self._error, wanted)
             if self._is_too_early():
                 self._owed += len(wanted)
                 return []
@@ -236,7 +280,9 @@ class BorderTuner(Tuner, ABC):
     @_entry_point
     def trial_end(self, parameter_id: int, success: bool, **kwargs: Any) -> None:
         """Take note of a trial that ended; a final result may come before or after."""
-        if self._send is None:
+        if parameter_id == self._messenger:
+            self._report(self._error)
+        elif self._send is None:
             self._ended_early[parameter_id] = success
         elif parameter_id in self._running:
             self._trial_ended(parameter_id, success)
@@ -279,9 +325,26 @@ class BorderTuner(Tuner, ABC):
         self._report_error = dispatcher.report_error
         dispatcher.assessor = Assessor()  # or the next is never called
         dispatcher._handle_intermediate_metric_data = self._take_intermediate
-        if self._error is not None:
-            dispatcher.report_error(TunerError.of(self._error).message)
-            raise self._error
+
+    def _message(self, error: BaseException, wanted: list[int]) -> list[Parameters]:
+        """Let a trial that fails at once say why there will be none, so that the web UI shows it.
+
+        All that NNI would show is "Dispatcher stream error, tuner may have crashed".
+        """
+        if self.is_supervised or os.environ.get("NNI_MODE") == "resume":
+            self._report(error)
+            raise error
+        if self._messenger is not None:
+            return []
+        self._messenger = wanted[0]
+        timer = threading.Timer(_MESSENGER_S, self._report, [error])  # should it never run
+        timer.daemon = True
+        timer.start()
+        return [{"key": "error", ERROR_PARAMETER: TunerError.of(error).message}]
+
+    def _report(self, error: BaseException | None) -> None:
+        if error is not None and self._report_error is not None:
+            self._report_error(TunerError.of(error).message)
 
     def _is_too_early(self) -> bool:
         """Return whether NNI has not yet said which trials it runs again after a resume.

@@ -111,6 +111,7 @@ def dispatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., D
     checkpoint.mkdir()
     monkeypatch.setenv("NNI_CHECKPOINT_DIRECTORY", str(checkpoint))
     monkeypatch.setenv("NNI_TUNER_COMMAND_CHANNEL", "ws://localhost:1/tuner")
+    monkeypatch.setenv("SEDONA_NNI_RUN", "as by `sedona-nni run`")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "")
 

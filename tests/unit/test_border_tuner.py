@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sedona_nni.errors import InputError
 from strategies.nni_border import tuner as border
-from strategies.nni_border.terminal import TunerError
+from strategies.nni_border.terminal import TunerError, finish_mark
 from strategies.nni_border.tuner import BorderTuner
 
 
@@ -111,6 +113,56 @@ def test_an_input_error_is_one_line(dispatch: Any, capfd: pytest.CaptureFixture[
     assert stored.is_input_error
 
 
+def test_under_plain_nnictl_a_trial_says_in_the_web_ui_why_there_is_none(
+    dispatch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nni = dispatch(Counting(fault="configure", error=InputError))
+    monkeypatch.delenv("SEDONA_NNI_RUN")
+    nni.initialize()
+    nni.request(2)
+    assert [trial["parameters"] for trial in nni.trials.values()] == [
+        {"key": "error", "error": "in configure"}
+    ]
+    assert nni.error is None  # NNI would start nothing any more
+    nni.end("error", "FAILED")
+    assert nni.error == "in configure"
+    assert nni.started == ["error"]
+
+
+def test_a_trial_that_says_why_there_is_none_need_not_run(
+    dispatch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nni = dispatch(Counting(fault="configure", error=InputError))
+    monkeypatch.delenv("SEDONA_NNI_RUN")
+    monkeypatch.setattr(border.threading, "Timer", AtOnce)
+    nni.initialize()
+    nni.request(1)
+    assert nni.error == "in configure"
+
+
+def test_a_tuner_sees_the_gpus_of_trials_and_warns_of_an_open_server(
+    dispatch: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    anybody = SimpleNamespace(status="LISTEN", laddr=SimpleNamespace(ip="::", port=8080))
+    manager = SimpleNamespace(
+        environ=lambda: {"CUDA_VISIBLE_DEVICES": "1"}, net_connections=lambda _: [anybody]
+    )
+    monkeypatch.setattr(border, "own_manager", lambda: manager)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    nni = dispatch(Counting())
+    nni.initialize()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert capfd.readouterr().err == ""
+    monkeypatch.delenv("SEDONA_NNI_RUN")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # tunerGpuIndices
+    manager.environ = dict
+    nni = dispatch(Counting())
+    monkeypatch.delenv("SEDONA_NNI_RUN", raising=False)
+    nni.initialize()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    assert "at port 8080 is open to the whole network" in capfd.readouterr().err
+
+
 def test_a_new_session_forgets_the_error_of_the_last(dispatch: Any) -> None:
     nni = dispatch(Counting(fault="configure"))
     nni.initialize()
@@ -144,8 +196,10 @@ def test_the_experiment_is_ended_after_the_last_trial_and_not_before(dispatch: A
     nni.succeed("t1")
     nni.succeed("t2")
     assert not nni.ended
+    assert not finish_mark(nni.folder).exists()
     nni.final("t3")
     assert nni.ended
+    assert finish_mark(nni.folder).exists()
 
 
 def test_the_experiment_is_ended_when_the_last_trial_fails(dispatch: Any) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import math
+=======
+import shutil
+import sys
+>>>>>>> 1884581 (Plain nnictl: the machine is checked, reasons reach terminal and web UI; what trials would not run as meant is refused; an edited file is told at resume)
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,12 @@ import yaml
 from nni.experiment.config import ExperimentConfig
 
 from sedona_nni.errors import InputError
-from strategies.experiment import Experiment, read_experiment
+from strategies.experiment import (
+    Experiment,
+    changed_since_start,
+    read_experiment,
+    remember_file,
+)
 from strategies.settings import BalancedSettings
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -77,6 +87,18 @@ RATE = {"_type": "loguniform", "_value": [0.01, 0.1]}
         ((*ARGS, "task", "backbone"), "vgg12", "backbone: must be one of"),
         ((*ARGS, "train", "epoch"), 3, "tuner.classArgs.train.epoch: unknown field"),
         ((*ARGS, "aux"), ["conv0"], "aux: must be one of"),
+        (("trialGpuNumber",), 1, "trialGpuNumber: must be left out, as each trial takes a GPU"),
+        (
+            ("trainingService",),
+            {"platform": "local", "useActiveGpu": True, "trialGpuNumber": 2},
+            "trialGpuNumber: must be left out, as each trial takes a GPU of its own by itself, "
+            "but got 2",
+        ),
+        (
+            ("trainingService",),
+            {"platform": "local", "gpuIndices": 1},
+            "trainingService.gpuIndices: must be left out, as each trial takes a GPU",
+        ),
         (("searchSpace",), {"learning_rate": 1}, "searchSpace.learning_rate: must be a setting"),
         ((*ARGS, "task", "image_size"), 16, "image_size: must be at least 32 for vgg11, but got"),
         ((*ARGS, "task", "width_multiplier"), math.inf, "tuner.classArgs.task.width_multiplier: "),
@@ -122,9 +144,68 @@ def test_wrong_values_are_one_line(
     assert "\n" not in str(caught.value)
 
 
+<<<<<<< HEAD
 def test_a_seed_of_a_date_is_a_seed(tmp_path: Path) -> None:
     """Optuna's samplers take 32 bits, and a training of another strategy the next seeds."""
     read_experiment(changed(tmp_path, *ARGS, "seed", value=20240101))
+=======
+@pytest.mark.parametrize("place", ["trials.py", "strategies/__init__.py"])
+def test_what_trials_would_import_in_place_of_ours_is_refused(tmp_path: Path, place: str) -> None:
+    """Trials run in ``trialCodeDirectory``, where Python looks first."""
+    path = changed(tmp_path, "trialCodeDirectory", value=str(tmp_path))
+    read_experiment(path)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("print('not ours')")
+    name = place.partition("/")[0]
+    with pytest.raises(InputError) as caught:
+        read_experiment(path)
+    assert str(caught.value) == (
+        f"trialCodeDirectory: must not have {name} of its own, which trials would import in place "
+        f"of the installed one, but got {str(tmp_path / name)!r}"
+    )
+
+
+def test_a_folder_that_is_no_package_is_refused_where_python_prefers_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does to an editable installation, which is found by a hook that comes last."""
+    path = changed(tmp_path, "trialCodeDirectory", value=str(tmp_path))
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials" / "1.log").touch()
+    others = [each for each in sys.path if not Path(each, "trials").exists()]
+    monkeypatch.setattr(sys, "path", [*others, str(EXPERIMENTS.parent)])
+    read_experiment(path)
+    monkeypatch.setattr(sys, "path", others)
+    with pytest.raises(InputError, match="must not have trials of its own"):
+        read_experiment(path)
+
+
+def test_another_copy_of_ours_is_none_of_the_users_own(tmp_path: Path) -> None:
+    path = changed(tmp_path, "trialCodeDirectory", value=str(tmp_path))
+    shutil.copytree(EXPERIMENTS.parent / "trials", tmp_path / "trials")
+    read_experiment(path)
+
+
+def test_a_file_that_was_edited_since_the_start_is_compared(tmp_path: Path) -> None:
+    path = changed(tmp_path, *ARGS, "seed", value=1)
+    config = ExperimentConfig.load(path).json()
+    checkpoint = tmp_path / "checkpoint"
+    assert changed_since_start(config, checkpoint) is None  # as of plain nnictl
+    remember_file(path, checkpoint)
+    assert changed_since_start(config, checkpoint) == (path, [])
+    changed(tmp_path, *ARGS, "seed", value=2)
+    assert changed_since_start(config, checkpoint) == (path, ["tuner.classArgs.seed"])
+    changed(tmp_path, "searchSpace", value={})
+    assert changed_since_start(config, checkpoint) == (
+        path,
+        ["searchSpace.lr", "searchSpace.weight_decay", "tuner.classArgs.seed"],
+    )
+    path.write_text("{")
+    found = changed_since_start(config, checkpoint)
+    assert found == (path, ["which NNI does not accept any more"])
+    path.unlink()
+    assert changed_since_start(config, checkpoint) is None
+>>>>>>> 1884581 (Plain nnictl: the machine is checked, reasons reach terminal and web UI; what trials would not run as meant is refused; an edited file is told at resume)
 
 
 def test_the_bridge_has_no_hyperparameters(tmp_path: Path) -> None:

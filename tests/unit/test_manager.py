@@ -15,6 +15,7 @@ import psutil
 import pytest
 from nni.experiment import rest as nni_rest
 
+from sedona_nni.errors import InputError
 from strategies.nni_border import launcher, nnictl, trial
 from strategies.nni_border.rest import ManagerApi, ManagerGoneError, proxy_exceptions
 
@@ -68,6 +69,19 @@ def test_a_trial_whose_manager_was_replaced_ends(
     with pytest.raises(ManagerGoneError, match="`sedona-nni resume ours` goes on"):
         trial.report_intermediate({"default": 0.5})
     assert Manager.asked == ["GET experiment"]
+
+
+def test_a_trial_that_is_there_to_say_why_there_is_none_fails_with_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NNI_TRIAL_JOB_ID", "abc")
+    monkeypatch.setenv("NNI_PLATFORM", "remote")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    sent = {"key": "error", "error": "device: is 'cuda', but there is none"}
+    monkeypatch.setattr(trial.nni, "get_next_parameter", lambda: sent)
+    with pytest.raises(InputError, match=r"^device: is 'cuda', but there is none$"):
+        trial.trial_parameters()
 
 
 def test_nnictl_waits_for_its_own_manager_and_not_for_whoever_answers(

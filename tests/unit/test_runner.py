@@ -75,7 +75,7 @@ def supervised(
         said = io.StringIO()
         options = {"port": 8080, "public": False, "results": tmp_path / "results", **options}
         console = Console(file=said, width=1000)
-        code, folder = runner.supervise([], planned, console=console, **options)
+        code, folder = runner.supervise(QUICKSTART, planned, console=console, **options)
         assert started.lifted == options.get("unlimited", False)
         return code, folder, said.getvalue()
 
