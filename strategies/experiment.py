@@ -134,7 +134,7 @@ def check_trials(config: Mapping[str, Any]) -> None:
     Raises:
         InputError: if NNI is to hand out GPUs, or the trials would run other code than ours.
     """
-    service = config.get("trainingService") or {}
+    service = config.get("trainingService", {})
     number = config.get("trialGpuNumber") or service.get("trialGpuNumber")
     if number:
         raise InputError.rule("trialGpuNumber", _TAKES_A_GPU, number)

@@ -222,6 +222,27 @@ def _answer(address: str) -> Any:
         return None
 
 
+def test_an_experiment_that_its_limit_has_ended_goes_on_without_it(world: World, port: int) -> None:
+    experiment = world.experiment(maxTrialNumber=2)
+    run = world.sedona("run", experiment, "--port", str(port), "--json")
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert "has ended early, as its maxTrialNumber is 2; it lacks 1 of 1 trainings of uni" in err
+    assert [row["num_planned"] for row in json.loads(out)] == [None, 1]
+    experiment_id = re.findall(r"`sedona-nni resume (\w+) --unlimited` goes on", err)[0]
+
+    world.experiment(class_args={"trials_per_strategy": 5})  # edited, in vain
+    again = world.sedona("resume", experiment_id, "--port", str(port), "--unlimited", "--json")
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert f"{experiment} now differs from this experiment (" in err
+    assert "tuner.classArgs.trials_per_strategy" in err
+    rows = json.loads(out)
+    assert [(row["num_trials"], row["num_planned"]) for row in rows] == [(1, None), (1, None)]
+    keys = [started["key"] for started in world.started_trials()]
+    assert keys == ["search", "sedona-000", "uniform-000"]
+
+
 def test_plain_nnictl_ends_by_itself_also_when_stopped_in_the_search(
     world: World, port: int
 ) -> None:
@@ -249,10 +270,10 @@ def _status_of(port: int, key: str) -> str:
     return "unknown"
 
 
-def test_plain_nnictl_shows_a_wrong_setting_in_the_terminal_it_was_started_from(
+def test_plain_nnictl_shows_in_terminal_and_web_ui_what_the_machine_lacks(
     world: World, port: int
 ) -> None:
-    experiment = world.experiment(class_args={"num_blocks": 99})
+    experiment = world.experiment(class_args={"task": {"dataset": "cifar10", "data_dir": "none"}})
     command = world.command(
         "nni.tools.nnictl.nnictl", "create", "--config", experiment, "--port", str(port)
     )
@@ -263,11 +284,16 @@ def test_plain_nnictl_shows_a_wrong_setting_in_the_terminal_it_was_started_from(
         os.execve("/bin/sh", ["sh", "-c", '"$@"; sleep 600', "sh", *command], world.environment)
     shown = ""
     deadline = time.monotonic() + 90
-    while "num_blocks: must be" not in shown and time.monotonic() < deadline:
+    while "data_dir" not in shown and time.monotonic() < deadline:
         if select.select([terminal], [], [], 1)[0]:
             shown += os.read(terminal, 10000).decode()
-    assert "sedona-nni: num_blocks: must be from 1 to the number of layers, 8, but got 99" in shown
+    assert "sedona-nni: data_dir: " in shown
+    assert f"web server at port {port} is open to the whole network" in shown
     assert wait_for(lambda: status(port) == "ERROR")
+    (job,) = get(port, "trial-jobs")
+    assert job["status"] == "FAILED"
+    reason = json.loads(job["hyperParameters"][0])["parameters"]["error"]
+    assert reason.startswith("data_dir: ")
     os.close(terminal)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
