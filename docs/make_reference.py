@@ -159,6 +159,9 @@ SOURCES: dict[str, str] = {
     "TrainSettings.milestones": "ours; release, `--lr-decay-milestones`: steps 150,000, 275,000 "
     "and 375,000",
     "TrainSettings.label_smoothing": "release, `--smoothing`",
+    "TrainSettings.augmentation": "ours; torchvision's references, `--auto-augment`",
+    "TrainSettings.mixup": "ours; timm, `--mixup`",
+    "TrainSettings.cutmix": "ours; timm, `--cutmix`",
     "TrainSettings.validation_fraction": "release, `--valid-size`",
     "TrainSettings.classes_per_batch": "release, `--classes-per-batch`; Nøkland and Eidnes 2019",
     "TrainSettings.class_limited_epochs": "release, `--classes-per-batch-until-iter`",

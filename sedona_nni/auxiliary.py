@@ -34,6 +34,7 @@ from sedona_nni.backbones import (
 from sedona_nni.decoupling import NO_AUXILIARY
 from sedona_nni.errors import InputError
 from sedona_nni.light_convolution import DepthwiseConv2d, PointwiseConv2d
+from sedona_nni.losses import class_shares
 from sedona_nni.placement import lay_out
 from sedona_nni.pooled_unit import pooled_unit
 
@@ -477,7 +478,7 @@ class PredSim(AuxiliaryNetwork):
     ) -> tuple[Tensor, Tensor]:
         """Return the loss of prediction and similarity, shape (), and the logits."""
         logits: Tensor = self(features)
-        targets = F.one_hot(labels, self.num_classes).to(features.dtype)
+        targets = class_shares(labels, self.num_classes).to(features.dtype)
         alike = similarity_matrix(self.similarity(features), of_std=self.of_std)
         difference = alike - similarity_matrix(targets)
         mismatch = difference.square().mean()  # F.mse_loss lacks forward over reverse mode

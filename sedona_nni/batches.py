@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import Self
 
+from sedona_nni.augmentation import Augmentation, ImageByImage, build_recipe
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.picture import read_picture
 
@@ -80,6 +81,16 @@ class ImageSet(ABC):
     def plain(self) -> Self:
         """Return the same images without augmentation."""
 
+    def augmented(self, name: Augmentation) -> Self:
+        """Return the same images with another augmentation, see `sedona_nni.augmentation`."""
+        if name == "none":
+            return self.plain()
+        return self if name == "dataset" else self._with_recipe(build_recipe(name))
+
+    @abstractmethod
+    def _with_recipe(self, recipe: Callable[[Any], Any]) -> Self:
+        """Return the same images, further distorted one by one."""
+
     @abstractmethod
     def batches(self, draws: Iterable[Draw], device: torch.device) -> Iterator[Batch]:
         """Yield one batch for each draw."""
@@ -132,7 +143,7 @@ class MemoryImages(ImageSet):
     labels: np.ndarray
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augmentation: ShiftAndFlip | None = None
+    augmentation: Callable[[Tensor, np.random.Generator], Tensor] | None = None
 
     def subset(self, indices: np.ndarray) -> Self:
         """Return the images of the given numbers, in that order."""
@@ -142,6 +153,9 @@ class MemoryImages(ImageSet):
     def plain(self) -> Self:
         """Return the same images without augmentation."""
         return replace(self, augmentation=None)
+
+    def _with_recipe(self, recipe: Callable[[Any], Any]) -> Self:
+        return replace(self, augmentation=ImageByImage(self.augmentation, recipe))
 
     def batches(self, draws: Iterable[Draw], device: torch.device) -> Iterator[Batch]:
         """Yield one batch for each draw."""
@@ -182,6 +196,12 @@ class FolderImages(ImageSet, Dataset[tuple[Tensor, int]]):
     def plain(self) -> Self:
         """Return the same images without augmentation."""
         return replace(self, augmentation=None)
+
+    def _with_recipe(self, recipe: Callable[[Any], Any]) -> Self:
+        from torchvision.transforms import v2
+
+        first = self.preprocessing if self.augmentation is None else self.augmentation
+        return replace(self, augmentation=v2.Compose([first, recipe]))
 
     def __getitem__(self, address: tuple[int, int | None]) -> tuple[Tensor, int]:
         """Read one image (3, S, S) and its label; the address is its number and a seed."""

@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LabelSmoothing"]
+__all__ = ["LabelSmoothing", "class_shares"]
+
+
+def class_shares(labels: Tensor, num_classes: int) -> Tensor:
+    """Return the share of each class in each image, (B, num_classes).
+
+    Args:
+        labels: Class numbers, (B,); or shares already, where images were mixed.
+        num_classes: How many classes there are.
+    """
+    return labels if labels.is_floating_point() else F.one_hot(labels, num_classes)
 
 
 class LabelSmoothing(nn.Module):
@@ -23,7 +33,7 @@ class LabelSmoothing(nn.Module):
         self.eps = eps
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, shape (), of logits (B, C) and class numbers (B,)."""
+        """Return the loss, shape (), of logits (B, C) and class numbers (B,), or shares (B, C)."""
         num_classes = logits.shape[-1]
         return F.cross_entropy(
             logits, labels, label_smoothing=self.eps * num_classes / (num_classes - 1)

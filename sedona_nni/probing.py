@@ -35,7 +35,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from sedona_nni.backbones import Backbone
-from sedona_nni.batches import BatchStream
 from sedona_nni.compute import Compute
 from sedona_nni.data import Splits
 from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
@@ -45,7 +44,7 @@ from sedona_nni.methods import build_method
 from sedona_nni.methods.greedy import GreedySettings
 from sedona_nni.placement import place
 from sedona_nni.seed import Seed
-from sedona_nni.training import DivergedError, TrainSettings
+from sedona_nni.training import DivergedError, TrainSettings, training_stream
 
 __all__ = ["Probe", "ProbeSettings", "local_loss", "probe_steps", "probes"]
 
@@ -81,8 +80,8 @@ class ProbeSettings(BaseModel):
         The rate falls over the few steps as over those of a whole training, by a cosine.
 
         Args:
-            train: How to train what is found; method, schedule, warm-up, averages, epochs and
-                seed do not matter.
+            train: How to train what is found; method, schedule, warm-up, averages, mixing,
+                epochs and seed do not matter.
             seed_offset: See `Probe`.
         """
         batch_size = self.batch_size(train)
@@ -99,6 +98,8 @@ class ProbeSettings(BaseModel):
                 "milestones": [],
                 "warmup_epochs": 0,
                 "ema_decay": None,
+                "mixup": 0.0,
+                "cutmix": 0.0,
             }
         )
 
@@ -175,14 +176,7 @@ def local_loss(
     """
     block = place(DecoupledNetwork(build_decoupled(backbone, decoupling).blocks[:1]), device)
     method = build_method(block, train, splits, steps_per_epoch=steps)
-    stream = BatchStream(
-        splits.train,
-        train.batch_size,
-        train.seed,
-        device,
-        classes_per_batch=train.classes_per_batch,
-        class_limited_passes=train.class_limited_epochs,
-    )
+    stream = training_stream(splits, train, device)
     logits: list[Tensor] = []
     (lowest,) = block.blocks
     assert lowest.classifier is not None

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import Self
 
+from sedona_nni.augmentation import Augmentation, build_mixing
 from sedona_nni.batches import BatchStream, ImageSet, evaluation_batches
 from sedona_nni.data import Splits
 from sedona_nni.decoupled import DecoupledNetwork
@@ -49,6 +50,7 @@ __all__ = [
     "ensemble_votes",
     "evaluate",
     "train",
+    "training_stream",
 ]
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -91,6 +93,12 @@ class TrainSettings(BaseModel):
             its batch norms' statistics: d average + (1 - d) value. The network of averages is then
             what is validated, tested and kept. By default there are none.
         label_smoothing: eps of `sedona_nni.losses.LabelSmoothing`.
+        augmentation: How training images are distorted: as the ``dataset`` says, see
+            `sedona_nni.data`; ``none``; or so and further by ``randaugment``, ``trivialaugment`` or
+            ``augmix``, see `sedona_nni.augmentation`.
+        mixup: alpha of mixup, which adds up images in pairs, and their labels; 0 for none.
+        cutmix: alpha of CutMix, which puts a part of one image into another; with both, one is
+            drawn for each batch.
         validation_fraction: Share of the training images held out to pick the best epoch.
         classes_per_batch: Classes that a batch is made of, see `sedona_nni.batches.BatchStream`; by
             default any (the release for PredSim: 40).
@@ -122,6 +130,9 @@ class TrainSettings(BaseModel):
     clip_norm: float | None = Field(default=None, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     label_smoothing: float = Field(default=0.1, ge=0, le=0.5)
+    augmentation: Augmentation = "dataset"
+    mixup: float = Field(default=0, ge=0)
+    cutmix: float = Field(default=0, ge=0)
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     classes_per_batch: int | None = Field(default=None, ge=1)
     class_limited_epochs: int | None = Field(default=None, ge=1)
@@ -257,6 +268,20 @@ def block_accuracies(network: DecoupledNetwork, evaluation: Evaluation) -> dict[
     }
 
 
+def training_stream(
+    splits: Splits, settings: TrainSettings, device: torch.device | str
+) -> BatchStream:
+    """Return the batches that a training learns from, before they are mixed."""
+    return BatchStream(
+        splits.train.augmented(settings.augmentation),
+        settings.batch_size,
+        settings.seed,
+        device,
+        classes_per_batch=settings.classes_per_batch,
+        class_limited_passes=settings.class_limited_epochs,
+    )
+
+
 def train(
     network: DecoupledNetwork,
     splits: Splits,
@@ -296,14 +321,8 @@ def train(
     """
     device = torch.device(device)
     place(network, device)
-    stream = BatchStream(
-        splits.train,
-        settings.batch_size,
-        settings.seed,
-        device,
-        classes_per_batch=settings.classes_per_batch,
-        class_limited_passes=settings.class_limited_epochs,
-    )
+    stream = training_stream(splits, settings, device)
+    mix = build_mixing(settings.mixup, settings.cutmix, splits.num_classes)
     steps_per_epoch = stream.batches_per_epoch
     generators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=generators), warnings.catch_warnings():
@@ -330,7 +349,7 @@ def train(
             for step in _with_bar(steps, f"epoch {epoch} of {max(epoch, method.num_epochs)}"):
                 images, labels = next(batches)
                 torch.manual_seed(_dropout_seed(settings.seed, step))
-                for block, loss in method.step(images, labels).items():
+                for block, loss in method.step(*mix(images, labels)).items():
                     losses[block] += loss
                     updates[block] += 1
 

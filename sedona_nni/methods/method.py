@@ -264,7 +264,8 @@ class TrainingMethod(ABC):
 
         Args:
             images: Shape (B, C, S, S).
-            labels: Class numbers, (B,).
+            labels: Class numbers, (B,), or the share of each class where images are mixed,
+                (B, classes).
 
         Returns:
             The losses before the updates, each of shape () and without a graph, by the index of

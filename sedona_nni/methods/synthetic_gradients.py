@@ -35,12 +35,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from sedona_nni.backbones import initialise
 from sedona_nni.cost import Cost, count_parameters
 from sedona_nni.decoupled import DecoupledNetwork
+from sedona_nni.losses import class_shares
 from sedona_nni.methods.method import MethodSettings, TrainingMethod, autocast
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Synthesizer(nn.Module):
         """Guess the gradient at features (B, C, S, S) with labels (B,), in the features' shape."""
         inner: Tensor = self.first(features)
         if self.context is not None:
-            code = F.one_hot(labels, self.context.in_features).to(features.dtype)
+            code = class_shares(labels, self.context.in_features).to(features.dtype)
             inner = inner + self.context(code)[:, :, None, None]
         guess: Tensor = self.last(self.rest(inner))
         return guess

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.kernel_ridge import KernelRidge
 
-from sedona_nni import probing
+from sedona_nni import training
 from sedona_nni.backbones import build_backbone
 from sedona_nni.balance import BlockBound, discretise, evidence, leaders, pareto_front
 from sedona_nni.batches import Batch, BatchStream
@@ -304,7 +304,7 @@ class TestTrial:
                     drawn.append(len(images))
                     yield images, labels
 
-        monkeypatch.setattr(probing, "BatchStream", Counting)
+        monkeypatch.setattr(training, "BatchStream", Counting)
 
         def probed(batch_size: int) -> dict[str, Any]:
             train = TRAIN.model_copy(update={"epochs": 6, "batch_size": batch_size})

@@ -314,7 +314,7 @@ def test_a_training_is_repeated_and_continued_to_the_bit(
 ) -> None:
     """Two epochs of three steps; the second time interrupted after the first epoch."""
     settings = settings_for(
-        name, optimizer="adam", lr=0.002, lr_min=0, batch_size=50, ema_decay=0.5
+        name, optimizer="adam", lr=0.002, lr_min=0, batch_size=50, ema_decay=0.5, mixup=0.5
     )
 
     def run(directory: Path | None, seed: int = 3, initial: int = 0, last: int = 2) -> Any:
