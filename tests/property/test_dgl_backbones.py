@@ -53,7 +53,8 @@ def test_hypergradient_equals_central_differences(name: str, image_size: int) ->
         seed=given.seed,
     )
     unrolled = unrolled_meta_loss(given, network.alpha.detach(), network.beta.detach())
-    assert float(found.meta_loss) == pytest.approx(float(unrolled.detach()), rel=1e-12)
+    # Not to the bit: other layouts and pieces of the batch are other orders of sums
+    assert float(found.meta_loss) == pytest.approx(float(unrolled.detach()), rel=1e-10)
 
     centre = [network.alpha.detach().clone(), network.beta.detach().clone()]
     direction = [torch.randn_like(part) for part in centre]

@@ -88,7 +88,8 @@ def test_immediate_backward_is_the_gradient_of_the_sum(backbone: str, seed: int)
     for block, block_updates in zip(reference.blocks, found, strict=True):
         for parameter, update in zip(block.parameters(), block_updates, strict=True):
             assert parameter.grad is not None
-            torch.testing.assert_close(update, parameter.grad, rtol=1e-9, atol=1e-12)
+            # One backward pass through all blocks adds up in another order than one for each
+            torch.testing.assert_close(update, parameter.grad, rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.parametrize(("backbone", "seed"), CASES)

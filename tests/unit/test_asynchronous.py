@@ -182,12 +182,13 @@ def test_round_robin_with_one_place_is_greedy_learning_after_the_start() -> None
         pairs = [learn(index, below, labels) for _ in range(2)]
         features = pairs[-1][0]
         mean.append(sum(loss for _, loss in pairs) / 2)
-    assert [losses[1][i].item() for i in range(3)] == pytest.approx([first, *mean], rel=1e-6)
+    # Losses are means of float32 there and of float64 here
+    assert [losses[1][i].item() for i in range(3)] == pytest.approx([first, *mean], rel=1e-5)
     for number in range(2, 5):
         features, labels = batch(number)
         for index in range(3):
             features, loss = learn(index, features, labels)
-            assert losses[number][index].item() == pytest.approx(loss, rel=1e-6)
+            assert losses[number][index].item() == pytest.approx(loss, rel=1e-5)
     for name, value in network.state_dict().items():
         assert torch.equal(value, reference.state_dict()[name]), name
 

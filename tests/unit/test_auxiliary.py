@@ -190,7 +190,9 @@ class TestStepByStep:
         assert x.shape == (3, 6, 2, 2)
         x = x + unit(unit(unit(x)), activate=False)
         x = unit(x).mean(dim=(2, 3))
-        torch.testing.assert_close(network(features), F.linear(x, next(weights), next(weights)))
+        expected = F.linear(x, next(weights), next(weights))
+        # Ten layers of float32 by other kernels; a layer left out changes the first digit
+        torch.testing.assert_close(network(features), expected, rtol=1e-3, atol=1e-4)
 
     def test_a_block_without_expansion_has_no_first_convolution(self) -> None:
         network = build_auxiliary("conv2", context(4, 8, expansion=1))

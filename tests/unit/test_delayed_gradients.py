@@ -128,12 +128,13 @@ def test_equals_a_simulation_with_saved_weights(splits: Splits) -> None:
                 momentum.mul_(0.8).add_(gradient + 0.01 * value)
                 value.sub_(rate * momentum)
 
-        torch.testing.assert_close(loss, expected_loss.detach(), rtol=0, atol=1e-12)
+        # Of size 1, after up to six steps; batch norms magnify what another order of sums does
+        torch.testing.assert_close(loss, expected_loss.detach(), rtol=0, atol=1e-10)
         for block, values in zip(network.blocks, current, strict=True):
             for parameter, value in zip(block.parameters(), values, strict=True):
-                torch.testing.assert_close(parameter.detach(), value, rtol=0, atol=1e-12)
+                torch.testing.assert_close(parameter.detach(), value, rtol=0, atol=1e-10)
         for found, buffer in zip(network.buffers(), plain.buffers(), strict=True):
-            torch.testing.assert_close(found, buffer, rtol=0, atol=1e-12)
+            torch.testing.assert_close(found, buffer, rtol=0, atol=1e-10)
 
 
 def test_who_waits_and_for_how_long(splits: Splits) -> None:

@@ -30,19 +30,20 @@ def test_candidates_together_are_each_alone(size: int, expansion: int) -> None:
 
     got = mixed(together, b)
     expected = sum(share * network(apart) for share, network in zip(b, alone, strict=True))
-    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    # Grouped kernels and single ones add up in different orders, and each processor in its own
+    torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-10)
 
     (got * cotangent).sum().backward()
     (expected * cotangent).sum().backward()
-    torch.testing.assert_close(together.grad, apart.grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(together.grad, apart.grad, rtol=1e-7, atol=1e-10)
     gradients = {name: p.grad for name, p in mixed.named_parameters() if p.grad is not None}
     for name, network in zip(CHOICES, alone, strict=True):
         own = mixed.of_candidate(gradients, name)
         for key, parameter in network.named_parameters():
-            torch.testing.assert_close(own[key], parameter.grad, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(own[key], parameter.grad, rtol=1e-7, atol=1e-10)
         statistics = mixed.of_candidate(dict(mixed.named_buffers()), name)
         for key, buffer in network.named_buffers():
-            torch.testing.assert_close(statistics[key], buffer, rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(statistics[key], buffer, rtol=1e-8, atol=1e-10)
 
 
 def test_drawing_many_draws_as_one_by_one() -> None:
@@ -88,4 +89,5 @@ def check(fast: nn.Conv2d, plain: nn.Conv2d, size: int) -> None:
         out.sin().sum().backward()
         results.append((out, leaf.grad, convolution.weight.grad))
     for got, expected in zip(*results, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+        # A product of matrices, or sums written out, against torch's kernels
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)

@@ -16,7 +16,7 @@ def test_by_hand() -> None:
     """
     logits = torch.tensor([[4.0, 2.0, 2.0], [4.0, 2.0, 2.0]]).log()
     loss = LabelSmoothing(0.1)(logits, torch.tensor([0, 1]))
-    assert loss.item() == pytest.approx(1.525 * math.log(2), rel=1e-6)
+    assert loss.item() == pytest.approx(1.525 * math.log(2), rel=1e-5)  # float32
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 200])

@@ -125,7 +125,8 @@ def test_the_second_block_learns_from_the_frozen_first(splits: Splits, history: 
         schedule.step()
         losses.append(loss.item())
     assert same(list(second.state_dict().values()), history[4][1][1])
-    assert history[4][0]["train_loss"] == pytest.approx(np.mean(losses[STEPS:]), rel=1e-6)
+    # Added up in float32 there and in float64 here
+    assert history[4][0]["train_loss"] == pytest.approx(np.mean(losses[STEPS:]), rel=1e-5)
 
 
 def test_the_best_epoch_is_one_of_the_last_blocks(

@@ -105,7 +105,8 @@ def test_one_block_is_plain_back_propagation_to_the_bit(
         expected = list(plain.state_dict().values())
         found = after_each_epoch[epoch]
         assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
-        assert numbers[epoch]["train_loss"] == pytest.approx(sum(losses) / STEPS, rel=1e-6)
+        # Added up in float32 there and in float64 here
+        assert numbers[epoch]["train_loss"] == pytest.approx(sum(losses) / STEPS, rel=1e-5)
     assert numbers[-1]["lr"] == pytest.approx(0.001)
 
 
@@ -218,6 +219,7 @@ def test_mixed_precision(splits: Splits, amp: Any) -> None:
         )
         assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
     assert dtypes == [torch.float32, {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]]
+    # bf16 has 8 bits of mantissa: up to 1 % off here, and kernels round where they like
     torch.testing.assert_close(losses[0], losses[1], rtol=0.1, atol=0.1)
     result = train(build(ONE_BLOCK), splits, SETTINGS.model_copy(update={"amp": amp, "epochs": 1}))
     assert np.isfinite(result.validation_loss)
@@ -263,7 +265,7 @@ def test_evaluation_by_hand() -> None:
     found = evaluate(network, images, settings, "cpu")
     assert found.accuracies == [0.0, 0.75, 0.5]
     assert found.ensemble_accuracy == 0.75
-    assert found.loss == pytest.approx(-np.log([0.9, 0.4, 0.4, 0.6]).mean(), rel=1e-6)
+    assert found.loss == pytest.approx(-np.log([0.9, 0.4, 0.4, 0.6]).mean(), rel=1e-5)  # float32
     more = settings.model_copy(update={"ensemble": 9})
     assert evaluate(network, images, more, "cpu").ensemble_accuracy == 0.25
     alone = settings.model_copy(update={"ensemble": 1})
