@@ -482,6 +482,8 @@ def retest(
         result = evaluate_saved(
             directory, device=claimed, workers=workers, data_dir=data_dir, ensemble=ensemble
         )
+    if result.get("same_data") is False:
+        print(f"other images than {directory} was trained with, of its classes", file=sys.stderr)
     _show_numbers(result, as_json)
 
 

@@ -16,6 +16,7 @@ set is used.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -45,6 +46,17 @@ class DataIdentity(BaseModel):
     classes: tuple[str, ...]
     images: dict[str, int]
     fingerprint: str
+
+    def as_metadata(self) -> dict[str, str]:
+        """Return what a file of weights says of what they were trained with: texts, as it has to.
+
+        ``classes`` is a JSON list: the names of the outputs, in their order.
+        """
+        return {
+            "dataset": self.dataset,
+            "classes": json.dumps(self.classes),
+            "fingerprint": self.fingerprint,
+        }
 
     def check_classes(self, known: DataIdentity, where: str) -> None:
         """Check that the classes are those of the images that something was learned from.
@@ -78,7 +90,7 @@ class DataIdentity(BaseModel):
         if self.fingerprint == known.fingerprint and self.classes == known.classes:
             return
         self.check_classes(known, where)
-        counts = [f"{count} to {part}" for part, count in known.images.items() if count]
+        counts = [f"{count} {part}" for part, count in known.images.items() if count]
         raise InputError(
             f"data_dir: the images must be those that {where} began with ({', '.join(counts)}), "
             "but they are others; please name a new directory"

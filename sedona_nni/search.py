@@ -15,6 +15,9 @@ Learning", ICLR 2021. Every departure from the paper and its release: docs/metho
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +45,8 @@ from sedona_nni.weight_memory import Eviction, WeightMemory
 __all__ = ["CHECKPOINT_FILE", "Search", "SearchSettings"]
 
 CHECKPOINT_FILE = "search.json"
+
+_logger = logging.getLogger(__name__)
 _SNAPSHOT_DRAW, _DROPOUT = 0, 1  # what random numbers are for, so that the two never coincide
 
 
@@ -128,14 +133,25 @@ class Search:
         network: The relaxed network. Its alpha and beta are what is searched for; its weights are
             those of the latest training step.
         settings: How it searches.
+        data: Fingerprint of its images, None if nobody said it.
         step: Steps done, of `total_steps`.
         train_batches_used: Training batches consumed; a resumed search goes on with the next.
         validation_batches_used: Likewise for validation.
     """
 
-    def __init__(self, network: RelaxedNetwork, settings: SearchSettings) -> None:
+    def __init__(
+        self, network: RelaxedNetwork, settings: SearchSettings, data: str | None = None
+    ) -> None:
+        """Choose what to search and how.
+
+        Args:
+            network: The relaxed network, as it is at the start.
+            settings: How.
+            data: Fingerprint of the images; a checkpoint of other images is not gone on with.
+        """
         self.network = network
         self.settings = settings
+        self.data = data
         self.step = 0
         self.train_batches_used = 0
         self.validation_batches_used = 0
@@ -320,7 +336,8 @@ class Search:
         """Go on from the checkpoint in ``directory``, to the bit on a CPU.
 
         Raises:
-            InputError: if it is damaged, or of a search with other settings or another network.
+            InputError: if it is damaged, or of a search with other settings, another network or
+                other images.
         """
         path = directory / CHECKPOINT_FILE
         remedy = f"remove {directory} to start again"
@@ -328,7 +345,21 @@ class Search:
             checkpoint = read_json(path)
             # Older ones had no choice of a stem
             identity = {"stem": "published", **checkpoint["settings"]}
-        for field, value in self._identity().items():
+        ours = self._identity()
+        later = self._later_identity()
+        if missing := [field for field in later if field not in identity]:
+            _logger.warning(
+                "%s does not say its %s, which is taken to be that of this search",
+                path,
+                ", ".join(missing),
+            )
+        if self.data is None or identity.get("data") is None:
+            missing.append("data")
+        for field, value in ours.items():
+            if field in missing:
+                continue
+            if field == "data" and identity["data"] != value:
+                raise InputError(f"data: the images must be those that {path} was made with")
             if identity.get(field) != value:
                 rule = f"must be {identity.get(field)!r} to continue {path}"
                 raise InputError.rule(field, rule, value)
@@ -366,6 +397,18 @@ class Search:
             "stem": backbone.stem,
             "num_classes": backbone.num_classes,
             "aux": list(self.network.aux_choices),
+            **self._later_identity(),
+        }
+
+    def _later_identity(self) -> dict[str, Any]:
+        """Return what checkpoints have named since a later version; older ones are gone on with."""
+        backbone = self.network.backbone
+        shapes = {name: list(weight.shape) for name, weight in self.network.named_parameters()}
+        return {
+            "in_channels": backbone.in_channels,
+            "activation": repr(backbone.activation()),
+            "weights": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
+            "data": self.data,
         }
 
 

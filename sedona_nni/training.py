@@ -312,12 +312,13 @@ def train(
             validation part), ``train_loss`` (mean of the highest losses while learning), ``epoch``,
             ``lr`` and what else the method tells; after an interruption also for the epochs before
             it.
-        directory: Where to write ``checkpoint.pt`` and, at the end, ``model.safetensors``.
+        directory: Where to write ``checkpoint.pt`` and, at the end, ``model.safetensors``, whose
+            metadata name the classes.
 
     Raises:
         DivergedError: if a loss is not finite at the end of an epoch.
-        InputError: if the checkpoint in ``directory`` was made with other settings, or the method
-            cannot train the network, see `sedona_nni.methods.MethodSettings.check`.
+        InputError: if the checkpoint in ``directory`` was made with other settings or images, or
+            the method cannot train the network, see `sedona_nni.methods.MethodSettings.check`.
     """
     device = torch.device(device)
     place(network, device)
@@ -331,7 +332,10 @@ def train(
         torch.manual_seed(_initial_seed(settings.seed))
         method = build_method(network, settings, splits, steps_per_epoch)
 
-        progress = _Progress(settings.model_dump(mode="json"))
+        data = splits.identity
+        progress = _Progress(
+            settings.model_dump(mode="json"), data="" if data is None else data.fingerprint
+        )
         checkpoint = directory / CHECKPOINT_FILE if directory else None
         if checkpoint and checkpoint.exists():
             progress = _load(checkpoint, [network, method], progress)
@@ -381,7 +385,8 @@ def train(
     network.load_state_dict(progress.best_network)
     if directory:
         weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-        write_atomically(directory / MODEL_FILE, lambda path: save_file(weights, path))
+        metadata = None if data is None else data.as_metadata()
+        write_atomically(directory / MODEL_FILE, lambda path: save_file(weights, path, metadata))
     return TrainResult(
         progress.best_epoch,
         progress.best_accuracy,
@@ -396,6 +401,7 @@ class _Progress:
     """What has to outlive an interruption besides the states of network and optimizers."""
 
     settings: dict[str, Any]
+    data: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
     num_validated: int = 0
     best_epoch: int = 0
@@ -425,8 +431,11 @@ def _load(path: Path, parts: Sequence[Stateful], fresh: _Progress) -> _Progress:
     with reading(path, remedy):
         state = read_tensors(path)
         settings = TrainSettings.model_validate(state["settings"])  # also one of fewer options
+        data = state.setdefault("data", fresh.data)  # older ones do not say which images
     if settings.model_dump(mode="json") != fresh.settings:
         raise InputError(f"directory: {path} was made with other training settings")
+    if fresh.data and data and data != fresh.data:
+        raise InputError(f"directory: {path} was made with other images")
     with reading(path, remedy):
         for part, saved in zip(parts, state.pop("parts"), strict=True):
             part.load_state_dict(saved)

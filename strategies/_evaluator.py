@@ -33,9 +33,17 @@ from torch.utils.data import (
 )
 
 from sedona_nni.batches import Batch, Draw, ImageSet, evaluation_batches
+from sedona_nni.data_identity import fingerprint_of_arrays
 from sedona_nni.errors import InputError
 
-__all__ = ["ImageLoader", "LoadedImages", "check_disjoint", "check_evaluator", "images_of"]
+__all__ = [
+    "ImageLoader",
+    "LoadedImages",
+    "check_disjoint",
+    "check_evaluator",
+    "fingerprint_of_some",
+    "images_of",
+]
 
 # Options of a trainer that a search has no use for: their defaults, and what is there instead
 _TRAINER: dict[str, tuple[Any, str]] = {
@@ -56,6 +64,23 @@ _MODULE: dict[str, tuple[Any, str]] = {
     "learning_rate": (0.001, "lr"),
     "weight_decay": (0.0, "weight_decay"),
 }
+
+
+def fingerprint_of_some(images: ImageSet | LoadedImages) -> str:
+    """Return a fingerprint of how many images there are and of 64 of them, evenly spaced.
+
+    Pixels of a data set that does not load an image twice alike are left out: those are random
+    distortions that do not go by torch's generator.
+    """
+    count = len(images)
+    some = np.unique(np.linspace(0, count - 1, min(count, 64)).astype(np.int64))
+    draws = [Draw(some[part : part + 1], (0, int(part))) for part in range(len(some))]
+    first, second = (list(images.batches(draws, torch.device("cpu"))) for _ in range(2))
+    arrays = [np.array(count), *(labels.numpy() for _, labels in first)]
+    for (pixels, _), (again, _) in zip(first, second, strict=True):
+        if torch.equal(pixels, again):
+            arrays.append(pixels.numpy())
+    return fingerprint_of_arrays(*arrays)
 
 
 def check_evaluator(evaluator: Lightning) -> None:

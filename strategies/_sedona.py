@@ -41,7 +41,13 @@ from sedona_nni.errors import InputError
 from sedona_nni.files import check_output_folder
 from sedona_nni.relaxation import RelaxedNetwork
 from sedona_nni.search import CHECKPOINT_FILE, Search, SearchSettings
-from strategies._evaluator import LoadedImages, check_disjoint, check_evaluator, images_of
+from strategies._evaluator import (
+    LoadedImages,
+    check_disjoint,
+    check_evaluator,
+    fingerprint_of_some,
+    images_of,
+)
 
 __all__ = ["Sedona", "SedonaModule", "SedonaSupernet"]
 
@@ -66,9 +72,9 @@ class SedonaSupernet(BaseSuperNetModule):
         logits: Tensor = self.network.backbone(images)
         return logits
 
-    def start(self, settings: SearchSettings) -> Search:
-        """Return a search that trains the network where it is now."""
-        self._search = Search(self.network, settings)
+    def start(self, settings: SearchSettings, data: str) -> Search:
+        """Return a search that trains the network where it is now, with images of a fingerprint."""
+        self._search = Search(self.network, settings, data)
         return self._search
 
     @property
@@ -113,7 +119,9 @@ class SedonaModule(BaseOneShotLightningModule):
         if self.trainer.world_size > 1:
             raise InputError.rule("devices", "must be 1 for Sedona", self.trainer.world_size)
         strategy = self._strategy
-        self._search = cast(SedonaSupernet, self.model.supernet).start(strategy.settings)
+        self._search = cast(SedonaSupernet, self.model.supernet).start(
+            strategy.settings, strategy.data
+        )
         directory = strategy.directory
         if directory is not None and (directory / CHECKPOINT_FILE).exists():
             self._search.load(directory)
@@ -182,6 +190,7 @@ class Sedona(OneShotStrategy):
         self,
         *,
         dataset: str = "unnamed",
+        data: str | None = None,
         directory: Path | None = None,
         checkpoint_every: int = 25,
         on_progress: Callable[[dict[str, float]], None] = lambda numbers: None,
@@ -191,6 +200,8 @@ class Sedona(OneShotStrategy):
 
         Args:
             dataset: Name of the data set, which the search result mentions.
+            data: Fingerprint of the images; by default one is made of some of them. A directory
+                with a search of other images is not gone on with.
             directory: Where to keep checkpoints, so that an interrupted search can go on.
             checkpoint_every: Steps between checkpoints.
             on_progress: Called after every step with its numbers, see `Search.advance`, and with
@@ -214,6 +225,7 @@ class Sedona(OneShotStrategy):
         self.checkpoint_every = checkpoint_every
         self.on_progress = on_progress
         self._dataset = dataset
+        self._data = data
         self._images: tuple[ImageSet | LoadedImages, ImageSet | LoadedImages] | None = None
 
     def mutate_model(self, model: DecouplingSpace) -> DecouplingSpace:
@@ -280,6 +292,12 @@ class Sedona(OneShotStrategy):
             for images, size, seed in zip(self._images, sizes, seeds, strict=True)
         )
         return train, validation
+
+    @property
+    def data(self) -> str:
+        """The fingerprint of the images of both loaders."""
+        assert self._images is not None
+        return self._data or "/".join(map(fingerprint_of_some, self._images))
 
     @property
     def search(self) -> Search:

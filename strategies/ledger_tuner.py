@@ -141,12 +141,27 @@ class LedgerTuner(BorderTuner):
         if (known := self.ledger[key].result) is not None:  # seen again after a resume
             self.take(key, known)
             return
+        self._check_same_data(key, result)
         accuracy = result.get("default") if isinstance(result, dict) else None
         if isinstance(accuracy, int | float) and math.isfinite(accuracy):
             self.ledger.succeed(key, result)
             self.take(key, result)
         else:
             self.failed(parameters, f"its result has no finite validation accuracy: {result!r}")
+
+    def _check_same_data(self, key: str, result: Any) -> None:
+        """Check that a trial has had the images of those before; versions ago none said which.
+
+        Raises:
+            ExperimentFailedError: if not: results would not be comparable.
+        """
+        data = result.get("data") if isinstance(result, dict) else None
+        for record in self.ledger:
+            before = (record.result or {}).get("data")
+            if data and before and data != before:
+                reason = f"its images are others than those of {record.key}: the data have changed"
+                self.ledger.fail(key, reason)
+                raise ExperimentFailedError(f"{key}: {reason}")
 
     def failed(self, parameters: Parameters, reason: str) -> None:
         """Enter a failed training; give up if there are only such.

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.progress import track
 
@@ -22,23 +21,20 @@ from sedona_nni.batches import BatchStream
 from sedona_nni.compute import compute_in_macs
 from sedona_nni.data import load_splits
 from sedona_nni.decoupling import ProbeResult
-from sedona_nni.errors import InputError
 from sedona_nni.files import check_output_folder, read_json, reading, write_json
 from sedona_nni.probing import ProbeSettings, local_loss, probe_steps, probes
 from sedona_nni.task import Task
 from sedona_nni.task_backbone import task_backbone
 from sedona_nni.training import TrainSettings
 from trials.finished import finished_results
+from trials.run import RUN_FILE, Run
 
 __all__ = ["run_probes"]
 
 
-class _Run(BaseModel):
+class _Run(Run):
     """All that defines a probing, as ``run.json``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    task: Task
     aux: tuple[str, ...]
     train: TrainSettings
     settings: ProbeSettings
@@ -74,7 +70,8 @@ def run_probes(
     Returns:
         ``search_result``, the `ProbeResult` that decouplings for every K derive from; ``default``,
         minus the least loss; ``steps`` of each probe; ``trainings``, what all cost in full
-        trainings, by MACs; ``images`` that the steps took; ``time_s``.
+        trainings, by MACs; ``images`` that the steps took; ``time_s``; ``data``, the fingerprint
+        of the data set, see `sedona_nni.data_identity`.
 
     Raises:
         InputError: if a name is unknown, the cost allows no step, or the directory holds another
@@ -82,24 +79,22 @@ def run_probes(
         DivergedError: if a loss is not finite.
     """
     device = torch.device(device)
-    run = _Run(task=task, aux=tuple(aux), train=train, settings=settings)
     found: list[float] = []
     spent = 0.0
-    if directory is not None and (kept := directory / "run.json").exists():
-        with reading(kept, "remove it to start again"):
-            before = _read_run(directory)
-        if before != run:
-            raise InputError(f"directory: {directory} holds another probing, please name a new one")
-        if (finished := finished_results(directory)) is not None:
-            return finished
-        if (kept := directory / "progress.json").exists():
-            with reading(kept, "remove it to start again"):
-                progress = read_json(kept)
-                found, spent = [float(loss) for loss in progress["losses"]], progress["time_s"]
-    if directory is not None:
+    finished = None if directory is None else finished_results(directory)
+    if directory is not None and finished is None:
         check_output_folder("directory", directory)
-
     splits = load_splits(task, train.validation_fraction, workers=workers)
+    run = _Run(task=task, aux=tuple(aux), train=train, settings=settings, data=splits.identity)
+    if directory is not None:
+        run.check_goes_on(directory, "probing")
+    if finished is not None:
+        return finished
+    if directory is not None and (kept := directory / "progress.json").exists():
+        with reading(kept, "remove it to start again"):
+            progress = read_json(kept)
+            found, spent = [float(loss) for loss in progress["losses"]], progress["time_s"]
+
     with torch.device("meta"):
         counted = task_backbone(task)
     stream = BatchStream(splits.train, train.batch_size, train.seed, "cpu")
@@ -110,7 +105,7 @@ def run_probes(
     batches = full * train.batch_size / batch_size
     steps, trainings = probe_steps(compute_in_macs(counted, aux), settings.cost, batches)
     if directory is not None:
-        write_json(directory / "run.json", run.model_dump(mode="json"))
+        run.save(directory / RUN_FILE)
 
     started = time.perf_counter() - spent
     generators = [device] if device.type == "cuda" else []
@@ -147,20 +142,13 @@ def run_probes(
         "trainings": trainings,
         "images": len(found) * steps * batch_size,
         "time_s": spent,
+        "data": None if run.data is None else run.data.fingerprint,
         "search_result": result.model_dump(mode="json"),
     }
     if directory is not None:
         write_json(directory / "results.json", results)
         (directory / "progress.json").unlink()
     return results
-
-
-def _read_run(directory: Path) -> _Run:
-    path = directory / "run.json"
-    try:
-        return _Run.model_validate(read_json(path))
-    except ValidationError as error:
-        raise InputError.from_validation(error, str(path)) from None
 
 
 def _numbers(found: Sequence[float]) -> dict[str, float]:

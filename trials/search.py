@@ -22,7 +22,6 @@ import torch
 from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import ModelStatus, RawFormatModelSpace
-from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
@@ -33,7 +32,6 @@ from sedona_nni.cost import count_parameters, peak_memory_mib, relaxed_cost
 from sedona_nni.data import Splits, load_splits
 from sedona_nni.decoupled import build_decoupled
 from sedona_nni.decoupling import Decoupling
-from sedona_nni.errors import InputError
 from sedona_nni.files import check_output_folder, read_json, reading, write_json
 from sedona_nni.placement import place
 from sedona_nni.relaxation import RelaxedNetwork
@@ -43,16 +41,14 @@ from sedona_nni.training import Evaluation, TrainSettings, evaluate
 from strategies._evaluator import ImageLoader
 from strategies._sedona import Sedona
 from trials.finished import finished_results
+from trials.run import RUN_FILE, Run
 
 __all__ = ["run_search"]
 
 
-class _Run(BaseModel):
+class _Run(Run):
     """All that defines a search, as ``run.json``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    task: Task
     aux: tuple[str, ...]
     settings: SearchSettings
 
@@ -94,7 +90,8 @@ def run_search(
         ``decided``; ``parameters`` and ``macs`` (per image) of backbone and all auxiliary networks;
         ``peak_memory_mib`` of a meta-step on ``device`` with weights, optimizer state and one
         snapshot; ``time_s`` of the search; ``images`` that its steps took, those that validated
-        included; ``history``, of what was reported: ``step``, ``default`` and ``meta_loss``; and
+        included; ``data``, the fingerprint of the data set, see `sedona_nni.data_identity`;
+        ``history``, of what was reported: ``step``, ``default`` and ``meta_loss``; and
         ``relaxation``, about as often from the end of pre-training on: ``step``, ``a_loc`` (each
         time L-1 numbers) and ``aux``, the softmax of beta (each time L-1 rows of C), to 4 decimals.
 
@@ -103,18 +100,16 @@ def run_search(
             another search.
     """
     device = torch.device(device)
-    run = _Run(task=task, aux=tuple(aux), settings=settings)
-    if directory is not None and (kept := directory / "run.json").exists():
-        with reading(kept, "remove it to start again"):
-            before = _read_run(directory)
-        if before != run:
-            raise InputError(f"directory: {directory} holds another search, please name a new one")
-        if (finished := finished_results(directory)) is not None:
-            return finished
-    if directory is not None:
+    finished = None if directory is None else finished_results(directory)
+    if directory is not None and finished is None:
         check_output_folder("directory", directory)
-
     splits = load_splits(task, settings.validation_fraction, workers=workers)
+    run = _Run(task=task, aux=tuple(aux), settings=settings, data=splits.identity)
+    if directory is not None:
+        run.check_goes_on(directory, "search")
+    if finished is not None:
+        return finished
+
     space = DecouplingSpace(
         task.backbone,
         aux,
@@ -126,12 +121,13 @@ def run_search(
         stem=task.stem,
     )
     if directory is not None:
-        write_json(directory / "run.json", run.model_dump(mode="json"))
+        run.save(directory / RUN_FILE)
 
     monitor = _Monitor(splits, settings, device, report, directory, num_reports)
     with monitor.bar:
         strategy = Sedona(
             dataset=task.dataset,
+            data=None if run.data is None else run.data.fingerprint,
             directory=None if directory is None else directory / "checkpoint",
             checkpoint_every=monitor.every,
             on_progress=lambda numbers: monitor.progress(strategy.search, numbers),
@@ -165,6 +161,7 @@ def run_search(
                 ),
             )
         ),
+        "data": None if run.data is None else run.data.fingerprint,
         **monitor.kept,
         "search_result": result.model_dump(mode="json"),
     }
@@ -173,14 +170,6 @@ def run_search(
         (directory / "progress.json").unlink()
         shutil.rmtree(directory / "checkpoint")
     return results
-
-
-def _read_run(directory: Path) -> _Run:
-    path = directory / "run.json"
-    try:
-        return _Run.model_validate(read_json(path))
-    except ValidationError as error:
-        raise InputError.from_validation(error, str(path)) from None
 
 
 class _InThisProcess(SequentialExecutionEngine):

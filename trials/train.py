@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from safetensors.torch import load_file
 
 from sedona_nni.compute import compute_in_macs
@@ -24,8 +24,7 @@ from sedona_nni.cost import block_costs, count_parameters, peak_memory_mib, rela
 from sedona_nni.data import BatchStream, Splits, load_splits
 from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decoupling import NO_AUXILIARY, Decoupling, SearchResult
-from sedona_nni.errors import InputError
-from sedona_nni.files import check_output_folder, read_json, reading, write_json
+from sedona_nni.files import check_output_folder, reading, write_json
 from sedona_nni.methods import TrainingMethod, build_method
 from sedona_nni.placement import place
 from sedona_nni.relaxed_training import build_relaxed
@@ -41,18 +40,16 @@ from sedona_nni.training import (
     train,
 )
 from trials.finished import finished_results
+from trials.run import RUN_FILE, Run
 
 __all__ = ["evaluate_saved", "run_training"]
 
 _EPOCHS_KEPT = 100  # of a history: a curve needs no more, and every result is in the ledger
 
 
-class _Run(BaseModel):
+class _Run(Run):
     """All that defines a training, as ``run.json``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    task: Task
     decoupling: Annotated[Decoupling | SearchResult, Field(discriminator="format")]
     settings: TrainSettings
 
@@ -91,7 +88,8 @@ def run_training(
         The peak is that of a training step on ``device`` with everything it needs: weights,
         optimizer state, gradients, activations and what the step computes on the way, but not
         the images.
-        For reports: ``images`` that the steps took; ``history``, by name the values of what was
+        For reports: ``images`` that the steps took; ``data``, the fingerprint of the data set, see
+        `sedona_nni.data_identity`; ``history``, by name the values of what was
         reported, after each epoch or, of many, after 100 of them, None where there was none;
         ``compute``, a `sedona_nni.compute.Compute` of the backbone and the decoupling's auxiliary
         networks, and ``sizes``, height and width of every layer's maps; neither of a search result.
@@ -101,25 +99,21 @@ def run_training(
         DivergedError: if the loss does not stay finite.
     """
     device = torch.device(device)
-    run = _Run(task=task, decoupling=decoupling, settings=settings)
-    if directory is not None and (kept := directory / "run.json").exists():
-        with reading(kept, "remove it to start again"):
-            before = _read_run(directory)
-        if before != run:
-            raise InputError(
-                f"directory: {directory} holds another training, please name a new one"
-            )
-        if (finished := finished_results(directory)) is not None:
-            return finished
-    if directory is not None:
+    finished = None if directory is None else finished_results(directory)
+    if directory is not None and finished is None:
         check_output_folder("directory", directory)
-
     splits = load_splits(task, settings.validation_fraction, workers=workers)
+    run = _Run(task=task, decoupling=decoupling, settings=settings, data=splits.identity)
+    if directory is not None:
+        run.check_goes_on(directory, "training")
+    if finished is not None:
+        return finished
+
     network, costs = _build(task, decoupling, settings.seed)
     extra = _method(network, settings, splits).extra_cost()
     costs = {name: cost + getattr(extra, name) for name, cost in costs.items()}
     if directory is not None:
-        write_json(directory / "run.json", run.model_dump(mode="json"))
+        run.save(directory / RUN_FILE)
         kind = "decoupling" if isinstance(decoupling, Decoupling) else "search-result"
         decoupling.save(directory / f"{kind}.json")
     peak = _peak_memory_mib(run, splits, device)
@@ -141,6 +135,7 @@ def run_training(
         "time_s": trained.time_s,
         "images": len(epochs) * stream.batches_per_epoch * stream.batch_size,
         "history": _history(epochs),
+        "data": None if run.data is None else run.data.fingerprint,
         **_anatomy(task, decoupling),
     }
     if directory is not None:
@@ -168,31 +163,29 @@ def evaluate_saved(
 
     Returns:
         ``test_accuracy``, ``test_loss``, where an ensemble was asked for
-        ``test_ensemble_accuracy``, and ``block_1_accuracy`` ... of every block's classifier.
+        ``test_ensemble_accuracy``, ``block_1_accuracy`` ... of every block's classifier and, where
+        the directory says what it was trained with, ``same_data``, whether the data set is that.
 
     Raises:
-        InputError: if a file is missing or does not hold what it should.
+        InputError: if a file is missing or does not hold what it should, or the data set's classes
+            are not those that were learned.
     """
-    run = _read_run(directory)
+    run = _Run.load(directory / RUN_FILE)
     settings = run.settings
     if ensemble is not None:
         settings = settings.model_copy(update={"ensemble": ensemble})
     task = run.task if data_dir is None else run.task.model_copy(update={"data_dir": data_dir})
     splits = load_splits(task, settings.validation_fraction, workers=workers)
+    same: dict[str, float] = {}
+    if run.data is not None and splits.identity is not None:
+        splits.identity.check_classes(run.data, str(directory))
+        same["same_data"] = splits.identity.fingerprint == run.data.fingerprint
     network, _ = _build(task, run.decoupling, settings.seed)
     path = directory / MODEL_FILE
     with reading(path):  # it may be missing, be no safetensors, or hold other weights
         network.load_state_dict(load_file(path))
     test = evaluate(place(network, device), splits.test, settings, device)
-    return _test_numbers(test, settings) | block_accuracies(network, test)
-
-
-def _read_run(directory: Path) -> _Run:
-    path = directory / "run.json"
-    try:
-        return _Run.model_validate(read_json(path))
-    except ValidationError as error:
-        raise InputError.from_validation(error, str(path)) from None
+    return _test_numbers(test, settings) | block_accuracies(network, test) | same
 
 
 def _build(

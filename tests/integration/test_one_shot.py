@@ -62,8 +62,9 @@ class Stop(Exception):
 class Blobs(Dataset):
     """Images of two classes that differ in brightness, with noise from torch's generator."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, brightness: float = 0.0) -> None:
         self.count = count
+        self.brightness = brightness
 
     def __len__(self) -> int:
         return self.count
@@ -71,7 +72,7 @@ class Blobs(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if index >= self.count:
             raise IndexError
-        return torch.randn(3, 32, 32) + index % 2, index % 2
+        return torch.randn(3, 32, 32) + index % 2 + self.brightness, index % 2
 
 
 def blob_space(num_blocks: int | None = 3) -> DecouplingSpace:
@@ -80,11 +81,11 @@ def blob_space(num_blocks: int | None = 3) -> DecouplingSpace:
     )
 
 
-def classification() -> Classification:
+def classification(brightness: float = 0.0) -> Classification:
     """Return an ordinary evaluator of NNI's."""
     return Classification(
         num_classes=2,
-        train_dataloaders=DataLoader(Blobs(20), batch_size=8),
+        train_dataloaders=DataLoader(Blobs(20, brightness), batch_size=8),
         val_dataloaders=DataLoader(Blobs(12), batch_size=4),
         accelerator="cpu",
         max_epochs=-1,
@@ -269,7 +270,7 @@ def test_finished_trial_returns_its_results_again(
 ) -> None:
     results = run_search(TASK, SETTINGS, **OPTIONS, directory=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"run.json", "results.json"}
-    monkeypatch.setattr("trials.search.load_splits", None)  # nothing is done again
+    monkeypatch.setattr("trials.search.Sedona", None)  # nothing is done again
     assert run_search(TASK, SETTINGS, **OPTIONS, directory=tmp_path) == results
     assert results["search_result"] == uninterrupted["search_result"]
 
@@ -426,6 +427,12 @@ def test_directory_of_another_search_is_refused(tmp_path: Path) -> None:
             RawFormatModelSpace.from_model(blob_space(), classification()),
             SequentialExecutionEngine(),
         )
+    finished = tmp_path / "finished"
+    blob_search(finished)
+    brighter = RawFormatModelSpace.from_model(blob_space(), classification(brightness=0.1))
+    options = SETTINGS.model_dump(exclude={"validation_batch_size"})
+    with pytest.raises(InputError, match="data: the images must be those that "):
+        Sedona(**options, directory=finished)(brighter, SequentialExecutionEngine())
     run_search(TASK, SETTINGS, **OPTIONS, directory=tmp_path / "trial")
     for task, settings in [
         (TASK, SETTINGS.model_copy(update={"meta_lr": 0.2})),

@@ -275,6 +275,7 @@ def test_train_and_test(
     assert sedona(monkeypatch, "test", "trained", "--json", "--device", "cpu") == 0
     tested = json.loads(capsys.readouterr().out)
     assert tested["test_accuracy"] == trained["test_accuracy"] == tested["block_2_accuracy"]
+    assert tested["same_data"] is True
     assert "test_ensemble_accuracy" not in tested
     assert sedona(monkeypatch, "test", "trained", "--ensemble", "2", "--json") == 0
     both = json.loads(capsys.readouterr().out)

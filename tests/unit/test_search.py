@@ -32,10 +32,10 @@ SETTINGS = {
 }
 
 
-def search(**changes: Any) -> Search:
+def search(data: str | None = None, **changes: Any) -> Search:
     torch.manual_seed(0)
     network = RelaxedNetwork(random_backbone(random.Random(3), 3), ["conv1", "conv2"])
-    return Search(network, SearchSettings(**(SETTINGS | changes)))
+    return Search(network, SearchSettings(**(SETTINGS | changes)), data)
 
 
 def batches(seed: int, start: int = 0) -> Iterator[Batch]:
@@ -176,6 +176,41 @@ def test_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
     first.save(tmp_path)
     with pytest.raises(InputError, match=r"inner_steps: must be 2 to continue .*, but got 3"):
         search(inner_steps=3).load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda this: setattr(this, "data", "dogs"), "data: the images must be those that "),
+        (
+            lambda this: setattr(this.network.backbone, "activation", torch.nn.LeakyReLU),
+            r"activation: must be 'Softplus.*' to continue .*'LeakyReLU\(negative_slope=0.01\)'",
+        ),
+        (
+            lambda this: setattr(this.network.backbone.head, "extra", torch.nn.Linear(1, 1)),
+            "weights: must be '[0-9a-f]{64}' to continue ",
+        ),
+    ],
+)
+def test_checkpoint_of_other_images_or_another_network_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Any, message: str
+) -> None:
+    search("cats").save(tmp_path)
+    other = search("cats")
+    other.load(tmp_path)
+    change(other)
+    with pytest.raises(InputError, match=message):
+        other.load(tmp_path)
+    search().load(tmp_path)  # nobody said which images these are
+    assert not caplog.text
+
+    path = tmp_path / CHECKPOINT_FILE
+    checkpoint = json.loads(path.read_text())
+    for field in ("in_channels", "activation", "weights", "data"):
+        del checkpoint["settings"][field]
+    path.write_text(json.dumps(checkpoint))
+    search("dogs").load(tmp_path)
+    assert "does not say its in_channels, activation, weights, data" in caplog.text
 
 
 def test_checkpoint_with_weights_in_another_order_is_refused(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_results_and_files(tmp_path: Path) -> None:
         "peak_memory_mib",
         "time_s",
         "images",
+        "data",
         "history",
         "compute",
         "sizes",

@@ -905,3 +905,14 @@ def test_speed_up_as_the_second_objective(dispatch: Any) -> None:
 def test_a_rule_compares_one_number(dispatch: Any) -> None:
     with pytest.raises(InputError, match="pruner must be none where there is a second_objective"):
         session(dispatch, pruner="median", second_objective="memory")
+
+
+def test_an_experiment_ends_when_its_images_have_changed(dispatch: Any) -> None:
+    """As when it is resumed after somebody changed the folder: results could not be compared."""
+    nni = session(dispatch, concurrency=1, compare=[])
+    nni.succeed("search", search_result=SEARCH_RESULT, data="cats")
+    nni.succeed("sedona-000", data="cats")
+    with pytest.raises(Exception, match="the data have changed"):
+        nni.final("sedona-001", data="dogs")
+    assert "its images are others than those of search: the data have changed" in (nni.error or "")
+    assert ledger(nni)["sedona-001"].status == "failed"
