@@ -131,6 +131,28 @@ def test_yaml_makes_texts_of_numbers_and_booleans_of_words() -> None:
     }
 
 
+def test_options_of_training_are_tuned_by_the_same_names() -> None:
+    def one_of(*values: Any) -> dict[str, Any]:
+        return {"_type": "choice", "_value": list(values)}
+
+    space = read_search_space(
+        {
+            "optimizer": one_of("sgd", "adamw"),
+            "augmentation": one_of("dataset", "randaugment"),
+            "clip_norm": one_of(None, 1.0),
+            "warmup_epochs": {"_type": "randint", "_value": [0, 6]},
+            "ema_decay": {"_type": "loguniform", "_value": [0.9, 0.999]},
+            "mixup": {"_type": "uniform", "_value": [0, 0.4]},
+        },
+        TrainSettings(),
+    )
+    assert len(space) == 6
+    message = r"searchSpace\.nesterov: nesterov must come with sgd .* but got adamw"
+    entries = {"optimizer": one_of("sgd", "adamw"), "nesterov": one_of(True, False)}
+    with pytest.raises(InputError, match=message):
+        read_search_space(entries, TrainSettings())
+
+
 def test_what_is_fixed_is_not_tuned() -> None:
     space = space_of(lr=[0.01, 1.0], momentum=[0.1, 0.9])
     assert list(read_search_space(space, TRAIN, fixed={"lr"})) == ["momentum"]
