@@ -417,10 +417,9 @@ def _environment(public: bool, mark: str) -> dict[str, str]:
     # So that `python` in a trialCommand is the one that runs this, without activating anything.
     here = str(Path(sys.executable).parent)
     environment["PATH"] = os.pathsep.join([here, environment.get("PATH", os.defpath)])
-    if not public:
-        hook = Path(__file__).with_name("loopback.js")
-        options = [environment.get("NODE_OPTIONS", ""), f'--require "{hook}"']
-        environment["NODE_OPTIONS"] = " ".join(filter(None, options))
+    hooks = ["patience.js"] if public else ["patience.js", "loopback.js"]
+    loaded = [f'--require "{Path(__file__).with_name(hook)}"' for hook in hooks]
+    environment["NODE_OPTIONS"] = " ".join([environment.get("NODE_OPTIONS", ""), *loaded]).strip()
     return environment
 
 

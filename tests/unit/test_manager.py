@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+import nni_node
 import psutil
 import pytest
 from nni.experiment import rest as nni_rest
@@ -114,6 +116,19 @@ def test_nnictl_says_when_a_manager_does_not_start() -> None:
         port = idle.getsockname()[1]
     with pytest.raises(RuntimeError, match="has not started to listen"):
         nnictl.wait_for_manager(ended, port)
+
+
+def test_a_manager_is_patient_with_a_tuner_on_a_busy_machine() -> None:
+    node = Path(nni_node.__path__[0], "node")
+    hook = Path(launcher.__file__).with_name("patience.js")
+    code = """
+        const waits = [9999, 10000].map(delay => setTimeout(() => {}, delay));
+        console.log(waits.map(each => each._idleTimeout).join());
+        waits.forEach(clearTimeout);
+        require("util").promisify(setTimeout)(1, "also so").then(console.log);
+    """
+    shown = subprocess.run([node, "--require", hook, "-e", code], capture_output=True, text=True)
+    assert shown.stdout.split("\n") == ["9999,120000", "also so", ""]
 
 
 def test_a_process_that_has_got_the_number_of_a_manager_is_not_one() -> None:
