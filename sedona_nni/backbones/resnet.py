@@ -26,12 +26,27 @@ from sedona_nni.backbones.backbone import (
 
 __all__ = ["BASIC_DEPTHS", "BOTTLENECK_DEPTHS", "resnet", "stem_in_words"]
 
+_NARROW = 8  # channels, the floats of an AVX2 register
+
 BASIC_DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 BOTTLENECK_DEPTHS = {
     "resnet50": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
     "resnet152": (3, 8, 36, 3),
 }
+
+
+class _NarrowShortcut(nn.Conv2d):
+    """A strided 1x1 convolution, done without a stride on the pixels that it looks at.
+
+    With AVX2, oneDNN writes beyond its memory on the way back through a strided one of fewer than 8
+    input channels in ``channels_last``, and the process dies (torch 2.14).
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, S, S) to (B, channels, S/2, S/2), rounded up."""
+        down, across = self.stride
+        return F.conv2d(features[:, :, ::down, ::across], self.weight)
 
 
 def _stem_form(image_size: int, stem: Stem) -> tuple[int, int, bool]:
@@ -105,7 +120,13 @@ def resnet(
             if padded_shortcuts and stride > 1:
                 shortcut = _PaddedShortcut(out_channels - shape.channels)
             elif stride > 1 or shape.channels != out_channels:
-                shortcut = conv_unit(shape.channels, out_channels, 1, stride=stride)
+                if stride > 1 and shape.channels < _NARROW:
+                    shortcut = nn.Sequential(
+                        _NarrowShortcut(shape.channels, out_channels, 1, stride, bias=False),
+                        nn.BatchNorm2d(out_channels),
+                    )
+                else:
+                    shortcut = conv_unit(shape.channels, out_channels, 1, stride=stride)
             block = kind(shape.channels, width, stride, shortcut)
             block.relu = context.activation()  # torchvision's own works in place
             shape = FeatureShape(out_channels, halved(shape.size) if stride > 1 else shape.size)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -480,3 +483,33 @@ def test_leaky_relu_everywhere_with_its_own_initialisation() -> None:
     steep = nn.Sequential(nn.Linear(400, 400), nn.LeakyReLU(2.0))
     initialise(steep)
     assert steep[0].weight.var().item() == pytest.approx(2 / (1 + 2**2) / 400, rel=0.02)
+
+
+def test_narrow_resnets_survive_avx2() -> None:
+    """Strided shortcuts of few channels, trained in the layout of all trainings, step by step."""
+    code = """
+import torch
+from sedona_nni.backbones import build_backbone
+from sedona_nni.placement import place
+
+torch.set_num_threads(1)
+network = place(build_backbone("resnet18", num_classes=3, width_multiplier=0.125), "cpu")
+for _ in range(20):
+    network(torch.randn(4, 3, 32, 32)).sum().backward()
+"""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "MALLOC_CHECK_": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_narrow_shortcut_is_a_strided_convolution() -> None:
+    backbone = build_backbone("resnet18", num_classes=3, width_multiplier=0.125)
+    shortcuts = [m for m in backbone.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
+    (narrow,) = {
+        type(m): m for m in shortcuts if m.kernel_size == (1, 1) and m.in_channels < 8
+    }.values()
+    features = torch.randn(2, narrow.in_channels, 7, 7)
+    expected = F.conv2d(features, narrow.weight, stride=2)
+    torch.testing.assert_close(narrow(features), expected)
