@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sedona_nni.compute import Compute
     from sedona_nni.data import Contents
     from sedona_nni.decoupling import Decoupling, SearchOutcome, SearchResult
+    from sedona_nni.progress import Narrator
     from sedona_nni.report import StrategyRow
     from sedona_nni.reporting.data import Group
     from sedona_nni.training import TrainSettings
@@ -365,7 +366,7 @@ def _run_search(
             aux=settings.aux,
             device=device,
             workers=workers,
-            report=_print_progress,
+            report=_narrator(),
             directory=directory,
         )
     from trials.search import run_search
@@ -377,7 +378,7 @@ def _run_search(
         aux=settings.aux,
         device=device,
         workers=workers,
-        report=_print_progress,
+        report=_narrator(),
         directory=directory,
     )
 
@@ -452,7 +453,7 @@ def train(
             settings,
             device=claimed,
             workers=planned.settings.workers if workers is None else workers,
-            report=_print_progress,
+            report=_narrator(),
             directory=directory,
         )
     _show_numbers(result, as_json)
@@ -834,9 +835,11 @@ def _tell_contents(contents: Contents | None) -> None:
         print(line, file=sys.stderr)
 
 
-def _print_progress(numbers: dict[str, float]) -> None:
-    shown = (f"{name} {value:.4g}" for name, value in numbers.items() if value is not None)
-    print(", ".join(shown), file=sys.stderr)
+def _narrator() -> Narrator:
+    """Return what tells of the progress of a search or a training."""
+    from sedona_nni.progress import Narrator
+
+    return Narrator(lambda line: print(line, file=sys.stderr))
 
 
 def _show_numbers(numbers: dict[str, Any], as_json: bool) -> None:

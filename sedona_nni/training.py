@@ -8,7 +8,6 @@ Source of the defaults and of the ensemble of the last classifiers: the public S
 from __future__ import annotations
 
 import math
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,8 +19,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from rich.console import Console
-from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import Self
@@ -37,6 +34,7 @@ from sedona_nni.methods import AnyMethod, build_method
 from sedona_nni.methods.greedy import GreedySettings
 from sedona_nni.methods.method import Precision, Stateful, autocast
 from sedona_nni.placement import lay_out, place
+from sedona_nni.progress import tracked
 from sedona_nni.seed import Seed
 
 __all__ = [
@@ -309,9 +307,9 @@ def train(
         device: Where.
         report: Called after every epoch with ``default`` (the final head's validation accuracy),
             ``loss`` (its validation loss), ``block_1_accuracy`` ... ``block_K_accuracy`` (on the
-            validation part), ``train_loss`` (mean of the highest losses while learning), ``epoch``,
-            ``lr`` and what else the method tells; after an interruption also for the epochs before
-            it.
+            validation part), ``train_loss`` (mean of the highest losses while learning), ``epoch``
+            of ``epochs``, ``lr`` and what else the method tells; after an interruption also for the
+            epochs before it.
         directory: Where to write ``checkpoint.pt`` and, at the end, ``model.safetensors``, whose
             metadata name the classes.
 
@@ -340,7 +338,7 @@ def train(
         if checkpoint and checkpoint.exists():
             progress = _load(checkpoint, [network, method], progress)
             for numbers in progress.history:
-                report(numbers)
+                report({**numbers, "epochs": max(len(progress.history), method.num_epochs)})
 
         started = time.perf_counter() - progress.time_s
         batches = stream.iterate(start=len(progress.history) * steps_per_epoch)
@@ -350,7 +348,13 @@ def train(
             losses = torch.zeros(len(network.blocks), device=device)
             updates = [0] * len(network.blocks)
             steps = range((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch)
-            for step in _with_bar(steps, f"epoch {epoch} of {max(epoch, method.num_epochs)}"):
+            num_epochs = max(epoch, method.num_epochs)
+            for step in tracked(
+                steps,
+                f"epoch {epoch} of {num_epochs}",
+                done=steps.start,
+                total=num_epochs * steps_per_epoch,
+            ):
                 images, labels = next(batches)
                 torch.manual_seed(_dropout_seed(settings.seed, step))
                 for block, loss in method.step(*mix(images, labels)).items():
@@ -380,7 +384,7 @@ def train(
             progress.time_s = time.perf_counter() - started
             if checkpoint:
                 _save(checkpoint, [network, method], progress)
-            report(numbers)
+            report({**numbers, "epochs": num_epochs})
 
     network.load_state_dict(progress.best_network)
     if directory:
@@ -450,14 +454,3 @@ def _dropout_seed(seed: int, step: int) -> int:
 def _initial_seed(seed: int) -> int:
     """The seed of what a method draws before its first step; different from that of any step."""
     return int(np.random.SeedSequence((seed, 0, 1)).generate_state(1)[0])
-
-
-def _with_bar(steps: range, description: str) -> Any:
-    """Go through the steps; on a terminal a bar shows how far they are."""
-    return track(
-        steps,
-        description,
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,16 @@ class LedgerTuner(BorderTuner):
         if parameters is not None:
             self.ledger.start(parameters)
         return parameters
+
+    def shown(self, parameters: Parameters) -> Collection[str]:
+        """See `BorderTuner.shown`."""
+        tuned = parameters.get("hyperparameters", {})
+        return ("key", "strategy", "replicate", "blocks", "cuts", "method", *tuned)
+
+    def remaining(self) -> int:
+        """See `BorderTuner.remaining`; a tuner may run out of trials before."""
+        handed_out = sum(1 for _ in self.ledger)
+        return len(self._lost) + max(0, int(self.settings.num_trials) - handed_out)
 
     def finished(self) -> bool:
         """See `BorderTuner.finished`."""
@@ -200,7 +210,8 @@ class LedgerTuner(BorderTuner):
             "device": self.settings.device,
             "threads": self.settings.threads,
             "workers": self.settings.workers,
-            # Once more for people: the web UI's columns and axes show no nested values
+            # Once more for people, see `strategies.nni_border.wire.with_summary`
+            "blocks": decoupling.num_blocks,
             "cuts": _briefly(decoupling),
             "method": train.method.name,
             **hyperparameters,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sedona_nni.decoupling import parse_result
 from sedona_nni.files import write_atomically, write_json
 from sedona_nni.ledger import Ledger
+from sedona_nni.progress import progress_bar
 from sedona_nni.report import (
     as_markdown,
     comparison,
@@ -23,6 +25,7 @@ from sedona_nni.report import (
     markdown_table,
 )
 from strategies.experiment import Experiment, remember_file
+from strategies.forecast import Forecast, Standing
 from strategies.hyperparameters import study_url
 from strategies.ledger_tuner import LEDGER_FILE
 from strategies.nni_border.launcher import (
@@ -38,7 +41,7 @@ from strategies.tuner import STUDY_FILE
 
 __all__ = ["supervise", "write_results"]
 
-_METRICS_SHOWN = 5
+_SETTLE_S = 15.0  # how long the tuner may take to use the last result, see `_settled`
 
 
 def supervise(
@@ -165,48 +168,73 @@ def _greet(started: RunningExperiment, port: int, public: bool, console: Console
 
 
 def _watch(started: RunningExperiment, experiment: Experiment, console: Console) -> Outcome:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[latest]}"),
-    )
+    forecast = Forecast(experiment.settings.num_trials, started.concurrency)
     seen: dict[str, str] = {}
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        bar = progress.add_task("trials", total=experiment.settings.num_trials, latest="")
+    with progress_bar(console) as progress:
+        bar = progress.add_task("starting", total=experiment.settings.num_trials, best="", left="")
         for trials, outcome in started.polls():
+            standing = forecast.standing(trials, _latest(started, trials))
             for trial in trials:
                 if seen.get(trial.id) != trial.status:
                     seen[trial.id] = trial.status
-                    _tell_status(started, trial, console)
-            ended = sum(trial.status == "SUCCEEDED" or trial.has_failed for trial in trials)
-            progress.update(bar, completed=ended)
-            if console.is_terminal:
-                progress.update(bar, latest=_latest(started, trials))
+                    _tell_status(started, trial, standing, console)
+            progress.update(
+                bar,
+                description=standing.doing or "waiting",
+                completed=standing.ended,
+                total=standing.planned,
+                left=standing.left_in_words,
+                best=standing.best_in_words(with_key=console.width >= 100),
+            )
             if outcome is not None:
-                return outcome
+                return _settled(started) if outcome.exit_code == 0 else outcome
     raise AssertionError("polls end with an outcome")
 
 
-def _tell_status(started: RunningExperiment, trial: TrialView, console: Console) -> None:
-    key = trial.parameters.get("key", trial.id)
+def _settled(started: RunningExperiment) -> Outcome:
+    """Return how a finished experiment ended, after the tuner has used the last result.
+
+    NNI knows how many trials there are, so it may say that all is done before the tuner does.
+    """
+    give_up_at = time.monotonic() + _SETTLE_S
+    path = started.checkpoint / LEDGER_FILE
+    while path.exists() and time.monotonic() < give_up_at:
+        if not any(record.status == "running" for record in Ledger(path)):
+            break
+        time.sleep(0.2)
+    try:
+        return started.outcome() or Outcome(0)
+    except ManagerGoneError:
+        return Outcome(0)
+
+
+def _tell_status(
+    started: RunningExperiment, trial: TrialView, standing: Standing, console: Console
+) -> None:
     if trial.status == "RUNNING":
-        line = f"{key}: started"
-    elif trial.status == "SUCCEEDED" and isinstance(trial.result, dict):
-        default = float(trial.result["default"])
-        is_probing = "probe" in trial.parameters and trial.parameters.get("stage") == "search"
-        said = f"least loss {-default:.3f}" if is_probing else f"validation accuracy {default:.1%}"
-        line = f"{key}: done, {said}"
+        line = f"{trial.key}: started"
+    elif trial.status == "SUCCEEDED":
+        line = f"{trial.key}: done, {_result_in_words(trial)}"
+        if not console.is_terminal:  # where the bar says it
+            parts = [standing.left_in_words, standing.best_in_words(with_key=True)]
+            line += f"; {standing.ended} of {standing.planned}, {', '.join(filter(None, parts))}"
     elif trial.has_failed:
-        stopped = _stopped_early(started, str(key))
-        line = f"{key}: {stopped or trial.status.lower()}"
+        stopped = _stopped_early(started, trial.key)
+        line = f"{trial.key}: {stopped or trial.status.lower()}"
         line += "" if stopped else f"\n{_last_words(started, trial)}"
     else:
         return
-    console.print(line, markup=False, highlight=False)
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _result_in_words(trial: TrialView) -> str:
+    default = trial.accuracy
+    if default is None:
+        return "without a result"
+    if not trial.is_training and "probe" in trial.parameters:
+        return f"least loss {-default:.3f}"
+    of_what = "" if trial.is_training else " of the relaxed network"
+    return f"validation accuracy{of_what} {default:.1%}"
 
 
 def _stopped_early(started: RunningExperiment, key: str) -> str | None:
@@ -223,17 +251,14 @@ def _last_words(started: RunningExperiment, trial: TrialView) -> str:
         return ""
 
 
-def _latest(started: RunningExperiment, trials: list[TrialView]) -> str:
-    """Return the latest numbers of the trial that has been running for longest."""
+def _latest(started: RunningExperiment, trials: list[TrialView]) -> dict[str, dict[str, Any]]:
+    """Return what each running trial has reported last."""
+    found = {}
     for trial in trials:
         if trial.status == "RUNNING":
-            try:
-                metrics = started.latest_intermediate(trial.id) or {}
-            except ManagerGoneError:
-                break
-            numbers = [f"{k} {v:.4g}" for k, v in list(metrics.items())[:_METRICS_SHOWN]]
-            return f"{trial.parameters.get('key')}: {', '.join(numbers)}"
-    return ""
+            with contextlib.suppress(ManagerGoneError):
+                found[trial.id] = started.latest_intermediate(trial.id) or {}
+    return found
 
 
 def write_results(ledger: Ledger, folder: Path, planned: Mapping[str, int] | None = None) -> None:

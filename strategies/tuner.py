@@ -180,6 +180,11 @@ class SearchingTuner(OptunaTuner):
                 return self._search(strategy)
         return super().new_parameters()
 
+    def remaining(self) -> int:
+        """See `LedgerTuner.remaining`; a search that failed in an earlier session comes again."""
+        searches = (record for record in self.ledger if record.stage == "search")
+        return super().remaining() + sum(record.status == "failed" for record in searches)
+
     def _search_key(self, strategy: str) -> str:
         return "search" if strategy == self.settings.main_strategy else f"search-{strategy}"
 

@@ -14,6 +14,9 @@ from sedona_nni.task import Task
 from strategies.nni_border.devices import claim_device
 from strategies.nni_border.trial import report_final, report_intermediate, trial_parameters
 
+# Of a training, in the web UI; a search has no place among trainings
+_SHOWN = ("default", "loss", "test_accuracy", "peak_memory_mib", "time_s")
+
 
 def main() -> int:
     """Run the trial that NNI has started this process for; return the exit code."""
@@ -23,7 +26,8 @@ def main() -> int:
             result = _run(parameters, device, Path(os.environ["NNI_OUTPUT_DIR"]))
         repeated = ("key", "stage", "strategy", "hyperparameters")
         echo = {name: parameters[name] for name in repeated if name in parameters}
-        report_final({**result, **echo})
+        shown = () if parameters["stage"] == "search" else _SHOWN
+        report_final({**result, **echo}, shown)
     except SedonaError as error:
         print(f"sedona-nni: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1

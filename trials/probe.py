@@ -6,7 +6,6 @@ is under way ``progress.json`` in place of the latter.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,15 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from sedona_nni.batches import BatchStream
 from sedona_nni.compute import compute_in_macs
 from sedona_nni.data import load_splits
 from sedona_nni.decoupling import ProbeResult
 from sedona_nni.files import check_output_folder, read_json, reading, write_json
-from sedona_nni.probing import ProbeSettings, local_loss, probe_steps, probes
+from sedona_nni.probing import Probe, ProbeSettings, local_loss, probe_steps, probes
+from sedona_nni.progress import tracked
 from sedona_nni.task import Task
 from sedona_nni.task_backbone import task_backbone
 from sedona_nni.training import TrainSettings
@@ -48,7 +46,7 @@ def run_probes(
     aux: Sequence[str],
     device: torch.device | str = "cpu",
     workers: int | None = None,
-    report: Callable[[dict[str, float]], None] = lambda numbers: None,
+    report: Callable[[dict[str, Any]], None] = lambda numbers: None,
     directory: Path | None = None,
 ) -> dict[str, Any]:
     """Try every single cut with every auxiliary network for a short time, and no cut.
@@ -63,8 +61,8 @@ def run_probes(
         aux: Names of the auxiliary networks to choose from.
         device: Where.
         workers: Processes that read image files, see `sedona_nni.batches.FolderImages`.
-        report: Called after every probe with ``default`` (minus the least loss so far, as NNI's web
-            UI takes more for better), ``loss`` of this probe and its number as ``step``, from 1.
+        report: Called after every probe with its ``loss``, what was ``probed`` (a text), its number
+            as ``probe``, from 1, of ``probes``, and the ``least_loss`` so far.
         directory: Where to keep what has been found and to leave the results.
 
     Returns:
@@ -111,8 +109,8 @@ def run_probes(
     generators = [device] if device.type == "cuda" else []
     candidates = list(probes(task.backbone, counted.num_layers, aux))
     for number in range(1, len(found) + 1):
-        report(_numbers(found[:number]))
-    for probe in _with_bar(candidates[len(found) :], f"{len(candidates)} probes"):
+        report(_numbers(found[:number], candidates))
+    for probe in tracked(candidates[len(found) :], "probing", done=len(found)):
         with torch.random.fork_rng(devices=generators):
             short = settings.short(train, probe.seed_offset)
             torch.manual_seed(short.seed)
@@ -121,7 +119,7 @@ def run_probes(
         spent = time.perf_counter() - started
         if directory is not None:
             write_json(directory / "progress.json", {"losses": found, "time_s": spent})
-        report(_numbers(found))
+        report(_numbers(found, candidates))
 
     undivided = [
         loss for loss, probe in zip(found, candidates, strict=True) if not probe.decoupling.cuts
@@ -151,11 +149,12 @@ def run_probes(
     return results
 
 
-def _numbers(found: Sequence[float]) -> dict[str, float]:
-    return {"default": -min(found), "loss": found[-1], "step": len(found)}
-
-
-def _with_bar(items: Sequence[Any], what: str) -> Any:
-    """Show a progress bar in a terminal, and nothing elsewhere."""
-    console = Console(stderr=True)
-    return track(items, what, console=console, transient=True, disable=not sys.stderr.isatty())
+def _numbers(found: Sequence[float], candidates: Sequence[Probe]) -> dict[str, Any]:
+    tried = candidates[len(found) - 1].decoupling
+    return {
+        "loss": found[-1],
+        "least_loss": min(found),
+        "probe": len(found),
+        "probes": len(candidates),
+        "probed": tried.in_words() if tried.cuts else "no cut",
+    }

@@ -23,7 +23,7 @@ from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import ModelStatus, RawFormatModelSpace
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import TaskID
 
 from search_spaces import DecouplingSpace
 from sedona_nni.backbones import ACTIVATIONS
@@ -34,6 +34,7 @@ from sedona_nni.decoupled import build_decoupled
 from sedona_nni.decoupling import Decoupling
 from sedona_nni.files import check_output_folder, read_json, reading, write_json
 from sedona_nni.placement import place
+from sedona_nni.progress import progress_bar
 from sedona_nni.relaxation import RelaxedNetwork
 from sedona_nni.search import Search, SearchSettings
 from sedona_nni.task import Task
@@ -75,7 +76,7 @@ def run_search(
         aux: Names of the auxiliary networks to choose from.
         device: Where.
         workers: Processes that read image files, see `sedona_nni.batches.FolderImages`.
-        report: Called about ``num_reports`` times with ``step``; ``decided`` (mean of
+        report: Called about ``num_reports`` times with ``step`` of ``steps``; ``decided`` (mean of
             |a^loc - a^up|); ``default`` and ``loss``, the validation accuracy and loss of the final
             head with the weights that have been trained most; and the means over the steps since
             the last report of what else `sedona_nni.search.Search.advance` returns. Before the
@@ -243,14 +244,14 @@ class _Monitor:
                 self.time_s, self.kept = float(stored["time_s"]), stored["kept"]
         self._started = time.perf_counter() - self.time_s
         self._seen: dict[str, list[float]] = {}
-        self.bar = Progress(
-            console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-        )
-        self._task = self.bar.add_task("search", total=self._total)
+        self.bar = progress_bar(Console(stderr=True, force_terminal=sys.stderr.isatty()))
+        self._task: TaskID | None = None
 
     def progress(self, search: Search, numbers: dict[str, float]) -> None:
         """Take note of the numbers of a step."""
         step = search.step
+        if self._task is None:  # an interrupted search goes on from where it was
+            self._task = self.bar.add_task("search", completed=step - 1, total=self._total, best="")
         self.bar.update(self._task, completed=step)
         for name, number in numbers.items():
             self._seen.setdefault(name, []).append(number)
@@ -268,6 +269,7 @@ class _Monitor:
                 **means,
                 "decided": numbers["decided"],
                 "step": step,
+                "steps": self._total,
             }
         )
         loss = means.get("meta_loss", judged.loss)

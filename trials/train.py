@@ -120,7 +120,7 @@ def run_training(
     epochs: list[dict[str, float]] = []
 
     def note(numbers: dict[str, float]) -> None:
-        epochs.append(numbers)
+        epochs.append({name: value for name, value in numbers.items() if name != "epochs"})
         report(numbers)
 
     trained = train(network, splits, settings, device=device, report=note, directory=directory)

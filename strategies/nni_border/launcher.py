@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -200,12 +201,34 @@ class TrialView:
         parameters: What the tuner sent.
         status: NNI's word: WAITING, RUNNING, ADD_RESUMED, SUCCEEDED, FAILED, USER_CANCELED, ...
         result: The final result, None without one.
+        started_at: Seconds since the epoch; of a trial that has not started infinite.
+        ended_at: Likewise.
     """
 
     id: str
     parameters: dict[str, Any]
     status: str
     result: Any
+    started_at: float = math.inf
+    ended_at: float = math.inf
+
+    @property
+    def key(self) -> str:
+        """The tuner's name of the trial, NNI's for one that is not the tuner's."""
+        return str(self.parameters.get("key", self.id))
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is one of those that the experiment ranks."""
+        return self.parameters.get("stage") == "train"
+
+    @property
+    def accuracy(self) -> float | None:
+        """What the trial is ranked by, None without it."""
+        default = self.result.get("default") if isinstance(self.result, dict) else None
+        if isinstance(default, int | float) and math.isfinite(default):
+            return float(default)
+        return None
 
     @property
     def has_failed(self) -> bool:
@@ -235,6 +258,7 @@ class RunningExperiment:
         self.api = ManagerApi(f"http://127.0.0.1:{port}", experiment_id)
         self._mark = mark
         profile = self.api.get("experiment")
+        self.concurrency: int = profile["params"]["trialConcurrency"]
         self.folder = Path(profile["params"]["experimentWorkingDirectory"]).expanduser() / self.id
 
     @property
@@ -283,11 +307,13 @@ class RunningExperiment:
                 parameters=trial_record(job).get("parameters") or {},
                 status=job["status"],
                 result=final_metric(job),
+                started_at=job.get("startTime", math.inf) / 1000,
+                ended_at=job.get("endTime", math.inf) / 1000,
             )
             for job in self.api.get("trial-jobs")
         ]
 
-    def latest_intermediate(self, trial_id: str) -> dict[str, float] | None:
+    def latest_intermediate(self, trial_id: str) -> dict[str, Any] | None:
         """Return what a trial has reported last, None if nothing yet."""
         metrics = [
             metric

@@ -10,6 +10,7 @@ from typing import Any
 import requests
 
 from sedona_nni.errors import SedonaError
+from strategies.nni_border.wire import unpacked
 
 __all__ = [
     "ManagerApi",
@@ -96,8 +97,12 @@ class ManagerApi:
 
     def end_experiment(self) -> None:
         """Let the experiment be done when the trials submitted so far have ended."""
+        self.set_max_trials(max(1, len(self.get("trial-jobs"))))
+
+    def set_max_trials(self, number: int) -> None:
+        """Let the experiment be done when so many trials have ended, be it well or not."""
         profile = self.get("experiment")
-        profile["params"]["maxTrialNumber"] = max(1, len(self.get("trial-jobs")))
+        profile["params"]["maxTrialNumber"] = number
         self._request("PUT", "experiment?update_type=MAX_TRIAL_NUM", profile)
 
     def lift_limits(self) -> None:
@@ -139,4 +144,4 @@ def final_metric(job: dict[str, Any]) -> Any:
         job: An entry of ``trial-jobs``.
     """
     metrics = job.get("finalMetricData")
-    return json.loads(json.loads(metrics[0]["data"])) if metrics else None  # JSON within JSON
+    return unpacked(json.loads(json.loads(metrics[0]["data"]))) if metrics else None  # JSON in JSON

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import nni
@@ -15,6 +15,7 @@ import requests
 from sedona_nni.errors import InputError
 from strategies.nni_border.rest import ManagerApi, ManagerGoneError, trial_record, without_proxy
 from strategies.nni_border.terminal import ERROR_PARAMETER
+from strategies.nni_border.wire import packed
 
 __all__ = ["report_final", "report_intermediate", "trial_parameters"]
 
@@ -67,31 +68,38 @@ def _own_record() -> dict[str, Any]:
         time.sleep(0.1)
 
 
-def report_intermediate(metrics: Mapping[str, float | None]) -> None:
+def report_intermediate(metrics: Mapping[str, float | str | None]) -> None:
     """Show numbers in the web UI's curves.
 
     Args:
         metrics: Plain numbers by name, with ``"default"`` for the chart of all trials; None (which
             breaks the web UI's page) stands for a number that there is not yet and is left out.
+            Texts are for the terminal only.
 
     Raises:
         ManagerGoneError: if the manager has gone. A trial without it should end: after a resume
             NNI starts it again.
     """
-    numbers = {name: float(value) for name, value in metrics.items() if value is not None}
-    _report(nni.report_intermediate_result, {"default": math.nan, **numbers})
+    known = {
+        name: value if isinstance(value, str) else float(value)
+        for name, value in metrics.items()
+        if value is not None
+    }
+    _report(nni.report_intermediate_result, {"default": math.nan, **known})
 
 
-def report_final(result: Mapping[str, Any]) -> None:
+def report_final(result: Mapping[str, Any], shown: Collection[str]) -> None:
     """Report the final result.
 
     Args:
         result: JSON values by name, numpy and torch numbers included.
+        shown: See `strategies.nni_border.wire.packed`.
 
     Raises:
         ManagerGoneError: if the manager has gone.
     """
-    _report(nni.report_final_result, {name: _plain(value) for name, value in result.items()})
+    plain = {name: _plain(value) for name, value in result.items()}
+    _report(nni.report_final_result, packed(plain, shown))
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -24,6 +24,7 @@ from nni.runtime.tuner_command_channel import CommandType
 from nni.tuner import Tuner
 
 from sedona_nni.errors import SedonaError
+from sedona_nni.files import read_json, write_json
 from strategies.nni_border.launcher import RUN_MARK, own_manager
 from strategies.nni_border.rest import ManagerApi, final_metric, trial_record, without_proxy
 from strategies.nni_border.terminal import (
@@ -33,6 +34,7 @@ from strategies.nni_border.terminal import (
     finish_mark,
     tell,
 )
+from strategies.nni_border.wire import unpacked, with_summary
 
 __all__ = ["BorderTuner", "ExperimentFailedError", "Parameters"]
 
@@ -47,6 +49,7 @@ _logger = logging.getLogger(__name__)
 _FINAL_RESULT_GRACE_S = 10.0
 _STDERR_LINES = 15
 _MESSENGER_S = 60.0
+_ANNOUNCED_FILE = "max-trial-number.json"  # ours, and so not one of the experiment's file
 
 
 class ExperimentFailedError(SedonaError):
@@ -125,6 +128,7 @@ class BorderTuner(Tuner, ABC):
         self._running: dict[int, Parameters] = {}
         self._ended_early: dict[int, bool] = {}
         self._owed = 0
+        self._announced: int | None = None
         self._ending = False
         self._messenger: int | None = None
 
@@ -167,6 +171,14 @@ class BorderTuner(Tuner, ABC):
     def resumed(self, running: list[Parameters]) -> None:
         """Take note of which trials NNI starts again when an experiment is resumed."""
 
+    def shown(self, parameters: Parameters) -> Collection[str]:
+        """Return which of a trial's parameters the web UI gives an axis and a column."""
+        return parameters
+
+    def remaining(self) -> int | None:
+        """Return how many trials `next_parameters` will return from now on, None if unknown."""
+        return None
+
     # What a subclass may call
 
     @staticmethod
@@ -200,7 +212,7 @@ class BorderTuner(Tuner, ABC):
                 # A number of the dispatcher's own counter, so that it never meets it again.
                 parameter_id = msg_dispatcher._create_parameter_id()
                 self._running[parameter_id] = parameters
-                self._send(parameter_id, parameters)
+                self._send(parameter_id, with_summary(parameters, self.shown(parameters)))
             if self._send is not None and not self._ending and self._is_done():
                 self._ending = True
                 finish_mark(self.checkpoint).touch()
@@ -262,7 +274,7 @@ class BorderTuner(Tuner, ABC):
             if parameters is None:
                 break
             self._running[parameter_id] = parameters
-            found.append(parameters)
+            found.append(with_summary(parameters, self.shown(parameters)))
         self._owed += len(wanted) - len(found)
         self.supply()
         return found
@@ -274,13 +286,15 @@ class BorderTuner(Tuner, ABC):
         """Take a final result. ``parameters`` is not looked at: NNI mixes it up."""
         known = self._running.pop(parameter_id, None)
         if known is not None:
-            self.succeeded(known, value)
+            self.succeeded(known, unpacked(value))
             self.supply()
 
     @_entry_point
-    def trial_end(self, parameter_id: int, success: bool, **kwargs: Any) -> None:
+    def trial_end(self, parameter_id: int | None, success: bool, **kwargs: Any) -> None:
         """Take note of a trial that ended; a final result may come before or after."""
-        if parameter_id == self._messenger:
+        if parameter_id is None:  # somebody has added it in the web UI
+            self._make_room()
+        elif parameter_id == self._messenger:
             self._report(self._error)
         elif self._send is None:
             self._ended_early[parameter_id] = success
@@ -294,7 +308,7 @@ class BorderTuner(Tuner, ABC):
         ``"parameter"`` is not looked at: NNI pairs it with the wrong result.
         """
         for entry in data:
-            result = entry["value"]
+            result = unpacked(entry["value"])
             if isinstance(result, dict) and "key" in result:
                 self.succeeded({"key": result["key"]}, result)
             else:
@@ -373,10 +387,34 @@ class BorderTuner(Tuner, ABC):
         self._dispatcher.recovered_max_param_id = -1  # i.e. none is an earlier session's
         self._running.update(recovered)
         self.resumed(list(recovered.values()))
+        remaining = self.remaining()
+        if remaining is not None and self._may_announce():
+            self._announce(len(self._api().get("trial-jobs")) + remaining)
         for parameter_id, success in self._ended_early.items():
             if parameter_id in recovered:
                 self._trial_ended(parameter_id, success)
         return len(recovered)
+
+    def _make_room(self) -> None:
+        """Let a trial that is not ours take neither the place of one that is, nor its request.
+
+        NNI does not ask for the next trial when the maximum is reached.
+        """
+        if self._announced is not None:
+            self._announce(self._announced + 1)
+            self._owed += 1
+            self.supply()
+
+    def _may_announce(self) -> bool:
+        """Return whether the experiment's file leaves open how many trials there are."""
+        given = self.experiment_config().get("maxTrialNumber")
+        return given is None or given == _read_number(self.checkpoint / _ANNOUNCED_FILE)
+
+    def _announce(self, number: int) -> None:
+        """Let the web UI say "3/13" in place of "3/Infinity"."""
+        self._announced = max(1, number)
+        write_json(self.checkpoint / _ANNOUNCED_FILE, self._announced)
+        self._api().set_max_trials(self._announced)
 
     def _trial_ended(self, parameter_id: int, success: bool) -> None:
         if success:
@@ -426,3 +464,7 @@ class BorderTuner(Tuner, ABC):
         channel = os.environ["NNI_TUNER_COMMAND_CHANNEL"]  # ws://localhost:8080[/prefix]/tuner
         address = "http" + channel.removeprefix("ws").removesuffix("/tuner")
         return ManagerApi(address, self.checkpoint.parent.name)
+
+
+def _read_number(path: Path) -> int | None:
+    return int(read_json(path)) if path.exists() else None

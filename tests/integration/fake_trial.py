@@ -63,4 +63,4 @@ if stage == "search":
         "alpha": [[float(i == 4), 0.0] for i in range(boundaries)],
         "beta": [[float(c == 1) for c in range(len(aux))]] * boundaries,
     }
-report_final(result)
+report_final(result, [] if stage == "search" else ["default", "test_accuracy"])

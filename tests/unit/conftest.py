@@ -26,6 +26,7 @@ class Dispatch:
         self.stopped: list[str] = []
         self.error: str | None = None
         self.ended = False
+        self.max_trials: int | None = None
         tuner._api = lambda: self
 
     def _sent(self, command: Any, data: str) -> None:
@@ -44,6 +45,9 @@ class Dispatch:
 
     def end_experiment(self) -> None:
         self.ended = True
+
+    def set_max_trials(self, number: int) -> None:
+        self.max_trials = number
 
     def get(self, path: str) -> Any:
         if path == "trial-jobs":
