@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import inspect
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperCommand
 
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import user_path
@@ -35,12 +37,39 @@ if TYPE_CHECKING:
     from sedona_nni.reporting.data import Group
     from sedona_nni.training import TrainSettings
     from strategies.experiment import Experiment
+    from strategies.known import KnownExperiment
 
-app = typer.Typer(
-    help="Find where to cut a network into greedily trained blocks: SEDONA as a plugin of NNI.",
+
+class _Command(TyperCommand):
+    """A command whose errors name an option as it is typed: ``--num-blocks: must be ...``."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            name, _, complaint = str(error).partition(": ")
+            typed = {each.name: each.opts[0] for each in self.params if each.opts[0][:2] == "--"}
+            given = name in typed and ctx.get_parameter_source(name).name == "COMMANDLINE"
+            if given or (name in typed and complaint.startswith("must be given")):
+                raise InputError(f"{typed[name]}: {complaint}") from None
+            raise  # it may be a field of a file
+
+
+class _App(typer.Typer):
+    """Whose help flows as wide as the terminal is."""
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        def register(function: Callable[..., Any]) -> Any:
+            paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+            text = "\n\n".join(" ".join(part.split()) for part in paragraphs)
+            return super(_App, self).command(name, cls=_Command, help=text, **options)(function)
+
+        return register
+
+
+app = _App(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 ExperimentFile = Annotated[
@@ -49,13 +78,15 @@ ExperimentFile = Annotated[
 Port = Annotated[int, typer.Option(help="Of the web UI; if it is taken, the next free one.")]
 Public = Annotated[
     bool,
-    typer.Option("--public", help="Serve the web UI to the network. It asks nobody who he is."),
+    typer.Option(
+        "--public", metavar="", help="Serve the web UI to the network. It asks nobody who he is."
+    ),
 ]
 Results = Annotated[
     Path,
     typer.Option(help="Folder for results/<experiment id>/.", parser=user_path, metavar="PATH"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON for machines.")]
 Folder = Annotated[
     Path,
     typer.Option(
@@ -137,6 +168,26 @@ def _write_whatever_the_terminal_can() -> None:
             stream.reconfigure(errors="sedona-nni.plain")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"sedona-nni {version('sedona-nni')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_show_version, is_eager=True, help="Say which it is."
+        ),
+    ] = False,
+) -> None:
+    """Find where to cut a network into greedily trained blocks: SEDONA as a plugin of NNI."""
+
+
 @app.command()
 def run(
     experiment: ExperimentFile,
@@ -151,10 +202,9 @@ def run(
     progress and errors in the terminal, a closing table, an exit code that tells the truth, and
     nothing left running: Ctrl-C stops the experiment.
     """
-    from strategies.experiment import read_experiment
 
     _check_start(port, results)
-    planned = read_experiment(experiment)
+    planned = _read(experiment)
     _tell_contents(planned.check_machine())
     _supervise(experiment, planned, port, public, results, as_json)
 
@@ -201,6 +251,17 @@ def _tell_changes(config: dict[str, Any], checkpoint: Path) -> None:
         )
 
 
+def _read(experiment: Path) -> Experiment:
+    """Read an experiment; its errors name its file, as options have the same names as fields."""
+    from strategies.experiment import read_experiment
+
+    try:
+        return read_experiment(experiment)
+    except InputError as error:
+        file = f"{experiment}: "
+        raise InputError(file + str(error).removeprefix(file)) from None
+
+
 def _check_start(port: int, results: Path) -> None:
     """Check what is needed last before anything begins."""
     from sedona_nni.files import check_output_folder
@@ -244,6 +305,20 @@ def _supervise(
         print(f"results: {folder}", file=sys.stderr)
         print(f"pictures: sedona-nni report {folder} --html report.html", file=sys.stderr)
     raise typer.Exit(exit_code)
+
+
+@app.command("list")
+def list_experiments(as_json: Json = False) -> None:
+    """List the experiments of this user: what they are at, the best so far, where they are."""
+    from strategies.known import known_experiments
+
+    found = known_experiments()
+    if as_json:
+        print(json.dumps([each.model_dump(mode="json") for each in found]))
+    elif not found:
+        print("there are no experiments yet; `sedona-nni run experiments/quickstart.yml` makes one")
+    else:
+        _show_known(found)
 
 
 @app.command()
@@ -318,12 +393,11 @@ def search(
     from sedona_nni.balance import leaders
     from sedona_nni.decoupling import parse_result
     from sedona_nni.files import check_output_folder
-    from strategies.experiment import read_experiment
     from strategies.nni_border.devices import claim_device
     from strategies.settings import SearchingSettings
 
     check_output_folder("--directory", directory)
-    planned = read_experiment(experiment)
+    planned = _read(experiment)
     settings = planned.settings
     if not isinstance(settings, SearchingSettings):
         raise InputError(f"{experiment}: must be an experiment of the SedonaTuner or ProbeTuner")
@@ -392,7 +466,9 @@ def train(
     max_block_share: MaxBlockShare = None,
     relaxed: Annotated[
         bool,
-        typer.Option("--relaxed", help="Cut nothing: train a search result's relaxed network."),
+        typer.Option(
+            "--relaxed", metavar="", help="Cut nothing: train a search result's relaxed network."
+        ),
     ] = False,
     setting: Annotated[
         list[str] | None,
@@ -422,18 +498,17 @@ def train(
     from sedona_nni.files import check_output_folder
     from sedona_nni.relaxed_training import build_relaxed
     from sedona_nni.task_backbone import task_backbone
-    from strategies.experiment import read_experiment
     from strategies.nni_border.devices import claim_device
     from trials.train import run_training
 
     check_output_folder("--directory", directory)
-    planned = read_experiment(experiment)
+    planned = _read(experiment)
     settings = _changed(planned.settings.train, setting or [], method)
     chosen: Decoupling | SearchResult
     if relaxed:
         if max_block_share is not None:
             rule = "must not be given with --relaxed"
-            raise InputError.rule("max_block_share", rule, max_block_share)
+            raise InputError.rule("--max-block-share", rule, max_block_share)
         chosen = _search_result(decoupling, num_blocks)
         with torch.device("meta"):  # before data are read: only to see that it fits
             build_relaxed(task_backbone(planned.task), chosen)
@@ -573,7 +648,9 @@ def derive(
     max_block_share: MaxBlockShare = None,
     pareto: Annotated[
         bool,
-        typer.Option("--pareto", help="Every best compromise of evidence and ideal speed-up."),
+        typer.Option(
+            "--pareto", metavar="", help="Every best compromise of evidence and ideal speed-up."
+        ),
     ] = False,
     count: Annotated[
         int, typer.Option("--leaders", min=1, help="So many decouplings, those of most evidence.")
@@ -616,10 +693,10 @@ def derive(
         check_output_file("--output", output)
     found = load_outcome(result)
     if pareto and count > 1:
-        raise InputError.rule("leaders", "must not be given with --pareto", count)
+        raise InputError.rule("--leaders", "must not be given with --pareto", count)
     if output is not None and (pareto or count > 1):
         several = "--pareto" if pareto else "--leaders"
-        raise InputError.rule("output", f"must not be given with {several}", str(output))
+        raise InputError.rule("--output", f"must not be given with {several}", str(output))
     with torch.device("cpu" if compute == "time" else "meta"):  # or nothing is computed
         backbone = build_backbone(
             found.backbone,
@@ -746,7 +823,7 @@ def _bound(
     settings = planned.settings
     if not isinstance(settings, BalancedSettings):
         if share is not None:
-            raise InputError("max_block_share: the experiment's tuner knows no bound on blocks")
+            raise InputError("--max-block-share: the experiment's tuner knows no bound on blocks")
         return None
     if share is not None:
         allowed_share(share, 1)
@@ -781,7 +858,7 @@ def _decoupling(
     ``bound_for`` returns what it has to respect, given the auxiliary networks that it may use.
     """
     from sedona_nni.auxiliary import check_auxiliary
-    from sedona_nni.backbones import num_layers
+    from sedona_nni.backbones import backbone_names, num_layers
     from sedona_nni.balance import discretise
     from sedona_nni.decoupling import NO_AUXILIARY, load_decoupling
     from sedona_nni.rules import decoupling_by_rule, is_rule
@@ -793,13 +870,16 @@ def _decoupling(
 
         chosen = load_decoupling(user_path(text), num_blocks, derive)
         if backbone not in (None, chosen.backbone):
-            raise InputError.rule("decoupling", f"must be one of {backbone}", chosen.backbone)
+            raise InputError.rule("--decoupling", f"must be one of {backbone}", chosen.backbone)
         chosen.blocks(num_layers(chosen.backbone))
     else:
         if num_blocks is not None:
-            raise InputError.rule("num_blocks", f"must not be given for {text}", num_blocks)
+            raise InputError.rule("--num-blocks", f"must not be given for {text}", num_blocks)
         if backbone is None:
-            raise InputError(f"backbone: must be given for {text}")
+            raise InputError(
+                f"--backbone: must be given, one of {', '.join(backbone_names())}; or a file as "
+                "--decoupling"
+            )
         chosen = decoupling_by_rule(text, backbone, num_layers(backbone))
         for name in set(chosen.aux) - {NO_AUXILIARY}:
             check_auxiliary(name)
@@ -812,7 +892,7 @@ def _search_result(text: str, num_blocks: int | None) -> SearchResult:
     from sedona_nni.decoupling import SearchResult
 
     if num_blocks is not None:
-        raise InputError.rule("num_blocks", "must not be given with --relaxed", num_blocks)
+        raise InputError.rule("--num-blocks", "must not be given with --relaxed", num_blocks)
     return SearchResult.load(user_path(text))
 
 
@@ -858,6 +938,24 @@ def _show_comparison(rows: Iterable[StrategyRow], as_json: bool) -> None:
         print(json.dumps([row.model_dump(mode="json") for row in rows]))
     else:
         _show_table(HEADINGS, map(cells, rows))
+
+
+def _show_known(found: Iterable[KnownExperiment]) -> None:
+    _show_table(
+        ("experiment", "name", "state", "trials", "best so far", "started", "where"),
+        (
+            [
+                each.id,
+                each.name,
+                each.state,
+                f"{each.ended} of {'?' if each.planned is None else each.planned}",
+                "–" if each.best is None else f"{each.best:.1%} ({each.best_strategy})",
+                f"{each.started:%Y-%m-%d %H:%M}",
+                each.web_ui or str(each.folder),
+            ]
+            for each in found
+        ),
+    )
 
 
 def _show_points(

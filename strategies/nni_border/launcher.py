@@ -36,6 +36,7 @@ __all__ = [
     "Outcome",
     "RunningExperiment",
     "TrialView",
+    "all_experiments",
     "experiment_config",
     "experiment_folder",
     "free_port",
@@ -161,6 +162,13 @@ def is_running(experiment_id: str) -> bool:
         InputError: if there is no such experiment.
     """
     return _stored(experiment_id)["status"] not in ("DONE", "ERROR", "STOPPED", "VIEWED")
+
+
+def all_experiments() -> dict[str, dict[str, Any]]:
+    """Return what NNI has written down of each experiment of this user, by their ids."""
+    from nni.tools.nnictl.config_utils import Experiments
+
+    return {name: _stored(name) for name in Experiments().get_all_experiments()}
 
 
 def _stored(experiment_id: str) -> dict[str, Any]:

@@ -342,3 +342,82 @@ def test_a_change_of_the_search_space_is_refused_and_said(
     nni.dispatcher.handle_update_search_space({})
     assert "cannot be changed" in capfd.readouterr().err
     assert nni.tuner.handed_out == 2
+
+
+class Planning(Counting):
+    """Says what the web UI shows, and how many trials there will be."""
+
+    def next_parameters(self) -> dict[str, Any] | None:
+        parameters = super().next_parameters()
+        return None if parameters is None else {**parameters, "lr": 0.1, "task": {"data": "digits"}}
+
+    def shown(self, parameters: dict[str, Any]) -> list[str]:
+        return ["key", "lr"]
+
+    def remaining(self) -> int:
+        return int(self.total - self.handed_out)
+
+
+def planning(dispatch: Any, given: int | None = None, **class_args: Any) -> Any:
+    nni = dispatch(Planning(**class_args))
+    config = {"trialCodeDirectory": ".", "maxTrialNumber": given}
+    nni.tuner.experiment_config = lambda: config
+    nni.initialize()
+    return nni
+
+
+def test_trials_are_sent_with_a_summary_for_the_web_ui(dispatch: Any) -> None:
+    nni = planning(dispatch, ready=1, total=2)
+    nni.request(2)
+    nni.tuner.ready = 2
+    nni.tuner.supply()  # the other way by which trials start
+    for number, sent in enumerate(nni.trials.values(), start=1):
+        key = f"t{number}"
+        assert sent["parameters"] == {
+            "key": key,
+            "lr": 0.1,
+            "task": {"data": "digits"},
+            "mutation_summary": {"key": key, "lr": 0.1},
+        }
+    nni.final("t1", details={"default": 0.75})
+    assert nni.tuner.results == {"t1": 0.75}
+
+
+def test_the_number_of_trials_is_announced_unless_the_file_gives_one(dispatch: Any) -> None:
+    nni = planning(dispatch, total=13)
+    nni.request(2)
+    assert nni.max_trials == 13
+    nni = planning(dispatch, total=13, given=5)
+    nni.request(2)
+    assert nni.max_trials is None
+
+
+def test_after_a_resume_the_trials_of_before_are_counted_too(dispatch: Any) -> None:
+    before = planning(dispatch, total=13)
+    before.request(2)
+    # one was finished, one runs again, and the tuner has 4 more
+    nni = planning(dispatch, total=4, given=13)
+    again = {"parameter_id": 1, "parameters": {"key": "t2"}}
+    nni.trials = {0: before.trials[0], 1: again}
+    nni.dispatcher.handle_add_customized_trial([again])
+    nni.request(1)
+    assert nni.max_trials == 2 + 4
+
+
+def test_a_number_that_somebody_has_set_since_stays(dispatch: Any) -> None:
+    planning(dispatch, total=13).request(2)
+    nni = planning(dispatch, total=13, given=7)
+    nni.request(2)
+    assert nni.max_trials is None
+
+
+def test_a_trial_that_is_added_in_the_web_ui_takes_no_place(dispatch: Any) -> None:
+    nni = planning(dispatch, total=3)
+    nni.request(1)
+    nni.succeed("t1")
+    submitted_in_the_web_ui = json.dumps({"parameter_id": None, "parameters": {}})
+    nni.dispatcher.handle_trial_end(
+        {"trial_job_id": "j", "event": "SUCCEEDED", "hyper_params": submitted_in_the_web_ui}
+    )
+    assert nni.max_trials == 4
+    assert nni.started == ["t1", "t2", "t3"]  # NNI had dropped its request at the maximum

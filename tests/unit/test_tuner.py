@@ -916,3 +916,36 @@ def test_an_experiment_ends_when_its_images_have_changed(dispatch: Any) -> None:
         nni.final("sedona-001", data="dogs")
     assert "its images are others than those of search: the data have changed" in (nni.error or "")
     assert ledger(nni)["sedona-001"].status == "failed"
+
+
+def test_the_web_ui_gets_what_people_look_for(dispatch: Any) -> None:
+    nni = session(dispatch, compare=["uniform", "backprop"])
+    finish(nni)
+    summaries = {
+        trial["parameters"]["key"]: trial["parameters"]["mutation_summary"]
+        for trial in nni.trials.values()
+    }
+    assert summaries["search"] == {"key": "search", "strategy": "sedona"}
+    drawn = ledger(nni)["uniform-000"].parameters["hyperparameters"]
+    assert set(drawn) == {"lr", "batch_size"}
+    assert summaries["uniform-000"] == {
+        "key": "uniform-000",
+        "strategy": "uniform",
+        "blocks": 2,
+        "cuts": "3 mlp-sr",
+        "method": "greedy",
+        **drawn,
+    }
+    assert summaries["backprop-000"]["cuts"] == "none"
+    assert "mutation_summary" not in ledger(nni)["uniform-000"].parameters
+
+
+def test_the_number_of_trials_is_announced(dispatch: Any) -> None:
+    nni = session(dispatch, concurrency=1)
+    assert nni.max_trials == 9
+    with pytest.raises(Exception, match="the search failed"):
+        nni.end("search", "FAILED")
+    again = session(dispatch, concurrency=1, again=[])
+    assert again.max_trials == 9  # no trial-jobs are left here; under NNI the failed one counts
+    finish(again)
+    assert len(again.started) == 9

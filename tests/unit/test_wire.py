@@ -1,0 +1,47 @@
+"""`strategies.nni_border.wire`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from strategies.nni_border.rest import final_metric
+from strategies.nni_border.wire import packed, unpacked, with_summary
+
+PARAMETERS = {"key": "sedona-000", "task": {"backbone": "vgg11"}, "lr": 0.1, "schedule": None}
+RESULT = {"default": 0.5, "time_s": 3.0, "key": "sedona-000", "history": {"loss": [1.0, 0.5]}}
+
+
+def test_parameters_get_a_summary_and_lose_nothing() -> None:
+    sent = with_summary(PARAMETERS, ["key", "lr", "schedule", "momentum"])
+    # the web UI's own name for it, in whose place nothing else is shown; it breaks at a null
+    assert sent.pop("mutation_summary") == {"key": "sedona-000", "lr": 0.1, "schedule": "null"}
+    assert sent == PARAMETERS
+
+
+def test_a_result_shows_what_it_should_and_loses_nothing() -> None:
+    sent = packed(RESULT, ["default", "time_s", "loss"])
+    assert sent == {
+        "default": 0.5,
+        "time_s": 3.0,
+        "details": {"key": "sedona-000", "history": {"loss": [1.0, 0.5]}},
+    }
+    assert unpacked(sent) == RESULT
+
+
+def test_a_result_without_default_is_left_out_of_the_ranking() -> None:
+    sent = packed(RESULT, [])
+    assert "default" not in sent
+    assert unpacked(sent) == RESULT
+
+
+@pytest.mark.parametrize("result", [RESULT, 0.5, {"default": 1.0, "details": "none"}, None])
+def test_results_of_earlier_versions_and_of_others_stay_as_they_are(result: Any) -> None:
+    assert unpacked(result) == result
+
+
+def test_nni_s_record_of_a_result_is_unpacked() -> None:
+    job = {"finalMetricData": [{"data": json.dumps(json.dumps(packed(RESULT, ["default"])))}]}
+    assert final_metric(job) == RESULT
