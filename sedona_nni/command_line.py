@@ -136,7 +136,7 @@ def main() -> None:
     _write_whatever_the_terminal_can()
     try:
         try:
-            app()
+            app(prog_name="sedona-nni")  # also as `python -m`
         finally:
             sys.stdout.flush()
     except SedonaError as error:

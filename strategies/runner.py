@@ -214,7 +214,7 @@ def _tell_status(
     if trial.status == "RUNNING":
         line = f"{trial.key}: started"
     elif trial.status == "SUCCEEDED":
-        line = f"{trial.key}: done, {_result_in_words(trial)}"
+        line = f"{trial.key}: done, {_result_in_words(trial, started.final_result(trial))}"
         if not console.is_terminal:  # where the bar says it
             parts = [standing.left_in_words, standing.best_in_words(with_key=True)]
             line += f"; {standing.ended} of {standing.planned}, {', '.join(filter(None, parts))}"
@@ -227,9 +227,9 @@ def _tell_status(
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _result_in_words(trial: TrialView) -> str:
-    default = trial.accuracy
-    if default is None:
+def _result_in_words(trial: TrialView, result: Any) -> str:
+    default = result.get("default") if isinstance(result, dict) else None
+    if not isinstance(default, int | float):
         return "without a result"
     if not trial.is_training and "probe" in trial.parameters:
         return f"least loss {-default:.3f}"

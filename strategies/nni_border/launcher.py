@@ -28,6 +28,7 @@ from strategies.nni_border.rest import (
     trial_record,
 )
 from strategies.nni_border.terminal import TunerError, finish_mark
+from strategies.nni_border.wire import trial_folder, unpacked
 
 __all__ = [
     "RUN_MARK",
@@ -208,7 +209,7 @@ class TrialView:
         id: NNI's id.
         parameters: What the tuner sent.
         status: NNI's word: WAITING, RUNNING, ADD_RESUMED, SUCCEEDED, FAILED, USER_CANCELED, ...
-        result: The final result, None without one.
+        result: The final result as it was sent, None without one.
         started_at: Seconds since the epoch; of a trial that has not started infinite.
         ended_at: Likewise.
     """
@@ -332,6 +333,10 @@ class RunningExperiment:
             return None
         value = json.loads(json.loads(max(metrics, key=lambda m: m["timestamp"])["data"]))
         return value if isinstance(value, dict) else {"default": value}
+
+    def final_result(self, trial: TrialView) -> Any:
+        """Return all of a trial's final result."""
+        return unpacked(trial.result, trial_folder(self.folder, trial.id))
 
     def last_words(self, trial_id: str) -> str:
         """Return the end of a trial's standard error."""

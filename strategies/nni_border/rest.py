@@ -10,7 +10,6 @@ from typing import Any
 import requests
 
 from sedona_nni.errors import SedonaError
-from strategies.nni_border.wire import unpacked
 
 __all__ = [
     "ManagerApi",
@@ -138,10 +137,10 @@ def trial_record(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def final_metric(job: dict[str, Any]) -> Any:
-    """Return the final result that a trial reported, None without one.
+    """Return the final result as a trial sent it (see `strategies.nni_border.wire`), or None.
 
     Args:
         job: An entry of ``trial-jobs``.
     """
     metrics = job.get("finalMetricData")
-    return unpacked(json.loads(json.loads(metrics[0]["data"]))) if metrics else None  # JSON in JSON
+    return json.loads(json.loads(metrics[0]["data"])) if metrics else None  # JSON within JSON

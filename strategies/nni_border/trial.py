@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import nni
@@ -99,7 +100,9 @@ def report_final(result: Mapping[str, Any], shown: Collection[str]) -> None:
         ManagerGoneError: if the manager has gone.
     """
     plain = {name: _plain(value) for name, value in result.items()}
-    _report(nni.report_final_result, packed(plain, shown))
+    is_local = os.environ.get("NNI_PLATFORM") == "local"
+    folder = Path(os.environ["NNI_OUTPUT_DIR"]) if is_local else None
+    _report(nni.report_final_result, packed(plain, shown, folder))
 
 
 def _plain(value: Any) -> Any:

@@ -34,7 +34,7 @@ from strategies.nni_border.terminal import (
     finish_mark,
     tell,
 )
-from strategies.nni_border.wire import unpacked, with_summary
+from strategies.nni_border.wire import trial_folder, unpacked, with_summary
 
 __all__ = ["BorderTuner", "ExperimentFailedError", "Parameters"]
 
@@ -286,7 +286,7 @@ class BorderTuner(Tuner, ABC):
         """Take a final result. ``parameters`` is not looked at: NNI mixes it up."""
         known = self._running.pop(parameter_id, None)
         if known is not None:
-            self.succeeded(known, unpacked(value))
+            self.succeeded(known, self._unpacked(value, kwargs.get("trial_job_id")))
             self.supply()
 
     @_entry_point
@@ -308,7 +308,7 @@ class BorderTuner(Tuner, ABC):
         ``"parameter"`` is not looked at: NNI pairs it with the wrong result.
         """
         for entry in data:
-            result = unpacked(entry["value"])
+            result = self._unpacked(entry["value"], entry.get("trialJobId"))
             if isinstance(result, dict) and "key" in result:
                 self.succeeded({"key": result["key"]}, result)
             else:
@@ -430,7 +430,8 @@ class BorderTuner(Tuner, ABC):
     def _settle(self, parameter_id: int) -> None:
         """Look up a result that did not come: NNI loses one now and then after a resume."""
         if parameter_id in self._running:
-            result = final_metric(self._job(parameter_id) or {})
+            job = self._job(parameter_id) or {}
+            result = self._unpacked(final_metric(job), job.get("trialJobId"))
             if result is not None:
                 self.succeeded(self._running.pop(parameter_id), result)
                 self.supply()
@@ -450,6 +451,10 @@ class BorderTuner(Tuner, ABC):
             return ""
         text = str(self._api().get(f"trial-file/{job['trialJobId']}/stderr")).strip()
         return ":\n" + "\n".join(text.splitlines()[-_STDERR_LINES:])
+
+    def _unpacked(self, result: Any, trial_id: str | None) -> Any:
+        folder = None if trial_id is None else trial_folder(self.checkpoint.parent, trial_id)
+        return unpacked(result, folder)
 
     def _job(self, parameter_id: int) -> dict[str, Any] | None:
         """Return NNI's record of a trial; numbers are used again after a resume: the latest."""

@@ -4,17 +4,22 @@ The web UI makes an axis and a column of every entry of a trial's parameters, un
 ``mutation_summary``: then of the entries of this one, and shows the others on request ("Original
 parameters"). It was made for architecture search, whose parameters are whole models.
 Of a final result it takes every entry, and the result into the ranking if there is a ``default``.
+So the other entries go by a file, or as one where trial and tuner share none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
-__all__ = ["packed", "unpacked", "with_summary"]
+from sedona_nni.files import read_json, write_json
+
+__all__ = ["packed", "trial_folder", "unpacked", "with_summary"]
 
 _SUMMARY = "mutation_summary"
 _DETAILS = "details"
+_DETAILS_FILE = "final-result.json"
 
 
 def with_summary(parameters: Mapping[str, Any], shown: Collection[str]) -> dict[str, Any]:
@@ -30,21 +35,43 @@ def with_summary(parameters: Mapping[str, Any], shown: Collection[str]) -> dict[
     return {**parameters, _SUMMARY: summary}
 
 
-def packed(result: Mapping[str, Any], shown: Collection[str]) -> dict[str, Any]:
-    """Return a final result as it is sent: entries to show, and the others as one.
+def trial_folder(experiment: Path, trial_id: str) -> Path:
+    """Return the folder that a trial on this machine has, its NNI_OUTPUT_DIR.
 
     Args:
-        result: JSON values by name.
+        experiment: NNI's folder of the experiment.
+        trial_id: NNI's id of the trial.
+    """
+    return experiment / "environments" / "local-env" / "trials" / trial_id
+
+
+def packed(
+    result: Mapping[str, Any], shown: Collection[str], folder: Path | None
+) -> dict[str, Any]:
+    """Return a final result as it is sent.
+
+    Args:
+        result: JSON values by name, ``"key"`` among them.
         shown: Names of numbers that get an axis and a column. Without ``default`` among them none
             does, and the web UI leaves the trial out of the ranking.
+        folder: Of the trial, for what is not shown; None if the tuner cannot read it.
     """
-    top = {name: result[name] for name in shown if name in result}
-    return {**top, _DETAILS: {name: result[name] for name in result if name not in top}}
+    sent = {name: result[name] for name in (*shown, "key") if name in result}
+    rest = {name: result[name] for name in result if name not in sent}
+    if folder is None:
+        return {**sent, _DETAILS: rest}
+    write_json(folder / _DETAILS_FILE, rest)
+    return sent
 
 
-def unpacked(result: Any) -> Any:
+def unpacked(result: Any, folder: Path | None) -> Any:
     """Return a final result as it was before it was `packed`; anything else as it is."""
-    if not isinstance(result, Mapping) or not isinstance(result.get(_DETAILS), Mapping):
+    if not isinstance(result, Mapping):
         return result
-    top = {name: value for name, value in result.items() if name != _DETAILS}
-    return {**top, **result[_DETAILS]}
+    details = result.get(_DETAILS)
+    if isinstance(details, Mapping):
+        sent = {name: value for name, value in result.items() if name != _DETAILS}
+        return {**sent, **details}
+    if folder is not None and (folder / _DETAILS_FILE).exists():
+        return {**result, **read_json(folder / _DETAILS_FILE)}
+    return result

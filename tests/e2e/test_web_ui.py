@@ -38,7 +38,17 @@ _PICTURES = """() => [...document.querySelectorAll("figure")].map(figure => {
     };
 })"""
 
-CURVES = {"default", "loss", "meta_loss", "train_loss", "local_loss", "lr", "decided", "step"}
+CURVES = {
+    "default",
+    "loss",
+    "meta_loss",
+    "train_loss",
+    "local_loss",
+    "lr",
+    "decided",
+    "step",
+    "steps",
+}
 
 
 @dataclass
@@ -142,6 +152,8 @@ def test_the_curves_of_the_search_are_visible_while_it_runs(run: Run, browser: B
     wait_for(lambda: "search: started" in run.progress(), process=run.process)
     report = run.world.sedona("report", run.id)
     wait_for(lambda: len(get(run.port, "metric-data")) > 75, process=run.process)
+    browser.open(run.port, "oview")
+    browser.page.get_by_text("1/4", exact=True).wait_for()  # and not 1/Infinity
     browser.open(run.port, "detail")
     (search,) = browser.trials()
     assert search["Status"] == "RUNNING"
@@ -254,13 +266,31 @@ def test_the_report_sorts_its_trainings_and_gives_its_pictures_away(
 
 @pytest.mark.browser
 def test_every_trial_is_shown_with_what_defines_it(viewed: int, run: Run, browser: Browser) -> None:
+    accuracies = [
+        row["validation_accuracy"] for row in json.loads((run.results / "table.json").read_text())
+    ]
     browser.open(viewed, "oview")
     browser.page.get_by_text("Top trials").wait_for()
+    browser.page.get_by_text("4/4", exact=True).wait_for()
     browser.picture("overview")
+    # the search, whose accuracy is of another kind, is not ranked
+    ranked = [float(trial["Default metric"]) for trial in browser.trials()]
+    assert ranked == pytest.approx(sorted(accuracies, reverse=True), abs=1e-6)
+    assert browser.page.get_by_text(f"{max(accuracies):.6f}", exact=True).count() == 1
 
     browser.open(viewed, "detail")
-    browser.add_columns("strategy (space)", "lr (space)", "cuts (space)")
+    assert browser.axes() == [
+        *("lr", "key", "strategy", "blocks", "cuts", "method"),
+        *("default", "loss", "test_accuracy", "peak_memory_mib", "time_s"),
+    ]
+    assert "[object Object]" not in browser.page.locator(".parcoords").inner_text()
+    browser.picture("hyper-parameters")
+    browser.add_columns("key (space)", "strategy (space)", "lr (space)", "cuts (space)")
     trials = browser.trials()
+    assert [trial["key (space)"] for trial in trials] == [
+        *("search", "sedona-000", "uniform-000", "backprop-000")
+    ]
+    assert trials[0]["Default metric"] == "--"
     browser.picture("trials")
     assert [trial["strategy (space)"] for trial in trials] == [
         *("sedona", "sedona", "uniform", "backprop")
@@ -275,8 +305,13 @@ def test_every_trial_is_shown_with_what_defines_it(viewed: int, run: Run, browse
 
     parameters = browser.unfold(1)
     browser.picture("trial")
-    for shown in ('strategy:"sedona"', 'backbone:"vgg11"', "epochs:6", f"0:{sedona.cuts[0]}"):
+    for shown in ('key:"sedona-000"', 'strategy:"sedona"', f'cuts:"{cut}"', "lr:"):
         assert shown in parameters
+    assert "task:" not in parameters
+    browser.page.get_by_role("button", name="Original parameters").click()
+    browser.page.get_by_text("Retiarii parameters").wait_for()
+    browser.picture("original-parameters")
+    browser.page.keyboard.press("Escape")
     assert {"block_1_accuracy", "block_2_accuracy"} <= set(browser.open_curves(1))
     width, _ = browser.curve("loss")
     browser.picture("trial-loss")

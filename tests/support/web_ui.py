@@ -88,7 +88,13 @@ class Browser:
         """Unfold a row of the list and return the parameters of its trial."""
         row = self.page.locator("[data-automationid=DetailsRow]").nth(number)
         row.locator("[data-automation-key=_expand] i").click()
-        return self.page.get_by_role("tabpanel").filter(has_text="stage:").inner_text()
+        return self.page.get_by_role("tabpanel").filter(has_text="key:").inner_text()
+
+    def axes(self) -> list[str]:
+        """Open the chart of hyper-parameters and return the names of its axes."""
+        self.page.get_by_role("tab", name="Hyper-parameter").click()
+        self.page.wait_for_selector(".parcoords .dimension")
+        return self.page.locator(".parcoords .dimension text.label").all_inner_texts()
 
     def open_curves(self, number: int) -> list[str]:
         """Open the dialog of a trial's intermediate results and return what it offers to plot."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 COMMANDS = (
     "run",
     "resume",
+    "list",
     "report",
     "search",
     "train",
@@ -66,6 +69,51 @@ def test_help(
 ) -> None:
     assert sedona(monkeypatch, command, "--help") == 0
     assert "--json" in capsys.readouterr().out
+
+
+def test_help_flows_and_shows_flags_as_flags(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert sedona(monkeypatch, "discretise", "--help") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"--pareto +Every best", shown)  # and no type
+    assert re.search(r"--json +Print JSON", shown)
+    lines = [line.strip() for line in shown.split("evidence is the sum")[1].splitlines()]
+    paragraph = lines[: lines.index("")]
+    assert min(map(len, paragraph[1:-1])) > 60
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sedona(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"sedona-nni {version('sedona-nni')}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [(["sedona-nni", "des"], "describe"), (["sedona-nni", "train", "--dec"], "--decoupling")],
+)
+def test_a_shell_completes(
+    typed: list[str],
+    offered: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("_SEDONA_NNI_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", " ".join(typed))
+    monkeypatch.setenv("COMP_CWORD", str(len(typed) - 1))
+    sedona(monkeypatch)
+    assert capsys.readouterr().out.split() == [offered]
+
+
+def test_an_error_in_a_file_is_not_taken_for_one_of_an_option(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (EXPERIMENTS / "quickstart.yml").read_text().replace("num_blocks: 3", "num_blocks: 99")
+    Path("wrong.yml").write_text(text.replace(": ..", ": ."))
+    arguments = ("--directory", "d", "--decoupling", VGG19, "--num-blocks", "3")
+    assert sedona(monkeypatch, "train", "wrong.yml", *arguments) == 2
+    assert "wrong.yml: num_blocks: must be from 1 to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -99,7 +147,7 @@ def test_help(
         ),
         (
             ["search", QUICKSTART, "--directory", "d", "--device", "tpu"],
-            "device: must be auto, cpu or cuda, but got 'tpu'",
+            ": --device: must be auto, cpu or cuda, but got 'tpu'",
         ),
         (
             ["train", QUICKSTART, "--directory", "d", "--decoupling", "nowhere.json"],
@@ -127,11 +175,11 @@ def test_help(
         ),
         (
             ["train", QUICKSTART, "--directory", "d", "--decoupling", VGG19],
-            "num_blocks: must be given, as",
+            ": --num-blocks: must be given, as",
         ),
         (
             ["train", QUICKSTART, "--directory", "d", "--decoupling", VGG19, "--num-blocks", "2"],
-            "decoupling: must be one of vgg11, but got 'vgg19'",
+            ": --decoupling: must be one of vgg11, but got 'vgg19'",
         ),
         (
             ["train", QUICKSTART, "--directory", "d", "--decoupling", "backprop", "--relaxed"],
@@ -146,20 +194,20 @@ def test_help(
                 *("train", QUICKSTART, "--directory", "d", "--decoupling", VGG19),
                 *("--relaxed", "--num-blocks", "2"),
             ],
-            "num_blocks: must not be given with --relaxed, but got 2",
+            ": --num-blocks: must not be given with --relaxed, but got 2",
         ),
-        (["describe"], "backbone: must be given for backprop"),
-        (["describe", "--decoupling", VGG19], "num_blocks: must be given, as"),
+        (["describe"], ": --backbone: must be given, one of vgg11, "),
+        (["describe", "--decoupling", VGG19], ": --num-blocks: must be given, as"),
         (
             ["describe", "--backbone", "vgg11", "--num-blocks", "2"],
-            "num_blocks: must not be given for backprop, but got 2",
+            ": --num-blocks: must not be given for backprop, but got 2",
         ),
         (
             ["describe", "--decoupling", VGG19, "--num-blocks", "17"],
-            "num_blocks: must be from 1 to the number of layers, 16, but got 17",
+            ": --num-blocks: must be from 1 to the number of layers, 16, but got 17",
         ),
         (["test", "nowhere"], "cannot be read"),
-        (["describe", "--backbone", "vgg12"], "backbone: must be one of"),
+        (["describe", "--backbone", "vgg12"], ": --backbone: must be one of"),
         (
             ["import-release", "nowhere.pt", "--backbone", "vgg19", "--output", "/dev/null/x"],
             "--output: must be a folder that can be written to (/dev/null: Not a directory)",
@@ -748,28 +796,28 @@ def test_search_and_train_keep_to_the_bound(
     [
         (
             ["discretise", VGG19, "--num-blocks", "4", "--max-block-share", "0.2"],
-            "max_block_share: must be at least 0.2926 for 4 blocks of vgg19, but got '0.2'",
+            "--max-block-share: must be at least 0.2926 for 4 blocks of vgg19, but got '0.2'",
         ),
         (
             ["discretise", VGG19, "--num-blocks", "4", "--max-block-share", "40%"],
-            "max_block_share: must be a share above 0 and up to 1, e.g. 0.4, or a multiple of 1/K, "
-            "e.g. 1.3/K, but got '40%'",
+            "--max-block-share: must be a share above 0 and up to 1, e.g. 0.4, or a multiple of "
+            "1/K, e.g. 1.3/K, but got '40%'",
         ),
         (
             ["discretise", VGG19, "--num-blocks", "0", "--pareto"],
-            "num_blocks: must be from 1 to the number of layers, 16, but got 0",
+            "--num-blocks: must be from 1 to the number of layers, 16, but got 0",
         ),
         (
             ["discretise", VGG19, "--num-blocks", "4", "--pareto", "--output", "d.json"],
-            "output: must not be given with --pareto, but got 'd.json'",
+            "--output: must not be given with --pareto, but got 'd.json'",
         ),
         (
             ["discretise", VGG19, "--num-blocks", "4", "--leaders", "2", "--output", "d.json"],
-            "output: must not be given with --leaders, but got 'd.json'",
+            "--output: must not be given with --leaders, but got 'd.json'",
         ),
         (
             ["discretise", VGG19, "--num-blocks", "4", "--leaders", "2", "--pareto"],
-            "leaders: must not be given with --pareto, but got 2",
+            "--leaders: must not be given with --pareto, but got 2",
         ),
         (
             ["discretise", VGG19, "--num-blocks", "4", "--compute", "nowhere.json"],
@@ -777,14 +825,14 @@ def test_search_and_train_keep_to_the_bound(
         ),
         (
             ["search", QUICKSTART, "--directory", "d", "--max-block-share", "0.3"],
-            "max_block_share: must be at least 0.4114 for 3 blocks of vgg11 with mlp-sr",
+            "--max-block-share: must be at least 0.4114 for 3 blocks of vgg11 with mlp-sr",
         ),
         (
             [
                 *("train", QUICKSTART, "--directory", "d", "--decoupling", RESNET50),
                 *("--relaxed", "--max-block-share", "0.5"),
             ],
-            "max_block_share: must not be given with --relaxed, but got '0.5'",
+            "--max-block-share: must not be given with --relaxed, but got '0.5'",
         ),
     ],
 )
