@@ -202,7 +202,6 @@ def run(
     progress and errors in the terminal, a closing table, an exit code that tells the truth, and
     nothing left running: Ctrl-C stops the experiment.
     """
-
     _check_start(port, results)
     planned = _read(experiment)
     _tell_contents(planned.check_machine())

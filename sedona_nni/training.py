@@ -338,7 +338,7 @@ def train(
         if checkpoint and checkpoint.exists():
             progress = _load(checkpoint, [network, method], progress)
             for numbers in progress.history:
-                report({**numbers, "epochs": max(len(progress.history), method.num_epochs)})
+                report({**numbers, "epochs": max(int(numbers["epoch"]), method.num_epochs)})
 
         started = time.perf_counter() - progress.time_s
         batches = stream.iterate(start=len(progress.history) * steps_per_epoch)

@@ -37,7 +37,9 @@ class Standing:
 
     @property
     def left_in_words(self) -> str:
-        """Say how much time is left."""
+        """Say how much time is left, as long as there is something to do."""
+        if self.ended == self.planned:
+            return ""
         if self.left_s is None:
             return "? left"
         return f"{'> ' if self.is_least else ''}{duration(self.left_s)} left"
@@ -107,7 +109,7 @@ class Forecast:
             planned=planned,
             left_s=None if nothing_known else max([work / self._concurrency, *known]),
             is_least=is_least,
-            best=max(ranked, default=None),
+            best=max(ranked, key=lambda pair: pair[0], default=None),
             doing=_in_words(running[0], latest.get(running[0].id)) if running else "",
         )
 

@@ -281,9 +281,12 @@ class TestTrial:
         torch.manual_seed(2)
         result = self.run(tmp_path, report=seen.append)
         assert result["search_result"] == whole["search_result"]
-        assert [numbers["step"] for numbers in seen[10:]] == list(range(1, 19))
+        assert [numbers["probe"] for numbers in seen[10:]] == list(range(1, 19))
+        assert {numbers["probes"] for numbers in seen} == {18}
+        assert seen[10]["probed"] == "no cut"
+        assert seen[-1]["probed"] == "cut after layer 6 (cnn)"
         undivided, *local = losses(result)
-        assert result["default"] == seen[-1]["default"] <= -min(local)
+        assert result["default"] == -seen[-1]["least_loss"] <= -min(local)
         assert undivided == pytest.approx(np.mean([numbers["loss"] for numbers in seen[10:14]]))
         assert local == [numbers["loss"] for numbers in seen[14:]]
         assert len({numbers["loss"] for numbers in seen[10:14]}) == 4
