@@ -121,7 +121,7 @@ def test_an_error_in_a_file_is_not_taken_for_one_of_an_option(
     [
         (["run", "nowhere.yml"], "nowhere.yml: there is no such file"),
         (["data", "mnist"], "dataset: must be one of ['cifar10', "),
-        (["data", "svhn", "--data-dir", "d"], "data_dir: svhn is missing or damaged; looked for "),
+        (["data", "svhn", "--data-dir", "d"], ": --data-dir: svhn is missing or damaged; looked for "),
         (["report", "unknown"], "experiment unknown: NNI knows no such experiment"),
         (["report", "unknown", "--html", "."], "--html: must be a file, but got '.'"),
         (
@@ -754,7 +754,7 @@ def test_probing_and_its_compromises(
     assert len(cuts) > 1
     assert "undecided_share" not in shown
     assert sedona(monkeypatch, "discretise", "d/search-result.json", "--num-blocks", "0") == 2
-    assert "num_blocks: must be at least 1 for a probing" in capsys.readouterr().err
+    assert "--num-blocks: must be at least 1 for a probing" in capsys.readouterr().err
 
 
 def test_search_and_train_keep_to_the_bound(
