@@ -42,6 +42,7 @@ from strategies.tuner import STUDY_FILE
 __all__ = ["supervise", "write_results"]
 
 _SETTLE_S = 15.0  # how long the tuner may take to use the last result, see `_settled`
+_FINISH_S = 2.0  # and then to say that it has finished
 
 
 def supervise(
@@ -185,6 +186,7 @@ def _watch(started: RunningExperiment, experiment: Experiment, console: Console)
                 total=standing.planned,
                 left=standing.left_in_words,
                 best=standing.best_in_words(with_key=console.width >= 100),
+                refresh=True,
             )
             if outcome is not None:
                 return _settled(started) if outcome.exit_code == 0 else outcome
@@ -196,10 +198,11 @@ def _settled(started: RunningExperiment) -> Outcome:
 
     NNI knows how many trials there are, so it may say that all is done before the tuner does.
     """
-    give_up_at = time.monotonic() + _SETTLE_S
-    path = started.checkpoint / LEDGER_FILE
-    while path.exists() and time.monotonic() < give_up_at:
-        if not any(record.status == "running" for record in Ledger(path)):
+    began = time.monotonic()
+    while not started.has_finished:
+        ledger = Ledger(started.checkpoint / LEDGER_FILE)
+        owes = any(record.status == "running" for record in ledger)
+        if time.monotonic() > began + (_SETTLE_S if owes else _FINISH_S):
             break
         time.sleep(0.2)
     try:

@@ -121,7 +121,10 @@ def test_an_error_in_a_file_is_not_taken_for_one_of_an_option(
     [
         (["run", "nowhere.yml"], "nowhere.yml: there is no such file"),
         (["data", "mnist"], "dataset: must be one of ['cifar10', "),
-        (["data", "svhn", "--data-dir", "d"], ": --data-dir: svhn is missing or damaged; looked for "),
+        (
+            ["data", "svhn", "--data-dir", "d"],
+            ": --data-dir: svhn is missing or damaged; looked ",
+        ),
         (["report", "unknown"], "experiment unknown: NNI knows no such experiment"),
         (["report", "unknown", "--html", "."], "--html: must be a file, but got '.'"),
         (

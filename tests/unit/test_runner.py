@@ -36,7 +36,7 @@ DONE = [
 class Experiment(SimpleNamespace):
     """What `running` would yield: done, with the trials of a ledger."""
 
-    id, port, lifted = "abc", 8080, False
+    id, port, lifted, concurrency = "abc", 8080, False, 1
     api = SimpleNamespace(address="http://127.0.0.1:8080")
 
     @property
@@ -45,6 +45,9 @@ class Experiment(SimpleNamespace):
 
     def polls(self) -> Iterator[tuple[list[Any], Outcome]]:
         yield [], Outcome(0)
+
+    def outcome(self) -> Outcome:
+        return Outcome(0)
 
     def reached_limit(self) -> str:
         return "maxExperimentDuration is 20s"
@@ -71,6 +74,8 @@ def supervised(
             )
         if finished:
             finish_mark(tmp_path).touch()
+        for name in ("_SETTLE_S", "_FINISH_S"):  # no tuner is there to be waited for
+            monkeypatch.setattr(runner, name, 0.0)
         monkeypatch.setattr(runner, "running", lambda *_, **__: contextlib.nullcontext(started))
         said = io.StringIO()
         options = {"port": 8080, "public": False, "results": tmp_path / "results", **options}
