@@ -293,6 +293,59 @@ def gpu(
         raise SedonaError(f"failed, see the record: {', '.join(failed)}")
 
 
+@app.command()
+def precision(
+    backbones: Annotated[str, typer.Option(help="Names of backbones, by commas.")] = (
+        "vgg11,vgg13,vgg16,vgg19,resnet18,resnet34,resnet50,resnet101,resnet152"
+    ),
+    batch_size: BatchSize = 16,
+    inner_steps: InnerSteps = 2,
+    validation_batch_size: ValidationBatchSize = 32,
+    aux: Aux = "conv1",
+    image_size: ImageSize = 32,
+    num_classes: NumClasses = 10,
+    width_multiplier: WidthMultiplier = 1.0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: Json = False,
+    record: Record = None,
+) -> None:
+    """Errors of gradient and hypergradient in float32 and bf16, against float64."""
+    import torch
+
+    from benchmarks.precision import errors, precision_table
+    from benchmarks.record import check_name, header, publish
+
+    if record is not None:
+        check_name(record)
+    settings = [
+        _setting(
+            step="meta-step",
+            backbone=name,
+            batch_size=batch_size,
+            inner_steps=inner_steps,
+            validation_batch_size=validation_batch_size,
+            aux=aux.split(","),
+            image_size=image_size,
+            num_classes=num_classes,
+            width_multiplier=width_multiplier,
+            device=device,
+        )
+        for name in backbones.split(",")
+    ]
+    head = header(n=1, gpu=_gpu(device))
+    torch.set_num_threads(threads or _cores())
+    found = {setting.backbone: errors(setting) for setting in settings}
+    title = f"Relative errors, {_sizes(settings[0])}"
+    publish(
+        head,
+        {"settings": [setting.document() for setting in settings], "errors": found},
+        [precision_table(title, found)],
+        as_json=as_json,
+        record=record,
+    )
+
+
 def _setting(**values: Any) -> StepSetting:
     from benchmarks.search_steps import StepSetting
 
@@ -351,7 +404,11 @@ def _side_by_side(
 
 
 def _title(setting: StepSetting) -> str:
-    parts = [f"{setting.step} of {setting.backbone}", f"batch {setting.batch_size}"]
+    return f"{setting.step} of {setting.backbone}, {_sizes(setting)}"
+
+
+def _sizes(setting: StepSetting) -> str:
+    parts = [f"batch {setting.batch_size}"]
     if setting.step == "meta-step":
         parts += [f"T = {setting.inner_steps}", f"validation {setting.validation_batch_size}"]
     parts += [f"{setting.image_size} px", "+".join(setting.aux)]

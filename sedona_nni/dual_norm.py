@@ -39,6 +39,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sedona_nni.batch_norm import normalise
+
 __all__ = ["dual_batch_norm", "dual_modules", "replaced_forwards"]
 
 
@@ -58,7 +60,7 @@ class _Normalise(torch.autograd.Function):
         to_mean: Tensor | None,
         to_var: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        z, _, s = torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)
+        z, s = normalise(x, eps)
         projected, mean_zt, mean_t = _project(t, z, weight * s)
         column = _column(x)
         value = torch.addcmul(bias.view(column), z, weight.view(column))
@@ -174,11 +176,14 @@ def dual_modules(
 
 @contextmanager
 def replaced_forwards(forwards: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Let modules compute something else for a while."""
+    """Let modules compute something else for a while, also within another such while."""
+    before = [vars(module).get("forward") for module in forwards]
     for module, forward in forwards.items():
         module.forward = forward
     try:
         yield
     finally:
-        for module in forwards:
+        for module, former in zip(forwards, before, strict=True):
             del module.forward
+            if former is not None:
+                module.forward = former

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sedona_nni.batch_norm import batch_norm
 from sedona_nni.batches import Batch
 from sedona_nni.dual_norm import dual_modules, replaced_forwards
 from sedona_nni.placement import lay_out
@@ -564,6 +565,12 @@ class InnerProblem:
         """Training mode, with random numbers of ``seed`` that leave the caller's as they are."""
         device = self.network.alpha.device
         self.network.train()
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        norms: dict[nn.Module, Callable[[Tensor], Tensor]] = {
+            norm: functools.partial(batch_norm, norm) for norm in self._norms.values()
+        }
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            replaced_forwards(norms),
+        ):
             torch.manual_seed(seed)
             yield

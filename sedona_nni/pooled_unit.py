@@ -31,6 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from sedona_nni.batch_norm import track
+
 __all__ = ["pooled_unit"]
 
 _PIECE = 2**18  # numbers of z made at a time: 1 MiB in float32
@@ -63,7 +65,10 @@ def pooled_unit(unit: nn.Sequential, features: Tensor) -> Tensor:
     # (/ count and + eps would do the same, but forward mode does those by way of Python)
     covariance = torch.ops.aten.mul.Scalar(flat.T @ flat, 1 / count)
     variance = ((weight @ covariance) * weight).sum(1)
-    _track(norm, weight @ mean, variance, count)
+    means, variances = (
+        forward_ad.unpack_dual(part).primal.detach() for part in (weight @ mean, variance)
+    )
+    track(norm, means, variances, count)
     deviation = torch.ops.aten.add.Scalar(variance, norm.eps).sqrt()
     scaled = (norm.weight / deviation)[:, None] * weight
     v = torch.cat([scaled, norm.bias[:, None]], dim=1)
@@ -78,18 +83,6 @@ def pooled_unit(unit: nn.Sequential, features: Tensor) -> Tensor:
     if not any(dual.primal.requires_grad for dual in duals):
         pooled = pooled.detach()  # a function cannot say that of two results one is a constant
     return forward_ad.make_dual(pooled, tangent)
-
-
-def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Update the running statistics as the norm itself would."""
-    for running, batch, factor in (
-        (norm.running_mean, mean, 1.0),
-        (norm.running_var, variance, count / (count - 1)),
-    ):
-        # .data: as torch's kernel does, without marking what other norms have saved as changed
-        batch = forward_ad.unpack_dual(batch).primal.detach()
-        cast(Tensor, running).data.lerp_(batch * factor, cast(float, norm.momentum))
-    cast(Tensor, norm.num_batches_tracked).add_(1)
 
 
 class _PooledRelu(torch.autograd.Function):
