@@ -310,10 +310,11 @@ def precision(
     as_json: Json = False,
     record: Record = None,
 ) -> None:
-    """Errors of gradient and hypergradient in float32 and bf16, against float64."""
-    import torch
+    """Errors of gradient and hypergradient in float32 and bf16, against float64.
 
-    from benchmarks.precision import errors, precision_table
+    Backbones are worked on side by side, each by one thread.
+    """
+    from benchmarks.precision import all_errors, precision_table
     from benchmarks.record import check_name, header, publish
 
     if record is not None:
@@ -334,8 +335,7 @@ def precision(
         for name in backbones.split(",")
     ]
     head = header(n=1, gpu=_gpu(device))
-    torch.set_num_threads(threads or _cores())
-    found = {setting.backbone: errors(setting) for setting in settings}
+    found = all_errors(settings, threads or _cores())
     title = f"Relative errors, {_sizes(settings[0])}"
     publish(
         head,

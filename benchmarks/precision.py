@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from unittest import mock
 
 import torch
@@ -35,7 +37,7 @@ from sedona_nni.relaxation import RelaxedNetwork
 from sedona_nni.relaxed_training import RelaxedClassifier
 from sedona_nni.release_mode import ReleaseProblem, release_hypergradient
 
-__all__ = ["errors", "precision_table", "torchs_sums"]
+__all__ = ["all_errors", "errors", "precision_table", "torchs_sums"]
 
 _CRITERION = LabelSmoothing(0.1)
 
@@ -45,6 +47,15 @@ def torchs_sums() -> Iterator[None]:
     """Compute batch norm as torch does, one number after another."""
     with mock.patch.object(batch_norm, "_ROWS", sys.maxsize):
         yield
+
+
+def all_errors(settings: Sequence[StepSetting], threads: int) -> dict[str, dict[str, float]]:
+    """Return the `errors` of several settings by backbone, computed on so many threads."""
+    with ProcessPoolExecutor(
+        threads, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        found = pool.map(errors, settings)
+        return {setting.backbone: each for setting, each in zip(settings, found, strict=True)}
 
 
 def errors(setting: StepSetting) -> dict[str, float]:
