@@ -44,6 +44,7 @@ __all__ = [
     "is_running",
     "one_interrupt",
     "own_manager",
+    "require_option",
     "running",
     "stopped_config",
 ]
@@ -451,13 +452,19 @@ def _of_manager(command: list[str]) -> str:
     return command[command.index(option) + 1] if option in command[:-1] else ""
 
 
+def require_option(script: Path) -> str:
+    """Return the option by which Node loads a script first; its path may have any characters."""
+    escaped = str(script).replace("\\", "\\\\").replace('"', '\\"')
+    return f'--require "{escaped}"'
+
+
 def _environment(public: bool, mark: str) -> dict[str, str]:
     environment = {**os.environ, **proxy_exceptions(os.environ), RUN_MARK: mark}
     # So that `python` in a trialCommand is the one that runs this, without activating anything.
     here = str(Path(sys.executable).parent)
     environment["PATH"] = os.pathsep.join([here, environment.get("PATH", os.defpath)])
     hooks = ["patience.js"] if public else ["patience.js", "loopback.js"]
-    loaded = [f'--require "{Path(__file__).with_name(hook)}"' for hook in hooks]
+    loaded = [require_option(Path(__file__).with_name(hook)) for hook in hooks]
     environment["NODE_OPTIONS"] = " ".join([environment.get("NODE_OPTIONS", ""), *loaded]).strip()
     return environment
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import nni_node
 import pytest
 import yaml
 from nni.experiment.config import ExperimentConfig
@@ -19,6 +21,8 @@ from strategies.experiment import (
     read_experiment,
     remember_file,
 )
+from strategies.nni_border.launcher import require_option
+from strategies.pruners import MedianSettings
 from strategies.settings import BalancedSettings
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -232,6 +236,16 @@ def test_a_machine_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         read_experiment(changed(tmp_path, *ARGS, "device", value="cuda")).check_machine()
 
 
+def test_node_finds_a_script_in_any_folder(tmp_path: Path) -> None:
+    folder = tmp_path / 'a "b" c\\d %20'
+    folder.mkdir()
+    (folder / "hook.js").write_text("console.log('loaded')")
+    node = Path(nni_node.__file__).with_name("node")
+    options = {"NODE_OPTIONS": require_option(folder / "hook.js")}
+    done = subprocess.run([node, "-e", ""], env=options, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("loaded\n", "")
+
+
 def test_relative_paths_are_relative_to_the_trial_code(tmp_path: Path) -> None:
     path = changed(tmp_path, *ARGS, "task", "data_dir", value="data")
     assert read_experiment(path).task.data_dir == str(EXPERIMENTS.parent / "data")
@@ -244,6 +258,14 @@ def test_files_that_are_no_experiment(tmp_path: Path, content: str | None) -> No
         path.write_text(content)
     with pytest.raises(InputError, match=r"experiment\.yml: "):
         read_experiment(path)
+
+
+@pytest.mark.parametrize("name", ["sedona_vgg19.yml", "probe_vgg19.yml"])
+def test_the_pruner_that_the_files_suggest(name: str, tmp_path: Path) -> None:
+    text = (EXPERIMENTS / name).read_text().replace("# pruner", "pruner")
+    (tmp_path / name).write_text(text.replace(": ..", f": {EXPERIMENTS}/.."))
+    settings = read_experiment(tmp_path / name).settings
+    assert settings.pruner == MedianSettings()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["sedona_vgg19.yml", "random_vgg19.yml"])
