@@ -50,8 +50,8 @@ def _watch_search() -> None:
     _reach("search imports")
     load_splits, advance = trials.search.load_splits, Search.advance
 
-    def timed_load(*arguments: object) -> object:
-        splits = load_splits(*arguments)  # type: ignore[arg-type]
+    def timed_load(*arguments: object, **options: object) -> object:
+        splits = load_splits(*arguments, **options)  # type: ignore[arg-type]
         _reach("data")
         return splits
 
