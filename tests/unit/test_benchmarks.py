@@ -371,7 +371,7 @@ class TestStartUp:
             import trials.__main__ as trial
             from benchmarks import timed_trial
             trial.trial_parameters = lambda: {parameters!r}
-            trial.report_final = trial.report_intermediate = lambda numbers: None
+            trial.report_final = trial.report_intermediate = lambda *numbers: None
             assert timed_trial.main() == 0
         """
         subprocess.run(
