@@ -276,14 +276,15 @@ def test_every_trial_is_shown_with_what_defines_it(viewed: int, run: Run, browse
     # the search, whose accuracy is of another kind, is not ranked
     ranked = [float(trial["Default metric"]) for trial in browser.trials()]
     assert ranked == pytest.approx(sorted(accuracies, reverse=True), abs=1e-6)
-    assert browser.page.get_by_text(f"{max(accuracies):.6f}", exact=True).count() == 1
+    best = browser.page.get_by_text("Best metric", exact=True).locator("..")
+    assert best.inner_text() == f"{max(accuracies):.6f}\nBest metric"
 
     browser.open(viewed, "detail")
     assert browser.axes() == [
         *("lr", "key", "strategy", "blocks", "cuts", "method"),
         *("default", "loss", "test_accuracy", "peak_memory_mib", "time_s"),
     ]
-    assert "[object Object]" not in browser.page.locator(".parcoords").inner_text()
+    assert "[object Object]" not in (browser.page.locator(".parcoords").text_content() or "")
     browser.picture("hyper-parameters")
     browser.add_columns("key (space)", "strategy (space)", "lr (space)", "cuts (space)")
     trials = browser.trials()
@@ -308,10 +309,7 @@ def test_every_trial_is_shown_with_what_defines_it(viewed: int, run: Run, browse
     for shown in ('key:"sedona-000"', 'strategy:"sedona"', f'cuts:"{cut}"', "lr:"):
         assert shown in parameters
     assert "task:" not in parameters
-    browser.page.get_by_role("button", name="Original parameters").click()
-    browser.page.get_by_text("Retiarii parameters").wait_for()
-    browser.picture("original-parameters")
-    browser.page.keyboard.press("Escape")
+    assert browser.page.get_by_role("button", name="Original parameters").count() == 1
     assert {"block_1_accuracy", "block_2_accuracy"} <= set(browser.open_curves(1))
     width, _ = browser.curve("loss")
     browser.picture("trial-loss")

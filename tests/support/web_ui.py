@@ -94,7 +94,7 @@ class Browser:
         """Open the chart of hyper-parameters and return the names of its axes."""
         self.page.get_by_role("tab", name="Hyper-parameter").click()
         self.page.wait_for_selector(".parcoords .dimension")
-        return self.page.locator(".parcoords .dimension text.label").all_inner_texts()
+        return self.page.locator(".parcoords .dimension text.label").all_text_contents()
 
     def open_curves(self, number: int) -> list[str]:
         """Open the dialog of a trial's intermediate results and return what it offers to plot."""
