@@ -10,8 +10,9 @@ quickstart: .venv/installed
 	@.venv/bin/sedona-nni run experiments/quickstart.yml
 
 # One thread for each of PyTorch's operations: results that repeat, and no slower for small ones.
+# So that many tests at a time: on two cores in half the time, on many not more than memory holds.
 test: lint chromium
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: .venv/installed
 	@.venv/bin/ruff check --quiet

@@ -51,6 +51,7 @@ setup(
             "optuna-dashboard>=0.18",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "playwright>=1.45",
             "ruff>=0.6",
             "mypy>=1.11",

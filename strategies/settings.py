@@ -468,8 +468,9 @@ class _TunedSettings(BalancedSettings):
         """See `BalancedSettings.check_bound`."""
         for name in self.also:
             bound.require(self.also_decoupling(name, folder), f"also.{name}")
+        chosen = set(self.compare) - {"backprop", *self.sources}
         for _, strategy, count, _ in self.contenders:
-            if strategy in self.compare and strategy != "backprop" and count > 0:
+            if strategy in chosen and count > 0:
                 names = self.aux_for(strategy)
                 ends = bound.ends([names] * (bound.num_layers - 1))
                 bound.check(count, ends, f" with {' or '.join(names)}")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from report_records import record, searched, trained
 from rich.console import Console
 
@@ -61,7 +62,16 @@ def supervised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, Path | None, str]]:
     """Return a function that supervises an experiment of such trials: code, folder, and words."""
-    planned = read_experiment(QUICKSTART)
+    config = yaml.safe_load(QUICKSTART.read_text())
+    class_args = config["tuner"]["classArgs"]
+    class_args |= {"compare": ["uniform", "random", "backprop"], "trials_per_strategy": 3}
+    del class_args["probe"]
+    for folder in (config, config["tuner"]):
+        for name in {"trialCodeDirectory", "codeDirectory"} & set(folder):
+            folder[name] = str(QUICKSTART.parents[1])
+    experiment = tmp_path / "experiment.yml"
+    experiment.write_text(yaml.safe_dump(config))
+    planned = read_experiment(experiment)
 
     def supervise(
         records: list[TrialRecord], *, finished: bool = False, **options: Any

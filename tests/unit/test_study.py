@@ -108,7 +108,14 @@ class Trainings:
         self.done: list[tuple[str, int, Path]] = []
 
     def __call__(
-        self, task: Any, decoupling: Decoupling, settings: Any, *, device: Any, directory: Path
+        self,
+        task: Any,
+        decoupling: Decoupling,
+        settings: Any,
+        *,
+        device: Any,
+        workers: int | None,
+        directory: Path,
     ) -> dict[str, Any]:
         self.done.append((decoupling.key, settings.seed, directory))
         better = settings.seed / 10_000

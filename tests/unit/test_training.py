@@ -118,7 +118,7 @@ def test_report_and_result(splits: Splits) -> None:
     )
     blocks = {f"block_{number}_accuracy" for number in (1, 2, 3)}
     assert [set(numbers) for numbers, _ in seen] == [
-        {"default", "loss", "train_loss", "lr", "epoch"} | blocks
+        {"default", "loss", "train_loss", "lr", "epoch", "epochs"} | blocks
     ] * 3
     assert [numbers["epoch"] for numbers, _ in seen] == [1, 2, 3]
     assert all(numbers["default"] == numbers["block_3_accuracy"] for numbers, _ in seen)
