@@ -38,7 +38,7 @@ SEARCH = trial("search", "SUCCEEDED", 0, 40, 0.99)  # better than any training: 
 
 
 def test_what_is_to_come_takes_as_long_as_what_is_done() -> None:
-    done = [trial("b-000", "SUCCEEDED", 40, 50, 0.95), trial("b-001", "SUCCEEDED", 50, 70, 0.95)]
+    done = [trial("b-000", "SUCCEEDED", 40, 50, 0.95), trial("b-001", "SUCCEEDED", 50, 70, 0.93)]
     running = trial("a-001", "RUNNING", 70)
     standing = forecast(74).standing([SEARCH, *done, running], {running.id: epoch(2)})
     assert (standing.ended, standing.planned) == (3, 5)
