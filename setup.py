@@ -1,6 +1,6 @@
 """Installs sedona-nni: the library and the three packages that plug it into NNI."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="sedona-nni",
@@ -8,20 +8,13 @@ setup(
     description="SEDONA and decoupled greedy learning as a plugin of Microsoft's NNI",
     license="MIT",
     python_requires=">=3.10",
-    packages=[
-        "sedona_nni",
-        "sedona_nni.backbones",
-        "sedona_nni.methods",
-        "sedona_nni.reporting",
-        "search_spaces",
-        "strategies",
-        "strategies.nni_border",
-        "trials",
-    ],
+    # The plugin and the command line lie beside the library; links put them into its namespace,
+    # as `trials` or `strategies` may well be names of the user's own.
+    packages=["sedona_nni", *(f"sedona_nni.{name}" for name in find_packages("sedona_nni"))],
     package_data={
         "sedona_nni": ["py.typed"],
         "sedona_nni.reporting": ["*.jinja"],
-        "strategies.nni_border": ["*.js"],
+        "sedona_nni.strategies.nni_border": ["*.js"],
     },
     install_requires=[
         "torch>=2.9",

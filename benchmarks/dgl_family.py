@@ -18,12 +18,12 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.record import Table
-from sedona_nni.backbones import num_layers
+from sedona_nni.decouplings.rules import decoupling_by_rule
 from sedona_nni.files import read_json, write_json
-from sedona_nni.rules import decoupling_by_rule
+from sedona_nni.models import num_layers
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings
-from trials.train import run_training
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.trials.train import run_training
 
 __all__ = ["CONTENDERS", "Contender", "draw", "runs", "tables"]
 
@@ -50,8 +50,8 @@ class Contender:
     """One way of training.
 
     Attributes:
-        rule: Its cuts, see `sedona_nni.rules`.
-        method: Name and options of the method, see `sedona_nni.methods`.
+        rule: Its cuts, see `sedona_nni.decouplings.rules`.
+        method: Name and options of the method, see `sedona_nni.training.methods`.
     """
 
     rule: str

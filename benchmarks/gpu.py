@@ -40,19 +40,19 @@ from benchmarks.record import Header, Table, publish
 from benchmarks.release import check_release, release
 from benchmarks.search_steps import StepSetting, naively, ours
 from benchmarks.side_by_side import OUT_OF_MEMORY, Side, compare, is_lack_of_memory, seconds
-from sedona_nni.backbones import Backbone, build_backbone
-from sedona_nni.batches import BatchStream
-from sedona_nni.compute import compute_in_macs
-from sedona_nni.cost import peak_memory_mib
-from sedona_nni.decoupled import build_decoupled
-from sedona_nni.decoupling import Decoupling, uniform_cuts
+from sedona_nni.data.batches import BatchStream
+from sedona_nni.decouplings.compute import compute_in_macs
+from sedona_nni.decouplings.cost import peak_memory_mib
+from sedona_nni.decouplings.decoupled import build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
 from sedona_nni.files import write_json
-from sedona_nni.methods import build_method
-from sedona_nni.placement import place
-from sedona_nni.probing import ProbeSettings, local_loss, probe_steps, probes
-from sedona_nni.relaxation import RelaxedNetwork
-from sedona_nni.search import Search, SearchSettings
-from sedona_nni.training import TrainSettings
+from sedona_nni.models import Backbone, build_backbone
+from sedona_nni.models.placement import place
+from sedona_nni.searches.probing.probing import ProbeSettings, local_loss, probe_steps, probes
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.search import Search, SearchSettings
+from sedona_nni.training.methods import build_method
+from sedona_nni.training.settings import TrainSettings
 
 __all__ = ["FULL", "SMALL", "Sizes", "run"]
 

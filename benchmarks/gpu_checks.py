@@ -18,20 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sedona_nni.backbones import build_backbone
-from sedona_nni.batches import Batch, MemoryImages
-from sedona_nni.cost import peak_memory_mib
-from sedona_nni.data import Splits
-from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
-from sedona_nni.decoupling import Decoupling
-from sedona_nni.hypergradient import Hypergradient, hypergradient
-from sedona_nni.inner_step import InnerProblem, Sgd
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.methods.method import Precision
-from sedona_nni.placement import place
-from sedona_nni.relaxation import RelaxedNetwork
-from sedona_nni.search import Search, SearchSettings
-from sedona_nni.training import TrainResult, TrainSettings, train
+from sedona_nni.data.batches import Batch, MemoryImages
+from sedona_nni.data.sets import Splits
+from sedona_nni.decouplings.cost import peak_memory_mib
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.models import build_backbone
+from sedona_nni.models.placement import place
+from sedona_nni.searches.sedona.hypergradient import Hypergradient, hypergradient
+from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.search import Search, SearchSettings
+from sedona_nni.teachers.losses import LabelSmoothing
+from sedona_nni.training.loop import TrainResult, train
+from sedona_nni.training.settings import Precision, TrainSettings
 
 __all__ = ["CHECKS", "NotApplicable", "blobs"]
 
@@ -308,7 +308,9 @@ def device_claims(device: torch.device) -> dict[str, float]:
     """While all GPUs are held nobody else gets one; a GPU that is let go is free."""
     if device.type == "cpu":
         raise NotApplicable("a CPU is not claimed")
-    from strategies.nni_border.devices import claim_device  # of the plugin, but without NNI
+    from sedona_nni.strategies.nni_border.devices import (
+        claim_device,  # of the plugin, but without NNI
+    )
 
     got: list[torch.device] = []
     done = threading.Event()

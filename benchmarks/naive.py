@@ -1,7 +1,8 @@
 """The relaxed network's training in its plain form: what the library is compared with.
 
 Everything here is ordinary autograd, one module per auxiliary network and, for the hypergradient,
-one graph from the first inner step to the validation loss. Notation of `sedona_nni.relaxation`:
+one graph from the first inner step to the validation loss. Notation of
+`sedona_nni.searches.sedona.relaxation`:
 
     R_0 = G_0 = a_0^loc l_0 + a_0^up (a_1^loc l_1 + a_1^up (...))
     p_i = product of a_k^up, k < i
@@ -10,7 +11,7 @@ one graph from the first inner step to the validation loss. Notation of `sedona_
     dR_0 / d (auxiliary networks at boundary i)    = p_i a_i^loc dl_i / dw       likewise
 
 The divisors stay in the graph, since p_i and a_i^loc depend on alpha. A gradient valve would not
-do: differentiated twice in reverse it is wrong, see `sedona_nni.relaxation.gradient_valve`.
+do: differentiated twice in reverse it is wrong, see `searches.sedona.relaxation.gradient_valve`.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from sedona_nni.auxiliary import (
+from sedona_nni.data.batches import Batch
+from sedona_nni.models import Activation, Backbone, initialise, scaled_width
+from sedona_nni.searches.sedona.inner_step import InnerOptimizer
+from sedona_nni.teachers.auxiliary import (
     AuxiliaryContext,
     ConvAuxiliary,
     auxiliary_context,
     build_auxiliary,
 )
-from sedona_nni.backbones import Activation, Backbone, initialise, scaled_width
-from sedona_nni.batches import Batch
-from sedona_nni.inner_step import InnerOptimizer
 
 __all__ = [
     "NaiveNetwork",
@@ -70,7 +71,7 @@ class _Residual(nn.Sequential):
 
 
 def light_network(depth: int, context: AuxiliaryContext) -> nn.Sequential:
-    """Return `sedona_nni.auxiliary.ConvAuxiliary` of a depth as a plain sequence of modules.
+    """Return `teachers.auxiliary.ConvAuxiliary` of a depth as a plain sequence of modules.
 
     Its parameters and buffers come in the same order.
     """
@@ -311,7 +312,7 @@ def meta_loss(
 ) -> Tensor:
     """Return the validation loss after training, with the graph of all of it.
 
-    `torch.autograd.grad` of it is the hypergradient of `sedona_nni.hypergradient`. Takes what
+    `torch.autograd.grad` of it is the hypergradient of `searches.sedona.hypergradient`. Takes what
     `train` does, alpha and beta requiring gradients.
     """
     weights, _, statistics = train(

@@ -9,7 +9,7 @@ Compared are whole vectors, by |got - exact| / |exact|:
 each from the same weights and images, which float32 can hold. Dropout is off: its masks are other
 ones in another precision. The hypergradient is also computed
 
-    with torch's sums     by torch's own batch norm, see `sedona_nni.batch_norm`
+    with torch's sums     by torch's own batch norm, see `sedona_nni.models.batch_norm`
     with a smooth ReLU    with softplus instead of ReLU: no kinks, so rounding is all there is
 """
 
@@ -27,15 +27,14 @@ from torch import Tensor, nn
 
 from benchmarks.record import Table
 from benchmarks.search_steps import LR, MOMENTUM, WEIGHT_DECAY, StepSetting
-from sedona_nni import batch_norm
-from sedona_nni.backbones import Activation, build_backbone
-from sedona_nni.batches import Batch
-from sedona_nni.hypergradient import hypergradient
-from sedona_nni.inner_step import InnerProblem, Sgd
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.relaxation import RelaxedNetwork
-from sedona_nni.relaxed_training import RelaxedClassifier
-from sedona_nni.release_mode import ReleaseProblem, release_hypergradient
+from sedona_nni.data.batches import Batch
+from sedona_nni.models import Activation, batch_norm, build_backbone
+from sedona_nni.searches.sedona.hypergradient import hypergradient
+from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.relaxed_training import RelaxedClassifier
+from sedona_nni.searches.sedona.release_mode import ReleaseProblem, release_hypergradient
+from sedona_nni.teachers.losses import LabelSmoothing
 
 __all__ = ["all_errors", "errors", "precision_table", "torchs_sums"]
 

@@ -9,9 +9,9 @@ from typing import Any
 from benchmarks.record import Table
 from benchmarks.search_steps import StepSetting
 from benchmarks.side_by_side import Prepare, Side, compare
-from sedona_nni.backbones import num_layers
 from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically
+from sedona_nni.models import num_layers
 
 __all__ = ["OVER", "draw", "points", "scaling_table", "with_value"]
 

@@ -20,14 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from typing_extensions import Self
 
 from benchmarks import naive
-from sedona_nni.auxiliary import check_auxiliary
-from sedona_nni.backbones import Backbone, build_backbone, num_layers
-from sedona_nni.batches import Batch
-from sedona_nni.hypergradient import hypergradient
-from sedona_nni.inner_step import InnerProblem, Sgd, TrainingState
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.placement import place
-from sedona_nni.relaxation import RelaxedNetwork
+from sedona_nni.data.batches import Batch
+from sedona_nni.models import Backbone, build_backbone, num_layers
+from sedona_nni.models.placement import place
+from sedona_nni.searches.sedona.hypergradient import hypergradient
+from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd, TrainingState
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.teachers.auxiliary import check_auxiliary
+from sedona_nni.teachers.losses import LabelSmoothing
 
 __all__ = ["LR", "MOMENTUM", "WEIGHT_DECAY", "StepSetting", "naively", "ours"]
 

@@ -22,12 +22,12 @@ __all__ = ["import_table", "import_times", "trial_start_ups", "trial_table"]
 
 MODULES = (
     "sedona_nni.command_line",
-    "sedona_nni.search",
-    "sedona_nni.training",
-    "strategies.tuner",
-    "trials.__main__",
-    "trials.train",
-    "trials.search",
+    "sedona_nni.searches.sedona.search",
+    "sedona_nni.training.loop",
+    "sedona_nni.strategies.tuner",
+    "sedona_nni.trials.__main__",
+    "sedona_nni.trials.train",
+    "sedona_nni.trials.search",
 )
 _STAGES = {
     "python": "Python starts",
@@ -128,7 +128,7 @@ def _experiment(backbone: str, batch_size: int) -> dict[str, Any]:
         "trainingService": {"platform": "local"},
         "searchSpace": {"lr": {"_type": "choice", "_value": [0.1]}},
         "tuner": {
-            "className": "strategies.tuner.SedonaTuner",
+            "className": "sedona_nni.strategies.tuner.SedonaTuner",
             "codeDirectory": str(ROOT),
             "classArgs": {
                 "task": {"backbone": backbone, "dataset": "digits"},

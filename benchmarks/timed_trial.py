@@ -27,7 +27,7 @@ def _reach(what: str) -> None:
 
 def main() -> int:
     """Run the trial that NNI has started this process for; return the exit code."""
-    import trials.__main__ as trial
+    import sedona_nni.trials.__main__ as trial
 
     _reach("imports")
     run = trial._run
@@ -43,12 +43,12 @@ def main() -> int:
 
 
 def _watch_search() -> None:
-    import trials.search
+    import sedona_nni.trials.search
     from sedona_nni.files import write_json
-    from sedona_nni.search import Search
+    from sedona_nni.searches.sedona.search import Search
 
     _reach("search imports")
-    load_splits, advance = trials.search.load_splits, Search.advance
+    load_splits, advance = sedona_nni.trials.search.load_splits, Search.advance
 
     def timed_load(*arguments: object, **options: object) -> object:
         splits = load_splits(*arguments, **options)  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ def _watch_search() -> None:
         write_json(Path(os.environ["NNI_OUTPUT_DIR"]) / "start-up.json", _reached)
         return numbers
 
-    trials.search.load_splits = timed_load  # type: ignore[assignment]
+    sedona_nni.trials.search.load_splits = timed_load  # type: ignore[assignment]
     Search.advance = timed_advance  # type: ignore[assignment, method-assign]
 
 

@@ -17,18 +17,14 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-import sedona_nni.data
-import sedona_nni.picture
-from sedona_nni.auxiliary import auxiliary_names
-from sedona_nni.backbones import backbone_names, num_layers
+import sedona_nni.data.picture
+import sedona_nni.data.sets
 from sedona_nni.command_line import app
-from sedona_nni.data import dataset_names
-from sedona_nni.methods import METHODS, MethodSettings
-from sedona_nni.probing import ProbeSettings
-from sedona_nni.search import SearchSettings
-from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings
-from strategies.settings import (
+from sedona_nni.data.sets import dataset_names
+from sedona_nni.models import backbone_names, num_layers
+from sedona_nni.searches.probing.probing import ProbeSettings
+from sedona_nni.searches.sedona.search import SearchSettings
+from sedona_nni.strategies.settings import (
     BridgeSettings,
     CommonSettings,
     ExperimentSettings,
@@ -37,7 +33,11 @@ from strategies.settings import (
     ProbeExperimentSettings,
     TuningSettings,
 )
-from strategies.study_settings import StudySettings, StudySpace
+from sedona_nni.strategies.study_settings import StudySettings, StudySpace
+from sedona_nni.task import Task
+from sedona_nni.teachers.auxiliary import auxiliary_names
+from sedona_nni.training.method_settings import METHODS, MethodSettings
+from sedona_nni.training.settings import TrainSettings
 
 PATH = Path(__file__).with_name("reference.md")
 DGL = Path(__file__).parents[1] / "experiments" / "dgl"
@@ -59,7 +59,7 @@ MODELS: dict[type[BaseModel], tuple[str, str]] = {
             f"Method `{method.model_fields['name'].default}` (`train.method`)",
             inspect.cleandoc(method.__doc__ or "").partition("\n\n")[0],
         )
-        for method in METHODS
+        for method in dict.fromkeys(each.settings for each in map(METHODS.__getitem__, METHODS))
     },
     CommonSettings: ("Every tuner", "Beside these, each tuner has options of its own, see below."),
     ExperimentSettings: (
@@ -350,15 +350,15 @@ def reference() -> str:
         "",
         "Auxiliary networks: "
         + ", ".join(f"`{name}`" for name in auxiliary_names())
-        + ", and deeper `convN`. More can be registered, see `sedona_nni.auxiliary`.",
+        + ", and deeper `convN`. More can be registered, see `sedona_nni.teachers.auxiliary`.",
         "",
         "Data sets: " + ", ".join(f"`{name}`" for name in dataset_names()) + ".",
         "",
-        markdown(inspect.cleandoc(sedona_nni.data.__doc__ or "").partition("\n\n")[2]),
+        markdown(inspect.cleandoc(sedona_nni.data.sets.__doc__ or "").partition("\n\n")[2]),
         "",
         "Of sets in files, every picture becomes red, green and blue of 8 bits:",
         "",
-        markdown(inspect.cleandoc(sedona_nni.picture.__doc__ or "").partition("\n\n")[2]),
+        markdown(inspect.cleandoc(sedona_nni.data.picture.__doc__ or "").partition("\n\n")[2]),
         "",
         "## Experiments",
         "",

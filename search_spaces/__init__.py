@@ -1,5 +1,5 @@
 """NNI model spaces: where a backbone is cut, and with which auxiliary networks."""
 
-from search_spaces.decoupling_space import DecouplingSpace, DistinctDecouplings
+from sedona_nni.search_spaces.decoupling_space import DecouplingSpace, DistinctDecouplings
 
 __all__ = ["DecouplingSpace", "DistinctDecouplings"]

@@ -35,17 +35,17 @@ import numpy as np
 from nni.mutable import Categorical, Sample, label_scope
 from torch import Tensor, nn
 
-from search_spaces._nni_nas import (
+from sedona_nni.decouplings.balance import BlockBound
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
+from sedona_nni.errors import InputError
+from sedona_nni.models import Activation, Backbone, Stem, build_backbone, num_layers
+from sedona_nni.search_spaces._nni_nas import (
     DuplicationError,
     ModelSpace,
     SimplifiedModelSpace,
 )
-from sedona_nni.auxiliary import auxiliary_names
-from sedona_nni.backbones import Activation, Backbone, Stem, build_backbone, num_layers
-from sedona_nni.balance import BlockBound
-from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
-from sedona_nni.decoupling import Decoupling, check_num_blocks
-from sedona_nni.errors import InputError
+from sedona_nni.teachers.auxiliary import auxiliary_names
 
 __all__ = ["DecouplingSpace", "DistinctDecouplings"]
 
@@ -138,15 +138,15 @@ class DecouplingSpace(ModelSpace):
     decouplings as ``space.supernet``.
 
     Args:
-        backbone: Name of a backbone, see `sedona_nni.backbones`.
-        aux_choices: Names of the auxiliary networks to choose from, see `sedona_nni.auxiliary`.
+        backbone: Name of a backbone, see `sedona_nni.models`.
+        aux_choices: Names of the auxiliary networks to choose from, see `teachers.auxiliary`.
         num_classes: Number of classes to tell apart.
         num_blocks: K; the space has K-1 cuts then. ``None``: any subset of the boundaries is cut.
         in_channels: Channels of the images.
         image_size: Height and width of the images, pixels.
         width_multiplier: Factor on every width of the backbone.
         activation: Makes the non-linearity of backbone and auxiliary networks.
-        stem: Of a ResNet, see `sedona_nni.backbones.resnet`.
+        stem: Of a ResNet, see `sedona_nni.models.resnet`.
         bound: Only decouplings within it; needs ``num_blocks``.
 
     Raises:

@@ -15,13 +15,13 @@ class Task(BaseModel):
     """A backbone and the images that it has to tell apart.
 
     Attributes:
-        backbone: Name of a backbone, see `sedona_nni.backbones`.
+        backbone: Name of a backbone, see `sedona_nni.models`.
         width_multiplier: Factor on every width of the backbone (the paper: 1 on CIFAR-10, else 4).
         activation: The non-linearity everywhere: ``relu``, or ``leakyrelu`` of slope 0.01 (the
             release: in VGG's convolutions, and in stems and tails of light networks alone).
         stem: What a ResNet begins with: ``published`` for SEDONA, which up to 64 pixels has no
             max-pool, and below 64 a 3x3 convolution; or ``torchvision``, as there at every size.
-        dataset: Name of a data set, see `sedona_nni.data`.
+        dataset: Name of a data set, see `sedona_nni.data.sets`.
         data_dir: Folder that holds the data set; not needed for ``digits``.
         image_size: Height and width that images are brought to, pixels; by default the data set's.
         train_limit: Use only this many images of the training part (stratified), all by default.

@@ -8,7 +8,7 @@ not shuffle, and, where they are at their defaults, the optimizer and criterion 
 
 from __future__ import annotations
 
-import search_spaces  # noqa: F401  before any other part of nni.nas, whose warnings it silences
+import sedona_nni.search_spaces  # noqa: F401  before any other part of nni.nas, whose warnings it silences
 
 # isort: split
 
@@ -32,8 +32,8 @@ from torch.utils.data import (
     SubsetRandomSampler,
 )
 
-from sedona_nni.batches import Batch, Draw, ImageSet, evaluation_batches
-from sedona_nni.data_identity import fingerprint_of_arrays
+from sedona_nni.data.batches import Batch, Draw, ImageSet, evaluation_batches
+from sedona_nni.data.identity import fingerprint_of_arrays
 from sedona_nni.errors import InputError
 
 __all__ = [
@@ -116,7 +116,7 @@ class ImageLoader:
 
 
 class LoadedImages(Dataset[Any]):
-    """What a torch DataLoader loads, as images for `sedona_nni.batches.BatchStream`.
+    """What a torch DataLoader loads, as images for `sedona_nni.data.batches.BatchStream`.
 
     Which images there are is the loader's business (its data set and sampler), and how they become
     a batch (collate_fn, workers, pinning). When each comes is not. Random transforms that draw from

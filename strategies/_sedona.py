@@ -11,7 +11,7 @@ cannot go on in the middle of an epoch with the images that would have come.
 
 from __future__ import annotations
 
-import search_spaces  # noqa: F401  before any other part of nni.nas, whose warnings it silences
+import sedona_nni.search_spaces  # noqa: F401  before any other part of nni.nas, whose warnings it silences
 
 # isort: split
 
@@ -33,15 +33,15 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from pydantic import ValidationError
 from torch import Tensor
 
-from search_spaces import DecouplingSpace
-from sedona_nni.balance import discretise
-from sedona_nni.batches import BatchStream, ImageSet
-from sedona_nni.decoupling import SearchResult
+from sedona_nni.data.batches import BatchStream, ImageSet
+from sedona_nni.decouplings.balance import discretise
 from sedona_nni.errors import InputError
 from sedona_nni.files import check_output_folder
-from sedona_nni.relaxation import RelaxedNetwork
-from sedona_nni.search import CHECKPOINT_FILE, Search, SearchSettings
-from strategies._evaluator import (
+from sedona_nni.search_spaces import DecouplingSpace
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.result import SearchResult
+from sedona_nni.searches.sedona.search import CHECKPOINT_FILE, Search, SearchSettings
+from sedona_nni.strategies._evaluator import (
     LoadedImages,
     check_disjoint,
     check_evaluator,

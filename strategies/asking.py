@@ -6,10 +6,10 @@ import logging
 import threading
 from collections.abc import Callable
 
-from sedona_nni.balance import BlockBound
-from sedona_nni.decoupling import Decoupling
-from strategies.settings import BridgeSettings
-from strategies.trial_engine import TrialEngine, build_strategy
+from sedona_nni.decouplings.balance import BlockBound
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.strategies.settings import BridgeSettings
+from sedona_nni.strategies.trial_engine import TrialEngine, build_strategy
 
 __all__ = ["ask_by_nni"]
 

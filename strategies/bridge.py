@@ -11,13 +11,13 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strategies.ledger_tuner import COMPUTE_FILE, LedgerTuner
-from strategies.nni_border.tuner import Parameters
+from sedona_nni.strategies.ledger_tuner import COMPUTE_FILE, LedgerTuner
+from sedona_nni.strategies.nni_border.tuner import Parameters
 
 if TYPE_CHECKING:
     from nni.nas.strategy import Strategy
 
-    from sedona_nni.decoupling import Decoupling
+    from sedona_nni.decouplings.decoupling import Decoupling
 
 __all__ = ["BridgeTuner"]
 
@@ -26,19 +26,19 @@ class BridgeTuner(LedgerTuner):
     """Trains the decouplings that one of NNI's strategies asks for, each once.
 
     After a resume the strategy starts anew with the same seed and gets known results at once, so it
-    comes back to where it was. Settings: `strategies.settings.BridgeSettings`.
+    comes back to where it was. Settings: `sedona_nni.strategies.settings.BridgeSettings`.
     """
 
     def read_settings(self, folder: Path) -> Any:
         """See `LedgerTuner.read_settings`."""
-        from strategies.settings import BridgeSettings, read_settings
+        from sedona_nni.strategies.settings import BridgeSettings, read_settings
 
         return read_settings(BridgeSettings, self.class_args, folder)
 
     def configure(self, search_space: dict[str, Any]) -> None:
         """See `BorderTuner.configure`."""
-        from sedona_nni.decoupling import Decoupling
-        from strategies.trial_engine import TrialEngine, build_strategy
+        from sedona_nni.decouplings.decoupling import Decoupling
+        from sedona_nni.strategies.trial_engine import TrialEngine, build_strategy
 
         super().configure(search_space)
         bound = self.settings.bound(self.folder, self.checkpoint / COMPUTE_FILE)
@@ -89,6 +89,6 @@ class BridgeTuner(LedgerTuner):
         self._engine.finish(self._decoupling(key), None)
 
     def _decoupling(self, key: str) -> Decoupling:
-        from sedona_nni.decoupling import Decoupling
+        from sedona_nni.decouplings.decoupling import Decoupling
 
         return Decoupling.model_validate(self.ledger[key].parameters["decoupling"])

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedona_nni.data import Contents, load_splits
+from sedona_nni.data.sets import Contents, load_splits
 from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically
-from sedona_nni.task import Task
-from strategies.hyperparameters import read_search_spaces
-from strategies.ledger_tuner import check_no_assessor
-from strategies.nni_border.devices import check_device
-from strategies.settings import (
+from sedona_nni.strategies.hyperparameters import read_search_spaces
+from sedona_nni.strategies.nni_border.devices import check_device
+from sedona_nni.strategies.settings import (
     BalancedSettings,
     BridgeSettings,
     CommonSettings,
@@ -28,11 +26,13 @@ from strategies.settings import (
     TuningSettings,
     read_settings,
 )
-from strategies.study_settings import StudySettings
+from sedona_nni.strategies.study_settings import StudySettings
+from sedona_nni.task import Task
 
 __all__ = [
     "Experiment",
     "changed_since_start",
+    "check_no_assessor",
     "check_trials",
     "read_experiment",
     "remember_file",
@@ -77,9 +77,10 @@ class Experiment:
         check_no_assessor(config)
         check_trials(config)
         tuner = config.get("tuner") or {}
-        model = _TUNERS.get(str(tuner.get("className")))
+        # Without the first name in experiments of a checkout, whose folders it is
+        model = _TUNERS.get(str(tuner.get("className")).removeprefix("sedona_nni."))
         if model is None:
-            known = ", ".join(_TUNERS)
+            known = ", ".join(f"sedona_nni.{name}" for name in _TUNERS)
             raise InputError.rule("tuner.className", f"must be one of {known}", tuner)
         folder = Path(config["trialCodeDirectory"])
         if not folder.is_dir():  # NNI sees to it at a start, but not when it resumes
@@ -123,6 +124,21 @@ class Experiment:
             InputError: if it is not there.
         """
         return load_splits(self.task, self.settings.train.validation_fraction).contents
+
+
+def check_no_assessor(config: Mapping[str, Any]) -> None:
+    """Check that NNI's part of a configuration has no assessor.
+
+    One would judge a search by the trainings, whose numbers mean something else, and stop it.
+
+    Raises:
+        InputError: if it has one.
+    """
+    assessor = config.get("assessor")
+    if assessor:
+        rule = "must not be given; to stop hopeless trainings, tuner.classArgs has `pruner: median`"
+        name = assessor.get("name") or assessor.get("className")
+        raise InputError.rule("assessor", rule, name)
 
 
 _TAKES_A_GPU = "must be left out, as each trial takes a GPU of its own by itself"

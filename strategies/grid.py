@@ -5,50 +5,25 @@ It needs no results to go on, so an interrupted experiment goes on where it was.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from strategies.ledger_tuner import LedgerTuner
-from strategies.nni_border.tuner import Parameters
+from sedona_nni.strategies.ledger_tuner import LedgerTuner
+from sedona_nni.strategies.nni_border.tuner import Parameters
 
-if TYPE_CHECKING:
-    from sedona_nni.decoupling import Decoupling
-
-__all__ = ["GridTuner", "every_decoupling"]
-
-
-def every_decoupling(
-    backbone: str, num_layers: int, num_blocks: int, aux: Sequence[str]
-) -> list[Decoupling]:
-    """Return all (L-1 over K-1) C^(K-1) decouplings, by cuts and then by auxiliary networks.
-
-    Args:
-        backbone: Its name.
-        num_layers: L.
-        num_blocks: K, from 1 to L.
-        aux: The C auxiliary networks to choose from.
-    """
-    from sedona_nni.decoupling import Decoupling
-
-    return [
-        Decoupling(backbone=backbone, cuts=list(cuts), aux=list(names))
-        for cuts in itertools.combinations(range(num_layers - 1), num_blocks - 1)
-        for names in itertools.product(aux, repeat=num_blocks - 1)
-    ]
+__all__ = ["GridTuner"]
 
 
 class GridTuner(LedgerTuner):
     """Trains each decoupling of the grid with several seeds, the same for all decouplings.
 
     One trial trains one decoupling with all its seeds: starting a process and reading the data
-    take as long as a short training. Settings: `strategies.settings.GridSettings`.
+    take as long as a short training. Settings: `sedona_nni.strategies.settings.GridSettings`.
     """
 
     def read_settings(self, folder: Path) -> Any:
         """See `LedgerTuner.read_settings`."""
-        from strategies.settings import GridSettings, read_settings
+        from sedona_nni.strategies.settings import GridSettings, read_settings
 
         return read_settings(GridSettings, self.class_args, folder)
 

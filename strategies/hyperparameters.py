@@ -24,11 +24,11 @@ from pydantic import ValidationError
 from sqlalchemy import URL
 
 from sedona_nni.errors import InputError
-from sedona_nni.report import SecondObjective
-from sedona_nni.training import TrainSettings
+from sedona_nni.reporting.results import SecondObjective
+from sedona_nni.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from strategies.settings import SearchingSettings, TuningSettings
+    from sedona_nni.strategies.settings import SearchingSettings, TuningSettings
 
 __all__ = ["Study", "importance", "read_search_space", "read_search_spaces", "study_url"]
 
@@ -44,7 +44,7 @@ def read_search_spaces(
     Args:
         search_space: See `read_search_space`.
         settings: Of the experiment.
-        folder: See `strategies.settings.CommonSettings.check`.
+        folder: See `sedona_nni.strategies.settings.CommonSettings.check`.
 
     Raises:
         InputError: as `read_search_space` does, for any of the contenders.

@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sedona_nni.errors import InputError
-from strategies.nni_border.tuner import BorderTuner, ExperimentFailedError, Parameters
+from sedona_nni.strategies.nni_border.tuner import BorderTuner, ExperimentFailedError, Parameters
 
 if TYPE_CHECKING:
-    from sedona_nni.decoupling import Decoupling
-    from sedona_nni.training import TrainSettings
+    from sedona_nni.decouplings.decoupling import Decoupling
+    from sedona_nni.training.settings import TrainSettings
 
-__all__ = ["COMPUTE_FILE", "LEDGER_FILE", "LedgerTuner", "check_no_assessor"]
+__all__ = ["COMPUTE_FILE", "LEDGER_FILE", "LedgerTuner"]
 
 COMPUTE_FILE = "compute.json"  # measured once, so that a resumed experiment goes by the same
 LEDGER_FILE = "trials.json"
@@ -24,21 +23,6 @@ LEDGER_FILE = "trials.json"
 _FAILURES_TO_GIVE_UP = 3
 
 _logger = logging.getLogger(__name__)
-
-
-def check_no_assessor(config: Mapping[str, Any]) -> None:
-    """Check that NNI's part of a configuration has no assessor.
-
-    One would judge a search by the trainings, whose numbers mean something else, and stop it.
-
-    Raises:
-        InputError: if it has one.
-    """
-    assessor = config.get("assessor")
-    if assessor:
-        rule = "must not be given; to stop hopeless trainings, tuner.classArgs has `pruner: median`"
-        name = assessor.get("name") or assessor.get("className")
-        raise InputError.rule("assessor", rule, name)
 
 
 class LedgerTuner(BorderTuner):
@@ -70,8 +54,8 @@ class LedgerTuner(BorderTuner):
 
     def configure(self, search_space: dict[str, Any]) -> None:
         """See `BorderTuner.configure`."""
-        from sedona_nni.ledger import Ledger
-        from strategies.experiment import Experiment, check_trials
+        from sedona_nni.reporting.ledger import Ledger
+        from sedona_nni.strategies.experiment import Experiment, check_no_assessor, check_trials
 
         config = self.experiment_config()
         check_no_assessor(config)
@@ -210,7 +194,7 @@ class LedgerTuner(BorderTuner):
             "device": self.settings.device,
             "threads": self.settings.threads,
             "workers": self.settings.workers,
-            # Once more for people, see `strategies.nni_border.wire.with_summary`
+            # Once more for people, see `sedona_nni.strategies.nni_border.wire.with_summary`
             "blocks": decoupling.num_blocks,
             "cuts": _briefly(decoupling),
             "method": train.method.name,

@@ -4,7 +4,7 @@
 takes it over with ``published: <data set>`` and may replace any part of it. Source: README of the
 authors' public release; where it leaves something open, a comment says so.
 
-The release counts steps, we count epochs: passes over what `sedona_nni.data` leaves to train on.
+The release counts steps, we count epochs: passes over what `data.sets` leaves to train on.
 Steps of training images / batch size: CIFAR-10 64,000 of 45,000 / 128, Tiny-ImageNet 30,000 of
 90,000 / 256, ImageNet 600,000 of 1,229,921 / 256.
 """

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
-from sedona_nni.ledger import Ledger, TrialRecord
 from sedona_nni.reporting.build import Source
-from strategies.ledger_tuner import LEDGER_FILE
+from sedona_nni.reporting.ledger import Ledger, TrialRecord
+from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
 
 __all__ = ["read_sources"]
 
@@ -62,8 +62,12 @@ def _name(ledger: Path) -> str:
 
 
 def _read_from_nni(experiment_id: str) -> Source:
-    from strategies.experiment import Experiment
-    from strategies.nni_border.launcher import experiment_config, experiment_folder, is_running
+    from sedona_nni.strategies.experiment import Experiment
+    from sedona_nni.strategies.nni_border.launcher import (
+        experiment_config,
+        experiment_folder,
+        is_running,
+    )
 
     path = experiment_folder(experiment_id) / "checkpoint" / LEDGER_FILE
     if not path.exists():

@@ -13,22 +13,22 @@ from typing import Any
 
 from rich.console import Console
 
-from sedona_nni.decoupling import parse_result
 from sedona_nni.files import write_atomically, write_json
-from sedona_nni.ledger import Ledger
 from sedona_nni.progress import progress_bar
-from sedona_nni.report import (
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.reporting.results import (
     as_markdown,
     comparison,
     compromise_table,
     compromises,
     markdown_table,
 )
-from strategies.experiment import Experiment, remember_file
-from strategies.forecast import Forecast, Standing
-from strategies.hyperparameters import study_url
-from strategies.ledger_tuner import LEDGER_FILE
-from strategies.nni_border.launcher import (
+from sedona_nni.searches.documents import parse_result
+from sedona_nni.strategies.experiment import Experiment, remember_file
+from sedona_nni.strategies.forecast import Forecast, Standing
+from sedona_nni.strategies.hyperparameters import study_url
+from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
+from sedona_nni.strategies.nni_border.launcher import (
     Interrupted,
     Outcome,
     RunningExperiment,
@@ -36,8 +36,8 @@ from strategies.nni_border.launcher import (
     one_interrupt,
     running,
 )
-from strategies.nni_border.rest import ManagerGoneError
-from strategies.tuner import STUDY_FILE
+from sedona_nni.strategies.nni_border.rest import ManagerGoneError
+from sedona_nni.strategies.tuner import STUDY_FILE
 
 __all__ = ["supervise", "write_results"]
 
@@ -60,7 +60,7 @@ def supervise(
     Args:
         what: The file of an experiment to create, or NNI's id of one to resume.
         experiment: What is going to happen.
-        port: See `strategies.nni_border.launcher.running`.
+        port: See `sedona_nni.strategies.nni_border.launcher.running`.
         public: See there.
         results: Folder in which a folder with the experiment's name and results is made.
         console: Where progress is shown: as a bar if it is a terminal, else as plain lines.
@@ -265,7 +265,7 @@ def _latest(started: RunningExperiment, trials: list[TrialView]) -> dict[str, di
 
 
 def write_results(ledger: Ledger, folder: Path, planned: Mapping[str, int] | None = None) -> None:
-    """Write what came of an experiment; ``planned`` is `sedona_nni.report.comparison`'s.
+    """Write what came of an experiment; ``planned`` is `sedona_nni.reporting.results.comparison`'s.
 
     ``table.md`` and ``table.json`` have one row per strategy, ``<strategy>.json`` is the decoupling
     of its best trial, ``search-result.json`` the end of the search (that of a strategy that it is

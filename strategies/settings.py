@@ -21,32 +21,29 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from sedona_nni.auxiliary import check_auxiliary
-from sedona_nni.backbones import check_image_size, check_stem, num_layers
-from sedona_nni.balance import BlockBound, BlockShare, discretise, leaders
-from sedona_nni.compute import Compute, compute_in_macs, load_compute
-from sedona_nni.data import image_size_of
-from sedona_nni.decoupling import (
-    NO_AUXILIARY,
-    Decoupling,
-    SearchOutcome,
-    check_num_blocks,
-    load_document,
-)
+from sedona_nni.data.sets import image_size_of
+from sedona_nni.decouplings.balance import BlockBound, BlockShare, discretise, leaders
+from sedona_nni.decouplings.compute import Compute, compute_in_macs, load_compute
+from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
+from sedona_nni.decouplings.layer_time import compute_in_time
+from sedona_nni.decouplings.outcome import SearchOutcome
+from sedona_nni.decouplings.rules import decoupling_by_rule, is_rule
 from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
-from sedona_nni.layer_time import compute_in_time
-from sedona_nni.probing import ProbeSettings
-from sedona_nni.report import SecondObjective
-from sedona_nni.rules import decoupling_by_rule, is_rule
-from sedona_nni.search import SearchSettings
+from sedona_nni.models import check_image_size, check_stem, num_layers
+from sedona_nni.reporting.results import SecondObjective
+from sedona_nni.searches.documents import load_document
+from sedona_nni.searches.probing.probing import ProbeSettings
+from sedona_nni.searches.sedona.search import SearchSettings
 from sedona_nni.seed import Seed
+from sedona_nni.strategies.nni_border.devices import claim_device
+from sedona_nni.strategies.pruners import AnyPruner
+from sedona_nni.strategies.published import SETTINGS, TRAINS_OTHERWISE, with_published
 from sedona_nni.task import Task
-from sedona_nni.task_backbone import task_backbone
-from sedona_nni.training import TrainSettings
-from strategies.nni_border.devices import claim_device
-from strategies.pruners import AnyPruner
-from strategies.published import SETTINGS, TRAINS_OTHERWISE, with_published
+from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers.auxiliary import check_auxiliary
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.task_backbone import task_backbone
 
 __all__ = [
     "BalancedSettings",
@@ -100,7 +97,7 @@ class CommonSettings(BaseModel, ABC):
         device: ``"auto"`` takes a GPU if there is one. Each trial has a GPU of its own.
         threads: CPU threads per trial; by default PyTorch decides.
         workers: Processes per trial that read image files, see
-            `sedona_nni.batches.FolderImages.workers`; 0 for none beside the trial's own.
+            `sedona_nni.data.batches.FolderImages.workers`; 0 for none beside the trial's own.
         seed: Of what the tuner draws: random decouplings, samples and hyperparameters.
     """
 
@@ -266,10 +263,10 @@ class _TunedSettings(BalancedSettings):
             decoupling, and ``"backprop"``.
         uniform_aux: The auxiliary network of ``"uniform"``.
         also: Further decouplings to train on the same budget, by names for the table: the JSON of a
-            decoupling, the path of its file, or a rule, see `sedona_nni.rules`, e.g.
+            decoupling, the path of its file, or a rule, see `sedona_nni.decouplings.rules`, e.g.
             ``{layerwise: every:1:mlp-sr}``.
         leaders: How many decouplings that a search found are trained for each K: those of the most
-            evidence, as `sedona_nni.balance.leaders` orders them. The table calls the second one,
+            evidence, as `decouplings.balance.leaders` orders them. The table calls the second one,
             e.g., ``sedona-2``.
         train_for: What single strategies have otherwise than ``train``, by their names, e.g.
             ``{predsim: {optimizer: adam, lr: 0.0005}}``. What is given here, or by ``published``,
@@ -278,7 +275,7 @@ class _TunedSettings(BalancedSettings):
         trials_per_strategy: Trainings of each decoupling. Failed ones count, too.
         sampler: Optuna's sampler of hyperparameters.
         pruner: Stops hopeless trainings: ``median`` or ``halving``, or its name and options, see
-            `strategies.pruners`; ``none`` stops nothing.
+            `sedona_nni.strategies.pruners`; ``none`` stops nothing.
         second_objective: What counts beside the validation accuracy: ``memory``, the peak of a
             training step, or ``speed-up``, the ideal one of a pipeline with a device per block, in
             what ``compute`` says. Hyperparameters are drawn with both in view, and the results list
@@ -550,7 +547,7 @@ class SearchingSettings(_TunedSettings):
 
 
 class ExperimentSettings(SearchingSettings):
-    """Settings of `strategies.tuner.SedonaTuner`."""
+    """Settings of `sedona_nni.strategies.tuner.SedonaTuner`."""
 
     @property
     def main_strategy(self) -> str:
@@ -559,7 +556,7 @@ class ExperimentSettings(SearchingSettings):
 
 
 class ProbeExperimentSettings(SearchingSettings):
-    """Settings of `strategies.tuner.ProbeTuner`."""
+    """Settings of `sedona_nni.strategies.tuner.ProbeTuner`."""
 
     @property
     def main_strategy(self) -> str:
@@ -568,11 +565,11 @@ class ProbeExperimentSettings(SearchingSettings):
 
 
 class TuningSettings(_TunedSettings):
-    """Settings of `strategies.tuner.OptunaTuner`.
+    """Settings of `sedona_nni.strategies.tuner.OptunaTuner`.
 
     Attributes:
         decoupling: The decoupling to tune the training of: its JSON, the path of a file, or a rule,
-            see `sedona_nni.rules`. The file may also be a search result.
+            see `sedona_nni.decouplings.rules`. The file may also be a search result.
         num_blocks: K, of a search result's decoupling, see `ExperimentSettings`; only with one.
         name: What the table calls it.
     """
@@ -651,7 +648,7 @@ def derived(
         place: See `Contender`.
 
     Raises:
-        InputError: as `sedona_nni.balance.discretise` does, or if there are not as many.
+        InputError: as `decouplings.balance.discretise` does, or if there are not as many.
     """
     if isinstance(document, Decoupling):
         return document
@@ -665,7 +662,7 @@ def derived(
 
 
 class BridgeSettings(BalancedSettings):
-    """Settings of `strategies.bridge.BridgeTuner`.
+    """Settings of `sedona_nni.strategies.bridge.BridgeTuner`.
 
     Attributes:
         strategy: Which of NNI's own strategies explores the space.
@@ -717,7 +714,7 @@ class GridPart(BaseModel):
 
 
 class GridSettings(CommonSettings):
-    """Settings of `strategies.grid.GridTuner`.
+    """Settings of `sedona_nni.strategies.grid.GridTuner`.
 
     Attributes:
         parts: What is trained, in this order.
@@ -754,7 +751,7 @@ class GridSettings(CommonSettings):
         return [found[index] for index in drawn]
 
     def _all(self, part: GridPart) -> list[Decoupling]:
-        from strategies.grid import every_decoupling
+        from sedona_nni.decouplings.decoupling import every_decoupling
 
         backbone = self.task.backbone
         return every_decoupling(backbone, num_layers(backbone), part.num_blocks, self.aux)

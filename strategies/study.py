@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from strategies.ledger_tuner import LedgerTuner
-from strategies.nni_border.tuner import Parameters
+from sedona_nni.strategies.ledger_tuner import LedgerTuner
+from sedona_nni.strategies.nni_border.tuner import Parameters
 
 __all__ = ["StudyTuner"]
 
@@ -17,13 +17,13 @@ __all__ = ["StudyTuner"]
 class StudyTuner(LedgerTuner):
     """Hands out a trial for each replicate of each strategy; see `trials.study` for what it does.
 
-    Settings: `strategies.study_settings.StudySettings`.
+    Settings: `sedona_nni.strategies.study_settings.StudySettings`.
     """
 
     def read_settings(self, folder: Path) -> Any:
         """See `LedgerTuner.read_settings`."""
-        from strategies.settings import read_settings
-        from strategies.study_settings import StudySettings
+        from sedona_nni.strategies.settings import read_settings
+        from sedona_nni.strategies.study_settings import StudySettings
 
         return read_settings(StudySettings, self.class_args, folder)
 

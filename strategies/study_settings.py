@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from sedona_nni.auxiliary import check_auxiliary
-from sedona_nni.backbones import num_layers
-from sedona_nni.balance import BlockBound, BlockShare
-from sedona_nni.compute import compute_in_macs
-from sedona_nni.decoupling import Decoupling, check_num_blocks, uniform_cuts
+from sedona_nni.decouplings.balance import BlockBound, BlockShare
+from sedona_nni.decouplings.compute import compute_in_macs
+from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks, uniform_cuts
 from sedona_nni.errors import InputError
-from sedona_nni.probing import ProbeSettings
-from sedona_nni.search import SearchSettings
+from sedona_nni.models import num_layers
+from sedona_nni.searches.probing.probing import ProbeSettings
+from sedona_nni.searches.sedona.search import SearchSettings
+from sedona_nni.strategies.settings import CommonSettings
 from sedona_nni.task import Task
-from sedona_nni.task_backbone import task_backbone
-from strategies.settings import CommonSettings
+from sedona_nni.teachers.auxiliary import check_auxiliary
+from sedona_nni.training.task_backbone import task_backbone
 
 __all__ = ["StudySettings", "StudySpace", "fixed_aux"]
 
@@ -102,7 +102,7 @@ class StudySpace(BaseModel):
 
 
 class StudySettings(CommonSettings):
-    """Settings of `strategies.study.StudyTuner`.
+    """Settings of `sedona_nni.strategies.study.StudyTuner`.
 
     A strategy chooses a decoupling in each space, at the cost of as many full trainings:
 

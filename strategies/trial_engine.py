@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from search_spaces import DecouplingSpace, DistinctDecouplings
-from search_spaces._nni_nas import SimplifiedModelSpace
-from sedona_nni.balance import BlockBound
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decouplings.balance import BlockBound
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from strategies.settings import BridgeSettings
+from sedona_nni.search_spaces import DecouplingSpace, DistinctDecouplings
+from sedona_nni.search_spaces._nni_nas import SimplifiedModelSpace
+from sedona_nni.strategies.settings import BridgeSettings
 
 from nni.nas.execution import ExecutionEngine  # isort: skip  # after search_spaces, see there
 from nni.nas.execution.event import FinalMetricEvent, TrainingEndEvent  # isort: skip

@@ -8,13 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strategies.ledger_tuner import COMPUTE_FILE, LedgerTuner
-from strategies.nni_border.tuner import ExperimentFailedError, Parameters
+from sedona_nni.strategies.ledger_tuner import COMPUTE_FILE, LedgerTuner
+from sedona_nni.strategies.nni_border.tuner import ExperimentFailedError, Parameters
 
 if TYPE_CHECKING:
-    from sedona_nni.decoupling import Decoupling, SearchOutcome
-    from strategies.hyperparameters import Study
-    from strategies.settings import Contender
+    from sedona_nni.decouplings.decoupling import Decoupling
+    from sedona_nni.decouplings.outcome import SearchOutcome
+    from sedona_nni.strategies.hyperparameters import Study
+    from sedona_nni.strategies.settings import Contender
 
 __all__ = ["STUDY_FILE", "OptunaTuner", "ProbeTuner", "SearchingTuner", "SedonaTuner"]
 
@@ -25,12 +26,12 @@ class OptunaTuner(LedgerTuner):
     """Tunes the K-block training of a decoupling, and of those that it is compared with.
 
     Each contender has a study of its own, the same number of trials, and the same sampler with the
-    same seed. Settings: `strategies.settings.TuningSettings`.
+    same seed. Settings: `sedona_nni.strategies.settings.TuningSettings`.
     """
 
     def read_settings(self, folder: Path) -> Any:
         """See `LedgerTuner.read_settings`."""
-        from strategies.settings import TuningSettings, read_settings
+        from sedona_nni.strategies.settings import TuningSettings, read_settings
 
         return read_settings(TuningSettings, self.class_args, folder)
 
@@ -38,8 +39,8 @@ class OptunaTuner(LedgerTuner):
         """See `BorderTuner.configure`."""
         import optuna
 
-        from strategies.hyperparameters import Study, read_search_spaces, study_url
-        from strategies.pruners import build_pruner
+        from sedona_nni.strategies.hyperparameters import Study, read_search_spaces, study_url
+        from sedona_nni.strategies.pruners import build_pruner
 
         super().configure(search_space)
         self._bound = self.settings.bound(self.folder, self.checkpoint / COMPUTE_FILE)
@@ -75,9 +76,9 @@ class OptunaTuner(LedgerTuner):
         """Return what a contender trains, None while that depends on a search."""
         import numpy as np
 
-        from sedona_nni.backbones import num_layers
-        from sedona_nni.decoupling import Decoupling, random_decoupling, uniform_cuts
-        from strategies.settings import derived
+        from sedona_nni.decouplings.decoupling import Decoupling, random_decoupling, uniform_cuts
+        from sedona_nni.models import num_layers
+        from sedona_nni.strategies.settings import derived
 
         settings = self.settings
         backbone, num_blocks = settings.task.backbone, contender.num_blocks
@@ -236,24 +237,24 @@ class SearchingTuner(OptunaTuner):
 
 
 class SedonaTuner(SearchingTuner):
-    """Searches with SEDONA. Settings: `strategies.settings.ExperimentSettings`."""
+    """Searches with SEDONA. Settings: `sedona_nni.strategies.settings.ExperimentSettings`."""
 
     def read_settings(self, folder: Path) -> Any:
         """See `LedgerTuner.read_settings`."""
-        from strategies.settings import ExperimentSettings, read_settings
+        from sedona_nni.strategies.settings import ExperimentSettings, read_settings
 
         return read_settings(ExperimentSettings, self.class_args, folder)
 
 
 class ProbeTuner(SearchingTuner):
-    """Searches by short trainings, see `sedona_nni.probing`.
+    """Searches by short trainings, see `sedona_nni.searches.probing.probing`.
 
-    Settings: `strategies.settings.ProbeExperimentSettings`.
+    Settings: `sedona_nni.strategies.settings.ProbeExperimentSettings`.
     """
 
     def read_settings(self, folder: Path) -> Any:
         """See `LedgerTuner.read_settings`."""
-        from strategies.settings import ProbeExperimentSettings, read_settings
+        from sedona_nni.strategies.settings import ProbeExperimentSettings, read_settings
 
         return read_settings(ProbeExperimentSettings, self.class_args, folder)
 
@@ -264,6 +265,6 @@ def _number(key: str) -> int:
 
 
 def _found(result: dict[str, Any]) -> SearchOutcome:
-    from sedona_nni.decoupling import parse_result
+    from sedona_nni.searches.documents import parse_result
 
     return parse_result(result["search_result"])

@@ -10,9 +10,13 @@ from typing import Any
 import torch
 
 from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.strategies.nni_border.devices import claim_device
+from sedona_nni.strategies.nni_border.trial import (
+    report_final,
+    report_intermediate,
+    trial_parameters,
+)
 from sedona_nni.task import Task
-from strategies.nni_border.devices import claim_device
-from strategies.nni_border.trial import report_final, report_intermediate, trial_parameters
 
 # Of a training, in the web UI; a search has no place among trainings
 _SHOWN = ("default", "loss", "test_accuracy", "peak_memory_mib", "time_s")
@@ -44,10 +48,10 @@ def _run(parameters: dict[str, Any], device: torch.device, directory: Path) -> d
         return _search(task, parameters, device, directory)
     if "spaces" in parameters:
         return _study(parameters, device, directory)
-    from sedona_nni.decoupling import Decoupling
-    from sedona_nni.training import TrainSettings
-    from trials.repeated import repeated
-    from trials.train import run_training
+    from sedona_nni.decouplings.decoupling import Decoupling
+    from sedona_nni.training.settings import TrainSettings
+    from sedona_nni.trials.repeated import repeated
+    from sedona_nni.trials.train import run_training
 
     def train(settings: TrainSettings, directory: Path) -> dict[str, Any]:
         return run_training(
@@ -74,9 +78,9 @@ def _search(
 ) -> dict[str, Any]:
     """Run either kind of search."""
     if "probe" in parameters:
-        from sedona_nni.probing import ProbeSettings
-        from sedona_nni.training import TrainSettings
-        from trials.probe import run_probes
+        from sedona_nni.searches.probing.probing import ProbeSettings
+        from sedona_nni.training.settings import TrainSettings
+        from sedona_nni.trials.probe import run_probes
 
         return run_probes(
             task,
@@ -88,8 +92,8 @@ def _search(
             report=report_intermediate,
             directory=directory,
         )
-    from sedona_nni.search import SearchSettings
-    from trials.search import run_search
+    from sedona_nni.searches.sedona.search import SearchSettings
+    from sedona_nni.trials.search import run_search
 
     return run_search(
         task,
@@ -104,8 +108,8 @@ def _search(
 
 def _study(parameters: dict[str, Any], device: torch.device, directory: Path) -> dict[str, Any]:
     """Run a strategy of a study."""
-    from strategies.study_settings import StudySettings
-    from trials.study import run_study_trial
+    from sedona_nni.strategies.study_settings import StudySettings
+    from sedona_nni.trials.study import run_study_trial
 
     fields = StudySettings.model_fields
     given = {name: parameters[name] for name in fields if name in parameters}

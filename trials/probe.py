@@ -1,4 +1,4 @@
-"""Probe a backbone on a data set and say what came of it, see `sedona_nni.probing`.
+"""Probe a backbone on a data set and say what came of it, see `searches.probing.probing`.
 
 A directory that was probed in holds ``run.json`` (what was probed) and ``results.json``; while it
 is under way ``progress.json`` in place of the latter.
@@ -14,18 +14,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from sedona_nni.batches import BatchStream
-from sedona_nni.compute import compute_in_macs
-from sedona_nni.data import load_splits
-from sedona_nni.decoupling import ProbeResult
+from sedona_nni.data.batches import BatchStream
+from sedona_nni.data.sets import load_splits
+from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.files import check_output_folder, read_json, reading, write_json
-from sedona_nni.probing import Probe, ProbeSettings, local_loss, probe_steps, probes
 from sedona_nni.progress import tracked
+from sedona_nni.searches.probing.probing import (
+    Probe,
+    ProbeSettings,
+    local_loss,
+    probe_steps,
+    probes,
+)
+from sedona_nni.searches.probing.result import ProbeResult
 from sedona_nni.task import Task
-from sedona_nni.task_backbone import task_backbone
-from sedona_nni.training import TrainSettings
-from trials.finished import finished_results
-from trials.run import RUN_FILE, Run
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.trials.finished import finished_results
+from sedona_nni.trials.run import RUN_FILE, Run
 
 __all__ = ["run_probes"]
 
@@ -60,7 +66,7 @@ def run_probes(
         settings: How to probe.
         aux: Names of the auxiliary networks to choose from.
         device: Where.
-        workers: Processes that read image files, see `sedona_nni.batches.FolderImages`.
+        workers: Processes that read image files, see `sedona_nni.data.batches.FolderImages`.
         report: Called after every probe with its ``loss``, what was ``probed`` (a text), its number
             as ``probe``, from 1, of ``probes``, and the ``least_loss`` so far.
         directory: Where to keep what has been found and to leave the results.
@@ -69,7 +75,7 @@ def run_probes(
         ``search_result``, the `ProbeResult` that decouplings for every K derive from; ``default``,
         minus the least loss; ``steps`` of each probe; ``trainings``, what all cost in full
         trainings, by MACs; ``images`` that the steps took; ``time_s``; ``data``, the fingerprint
-        of the data set, see `sedona_nni.data_identity`.
+        of the data set, see `sedona_nni.data.identity`.
 
     Raises:
         InputError: if a name is unknown, the cost allows no step, or the directory holds another

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sedona_nni.training import TrainSettings
+from sedona_nni.training.settings import TrainSettings
 
 __all__ = ["repeated"]
 

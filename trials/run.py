@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from sedona_nni.data_identity import DataIdentity
+from sedona_nni.data.identity import DataIdentity
 from sedona_nni.errors import InputError
 from sedona_nni.files import Document, reading
 from sedona_nni.task import Task

@@ -6,7 +6,7 @@ the search is under way its checkpoint and ``progress.json`` in place of the lat
 
 from __future__ import annotations
 
-import search_spaces  # noqa: F401  before any other part of nni.nas, whose warnings it silences
+import sedona_nni.search_spaces  # noqa: F401  before any other part of nni.nas, whose warnings it silences
 
 # isort: split
 
@@ -25,24 +25,25 @@ from nni.nas.space import ModelStatus, RawFormatModelSpace
 from rich.console import Console
 from rich.progress import TaskID
 
-from search_spaces import DecouplingSpace
-from sedona_nni.backbones import ACTIVATIONS
-from sedona_nni.batches import BatchStream, ImageSet
-from sedona_nni.cost import count_parameters, peak_memory_mib, relaxed_cost
-from sedona_nni.data import Splits, load_splits
-from sedona_nni.decoupled import build_decoupled
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.data.batches import BatchStream, ImageSet
+from sedona_nni.data.sets import Splits, load_splits
+from sedona_nni.decouplings.cost import count_parameters, peak_memory_mib, relaxed_cost
+from sedona_nni.decouplings.decoupled import build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.files import check_output_folder, read_json, reading, write_json
-from sedona_nni.placement import place
+from sedona_nni.models import ACTIVATIONS
+from sedona_nni.models.placement import place
 from sedona_nni.progress import progress_bar
-from sedona_nni.relaxation import RelaxedNetwork
-from sedona_nni.search import Search, SearchSettings
+from sedona_nni.search_spaces import DecouplingSpace
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.search import Search, SearchSettings
+from sedona_nni.strategies._evaluator import ImageLoader
+from sedona_nni.strategies._sedona import Sedona
 from sedona_nni.task import Task
-from sedona_nni.training import Evaluation, TrainSettings, evaluate
-from strategies._evaluator import ImageLoader
-from strategies._sedona import Sedona
-from trials.finished import finished_results
-from trials.run import RUN_FILE, Run
+from sedona_nni.training.evaluation import Evaluation, evaluate
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.trials.finished import finished_results
+from sedona_nni.trials.run import RUN_FILE, Run
 
 __all__ = ["run_search"]
 
@@ -75,11 +76,11 @@ def run_search(
         settings: How to search.
         aux: Names of the auxiliary networks to choose from.
         device: Where.
-        workers: Processes that read image files, see `sedona_nni.batches.FolderImages`.
+        workers: Processes that read image files, see `sedona_nni.data.batches.FolderImages`.
         report: Called about ``num_reports`` times with ``step`` of ``steps``; ``decided`` (mean of
             |a^loc - a^up|); ``default`` and ``loss``, the validation accuracy and loss of the final
             head with the weights that have been trained most; and the means over the steps since
-            the last report of what else `sedona_nni.search.Search.advance` returns. Before the
+            the last report of what else `searches.sedona.search.Search.advance` returns. Before the
             first meta-step ``meta_loss`` is ``loss``: what it is without a look ahead.
         directory: Where to keep checkpoints and leave the results.
         num_reports: How often to validate, report and save, evenly spaced; by default every 1.3 %
@@ -91,7 +92,7 @@ def run_search(
         ``decided``; ``parameters`` and ``macs`` (per image) of backbone and all auxiliary networks;
         ``peak_memory_mib`` of a meta-step on ``device`` with weights, optimizer state and one
         snapshot; ``time_s`` of the search; ``images`` that its steps took, those that validated
-        included; ``data``, the fingerprint of the data set, see `sedona_nni.data_identity`;
+        included; ``data``, the fingerprint of the data set, see `sedona_nni.data.identity`;
         ``history``, of what was reported: ``step``, ``default`` and ``meta_loss``; and
         ``relaxation``, about as often from the end of pre-training on: ``step``, ``a_loc`` (each
         time L-1 numbers) and ``aux``, the softmax of beta (each time L-1 rows of C), to 4 decimals.

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from sedona_nni.balance import leaders
-from sedona_nni.batches import BatchStream
-from sedona_nni.compute import Compute
-from sedona_nni.data import load_splits
-from sedona_nni.decoupling import Decoupling, parse_result
-from sedona_nni.training import MODEL_FILE
-from strategies.settings import BridgeSettings
-from strategies.study_settings import StudySettings, StudySpace, fixed_aux
-from trials.train import run_training
+from sedona_nni.data.batches import BatchStream
+from sedona_nni.data.sets import load_splits
+from sedona_nni.decouplings.balance import leaders
+from sedona_nni.decouplings.compute import Compute
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.searches.documents import parse_result
+from sedona_nni.strategies.settings import BridgeSettings
+from sedona_nni.strategies.study_settings import StudySettings, StudySpace, fixed_aux
+from sedona_nni.training.loop import MODEL_FILE
+from sedona_nni.trials.train import run_training
 
 __all__ = ["run_study_trial"]
 
@@ -152,7 +153,9 @@ class _Trial:
 
     def _asked_for(self, number: int, space: StudySpace) -> list[dict[str, Any]]:
         """Train what one of NNI's strategies asks for; a small space may have less of it."""
-        from strategies.asking import ask_by_nni  # with all of nni.nas, which others do without
+        from sedona_nni.strategies.asking import (
+            ask_by_nni,  # with all of nni.nas, which others do without
+        )
 
         settings, evolves = self._settings, self._strategy == "evolution"
         rng = np.random.default_rng([settings.seed, self._replicate, number])
@@ -213,12 +216,12 @@ class _Trial:
         }
         # Imported here, as a training needs no Lightning
         if self._strategy == "probe":
-            from trials.probe import run_probes
+            from sedona_nni.trials.probe import run_probes
 
             probe = settings.probe_settings(replicate)
             found = run_probes(settings.task, settings.train, probe, aux=settings.aux, **how)
         else:
-            from trials.search import run_search
+            from sedona_nni.trials.search import run_search
 
             search = settings.search_settings(replicate, self._steps())
             found = run_search(settings.task, search, aux=settings.aux, num_reports=_REPORTS, **how)

@@ -19,28 +19,24 @@ import torch
 from pydantic import Field
 from safetensors.torch import load_file
 
-from sedona_nni.compute import compute_in_macs
-from sedona_nni.cost import block_costs, count_parameters, peak_memory_mib, relaxed_cost
-from sedona_nni.data import BatchStream, Splits, load_splits
-from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
-from sedona_nni.decoupling import NO_AUXILIARY, Decoupling, SearchResult
+from sedona_nni.data.sets import BatchStream, Splits, load_splits
+from sedona_nni.decouplings.compute import compute_in_macs
+from sedona_nni.decouplings.cost import block_costs, count_parameters, peak_memory_mib, relaxed_cost
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.files import check_output_folder, reading, write_json
-from sedona_nni.methods import TrainingMethod, build_method
-from sedona_nni.placement import place
-from sedona_nni.relaxed_training import build_relaxed
+from sedona_nni.models.placement import place
+from sedona_nni.searches.sedona.relaxed_training import build_relaxed
+from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
-from sedona_nni.task_backbone import task_backbone
-from sedona_nni.training import (
-    CHECKPOINT_FILE,
-    MODEL_FILE,
-    Evaluation,
-    TrainSettings,
-    block_accuracies,
-    evaluate,
-    train,
-)
-from trials.finished import finished_results
-from trials.run import RUN_FILE, Run
+from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.training.evaluation import Evaluation, block_accuracies, evaluate
+from sedona_nni.training.loop import CHECKPOINT_FILE, MODEL_FILE, train
+from sedona_nni.training.methods import TrainingMethod, build_method
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.trials.finished import finished_results
+from sedona_nni.trials.run import RUN_FILE, Run
 
 __all__ = ["evaluate_saved", "run_training"]
 
@@ -64,7 +60,7 @@ def run_training(
     report: Callable[[dict[str, float]], None] = lambda numbers: None,
     directory: Path | None = None,
 ) -> dict[str, Any]:
-    """Train a decoupling as `sedona_nni.training.train` does and measure it.
+    """Train a decoupling as `sedona_nni.training.loop.train` does and measure it.
 
     Called again with the same directory it continues an interrupted training; of a finished one it
     returns the results again. Initial weights of the backbone depend on the task and the seed, not
@@ -75,7 +71,7 @@ def run_training(
         decoupling: Where to cut, and with which auxiliary networks; or how much, everywhere.
         settings: How to train.
         device: Where.
-        workers: Processes that read image files, see `sedona_nni.batches.FolderImages`.
+        workers: Processes that read image files, see `sedona_nni.data.batches.FolderImages`.
         report: Called with the numbers of every epoch.
         directory: Where to leave the trained network and its results, and to keep checkpoints.
 
@@ -89,9 +85,9 @@ def run_training(
         optimizer state, gradients, activations and what the step computes on the way, but not
         the images.
         For reports: ``images`` that the steps took; ``data``, the fingerprint of the data set, see
-        `sedona_nni.data_identity`; ``history``, by name the values of what was
+        `sedona_nni.data.identity`; ``history``, by name the values of what was
         reported, after each epoch or, of many, after 100 of them, None where there was none;
-        ``compute``, a `sedona_nni.compute.Compute` of the backbone and the decoupling's auxiliary
+        ``compute``, a `decouplings.compute.Compute` of the backbone and the decoupling's auxiliary
         networks, and ``sizes``, height and width of every layer's maps; neither of a search result.
 
     Raises:
@@ -157,7 +153,7 @@ def evaluate_saved(
     Args:
         directory: Holds ``run.json`` and ``model.safetensors``.
         device: Where to compute.
-        workers: Processes that read image files, see `sedona_nni.batches.FolderImages`.
+        workers: Processes that read image files, see `sedona_nni.data.batches.FolderImages`.
         data_dir: Where the data set is now, by default where it was.
         ensemble: Size of the ensemble, by default that of the training's settings.
 

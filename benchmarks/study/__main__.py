@@ -48,7 +48,7 @@ def collect(
 ) -> None:
     """Gather the finished trials of experiments, each of which may be spread over several runs."""
     from benchmarks.study.collect import collect as collected
-    from sedona_nni.ledger import Ledger
+    from sedona_nni.reporting.ledger import Ledger
 
     for path in ledgers:
         if not path.exists():

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from benchmarks.record import Header
 from benchmarks.study.document import Study
 from sedona_nni.errors import InputError
-from sedona_nni.ledger import Ledger, TrialRecord
+from sedona_nni.reporting.ledger import Ledger, TrialRecord
 
 __all__ = ["collect"]
 

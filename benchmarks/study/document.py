@@ -17,7 +17,7 @@ from benchmarks.record import Header
 from sedona_nni.errors import InputError
 from sedona_nni.files import Document
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings
+from sedona_nni.training.settings import TrainSettings
 
 __all__ = ["BACKPROP", "Measure", "Net", "Run", "Search", "Space", "Study", "Trial"]
 
@@ -36,7 +36,7 @@ class Space(BaseModel):
 
     Attributes:
         num_blocks: K.
-        max_block_share: Only those within this bound, see `sedona_nni.balance`; by default all.
+        max_block_share: Only those within this bound, see `decouplings.balance`; by default all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,8 +66,8 @@ class Run(BaseModel):
         images: Images learned from, each as often as it was.
         macs: Per image, with auxiliary networks.
         parameters: With auxiliary networks.
-        peak_memory_mib: Of a training step, see `trials.train.run_training`.
-        largest_share: See `sedona_nni.compute.Compute.largest_share`.
+        peak_memory_mib: Of a training step, see `sedona_nni.trials.train.run_training`.
+        largest_share: See `sedona_nni.decouplings.compute.Compute.largest_share`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,7 +97,7 @@ class Search(BaseModel):
     Attributes:
         time_s: Seconds.
         images: Images learned from, each as often as it was.
-        search_result: For `sedona_nni.decoupling.parse_result`.
+        search_result: For `sedona_nni.decouplings.decoupling.parse_result`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

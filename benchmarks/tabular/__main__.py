@@ -13,9 +13,10 @@ import typer
 
 from benchmarks.record import ROOT, Header, check_name, header, publish
 from benchmarks.record import Table as RecordTable
-from sedona_nni.decoupling import ProbeResult, load_outcome
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import write_atomically, write_json
+from sedona_nni.searches.documents import load_outcome
+from sedona_nni.searches.probing.result import ProbeResult
 
 if TYPE_CHECKING:
     from benchmarks.tabular.evidence import Agreement
@@ -69,8 +70,8 @@ def collect(
 ) -> None:
     """Make a table of an experiment's trainings, which may be spread over several runs of it."""
     from benchmarks.tabular.collect import collect as collected
-    from sedona_nni.ledger import Ledger
-    from strategies.experiment import read_experiment
+    from sedona_nni.reporting.ledger import Ledger
+    from sedona_nni.strategies.experiment import read_experiment
 
     settings = read_experiment(experiment).settings
     head = header(n=1, packages=("torch", "torchvision", "numpy", "nni"))
@@ -297,7 +298,7 @@ def probe(
     """Probe the task of the table; each seed's takes seconds to minutes of one core."""
     from benchmarks.tabular.probe import probe as probed
     from benchmarks.tabular.table import Table
-    from sedona_nni.probing import ProbeSettings
+    from sedona_nni.searches.probing.probing import ProbeSettings
 
     loaded = Table.load(table)
     every = [

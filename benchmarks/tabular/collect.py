@@ -10,13 +10,13 @@ import torch
 
 from benchmarks.record import Header
 from benchmarks.tabular.table import Entry, Table, Training
-from sedona_nni.compute import Compute, compute_in_macs
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decouplings.compute import Compute, compute_in_macs
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.ledger import Ledger, TrialRecord
+from sedona_nni.reporting.ledger import Ledger, TrialRecord
 from sedona_nni.task import Task
-from sedona_nni.task_backbone import task_backbone
-from sedona_nni.training import TrainSettings
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.task_backbone import task_backbone
 
 __all__ = ["collect"]
 

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tabular.table import Table, rank_correlation
-from sedona_nni.balance import discretise
-from sedona_nni.decoupling import Decoupling, ProbeResult, SearchResult
+from sedona_nni.decouplings.balance import discretise
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.searches.probing.result import ProbeResult
+from sedona_nni.searches.sedona.result import SearchResult
 
 __all__ = [
     "VARIANTS",

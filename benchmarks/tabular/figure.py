@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from benchmarks.tabular.evidence import Judgement, judge
 from benchmarks.tabular.score import STRATEGIES, score
 from benchmarks.tabular.table import Table
-from sedona_nni.decoupling import Decoupling, ProbeResult, SearchResult
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.searches.probing.result import ProbeResult
+from sedona_nni.searches.sedona.result import SearchResult
 
 __all__ = ["draw"]
 

@@ -7,9 +7,9 @@ import time
 import torch
 
 from benchmarks.tabular.table import Table
-from sedona_nni.decoupling import ProbeResult
-from sedona_nni.probing import ProbeSettings
-from trials.probe import run_probes
+from sedona_nni.searches.probing.probing import ProbeSettings
+from sedona_nni.searches.probing.result import ProbeResult
+from sedona_nni.trials.probe import run_probes
 
 __all__ = ["probe"]
 

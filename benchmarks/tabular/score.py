@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tabular.table import Table
-from sedona_nni.decoupling import Decoupling, uniform_cuts
+from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
 
 __all__ = ["STRATEGIES", "Score", "expected_random_regret", "queries", "score"]
 
@@ -139,8 +139,8 @@ def _ask_by_nni(
     ask: Callable[[Decoupling], float],
 ) -> None:
     """Let one of NNI's strategies ask."""
-    from strategies.asking import ask_by_nni
-    from strategies.settings import BridgeSettings
+    from sedona_nni.strategies.asking import ask_by_nni
+    from sedona_nni.strategies.settings import BridgeSettings
 
     settings = BridgeSettings(
         task=table.task,
@@ -166,7 +166,7 @@ def _ask_by_tpe(
     """Let Optuna's TPE ask; NNI's takes seconds for what this does in milliseconds."""
     import optuna
 
-    from search_spaces import DecouplingSpace
+    from sedona_nni.search_spaces import DecouplingSpace
 
     space = DecouplingSpace(
         table.task.backbone,

@@ -19,14 +19,14 @@ from scipy.stats import spearmanr
 from typing_extensions import Self
 
 from benchmarks.record import Header
-from sedona_nni.backbones import num_layers
-from sedona_nni.balance import BlockBound
-from sedona_nni.compute import Compute
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decouplings.balance import BlockBound
+from sedona_nni.decouplings.compute import Compute
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.files import Document
+from sedona_nni.models import num_layers
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings
+from sedona_nni.training.settings import TrainSettings
 
 __all__ = ["Entry", "Field", "Table", "Training", "rank_correlation"]
 
@@ -71,8 +71,8 @@ class Entry(BaseModel):
         aux: Its auxiliary networks, one per cut.
         parameters: With auxiliary networks.
         macs: Per image, with auxiliary networks.
-        largest_share: See `sedona_nni.compute.Compute.largest_share`.
-        peak_memory_mib: Of a training step, see `trials.train.run_training`.
+        largest_share: See `sedona_nni.decouplings.compute.Compute.largest_share`.
+        peak_memory_mib: Of a training step, see `sedona_nni.trials.train.run_training`.
         trainings: One per seed.
     """
 
@@ -154,7 +154,7 @@ class Table(Document):
 
         Args:
             num_blocks: K.
-            max_block_share: Only those within this bound, see `sedona_nni.balance`.
+            max_block_share: Only those within this bound, see `sedona_nni.decouplings.balance`.
 
         Raises:
             InputError: if there are none.

@@ -11,13 +11,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 from pydantic import ValidationError
 
-from sedona_nni.backbones import num_layers
-from sedona_nni.balance import FrontPoint, pareto_front
-from sedona_nni.compute import Compute, compute_in_macs
-from sedona_nni.decoupling import Decoupling, SearchOutcome, SearchResult
+from sedona_nni.decouplings.balance import FrontPoint, pareto_front
+from sedona_nni.decouplings.compute import Compute, compute_in_macs
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
-from sedona_nni.ledger import TrialRecord
-from sedona_nni.report import is_of_study
+from sedona_nni.models import num_layers
 from sedona_nni.reporting.data import (
     COSTS,
     Block,
@@ -33,9 +32,12 @@ from sedona_nni.reporting.data import (
     TrialView,
 )
 from sedona_nni.reporting.equal_cost import CostPath, best_of, curve_of, paths_of, within_of
+from sedona_nni.reporting.ledger import TrialRecord
+from sedona_nni.reporting.results import is_of_study
 from sedona_nni.reporting.studies import unfolded
+from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
-from sedona_nni.task_backbone import task_backbone
+from sedona_nni.training.task_backbone import task_backbone
 
 __all__ = ["MIN_TRIALS_FOR_IMPORTANCE", "Importance", "Source", "build_report"]
 

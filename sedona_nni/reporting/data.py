@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from sedona_nni.compute import Compute
-from sedona_nni.decoupling import Decoupling, ProbeResult, SearchResult
-from sedona_nni.report import serves
+from sedona_nni.decouplings.compute import Compute
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.reporting.results import serves
+from sedona_nni.searches.probing.result import ProbeResult
+from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
 
 __all__ = [

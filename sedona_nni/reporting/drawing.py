@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sedona_nni.report import without_variant
+from sedona_nni.reporting.results import without_variant
 
 __all__ = [
     "DASHES",

@@ -14,7 +14,6 @@ from importlib import resources
 import jinja2
 from markupsafe import Markup
 
-from sedona_nni.decoupling import ProbeResult
 from sedona_nni.reporting.build import MIN_TRIALS_FOR_IMPORTANCE
 from sedona_nni.reporting.data import (
     COSTS,
@@ -50,6 +49,7 @@ from sedona_nni.reporting.tuning_pictures import (
     over_hyperparameter,
     tuning_history,
 )
+from sedona_nni.searches.probing.result import ProbeResult
 
 __all__ = ["render"]
 

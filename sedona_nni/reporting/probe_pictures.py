@@ -11,9 +11,10 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from sedona_nni.decoupling import Decoupling, ProbeResult
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.reporting.drawing import INK, Drawing, Picture, in_our_style
 from sedona_nni.reporting.text import nats
+from sedona_nni.searches.probing.result import ProbeResult
 
 __all__ = ["evidence_map", "local_loss_map"]
 

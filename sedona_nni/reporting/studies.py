@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from sedona_nni.errors import InputError
-from sedona_nni.ledger import TrialRecord
-from sedona_nni.report import is_of_study
+from sedona_nni.reporting.ledger import TrialRecord
+from sedona_nni.reporting.results import is_of_study
 
 __all__ = ["unfolded"]
 

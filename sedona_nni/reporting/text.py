@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sedona_nni.decoupling import ProbeResult
-from sedona_nni.report import trials_in_words
 from sedona_nni.reporting.data import Experiment, Group, SearchView, Spread, StrategySummary
+from sedona_nni.reporting.results import trials_in_words
+from sedona_nni.searches.probing.result import ProbeResult
 
 __all__ = [
     "count",

@@ -20,15 +20,15 @@ from typing import Any
 import psutil
 
 from sedona_nni.errors import InputError, SedonaError
-from strategies.nni_border.rest import (
+from sedona_nni.strategies.nni_border.rest import (
     ManagerApi,
     ManagerGoneError,
     final_metric,
     proxy_exceptions,
     trial_record,
 )
-from strategies.nni_border.terminal import TunerError, finish_mark
-from strategies.nni_border.wire import trial_folder, unpacked
+from sedona_nni.strategies.nni_border.terminal import TunerError, finish_mark
+from sedona_nni.strategies.nni_border.wire import trial_folder, unpacked
 
 __all__ = [
     "RUN_MARK",
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 RUN_MARK = "SEDONA_NNI_RUN"  # in the environment of every process of a run
-_NNICTL = "strategies.nni_border.nnictl"
+_NNICTL = "sedona_nni.strategies.nni_border.nnictl"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PORTS_TO_TRY = 100
 _STOP_S = 20.0

@@ -14,9 +14,14 @@ import nni.trial
 import requests
 
 from sedona_nni.errors import InputError
-from strategies.nni_border.rest import ManagerApi, ManagerGoneError, trial_record, without_proxy
-from strategies.nni_border.terminal import ERROR_PARAMETER
-from strategies.nni_border.wire import packed
+from sedona_nni.strategies.nni_border.rest import (
+    ManagerApi,
+    ManagerGoneError,
+    trial_record,
+    without_proxy,
+)
+from sedona_nni.strategies.nni_border.terminal import ERROR_PARAMETER
+from sedona_nni.strategies.nni_border.wire import packed
 
 __all__ = ["report_final", "report_intermediate", "trial_parameters"]
 
@@ -94,7 +99,7 @@ def report_final(result: Mapping[str, Any], shown: Collection[str]) -> None:
 
     Args:
         result: JSON values by name, numpy and torch numbers included.
-        shown: See `strategies.nni_border.wire.packed`.
+        shown: See `sedona_nni.strategies.nni_border.wire.packed`.
 
     Raises:
         ManagerGoneError: if the manager has gone.

@@ -25,16 +25,21 @@ from nni.tuner import Tuner
 
 from sedona_nni.errors import SedonaError
 from sedona_nni.files import read_json, write_json
-from strategies.nni_border.launcher import RUN_MARK, own_manager
-from strategies.nni_border.rest import ManagerApi, final_metric, trial_record, without_proxy
-from strategies.nni_border.terminal import (
+from sedona_nni.strategies.nni_border.launcher import RUN_MARK, own_manager
+from sedona_nni.strategies.nni_border.rest import (
+    ManagerApi,
+    final_metric,
+    trial_record,
+    without_proxy,
+)
+from sedona_nni.strategies.nni_border.terminal import (
     ERROR_PARAMETER,
     TunerError,
     checkpoint_folder,
     finish_mark,
     tell,
 )
-from strategies.nni_border.wire import trial_folder, unpacked, with_summary
+from sedona_nni.strategies.nni_border.wire import trial_folder, unpacked, with_summary
 
 __all__ = ["BorderTuner", "ExperimentFailedError", "Parameters"]
 

@@ -15,7 +15,8 @@ import pytest
 from nni_world import World, get, new_world, unused_port, wait_for
 from web_ui import Browser, new_browser
 
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.searches.sedona.result import SearchResult
 
 pytestmark = pytest.mark.nni
 

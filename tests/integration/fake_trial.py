@@ -14,7 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from strategies.nni_border.trial import report_final, report_intermediate, trial_parameters
+from sedona_nni.strategies.nni_border.trial import (
+    report_final,
+    report_intermediate,
+    trial_parameters,
+)
 
 plan: dict[str, Any] = json.loads(os.environ.get("FAKE_TRIAL", "{}"))
 if plan.get("first_asks_late") and os.environ["NNI_TRIAL_SEQ_ID"] == "0":

@@ -24,9 +24,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from search_spaces import DecouplingSpace
 from sedona_nni.errors import InputError
-from strategies import Sedona
+from sedona_nni.search_spaces import DecouplingSpace
+from sedona_nni.strategies import Sedona
 
 from nni.nas.evaluator.pytorch import Classification, DataLoader, Regression  # isort: skip
 from nni.nas.execution import SequentialExecutionEngine  # isort: skip

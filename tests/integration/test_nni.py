@@ -108,7 +108,7 @@ def test_two_at_the_same_moment_get_a_manager_each_and_no_proxy_is_asked(
         written = world.experiment(
             searchSpace={},
             tuner={
-                "className": "strategies.tuner.OptunaTuner",
+                "className": "sedona_nni.strategies.tuner.OptunaTuner",
                 "codeDirectory": ".",
                 "classArgs": {"task": {}, "decoupling": "uniform:2:conv1", "name": name},
             },
@@ -314,7 +314,7 @@ def test_evolution_under_nni_survives_a_stop(world: World, port: int) -> None:
     experiment = world.experiment(
         searchSpace={},
         tuner={
-            "className": "strategies.bridge.BridgeTuner",
+            "className": "sedona_nni.strategies.bridge.BridgeTuner",
             "codeDirectory": ".",
             "classArgs": {
                 "task": {"backbone": "vgg11"},

@@ -19,16 +19,16 @@ from layouts import watched_layouts
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from search_spaces import DecouplingSpace
-from sedona_nni.backbones import num_layers
-from sedona_nni.batches import Batch, BatchStream
-from sedona_nni.decoupled import DecoupledNetwork
-from sedona_nni.decoupling import SearchResult
+from sedona_nni.data.batches import Batch, BatchStream
+from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.errors import InputError
-from sedona_nni.search import SearchSettings
+from sedona_nni.models import num_layers
+from sedona_nni.search_spaces import DecouplingSpace
+from sedona_nni.searches.sedona.result import SearchResult
+from sedona_nni.searches.sedona.search import SearchSettings
+from sedona_nni.strategies import Sedona, _sedona
 from sedona_nni.task import Task
-from strategies import Sedona, _sedona
-from trials.search import run_search
+from sedona_nni.trials.search import run_search
 
 import nni  # isort: skip
 from nni.nas.evaluator.pytorch import Classification, DataLoader  # isort: skip
@@ -128,7 +128,7 @@ def command(directory: Path, report: str = "lambda numbers: None") -> list[str]:
     script = f"""
         from pathlib import Path
         import torch
-        from trials.search import run_search, SearchSettings, Task
+        from sedona_nni.trials.search import run_search, SearchSettings, Task
 
         torch.set_num_threads(1)
         run_search(
@@ -276,7 +276,7 @@ def test_finished_trial_returns_its_results_again(
 ) -> None:
     results = run_search(TASK, SETTINGS, **OPTIONS, directory=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"run.json", "results.json"}
-    monkeypatch.setattr("trials.search.Sedona", None)  # nothing is done again
+    monkeypatch.setattr("sedona_nni.trials.search.Sedona", None)  # nothing is done again
     assert run_search(TASK, SETTINGS, **OPTIONS, directory=tmp_path) == results
     assert results["search_result"] == uninterrupted["search_result"]
 

@@ -1,4 +1,4 @@
-"""`sedona_nni.balance` against trying out every decoupling, on small random instances."""
+"""`decouplings.balance` against trying out every decoupling, on small random instances."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from sedona_nni.balance import BlockBound, allowed_share, discretise, leaders, pareto_front
-from sedona_nni.compute import Compute
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.decouplings.balance import (
+    BlockBound,
+    allowed_share,
+    discretise,
+    leaders,
+    pareto_front,
+)
+from sedona_nni.decouplings.compute import Compute
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.searches.sedona.result import SearchResult
 
 NAMES = ["a", "b", "c"]
 BOUNDS = ["0.2", "0.35", "0.5", "0.8", "1", "1/K", "1.3/K", "2/K"]

@@ -10,11 +10,11 @@ import torch
 from relaxed_reference import NUM_CLASSES, Case, unrolled_meta_loss
 from torch import nn
 
-from sedona_nni.backbones import build_backbone
-from sedona_nni.hypergradient import hypergradient
-from sedona_nni.inner_step import InnerProblem, Sgd
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.relaxation import RelaxedNetwork
+from sedona_nni.models import build_backbone
+from sedona_nni.searches.sedona.hypergradient import hypergradient
+from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.teachers.losses import LabelSmoothing
 
 
 def case(name: str, image_size: int) -> Case:

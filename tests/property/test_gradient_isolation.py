@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sedona_nni.auxiliary import auxiliary_names
-from sedona_nni.backbones import build_backbone, num_layers
-from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
-from sedona_nni.decoupling import Decoupling
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.methods.greedy import greedy_step
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.models import build_backbone, num_layers
+from sedona_nni.teachers.auxiliary import auxiliary_names
+from sedona_nni.teachers.losses import LabelSmoothing
+from sedona_nni.training.methods.greedy import greedy_step
 
 CASES = [(backbone, seed) for backbone in ("vgg11", "resnet18") for seed in range(10)]
 CRITERION = LabelSmoothing(0.1)

@@ -16,7 +16,7 @@ from relaxed_reference import (
 )
 
 from benchmarks.naive import relaxed_gradient
-from sedona_nni.hypergradient import Hypergradient, hypergradient
+from sedona_nni.searches.sedona.hypergradient import Hypergradient, hypergradient
 
 CASES = range(54)
 

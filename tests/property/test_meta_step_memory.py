@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from sedona_nni.backbones import build_backbone
-from sedona_nni.cost import peak_memory_mib
-from sedona_nni.hypergradient import hypergradient
-from sedona_nni.inner_step import InnerProblem, Sgd
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.relaxation import RelaxedNetwork
+from sedona_nni.decouplings.cost import peak_memory_mib
+from sedona_nni.models import build_backbone
+from sedona_nni.searches.sedona.hypergradient import hypergradient
+from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.teachers.losses import LabelSmoothing
 
 
 def test_peak_memory_does_not_grow_with_inner_steps() -> None:

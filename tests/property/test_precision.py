@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sedona_nni.backbones import Activation, build_backbone
-from sedona_nni.batches import Batch
-from sedona_nni.hypergradient import Hypergradient, hypergradient
-from sedona_nni.inner_step import InnerProblem, Sgd
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.relaxation import RelaxedNetwork
-from sedona_nni.release_mode import ReleaseProblem, release_hypergradient
+from sedona_nni.data.batches import Batch
+from sedona_nni.models import Activation, build_backbone
+from sedona_nni.searches.sedona.hypergradient import Hypergradient, hypergradient
+from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.release_mode import ReleaseProblem, release_hypergradient
+from sedona_nni.teachers.losses import LabelSmoothing
 
 Problem = tuple[InnerProblem, list[Batch]]
 

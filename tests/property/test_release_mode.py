@@ -7,12 +7,12 @@ import torch
 from relaxed_reference import random_case, unrolled_last_loss
 from torch import Tensor, nn
 
-from sedona_nni import auxiliary
-from sedona_nni.auxiliary import AuxiliaryNetwork
-from sedona_nni.backbones import Backbone, BackboneContext, FeatureShape, Layer
-from sedona_nni.inner_step import Sgd
-from sedona_nni.relaxation import RelaxedNetwork
-from sedona_nni.release_mode import ReleaseProblem, release_hypergradient
+from sedona_nni.models import Backbone, BackboneContext, FeatureShape, Layer
+from sedona_nni.searches.sedona.inner_step import Sgd
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.release_mode import ReleaseProblem, release_hypergradient
+from sedona_nni.teachers import auxiliary
+from sedona_nni.teachers.auxiliary import AuxiliaryNetwork
 
 
 class _OneNumber(AuxiliaryNetwork):

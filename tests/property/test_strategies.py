@@ -13,9 +13,9 @@ import torch
 from conformance import Exploration, StrategyConformance, space
 from torch.utils.data import Subset, TensorDataset
 
-from search_spaces import DistinctDecouplings
-from sedona_nni.decoupled import DecoupledNetwork
-from strategies import Sedona
+from sedona_nni.decouplings.decoupled import DecoupledNetwork
+from sedona_nni.search_spaces import DistinctDecouplings
+from sedona_nni.strategies import Sedona
 
 # After search_spaces, which imports nni.nas without its warnings.
 from nni.nas.evaluator import FunctionalEvaluator  # isort: skip

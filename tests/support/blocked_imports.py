@@ -23,7 +23,7 @@ def run_blocking(names: list[str], code: str) -> subprocess.CompletedProcess[str
                 return getattr(self.finder, name)
 
             def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] not in {names!r}:
+                if not any(f"{{name}}.".startswith(f"{{each}}.") for each in {names!r}):
                     return self.finder.find_spec(name, path, target)
 
         sys.meta_path[:] = map(Hiding, sys.meta_path)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from search_spaces import DecouplingSpace
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.search_spaces import DecouplingSpace
 
 VGG11_LAYERS = 8
 

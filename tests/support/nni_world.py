@@ -47,7 +47,7 @@ class World:
             "trainingService": {"platform": "local"},
             "searchSpace": {"lr": {"_type": "loguniform", "_value": [0.01, 0.2]}},
             "tuner": {
-                "className": f"strategies.tuner.{tuner}",
+                "className": f"sedona_nni.strategies.tuner.{tuner}",
                 "codeDirectory": ".",
                 "classArgs": class_args,
             },

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.naive import NaiveNetwork, meta_loss, relaxed_losses, relaxed_objective, train
-from sedona_nni.backbones import Backbone, BackboneContext, FeatureShape, Layer
-from sedona_nni.batches import Batch
-from sedona_nni.inner_step import Adam, InnerProblem, Sgd, TrainingState
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.relaxation import RelaxedNetwork
+from sedona_nni.data.batches import Batch
+from sedona_nni.models import Backbone, BackboneContext, FeatureShape, Layer
+from sedona_nni.searches.sedona.inner_step import Adam, InnerProblem, Sgd, TrainingState
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.teachers.losses import LabelSmoothing
 
 NUM_CLASSES = 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sedona_nni.ledger import TrialRecord
+from sedona_nni.reporting.ledger import TrialRecord
 
 TASK = {"backbone": "vgg11", "dataset": "digits"}
 CUT = {"backbone": "vgg11", "cuts": [4], "aux": ["conv2"]}

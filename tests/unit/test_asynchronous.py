@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sedona_nni.batches import MemoryImages
-from sedona_nni.data import Splits
-from sedona_nni.decoupled import Block, DecoupledNetwork
+from sedona_nni.data.batches import MemoryImages
+from sedona_nni.data.sets import Splits
+from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
 from sedona_nni.errors import InputError
-from sedona_nni.methods import asynchronous, build_method
-from sedona_nni.methods.asynchronous import AsynchronousLearning, ReplayBuffer
-from sedona_nni.training import TrainSettings, train
+from sedona_nni.training.loop import train
+from sedona_nni.training.methods import asynchronous, build_method
+from sedona_nni.training.methods.asynchronous import AsynchronousLearning, ReplayBuffer
+from sedona_nni.training.settings import TrainSettings
 
 EPOCH = 10  # steps
 

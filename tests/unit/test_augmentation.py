@@ -1,4 +1,4 @@
-"""`sedona_nni.augmentation`: recipes for images in memory and in files, and mixed batches."""
+"""`sedona_nni.data.augmentation`: recipes for images in memory and in files, and mixed batches."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from sedona_nni.augmentation import build_mixing, build_recipe
-from sedona_nni.auxiliary import AuxiliaryContext, PredSim, build_auxiliary, similarity_matrix
-from sedona_nni.backbones import FeatureShape, build_backbone
-from sedona_nni.batches import BatchStream, MemoryImages, ShiftAndFlip
-from sedona_nni.data import Splits, load_splits
-from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
-from sedona_nni.decoupling import Decoupling, SearchResult
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.methods import METHODS, TrainingMethod
-from sedona_nni.methods.synthetic_gradients import Synthesizer
-from sedona_nni.probing import ProbeSettings
-from sedona_nni.relaxed_training import build_relaxed
+from sedona_nni.data.augmentation import build_mixing, build_recipe
+from sedona_nni.data.batches import BatchStream, MemoryImages, ShiftAndFlip
+from sedona_nni.data.sets import Splits, load_splits
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.models import FeatureShape, build_backbone
+from sedona_nni.searches.probing.probing import ProbeSettings
+from sedona_nni.searches.sedona.relaxed_training import build_relaxed
+from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings, train, training_stream
+from sedona_nni.teachers.auxiliary import (
+    AuxiliaryContext,
+    PredSim,
+    build_auxiliary,
+    similarity_matrix,
+)
+from sedona_nni.teachers.losses import LabelSmoothing
+from sedona_nni.training.loop import train, training_stream
+from sedona_nni.training.method_settings import METHODS
+from sedona_nni.training.methods.synthetic_gradients import Synthesizer
+from sedona_nni.training.settings import TrainSettings
 
 RECIPES = ["randaugment", "trivialaugment", "augmix"]
 
@@ -194,7 +201,7 @@ def test_every_method_learns_from_mixed_batches(kind: str, monkeypatch: pytest.M
         {"method": method, "epochs": 1, "batch_size": 24, "lr": 0.002, "mixup": 0.5, "cutmix": 1}
     )
     seen: list[Tensor] = []
-    kind_of_method: type[TrainingMethod] = METHODS[type(how.method)]
+    kind_of_method = METHODS[how.method.name].learning
     real = kind_of_method.step
 
     def note(self: Any, images: Tensor, labels: Tensor) -> dict[int, Tensor]:

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from sedona_nni import auxiliary
-from sedona_nni.auxiliary import (
+from sedona_nni.decouplings.cost import Cost, auxiliary_cost, count_parameters
+from sedona_nni.errors import InputError
+from sedona_nni.models import FeatureShape, build_backbone
+from sedona_nni.teachers import auxiliary
+from sedona_nni.teachers.auxiliary import (
     AuxiliaryContext,
     AuxiliaryNetwork,
     PredSim,
@@ -22,9 +25,6 @@ from sedona_nni.auxiliary import (
     register_auxiliary,
     similarity_matrix,
 )
-from sedona_nni.backbones import FeatureShape, build_backbone
-from sedona_nni.cost import Cost, auxiliary_cost, count_parameters
-from sedona_nni.errors import InputError
 
 NAMES = ["conv1", "conv2", "conv3", "conv4", "mlp-sr", "mlp", "cnn", "cnn5x5"]
 NAMES += ["predsim", "predsim-flat"]

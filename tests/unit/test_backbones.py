@@ -16,9 +16,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from sedona_nni import backbones
-from sedona_nni.auxiliary import auxiliary_context, build_auxiliary
-from sedona_nni.backbones import (
+from sedona_nni import models
+from sedona_nni.decouplings.cost import count_parameters, head_cost
+from sedona_nni.errors import InputError
+from sedona_nni.models import (
     ACTIVATIONS,
     BACKBONES,
     Architecture,
@@ -33,8 +34,7 @@ from sedona_nni.backbones import (
     num_layers,
     stem_words,
 )
-from sedona_nni.cost import count_parameters, head_cost
-from sedona_nni.errors import InputError
+from sedona_nni.teachers.auxiliary import auxiliary_context, build_auxiliary
 
 
 def on_meta(name: str, **settings: object) -> Backbone:
@@ -412,7 +412,7 @@ def test_another_family_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> No
         width = shape.channels * shape.size**2
         return layers, nn.Sequential(nn.Flatten(), nn.Linear(width, context.num_classes))
 
-    monkeypatch.setitem(backbones.BACKBONES, "mine", Architecture(3, partial(build, 3), 1))
+    monkeypatch.setitem(models.BACKBONES, "mine", Architecture(3, partial(build, 3), 1))
     assert "mine" in backbone_names()
     backbone = build_backbone("mine", num_classes=2, image_size=4)
     assert backbone.num_layers == num_layers("mine") == 3
@@ -489,8 +489,8 @@ def test_narrow_resnets_survive_avx2() -> None:
     """Strided shortcuts of few channels, trained in the layout of all trainings, step by step."""
     code = """
 import torch
-from sedona_nni.backbones import build_backbone
-from sedona_nni.placement import place
+from sedona_nni.models import build_backbone
+from sedona_nni.models.placement import place
 
 torch.set_num_threads(1)
 network = place(build_backbone("resnet18", num_classes=3, width_multiplier=0.125), "cpu")

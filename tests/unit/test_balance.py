@@ -1,4 +1,4 @@
-"""`sedona_nni.balance`: bounds as they are written, cases by hand, the published results.
+"""`decouplings.balance`: bounds as they are written, cases by hand, the published results.
 
 Against all decouplings of small random instances: tests/property/test_balance.py.
 """
@@ -14,8 +14,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from sedona_nni.backbones import build_backbone
-from sedona_nni.balance import (
+from sedona_nni.decouplings.balance import (
     BlockBound,
     BlockShare,
     allowed_share,
@@ -23,9 +22,11 @@ from sedona_nni.balance import (
     evidence,
     pareto_front,
 )
-from sedona_nni.compute import Compute, compute_in_macs
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.decouplings.compute import Compute, compute_in_macs
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.models import build_backbone
+from sedona_nni.searches.sedona.result import SearchResult
 
 ROOT = Path(__file__).parents[2]
 

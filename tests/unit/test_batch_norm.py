@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sedona_nni import batch_norm
+from sedona_nni.models import batch_norm
 
 SHAPES = [(4, 3, 4, 4), (5, 2, 4, 6), (7, 3, 1, 1), (64, 3)]  # of the last but one, M is prime
 

@@ -26,12 +26,12 @@ from benchmarks.__main__ import main
 from benchmarks.release import check_release
 from benchmarks.search_steps import StepSetting, naively, ours
 from benchmarks.side_by_side import Side, compare, comparison_table
-from sedona_nni.backbones import build_backbone
 from sedona_nni.errors import InputError
-from sedona_nni.hypergradient import hypergradient
-from sedona_nni.inner_step import InnerProblem, Sgd
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.relaxation import RelaxedNetwork
+from sedona_nni.models import build_backbone
+from sedona_nni.searches.sedona.hypergradient import hypergradient
+from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.teachers.losses import LabelSmoothing
 
 ROOT = Path(__file__).parents[2]
 SMALL = StepSetting(
@@ -368,7 +368,7 @@ class TestStartUp:
             "threads": 1,
         }
         code = f"""if True:
-            import trials.__main__ as trial
+            import sedona_nni.trials.__main__ as trial
             from benchmarks import timed_trial
             trial.trial_parameters = lambda: {parameters!r}
             trial.report_final = trial.report_intermediate = lambda *numbers: None

@@ -1,4 +1,4 @@
-"""`strategies.nni_border.tuner` under NNI's own dispatcher."""
+"""`sedona_nni.strategies.nni_border.tuner` under NNI's own dispatcher."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from sedona_nni.errors import InputError
-from strategies.nni_border import tuner as border
-from strategies.nni_border.terminal import TunerError, finish_mark
-from strategies.nni_border.tuner import BorderTuner
+from sedona_nni.strategies.nni_border import tuner as border
+from sedona_nni.strategies.nni_border.terminal import TunerError, finish_mark
+from sedona_nni.strategies.nni_border.tuner import BorderTuner
 
 
 class Counting(BorderTuner):

@@ -1,4 +1,4 @@
-"""`strategies.bridge` under NNI's own dispatcher: NNI's strategies, run by a tuner."""
+"""`sedona_nni.strategies.bridge` under NNI's own dispatcher: NNI's strategies, run by a tuner."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.ledger import Ledger
-from strategies.bridge import BridgeTuner
-from strategies.ledger_tuner import LEDGER_FILE
-from strategies.settings import BridgeSettings
-from strategies.trial_engine import build_strategy
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.strategies.bridge import BridgeTuner
+from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
+from sedona_nni.strategies.settings import BridgeSettings
+from sedona_nni.strategies.trial_engine import build_strategy
 
 EVOLUTION = {
     "strategy": "regularized_evolution",

@@ -19,12 +19,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sedona_nni import command_line
-from sedona_nni.backbones import build_backbone
-from sedona_nni.batches import Batch
-from sedona_nni.data import dataset_names, evaluation_batches, load_splits
-from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.data.batches import Batch
+from sedona_nni.data.sets import dataset_names, evaluation_batches, load_splits
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.models import build_backbone
+from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -245,7 +246,7 @@ def test_wrong_input_is_one_line_with_exit_code_2_and_writes_nothing(
 def test_an_output_that_knows_only_ascii(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"strategy": "uniform", "num_trials": 0, "num_failed": 1}]  # nothing known but dashes
     Path("table.json").write_text(json.dumps(rows), encoding="utf-8")
-    monkeypatch.setattr("strategies.runner.supervise", lambda *_, **__: (1, elsewhere))
+    monkeypatch.setattr("sedona_nni.strategies.runner.supervise", lambda *_, **__: (1, elsewhere))
     printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", printed)
     assert sedona(monkeypatch, "run", QUICKSTART) == 1
@@ -462,7 +463,7 @@ def test_train_a_published_decoupling(
         chosen.append(decoupling)
         return {}
 
-    monkeypatch.setattr("trials.train.run_training", remember)
+    monkeypatch.setattr("sedona_nni.trials.train.run_training", remember)
     experiment = Path(small_experiment(elsewhere))
     experiment.write_text(experiment.read_text().replace("vgg11", "resnet50"))
     train = ("train", str(experiment), "--directory", "d", "--decoupling", RESNET50)
@@ -710,7 +711,9 @@ def test_measured_times_are_reused_from_what_was_derived_with_them(
 ) -> None:
     small = ("--num-blocks", "3", "--max-block-share", "1", "--width-multiplier", "0.0625")
     timed = (*small, "--device", "cpu", "--batch-size", "2")
-    monkeypatch.setattr("sedona_nni.balance.allowed_share", lambda share, num_blocks: Fraction(9))
+    monkeypatch.setattr(
+        "sedona_nni.decouplings.balance.allowed_share", lambda share, num_blocks: Fraction(9)
+    )
     first = discretised(
         monkeypatch, capsys, found, *timed, "--compute", "time", "--output", "d.json"
     )
@@ -738,7 +741,7 @@ def test_probing_and_its_compromises(
         asked.extend(arguments)
         return {"search_result": PROBED, "trainings": 2.468}
 
-    monkeypatch.setattr("trials.probe.run_probes", run_probes)
+    monkeypatch.setattr("sedona_nni.trials.probe.run_probes", run_probes)
     probe = ("search", str(EXPERIMENTS / "probe_digits.yml"), "--directory", "d", "--device", "cpu")
     assert sedona(monkeypatch, *probe) == 0
     out = capsys.readouterr().out
@@ -763,7 +766,9 @@ def test_probing_and_its_compromises(
 def test_search_and_train_keep_to_the_bound(
     found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trials.search.run_search", lambda *_, **__: {"search_result": FOUND})
+    monkeypatch.setattr(
+        "sedona_nni.trials.search.run_search", lambda *_, **__: {"search_result": FOUND}
+    )
     bounded = ("--directory", "d", "--max-block-share", "1.5/K", "--device", "cpu")
     assert sedona(monkeypatch, "search", QUICKSTART, *bounded) == 0
     out = capsys.readouterr().out
@@ -784,7 +789,7 @@ def test_search_and_train_keep_to_the_bound(
         trained.append(decoupling)
         return {}
 
-    monkeypatch.setattr("trials.train.run_training", run_training)
+    monkeypatch.setattr("sedona_nni.trials.train.run_training", run_training)
     derived = (*bounded, "--decoupling", found, "--num-blocks", "3")
     assert sedona(monkeypatch, "train", QUICKSTART, *derived) == 0
     assert trained == [searched]

@@ -1,4 +1,4 @@
-"""`sedona_nni.compute` and `sedona_nni.layer_time`: what parts cost, counted and measured."""
+"""`decouplings.compute` and `decouplings.layer_time`: what parts cost, counted and measured."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sedona_nni import layer_time
-from sedona_nni.auxiliary import AuxiliaryContext, AuxiliaryNetwork, build_auxiliary
-from sedona_nni.backbones import Backbone, build_backbone
-from sedona_nni.compute import Compute, compute_in_macs, load_compute
-from sedona_nni.cost import block_costs, summarise_blocks
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decouplings import layer_time
+from sedona_nni.decouplings.compute import Compute, compute_in_macs, load_compute
+from sedona_nni.decouplings.cost import block_costs, summarise_blocks
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.models import Backbone, build_backbone
+from sedona_nni.teachers.auxiliary import AuxiliaryContext, AuxiliaryNetwork, build_auxiliary
 
 BY_HAND: dict[str, Any] = {
     "backbone": "mine",

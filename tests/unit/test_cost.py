@@ -9,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sedona_nni.auxiliary import auxiliary_names
-from sedona_nni.backbones import Backbone, FeatureShape, build_backbone
-from sedona_nni.cost import (
+from sedona_nni.decouplings.cost import (
     Cost,
     block_costs,
     count_macs,
@@ -22,8 +20,11 @@ from sedona_nni.cost import (
     peak_memory_mib,
     summarise_blocks,
 )
-from sedona_nni.decoupling import Decoupling, SearchResult, uniform_cuts
+from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
 from sedona_nni.errors import InputError
+from sedona_nni.models import Backbone, FeatureShape, build_backbone
+from sedona_nni.searches.sedona.result import SearchResult
+from sedona_nni.teachers.auxiliary import auxiliary_names
 
 PUBLISHED = Path(__file__).parents[2] / "experiments" / "published"
 CPU = torch.device("cpu")
@@ -149,7 +150,7 @@ def test_blocks_add_up_to_the_backbone() -> None:
 
 def test_summary_by_hand() -> None:
     """MACs 2 + 1, 3 + 2, 5: total 10; largest 5; with auxiliary networks 3, 5, 5."""
-    from sedona_nni.cost import BlockCost
+    from sedona_nni.decouplings.cost import BlockCost
 
     blocks = [
         BlockCost(0, 0, Cost(0, 2), "a", Cost(0, 1)),

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from sedona_nni import batches
-from sedona_nni.batches import (
+from sedona_nni.data import batches
+from sedona_nni.data.batches import (
     BatchStream,
     FolderImages,
     ImageSet,
@@ -28,7 +28,7 @@ from sedona_nni.batches import (
     ShiftAndFlip,
     class_limited_order,
 )
-from sedona_nni.data import (
+from sedona_nni.data.sets import (
     Contents,
     Splits,
     dataset_names,

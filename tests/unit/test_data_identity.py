@@ -14,20 +14,21 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from sedona_nni.data import load_splits
-from sedona_nni.data_identity import (
+from sedona_nni.data.identity import (
     DataIdentity,
     fingerprint_of_arrays,
     fingerprint_of_files,
 )
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.data.sets import load_splits
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.probing import ProbeSettings
+from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.task import Task
-from sedona_nni.training import CHECKPOINT_FILE, TrainSettings
-from trials.probe import run_probes
-from trials.run import Run
-from trials.train import evaluate_saved, run_training
+from sedona_nni.training.loop import CHECKPOINT_FILE
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.trials.probe import run_probes
+from sedona_nni.trials.run import Run
+from sedona_nni.trials.train import evaluate_saved, run_training
 
 SETTINGS = TrainSettings(epochs=2, batch_size=8, lr=0.02)
 BACKPROP = Decoupling(backbone="vgg11")
@@ -122,8 +123,8 @@ def test_large_sets_are_read_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyP
     files = [("train", "a", str(tmp_path / f"{number:02}.jpg")) for number in range(12)]
     for _, _, path in files:
         Path(path).write_bytes(bytes(100))
-    monkeypatch.setattr("sedona_nni.data_identity._MOST_SIZES", 6)
-    monkeypatch.setattr("sedona_nni.data_identity._MOST_BYTES_READ", 300)
+    monkeypatch.setattr("sedona_nni.data.identity._MOST_SIZES", 6)
+    monkeypatch.setattr("sedona_nni.data.identity._MOST_BYTES_READ", 300)
     read: list[str] = []
     original = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or original(path))
@@ -184,8 +185,8 @@ def probe(task: Task, directory: Path, **options: Any) -> dict[str, Any]:
 
 
 def search(task: Task, directory: Path, **options: Any) -> dict[str, Any]:
-    from sedona_nni.search import SearchSettings
-    from trials.search import run_search
+    from sedona_nni.searches.sedona.search import SearchSettings
+    from sedona_nni.trials.search import run_search
 
     settings = SearchSettings(
         pretrain_steps=2, meta_steps=2, inner_steps=1, batch_size=4, validation_batch_size=4

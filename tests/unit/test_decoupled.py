@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from sedona_nni.auxiliary import ConvAuxiliary, PredSim
-from sedona_nni.backbones import Backbone, build_backbone
-from sedona_nni.decoupled import build_decoupled
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decouplings.decoupled import build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.models import Backbone, build_backbone
+from sedona_nni.teachers.auxiliary import ConvAuxiliary, PredSim
 
 
 @pytest.fixture

@@ -11,16 +11,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from sedona_nni.backbones import num_layers
-from sedona_nni.decoupling import (
-    Decoupling,
-    SearchResult,
-    check_num_blocks,
-    load_decoupling,
-    load_document,
-    uniform_cuts,
-)
+from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks, uniform_cuts
 from sedona_nni.errors import InputError
+from sedona_nni.models import num_layers
+from sedona_nni.searches.documents import load_decoupling, load_document
+from sedona_nni.searches.sedona.result import SearchResult
 
 PUBLISHED = Path(__file__).parents[2] / "experiments" / "published"
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from nni.mutable import SampleValidationError
 
-from search_spaces import DecouplingSpace, DistinctDecouplings
-from search_spaces._nni_nas import DuplicationError
-from sedona_nni.backbones import num_layers
-from sedona_nni.balance import BlockBound
-from sedona_nni.compute import compute_in_macs
-from sedona_nni.decoupled import DecoupledNetwork
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decouplings.balance import BlockBound
+from sedona_nni.decouplings.compute import compute_in_macs
+from sedona_nni.decouplings.decoupled import DecoupledNetwork
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.models import num_layers
+from sedona_nni.search_spaces import DecouplingSpace, DistinctDecouplings
+from sedona_nni.search_spaces._nni_nas import DuplicationError
 
 AUX = ["conv1", "conv3"]
 VGG11_LAYERS = 8

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sedona_nni.errors import InputError
-from strategies.nni_border import devices
-from strategies.nni_border.devices import check_device, claim_device
+from sedona_nni.strategies.nni_border import devices
+from sedona_nni.strategies.nni_border.devices import check_device, claim_device
 
 
 @pytest.fixture(autouse=True)

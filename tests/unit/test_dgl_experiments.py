@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from sedona_nni.backbones import build_backbone
-from sedona_nni.cost import count_parameters
-from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
-from sedona_nni.methods.asynchronous import AsynchronousSettings
-from strategies.experiment import Experiment, read_experiment
-from strategies.settings import TuningSettings
-from strategies.tuner import OptunaTuner
-from trials.train import run_training
+from sedona_nni.decouplings.cost import count_parameters
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.models import build_backbone
+from sedona_nni.strategies.experiment import Experiment, read_experiment
+from sedona_nni.strategies.settings import TuningSettings
+from sedona_nni.strategies.tuner import OptunaTuner
+from sedona_nni.training.methods.asynchronous import AsynchronousSettings
+from sedona_nni.trials.train import run_training
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "dgl"

@@ -55,8 +55,8 @@ def test_every_option_has_a_meaning_a_source_and_a_place(maker: Any) -> None:
 
 
 def test_defaults_are_written_as_in_yaml(maker: Any) -> None:
-    from sedona_nni.search import SearchSettings
-    from sedona_nni.training import TrainSettings
+    from sedona_nni.searches.sedona.search import SearchSettings
+    from sedona_nni.training.settings import TrainSettings
 
     fields = {**SearchSettings.model_fields, **TrainSettings.model_fields}
     for name, text in (

@@ -1,4 +1,4 @@
-"""`strategies.experiment`: experiment files, ours and wrong ones."""
+"""`sedona_nni.strategies.experiment`: experiment files, ours and wrong ones."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import yaml
 from nni.experiment.config import ExperimentConfig
 
 from sedona_nni.errors import InputError
-from strategies.experiment import (
+from sedona_nni.strategies.experiment import (
     Experiment,
     changed_since_start,
     read_experiment,
     remember_file,
 )
-from strategies.nni_border.launcher import require_option
-from strategies.pruners import MedianSettings
-from strategies.settings import BalancedSettings
+from sedona_nni.strategies.nni_border.launcher import require_option
+from sedona_nni.strategies.pruners import MedianSettings
+from sedona_nni.strategies.settings import BalancedSettings
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FILES = sorted(EXPERIMENTS.rglob("*.yml"))
@@ -84,7 +84,11 @@ RATE = {"_type": "loguniform", "_value": [0.01, 0.1]}
     [
         (("trialConcurency",), 2, "does not have field(s) trialconcurency"),
         (("trialConcurrency",), 0, "assert self.trial_concurrency > 0"),
-        (("tuner", "className"), "strategies.tuner.Tuner", "tuner.className: must be one of"),
+        (
+            ("tuner", "className"),
+            "sedona_nni.strategies.tuner.Tuner",
+            "tuner.className: must be one of",
+        ),
         ((*ARGS, "num_block"), 2, "tuner.classArgs.num_block: unknown field"),
         ((*ARGS, "num_blocks"), 9, "num_blocks: must be from 1 to the number of layers, 8"),
         ((*ARGS, "task", "backbone"), "vgg12", "backbone: must be one of"),
@@ -211,7 +215,7 @@ def test_a_file_that_was_edited_since_the_start_is_compared(tmp_path: Path) -> N
 
 
 def test_the_bridge_has_no_hyperparameters(tmp_path: Path) -> None:
-    path = changed(tmp_path, "tuner", "className", value="strategies.bridge.BridgeTuner")
+    path = changed(tmp_path, "tuner", "className", value="sedona_nni.strategies.bridge.BridgeTuner")
     config = yaml.safe_load(path.read_text())
     config["tuner"]["classArgs"] = {
         "strategy": "random",
@@ -231,7 +235,7 @@ def test_a_machine_without_the_data_set(tmp_path: Path) -> None:
 
 
 def test_a_machine_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strategies.nni_border.devices._gpus", lambda: [])
+    monkeypatch.setattr("sedona_nni.strategies.nni_border.devices._gpus", lambda: [])
     with pytest.raises(InputError, match="device: is 'cuda', but PyTorch finds no usable GPU"):
         read_experiment(changed(tmp_path, *ARGS, "device", value="cuda")).check_machine()
 

@@ -1,4 +1,4 @@
-"""`strategies.forecast`: how far an experiment is."""
+"""`sedona_nni.strategies.forecast`: how far an experiment is."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from strategies.forecast import Forecast
-from strategies.nni_border.launcher import TrialView
+from sedona_nni.strategies.forecast import Forecast
+from sedona_nni.strategies.nni_border.launcher import TrialView
 
 
 def trial(

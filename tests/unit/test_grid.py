@@ -1,4 +1,4 @@
-"""`strategies.grid` under NNI's own dispatcher, and trials of several trainings."""
+"""`sedona_nni.strategies.grid` under NNI's own dispatcher, and trials of several trainings."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decouplings.decoupling import Decoupling, every_decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.ledger import Ledger
-from sedona_nni.training import TrainSettings
-from strategies.grid import GridTuner, every_decoupling
-from strategies.ledger_tuner import LEDGER_FILE
-from strategies.settings import GridSettings, read_settings
-from trials.repeated import repeated
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.strategies.grid import GridTuner
+from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
+from sedona_nni.strategies.settings import GridSettings, read_settings
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.trials.repeated import repeated
 
 GRID: dict[str, Any] = {
     "task": {"backbone": "vgg11"},

@@ -1,4 +1,4 @@
-"""`strategies.hyperparameters`."""
+"""`sedona_nni.strategies.hyperparameters`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sedona_nni.errors import InputError
-from sedona_nni.training import TrainSettings
-from strategies.hyperparameters import Study, _span, importance, read_search_space, study_url
+from sedona_nni.strategies.hyperparameters import (
+    Study,
+    _span,
+    importance,
+    read_search_space,
+    study_url,
+)
+from sedona_nni.training.settings import TrainSettings
 
 TRAIN = TrainSettings(lr_min=0.0)
 

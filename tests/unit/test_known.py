@@ -1,4 +1,4 @@
-"""`strategies.known`: the experiments that `sedona-nni list` shows."""
+"""`sedona_nni.strategies.known`: the experiments that `sedona-nni list` shows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from sedona_nni import command_line
-from sedona_nni.ledger import Ledger
-from strategies import known
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.strategies import known
 
-TUNER = {"className": "strategies.tuner.SedonaTuner"}
+TUNER = {"className": "sedona_nni.strategies.tuner.SedonaTuner"}
 
 
 @pytest.fixture

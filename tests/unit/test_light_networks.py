@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from sedona_nni.auxiliary import AuxiliaryContext, LightNetworks, build_auxiliary
-from sedona_nni.backbones import FeatureShape
-from sedona_nni.light_convolution import DepthwiseConv2d, PointwiseConv2d
-from sedona_nni.relaxation import MixedAuxiliary
+from sedona_nni.models import FeatureShape
+from sedona_nni.searches.sedona.relaxation import MixedAuxiliary
+from sedona_nni.teachers.auxiliary import AuxiliaryContext, LightNetworks, build_auxiliary
+from sedona_nni.teachers.light_convolution import DepthwiseConv2d, PointwiseConv2d
 
 CHOICES = ("conv2", "conv4", "mlp", "conv1")
 

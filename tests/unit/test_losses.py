@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sedona_nni.losses import LabelSmoothing
+from sedona_nni.teachers.losses import LabelSmoothing
 
 
 def test_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""`strategies.nni_border.nnictl` and `rest`: who answers at a port, and by which way."""
+"""`sedona_nni.strategies.nni_border.nnictl` and `rest`: who answers at a port, and by which way."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 from nni.experiment import rest as nni_rest
 
 from sedona_nni.errors import InputError
-from strategies.nni_border import launcher, nnictl, trial
-from strategies.nni_border.rest import ManagerApi, ManagerGoneError, proxy_exceptions
+from sedona_nni.strategies.nni_border import launcher, nnictl, trial
+from sedona_nni.strategies.nni_border.rest import ManagerApi, ManagerGoneError, proxy_exceptions
 
 
 class Manager(http.server.BaseHTTPRequestHandler):

@@ -10,19 +10,21 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from sedona_nni.backbones import build_backbone
-from sedona_nni.cost import block_costs, count_parameters
-from sedona_nni.data import Splits, load_splits
-from sedona_nni.decoupled import build_decoupled
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.data.sets import Splits, load_splits
+from sedona_nni.decouplings.cost import block_costs, count_parameters
+from sedona_nni.decouplings.decoupled import build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.methods import METHODS
-from sedona_nni.methods.asynchronous import AsynchronousSettings
-from sedona_nni.methods.greedy import GreedySettings
-from sedona_nni.methods.sequential import SequentialSettings
+from sedona_nni.models import build_backbone
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings, evaluate, train
-from trials.train import evaluate_saved, run_training
+from sedona_nni.training.evaluation import evaluate
+from sedona_nni.training.loop import train
+from sedona_nni.training.method_settings import METHODS
+from sedona_nni.training.methods.asynchronous import AsynchronousSettings
+from sedona_nni.training.methods.greedy import GreedySettings
+from sedona_nni.training.methods.sequential import SequentialSettings
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.trials.train import evaluate_saved, run_training
 
 TASK = Task(width_multiplier=0.25, train_limit=200)
 UNTAUGHT = Decoupling(backbone="vgg11", cuts=[1, 4], aux=["none", "none"])
@@ -47,9 +49,9 @@ def test_a_method_is_named_or_described() -> None:
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("parallel", "does not match any of the expected tags: 'greedy', 'sequential'"),
+        ("parallel", "must be one of greedy, asynchronous"),
         ({"name": "greedy", "buffer": 2}, "Extra inputs are not permitted"),
-        ({"buffer": 2}, "Unable to extract tag using discriminator 'name'"),
+        ({"buffer": 2}, "must have the name of a method, but got {'buffer': 2}"),
         ({"name": "asynchronous", "buffer": 0}, "greater than or equal to 1"),
         ({"name": "asynchronous", "slow_block": 1}, "slow_block must come with a slowdown above 1"),
         ({"name": "asynchronous", "slowdown": 2}, "slow_block must come with a slowdown above 1"),
@@ -65,11 +67,10 @@ def test_bad_methods(method: Any, message: str) -> None:
 
 
 def test_every_method_has_a_name_of_its_own() -> None:
-    names = [settings.model_fields["name"].default for settings in METHODS]
-    assert len(set(names)) == len(names)
-    for name in names:
+    assert [*METHODS] == ["greedy", "asynchronous", "ddg", "sequential", "dni", "cdni"]
+    for name in METHODS:
         method = TrainSettings.model_validate({"method": name}).method
-        assert type(method) in METHODS
+        assert (type(method), method.name) == (METHODS[name].settings, name)
 
 
 @pytest.mark.parametrize("name", ["greedy", "sequential", "asynchronous"])

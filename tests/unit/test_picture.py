@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from sedona_nni.data.picture import picture_suffixes, read_picture
 from sedona_nni.errors import InputError
-from sedona_nni.picture import picture_suffixes, read_picture
 
 SIXTEEN = Image.fromarray(np.array([[2000, 40000, 65535]], dtype=np.uint16))
 GREY = Image.fromarray(np.array([[0, 50, 100]], dtype=np.uint8))

@@ -11,18 +11,19 @@ import torch
 from layouts import watched_layouts
 from relaxed_reference import NUM_CLASSES, random_backbone
 
-from sedona_nni.backbones import build_backbone
-from sedona_nni.data import load_splits
-from sedona_nni.decoupling import Decoupling, SearchResult
-from sedona_nni.inner_step import InnerProblem, Sgd
-from sedona_nni.layer_time import compute_in_time
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.placement import lay_out, place
-from sedona_nni.probing import local_loss
-from sedona_nni.relaxation import RelaxedNetwork
+from sedona_nni.data.sets import load_splits
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.decouplings.layer_time import compute_in_time
+from sedona_nni.models import build_backbone
+from sedona_nni.models.placement import lay_out, place
+from sedona_nni.searches.probing.probing import local_loss
+from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings
-from trials.train import evaluate_saved, run_training
+from sedona_nni.teachers.losses import LabelSmoothing
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.trials.train import evaluate_saved, run_training
 
 CPU = torch.device("cpu")
 ONE_LAYOUT = {torch.channels_last}

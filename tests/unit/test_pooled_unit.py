@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from sedona_nni import inner_step, pooled_unit
-from sedona_nni.backbones import conv_unit, initialise
-from sedona_nni.dual_norm import dual_modules
+from sedona_nni.models import conv_unit, initialise
+from sedona_nni.searches.sedona import inner_step
+from sedona_nni.searches.sedona.dual_norm import dual_modules
+from sedona_nni.teachers import pooled_unit
 
 SHAPES = [(5, 3, 4, 4, 7), (3, 2, 8, 8, 16), (4, 4, 2, 2, 6)]  # B, p, H, W, F
 

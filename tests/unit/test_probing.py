@@ -1,4 +1,4 @@
-"""`sedona_nni.probing`, its result and its trial."""
+"""`sedona_nni.searches.probing.probing`, its result and its trial."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ import pytest
 import torch
 from sklearn.kernel_ridge import KernelRidge
 
-from sedona_nni import training
-from sedona_nni.backbones import build_backbone
-from sedona_nni.balance import BlockBound, discretise, evidence, leaders, pareto_front
-from sedona_nni.batches import Batch, BatchStream
-from sedona_nni.compute import Compute, compute_in_macs
-from sedona_nni.data import Splits, load_splits
-from sedona_nni.decoupled import build_decoupled
-from sedona_nni.decoupling import Decoupling, ProbeResult, load_decoupling, load_document
+from sedona_nni.data.batches import Batch, BatchStream
+from sedona_nni.data.sets import Splits, load_splits
+from sedona_nni.decouplings.balance import BlockBound, discretise, evidence, leaders, pareto_front
+from sedona_nni.decouplings.compute import Compute, compute_in_macs
+from sedona_nni.decouplings.decoupled import build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.probing import ProbeSettings, local_loss, probe_steps, probes
+from sedona_nni.models import build_backbone
+from sedona_nni.searches.documents import load_decoupling, load_document
+from sedona_nni.searches.probing.probing import ProbeSettings, local_loss, probe_steps, probes
+from sedona_nni.searches.probing.result import ProbeResult
 from sedona_nni.task import Task
-from sedona_nni.training import DivergedError, TrainSettings, train
-from trials.probe import run_probes
+from sedona_nni.teachers.losses import LabelSmoothing
+from sedona_nni.training import loop
+from sedona_nni.training.loop import DivergedError, train
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.trials.probe import run_probes
 
 AUX = ["conv1", "conv2"]
 TASK = Task(backbone="vgg11", dataset="digits", width_multiplier=0.125, train_limit=400)
@@ -307,7 +310,7 @@ class TestTrial:
                     drawn.append(len(images))
                     yield images, labels
 
-        monkeypatch.setattr(training, "BatchStream", Counting)
+        monkeypatch.setattr(loop, "BatchStream", Counting)
 
         def probed(batch_size: int) -> dict[str, Any]:
             train = TRAIN.model_copy(update={"epochs": 6, "batch_size": batch_size})

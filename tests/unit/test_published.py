@@ -11,20 +11,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sedona_nni.auxiliary import similarity_matrix
-from sedona_nni.backbones import build_backbone
-from sedona_nni.batches import MemoryImages
-from sedona_nni.cost import block_costs, summarise_blocks
-from sedona_nni.decoupled import build_decoupled
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.data.batches import MemoryImages
+from sedona_nni.decouplings.cost import block_costs, summarise_blocks
+from sedona_nni.decouplings.decoupled import build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.methods import build_method
-from sedona_nni.training import evaluate
-from strategies.experiment import Experiment, read_experiment
-from strategies.hyperparameters import read_search_spaces
-from strategies.published import SETTINGS, with_published
-from strategies.settings import TuningSettings, read_settings
-from strategies.tuner import OptunaTuner
+from sedona_nni.models import build_backbone
+from sedona_nni.searches.sedona.result import SearchResult
+from sedona_nni.strategies.experiment import Experiment, read_experiment
+from sedona_nni.strategies.hyperparameters import read_search_spaces
+from sedona_nni.strategies.published import SETTINGS, with_published
+from sedona_nni.strategies.settings import TuningSettings, read_settings
+from sedona_nni.strategies.tuner import OptunaTuner
+from sedona_nni.teachers.auxiliary import similarity_matrix
+from sedona_nni.training.evaluation import evaluate
+from sedona_nni.training.methods import build_method
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "published"
 FILES = sorted(FOLDER.glob("*.yml"))
@@ -35,7 +36,7 @@ TABLES = {
     ("imagenet", "resnet152"): 4,
 }
 METHODS = {"sedona", "uniform", "predsim", "backprop"}
-# Number of classes, image size, training images as `sedona_nni.data` leaves them, published steps
+# Number of classes, image size, training images as `data.sets` leaves them, published steps
 DATA = {
     "cifar10": (10, 32, 45_000, 64_000),
     "tiny-imagenet": (200, 64, 90_000, 30_000),

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-from sedona_nni.backbones import build_backbone
-from sedona_nni.decoupled import build_decoupled
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.decouplings.decoupled import build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.inner_step import InnerProblem, Sgd
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.methods.greedy import greedy_step
-from sedona_nni.methods.method import build_optimizer
-from sedona_nni.relaxation import RelaxedNetwork, gradient_valve, tangent_valve
-from sedona_nni.training import TrainSettings
+from sedona_nni.models import build_backbone
+from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork, gradient_valve, tangent_valve
+from sedona_nni.teachers.losses import LabelSmoothing
+from sedona_nni.training.methods.greedy import greedy_step
+from sedona_nni.training.methods.method import build_optimizer
+from sedona_nni.training.settings import TrainSettings
 
 AUX = ["conv1", "conv2", "mlp-sr"]
 VERY_SURE = 800.0  # exp(-800) is 0 in float64

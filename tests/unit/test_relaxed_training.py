@@ -12,22 +12,23 @@ import pytest
 import torch
 from torch import nn
 
-from sedona_nni.backbones import build_backbone
-from sedona_nni.cost import relaxed_cost
-from sedona_nni.decoupling import Decoupling, SearchResult
+from sedona_nni.decouplings.cost import relaxed_cost
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.inner_step import InnerProblem, Sgd
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.methods.greedy import greedy_step
-from sedona_nni.methods.method import build_optimizer
-from sedona_nni.relaxation import RelaxedNetwork
-from sedona_nni.relaxed_training import RelaxedClassifier, build_relaxed
-from sedona_nni.release import import_release
-from sedona_nni.release_mode import ReleaseProblem
-from sedona_nni.search import Search, SearchSettings
+from sedona_nni.models import build_backbone
+from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.relaxed_training import RelaxedClassifier, build_relaxed
+from sedona_nni.searches.sedona.release import import_release
+from sedona_nni.searches.sedona.release_mode import ReleaseProblem
+from sedona_nni.searches.sedona.result import SearchResult
+from sedona_nni.searches.sedona.search import Search, SearchSettings
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings
-from trials.train import evaluate_saved, run_training
+from sedona_nni.teachers.losses import LabelSmoothing
+from sedona_nni.training.methods.greedy import greedy_step
+from sedona_nni.training.methods.method import build_optimizer
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.trials.train import evaluate_saved, run_training
 
 PUBLISHED = Path(__file__).parents[2] / "experiments" / "published" / "vgg19.json"
 AUX = ["conv1", "mlp-sr"]

@@ -1,4 +1,4 @@
-"""`sedona_nni.ledger` and `sedona_nni.report`."""
+"""`sedona_nni.reporting.ledger` and `sedona_nni.reporting.results`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from report_records import studied
 
 from sedona_nni.errors import InputError
-from sedona_nni.ledger import Ledger
-from sedona_nni.report import as_markdown, comparison
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.reporting.results import as_markdown, comparison
 
 CUT_AT_4 = {"backbone": "vgg11", "cuts": [4], "aux": ["conv2"]}
 CUT_AT_1 = {"backbone": "vgg11", "cuts": [1], "aux": ["conv1"]}

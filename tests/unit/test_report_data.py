@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from report_records import COMPUTE, CUT, TASK, probed, record, searched, studied, trained
 
-from sedona_nni.decoupling import Decoupling, ProbeResult
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.ledger import TrialRecord
 from sedona_nni.reporting.build import Source, build_report
 from sedona_nni.reporting.data import Curve, Group, Report, Spread, Within
+from sedona_nni.reporting.ledger import TrialRecord
 from sedona_nni.reporting.page import render
 from sedona_nni.reporting.text import summary_table
+from sedona_nni.searches.probing.result import ProbeResult
 
 
 def no_importance(trials: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, float]:

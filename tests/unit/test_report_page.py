@@ -11,14 +11,14 @@ from xml.etree import ElementTree
 import pytest
 from report_records import COMPUTE, CUT, probed, record, searched, studied, trained
 
-from sedona_nni.decoupling import ProbeResult
-from sedona_nni.ledger import TrialRecord
 from sedona_nni.reporting.build import Source, build_report
 from sedona_nni.reporting.data import Spread
 from sedona_nni.reporting.drawing import NUM_COLOURS, styles
+from sedona_nni.reporting.ledger import TrialRecord
 from sedona_nni.reporting.page import render
 from sedona_nni.reporting.probe_pictures import evidence_map, local_loss_map
 from sedona_nni.reporting.text import seconds, summary_table
+from sedona_nni.searches.probing.result import ProbeResult
 
 RELAXATION = {
     "step": [60, 61],

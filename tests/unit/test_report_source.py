@@ -1,4 +1,4 @@
-"""`strategies.report_source`; NNI's own experiments are in tests/integration."""
+"""`sedona_nni.strategies.report_source`; NNI's own experiments are in tests/integration."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sedona_nni.errors import InputError
-from sedona_nni.ledger import Ledger
-from strategies.report_source import read_sources
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.strategies.report_source import read_sources
 
 
 def ledger(path: Path, key: str = "uniform-000") -> Path:

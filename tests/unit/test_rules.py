@@ -8,13 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sedona_nni.auxiliary import auxiliary_context, build_auxiliary
-from sedona_nni.backbones import build_backbone, num_layers
-from sedona_nni.cost import block_costs, count_parameters
-from sedona_nni.decoupled import build_decoupled
-from sedona_nni.decoupling import Decoupling, uniform_cuts
+from sedona_nni.decouplings.cost import block_costs, count_parameters
+from sedona_nni.decouplings.decoupled import build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
+from sedona_nni.decouplings.rules import cuts_every, decoupling_by_rule, is_rule
 from sedona_nni.errors import InputError
-from sedona_nni.rules import cuts_every, decoupling_by_rule, is_rule
+from sedona_nni.models import build_backbone, num_layers
+from sedona_nni.teachers.auxiliary import auxiliary_context, build_auxiliary
 
 
 def sizes(cuts: list[int], layers: int) -> list[int]:

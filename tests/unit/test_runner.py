@@ -16,11 +16,11 @@ from report_records import record, searched, trained
 from rich.console import Console
 
 from sedona_nni.files import write_json
-from sedona_nni.ledger import TrialRecord
-from strategies import runner
-from strategies.experiment import read_experiment
-from strategies.nni_border.launcher import Outcome
-from strategies.nni_border.terminal import finish_mark
+from sedona_nni.reporting.ledger import TrialRecord
+from sedona_nni.strategies import runner
+from sedona_nni.strategies.experiment import read_experiment
+from sedona_nni.strategies.nni_border.launcher import Outcome
+from sedona_nni.strategies.nni_border.terminal import finish_mark
 
 QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.yml"
 
@@ -80,7 +80,8 @@ def supervised(
         trials = [each.model_dump(mode="json") for each in records]
         if trials:
             write_json(
-                tmp_path / "trials.json", {"format": "sedona-nni/trials/1", "trials": trials}
+                tmp_path / "trials.json",
+                {"format": "sedona-nni/trials/1", "trials": trials},
             )
         if finished:
             finish_mark(tmp_path).touch()

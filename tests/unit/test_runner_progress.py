@@ -1,4 +1,4 @@
-"""`strategies.runner`: what is told while an experiment runs."""
+"""`sedona_nni.strategies.runner`: what is told while an experiment runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from sedona_nni.ledger import Ledger
-from strategies import runner
-from strategies.nni_border.launcher import Outcome, TrialView
-from strategies.nni_border.wire import packed
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.strategies import runner
+from sedona_nni.strategies.nni_border.launcher import Outcome, TrialView
+from sedona_nni.strategies.nni_border.wire import packed
 
 SEARCH = {"key": "search", "stage": "search", "strategy": "probe", "probe": {}}
 PROBED = {"loss": 2.319, "probe": 3, "probes": 29, "probed": "cut after layer 4 (conv2)"}

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from relaxed_reference import NUM_CLASSES, random_backbone
 from safetensors.torch import save
 
-from sedona_nni.batches import Batch
+from sedona_nni.data.batches import Batch
 from sedona_nni.errors import InputError
-from sedona_nni.hypergradient import hypergradient
-from sedona_nni.relaxation import RelaxedNetwork
-from sedona_nni.search import _DROPOUT, CHECKPOINT_FILE, Search, SearchSettings
+from sedona_nni.searches.sedona.hypergradient import hypergradient
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.search import _DROPOUT, CHECKPOINT_FILE, Search, SearchSettings
 
 SETTINGS = {
     "pretrain_steps": 6,
@@ -160,7 +160,7 @@ def test_checkpoint_interrupted_while_written_leaves_the_last_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("sedona_nni.search.write_json", interrupt)
+        patched.setattr("sedona_nni.searches.sedona.search.write_json", interrupt)
         with pytest.raises(KeyboardInterrupt):
             first.save(tmp_path)
     second = search()

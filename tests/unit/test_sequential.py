@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sedona_nni import training
-from sedona_nni.backbones import build_backbone
-from sedona_nni.batches import BatchStream
-from sedona_nni.data import Splits, load_splits
-from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
-from sedona_nni.decoupling import Decoupling
-from sedona_nni.losses import LabelSmoothing
-from sedona_nni.placement import place
+from sedona_nni.data.batches import BatchStream
+from sedona_nni.data.sets import Splits, load_splits
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.models import build_backbone
+from sedona_nni.models.placement import place
 from sedona_nni.task import Task
-from sedona_nni.training import Evaluation, TrainSettings, train
+from sedona_nni.teachers.losses import LabelSmoothing
+from sedona_nni.training import loop
+from sedona_nni.training.evaluation import Evaluation
+from sedona_nni.training.loop import train
+from sedona_nni.training.settings import TrainSettings
 
 STEPS = 3  # per epoch
 SETTINGS = TrainSettings.model_validate(
@@ -114,7 +116,7 @@ def test_the_second_block_learns_from_the_frozen_first(splits: Splits, history: 
     losses = []
     for step in range(2 * STEPS, 4 * STEPS):
         images, labels = next(batches)
-        torch.manual_seed(training._dropout_seed(3, step))
+        torch.manual_seed(loop._dropout_seed(3, step))
         with torch.no_grad():
             features = first.layers(images)
         assert isinstance(second.classifier, nn.Module)
@@ -138,7 +140,7 @@ def test_the_best_epoch_is_one_of_the_last_blocks(
     def judge(network: DecoupledNetwork, *arguments: Any) -> Evaluation:
         return Evaluation(1.0, [next(validated)] * len(network.blocks), 0.0)
 
-    monkeypatch.setattr(training, "evaluate", judge)
+    monkeypatch.setattr(loop, "evaluate", judge)
     result = train(build(), splits, SETTINGS)
     assert (result.best_epoch, result.validation_accuracy) == (6, 0.4)
     assert result.test.accuracies == [0.5] * 3

@@ -10,19 +10,21 @@ from typing import Any
 import pytest
 import torch
 
-from sedona_nni.backbones import build_backbone
-from sedona_nni.balance import leaders
-from sedona_nni.compute import compute_in_macs
-from sedona_nni.decoupling import Decoupling, ProbeResult, SearchResult
+from sedona_nni.decouplings.balance import leaders
+from sedona_nni.decouplings.compute import compute_in_macs
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.ledger import Ledger
-from strategies.ledger_tuner import LEDGER_FILE
-from strategies.settings import read_settings
-from strategies.study import StudyTuner
-from strategies.study_settings import StudySettings
-from trials import __main__ as trial_main
-from trials import probe, search, study
-from trials.study import run_study_trial
+from sedona_nni.models import build_backbone
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.searches.probing.result import ProbeResult
+from sedona_nni.searches.sedona.result import SearchResult
+from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
+from sedona_nni.strategies.settings import read_settings
+from sedona_nni.strategies.study import StudyTuner
+from sedona_nni.strategies.study_settings import StudySettings
+from sedona_nni.trials import __main__ as trial_main
+from sedona_nni.trials import probe, search, study
+from sedona_nni.trials.study import run_study_trial
 
 STUDY: dict[str, Any] = {
     "task": {"backbone": "vgg11", "width_multiplier": 0.25, "dataset": "digits"},

@@ -22,9 +22,9 @@ from benchmarks.study.figure import front
 from benchmarks.study.tables import comparison_tables, picks_of, picks_table
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json
-from sedona_nni.ledger import Ledger
+from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings
+from sedona_nni.training.settings import TrainSettings
 
 SPACES = [{"num_blocks": 2, "max_block_share": None}, {"num_blocks": 2, "max_block_share": "1.3/K"}]
 # Test accuracies of the picks by replicate, first space and second

@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sedona_nni.backbones import build_backbone
-from sedona_nni.batches import BatchStream
-from sedona_nni.cost import Cost, count_parameters
-from sedona_nni.data import Splits, load_splits
-from sedona_nni.decoupled import Block, DecoupledNetwork, build_decoupled
-from sedona_nni.decoupling import Decoupling
-from sedona_nni.methods import build_method, synthetic_gradients
-from sedona_nni.methods.synthetic_gradients import Synthesizer, SyntheticGradients
+from sedona_nni.data.batches import BatchStream
+from sedona_nni.data.sets import Splits, load_splits
+from sedona_nni.decouplings.cost import Cost, count_parameters
+from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.models import build_backbone
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings, train
+from sedona_nni.training.loop import train
+from sedona_nni.training.methods import build_method, synthetic_gradients
+from sedona_nni.training.methods.synthetic_gradients import Synthesizer, SyntheticGradients
+from sedona_nni.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(
     method="dni",

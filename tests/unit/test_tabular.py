@@ -19,13 +19,16 @@ from benchmarks.tabular.figure import draw
 from benchmarks.tabular.probe import probe
 from benchmarks.tabular.score import STRATEGIES, expected_random_regret, queries, score
 from benchmarks.tabular.table import Entry, Table, Training, rank_correlation
-from sedona_nni.compute import Compute
-from sedona_nni.decoupling import Decoupling, ProbeResult, SearchResult, load_outcome
+from sedona_nni.decouplings.compute import Compute
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.ledger import Ledger
-from sedona_nni.probing import ProbeSettings
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.searches.documents import load_outcome
+from sedona_nni.searches.probing.probing import ProbeSettings
+from sedona_nni.searches.probing.result import ProbeResult
+from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings
+from sedona_nni.training.settings import TrainSettings
 
 AUX = ("conv1", "conv2")
 COMPUTE = Compute(

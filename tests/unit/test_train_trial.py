@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 import torch
 
-from sedona_nni import training
-from sedona_nni.backbones import build_backbone
-from sedona_nni.batches import Batch
-from sedona_nni.compute import Compute
-from sedona_nni.data import BatchStream, load_splits
-from sedona_nni.decoupled import build_decoupled
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.data.batches import Batch
+from sedona_nni.data.sets import BatchStream, load_splits
+from sedona_nni.decouplings.compute import Compute
+from sedona_nni.decouplings.decoupled import build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.models import build_backbone
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings
-from trials import train as trial
-from trials.train import evaluate_saved, run_training
+from sedona_nni.training import loop
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.trials import train as trial
+from sedona_nni.trials.train import evaluate_saved, run_training
 
 TASK = Task(width_multiplier=0.25, train_limit=200)
 SETTINGS = TrainSettings(epochs=2, batch_size=50, lr=0.02, ensemble=2)
@@ -112,7 +112,7 @@ class Counting(BatchStream):
 def test_images_are_those_that_were_taken(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where batches are smaller than was asked for, as there are no more images."""
     monkeypatch.setattr(Counting, "drawn", 0)
-    monkeypatch.setattr(training, "BatchStream", Counting)
+    monkeypatch.setattr(loop, "BatchStream", Counting)
     changes = {"epochs": 1, "batch_size": 1024, "method": method}
     settings = TrainSettings.model_validate({**SETTINGS.model_dump(), **changes})
     task = TASK.model_copy(update={"width_multiplier": 0.125, "train_limit": 80})

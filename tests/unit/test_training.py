@@ -12,18 +12,20 @@ from full_disk import full_disk
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from sedona_nni import training
-from sedona_nni.backbones import build_backbone
-from sedona_nni.batches import BatchStream, MemoryImages, evaluation_batches
-from sedona_nni.data import Splits, load_splits
-from sedona_nni.decoupled import Block, DecoupledNetwork, build_decoupled
-from sedona_nni.decoupling import Decoupling
+from sedona_nni.data.batches import BatchStream, MemoryImages, evaluation_batches
+from sedona_nni.data.sets import Splits, load_splits
+from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.methods import TrainingMethod, build_method, greedy
-from sedona_nni.methods.greedy import greedy_step
-from sedona_nni.placement import place
+from sedona_nni.models import build_backbone
+from sedona_nni.models.placement import place
 from sedona_nni.task import Task
-from sedona_nni.training import DivergedError, TrainSettings, ensemble_votes, evaluate, train
+from sedona_nni.training import loop
+from sedona_nni.training.evaluation import ensemble_votes, evaluate
+from sedona_nni.training.loop import DivergedError, train
+from sedona_nni.training.methods import TrainingMethod, build_method, greedy
+from sedona_nni.training.methods.greedy import greedy_step
+from sedona_nni.training.settings import TrainSettings
 
 NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
 STEPS = 3  # per epoch, with the settings below
@@ -95,7 +97,7 @@ def test_one_block_is_plain_back_propagation_to_the_bit(
         losses = []
         for step in range(epoch * STEPS, (epoch + 1) * STEPS):
             images, labels = next(batches)
-            torch.manual_seed(training._dropout_seed(3, step))
+            torch.manual_seed(loop._dropout_seed(3, step))
             loss = F.cross_entropy(plain(images), labels, label_smoothing=0.1 * 10 / 9)
             reference.zero_grad()
             loss.backward()
@@ -138,9 +140,9 @@ def test_best_epoch_is_kept_when_a_later_one_is_worse(
 ) -> None:
     accuracies = iter([0.2, 0.6, 0.6, 0.1, 0.5])  # the last is the test
     monkeypatch.setattr(
-        training,
+        loop,
         "evaluate",
-        lambda *arguments: training.Evaluation(1.0, [next(accuracies)], 0.0),
+        lambda *arguments: loop.Evaluation(1.0, [next(accuracies)], 0.0),
     )
     network = build(ONE_BLOCK)
     seen: list[dict[str, Tensor]] = []
@@ -377,8 +379,8 @@ def test_interrupted_and_continued_is_uninterrupted_to_the_bit(
             raise Killed
         return real_evaluate(network, images, *arguments)
 
-    monkeypatch.setattr(training, "build_method", build_to_die)
-    monkeypatch.setattr(training, "evaluate", evaluate_or_die)
+    monkeypatch.setattr(loop, "build_method", build_to_die)
+    monkeypatch.setattr(loop, "evaluate", evaluate_or_die)
     for _ in killed_at:
         with pytest.raises(Killed):
             run(tmp_path / "killed", seed=0)
@@ -404,7 +406,7 @@ def test_a_damaged_checkpoint_is_one_line_and_stays(
 ) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 1})
     train(build(ONE_BLOCK), splits, settings, directory=tmp_path)
-    path = tmp_path / training.CHECKPOINT_FILE
+    path = tmp_path / loop.CHECKPOINT_FILE
     content = path.read_bytes()
     state = torch.load(path, weights_only=True)
     if damage == "empty":

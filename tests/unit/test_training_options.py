@@ -12,17 +12,20 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from sedona_nni import training
-from sedona_nni.backbones import build_backbone
-from sedona_nni.batches import BatchStream
-from sedona_nni.data import Splits, load_splits
-from sedona_nni.decoupled import DecoupledNetwork, build_decoupled
-from sedona_nni.decoupling import Decoupling, SearchResult
-from sedona_nni.methods import TrainingMethod, build_method
-from sedona_nni.methods.method import build_optimizer, build_schedule
-from sedona_nni.relaxed_training import build_relaxed
+from sedona_nni.data.batches import BatchStream
+from sedona_nni.data.sets import Splits, load_splits
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.models import build_backbone
+from sedona_nni.searches.sedona.relaxed_training import build_relaxed
+from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings, evaluate, train
+from sedona_nni.training import loop
+from sedona_nni.training.evaluation import evaluate
+from sedona_nni.training.loop import train
+from sedona_nni.training.methods import TrainingMethod, build_method
+from sedona_nni.training.methods.method import build_optimizer, build_schedule
+from sedona_nni.training.settings import TrainSettings
 
 STEPS = 3  # per epoch, with the settings below
 SMALL = {"epochs": 1, "batch_size": 50, "lr": 0.001, "lr_min": 0.0005, "validation_fraction": 0.25}
@@ -241,7 +244,7 @@ def test_averages_are_what_is_validated_and_kept(
         methods.append(build_method(*arguments))
         return methods[-1]
 
-    monkeypatch.setattr(training, "build_method", kept)
+    monkeypatch.setattr(loop, "build_method", kept)
     how = settings(lr=0.02, ema_decay=0.5)
     network = build()
     reported: list[dict[str, float]] = []
@@ -258,7 +261,7 @@ def test_averages_are_what_is_validated_and_kept(
 def test_a_checkpoint_of_fewer_options_can_be_continued(splits: Splits, tmp_path: Path) -> None:
     network = build()
     before = train(network, splits, settings(), directory=tmp_path)
-    path = tmp_path / training.CHECKPOINT_FILE
+    path = tmp_path / loop.CHECKPOINT_FILE
     state = torch.load(path, weights_only=True)
     for name in ("nesterov", "warmup_epochs", "clip_norm", "ema_decay"):
         del state["settings"][name]

@@ -1,4 +1,4 @@
-"""`strategies.tuner` under NNI's own dispatcher."""
+"""`sedona_nni.strategies.tuner` under NNI's own dispatcher."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from sedona_nni.backbones import build_backbone
-from sedona_nni.balance import BlockBound, discretise, leaders
-from sedona_nni.compute import Compute, compute_in_macs
-from sedona_nni.decoupling import Decoupling, SearchResult, parse_result, uniform_cuts
+from sedona_nni.decouplings.balance import BlockBound, discretise, leaders
+from sedona_nni.decouplings.compute import Compute, compute_in_macs
+from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
 from sedona_nni.errors import InputError
-from sedona_nni.ledger import Ledger
-from sedona_nni.report import cells, comparison, compromise_table, compromises
-from strategies.hyperparameters import study_url
-from strategies.ledger_tuner import LEDGER_FILE
-from strategies.tuner import STUDY_FILE, OptunaTuner, ProbeTuner, SedonaTuner
+from sedona_nni.models import build_backbone
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.reporting.results import cells, comparison, compromise_table, compromises
+from sedona_nni.searches.documents import parse_result
+from sedona_nni.searches.sedona.result import SearchResult
+from sedona_nni.strategies.hyperparameters import study_url
+from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
+from sedona_nni.strategies.tuner import STUDY_FILE, OptunaTuner, ProbeTuner, SedonaTuner
 
 SPACE = {
     "lr": {"_type": "loguniform", "_value": [0.01, 0.2]},
@@ -472,7 +474,7 @@ def test_time_is_measured_once_and_travels_with_the_decouplings(
         free = [dict.fromkeys(names, 0) for _ in slow_end[1:]]
         return Compute(backbone=backbone.name, unit="ns", layers=slow_end, auxiliary=free)
 
-    monkeypatch.setattr("strategies.settings.compute_in_time", measure)
+    monkeypatch.setattr("sedona_nni.strategies.settings.compute_in_time", measure)
     changes = {"max_block_share": "0.7", "compute": "time", "train": {"batch_size": 48}}
     before = session(dispatch, **changes, concurrency=1, compare=[])
     before.succeed("search", search_result=LOPSIDED)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sedona_nni.inner_step import TrainingState
-from sedona_nni.weight_memory import Eviction, WeightMemory
+from sedona_nni.searches.sedona.inner_step import TrainingState
+from sedona_nni.searches.sedona.weight_memory import Eviction, WeightMemory
 
 
 def state(step: int) -> TrainingState:

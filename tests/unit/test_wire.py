@@ -1,4 +1,4 @@
-"""`strategies.nni_border.wire`."""
+"""`sedona_nni.strategies.nni_border.wire`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from strategies.nni_border.wire import packed, unpacked, with_summary
+from sedona_nni.strategies.nni_border.wire import packed, unpacked, with_summary
 
 PARAMETERS = {"key": "sedona-000", "task": {"backbone": "vgg11"}, "lr": 0.1, "schedule": None}
 RESULT = {"default": 0.5, "time_s": 3.0, "key": "sedona-000", "history": {"loss": [1.0, 0.5]}}

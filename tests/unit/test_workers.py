@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from sedona_nni import command_line
-from sedona_nni.decoupling import Decoupling
-from sedona_nni.probing import ProbeSettings
-from sedona_nni.search import SearchSettings
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.searches.probing.probing import ProbeSettings
+from sedona_nni.searches.sedona.search import SearchSettings
+from sedona_nni.strategies.ledger_tuner import LedgerTuner
+from sedona_nni.strategies.settings import ExperimentSettings
+from sedona_nni.strategies.study_settings import StudySettings
+from sedona_nni.strategies.tuner import SedonaTuner
 from sedona_nni.task import Task
-from sedona_nni.training import TrainSettings
-from strategies.ledger_tuner import LedgerTuner
-from strategies.settings import ExperimentSettings
-from strategies.study_settings import StudySettings
-from strategies.tuner import SedonaTuner
-from trials import __main__ as trial_main
-from trials import probe, search, study, train
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.trials import __main__ as trial_main
+from sedona_nni.trials import probe, search, study, train
 
 TASK = Task(backbone="vgg11", width_multiplier=0.25)
 QUICKSTART = str(Path(__file__).parents[2] / "experiments" / "quickstart.yml")

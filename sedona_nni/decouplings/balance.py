@@ -1,0 +1,452 @@
+"""Decouplings whose largest block is bounded: exact choices, by dynamic programming.
+
+Notation (L layers, K blocks; see `decouplings.compute` for the compute of a block and its share):
+    C(i, j)   compute of the block of the layers i+1..j, with the auxiliary network at boundary j
+    limit     the most compute that a block may have: max_block_share x the backbone's compute
+    e_i       evidence for a cut at boundary i: alpha_i^loc - alpha_i^up = log(a^loc / a^up);
+              that of a probing depends on the next cut below and on the auxiliary network as well,
+              `ProbeResult.evidence`
+Chosen are the K-1 cuts of the largest total evidence whose blocks all respect the limit, exactly,
+see `sedona_nni.decouplings.best_cuts`.
+
+Read as independent decisions, a relaxation gives a set of cuts S the probability
+prod_{i in S} a_i^loc prod_{i not in S} a_i^up, whose logarithm is sum_{i in S} e_i + const. So the
+result is the most probable set of those within the limit. Without a limit it is that of the K-1
+largest a^loc and, with K open, that of all boundaries where a^loc > a^up, as in
+`SearchOutcome.decoupling`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import AfterValidator, BeforeValidator
+
+from sedona_nni.decouplings.best_cuts import best_cuts, exact
+from sedona_nni.decouplings.compute import Compute
+from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
+from sedona_nni.decouplings.outcome import SearchOutcome
+from sedona_nni.errors import InputError
+
+__all__ = [
+    "BlockBound",
+    "BlockShare",
+    "FrontPoint",
+    "allowed_share",
+    "discretise",
+    "evidence",
+    "leaders",
+    "pareto_front",
+]
+
+
+def allowed_share(max_block_share: str, num_blocks: int) -> Fraction:
+    """Return the largest share that a block may have: of ``"0.4"`` 0.4, of ``"1.3/K"`` 1.3 / K.
+
+    Raises:
+        InputError: unless it is a number above 0 and up to 1, or such a multiple of 1/K.
+    """
+    number, slash, unit = max_block_share.replace(" ", "").partition("/")
+    try:
+        share = Fraction(number)
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(0)
+    if share <= 0 or (slash, unit) not in (("", ""), ("/", "K")) or (not slash and share > 1):
+        rule = "must be a share above 0 and up to 1, e.g. 0.4, or a multiple of 1/K, e.g. 1.3/K"
+        raise InputError.rule("max_block_share", rule, max_block_share)
+    return share / num_blocks if slash else share
+
+
+def _checked(text: str) -> str:
+    allowed_share(text, 1)
+    return text
+
+
+BlockShare = Annotated[str, BeforeValidator(str), AfterValidator(_checked)]
+"""A bound on the largest block's share as users write it: ``0.4`` or ``1.3/K``."""
+
+
+@dataclass(frozen=True)
+class BlockBound:
+    """The decouplings of a backbone whose largest block has at most a given share.
+
+    Attributes:
+        compute: What its layers and auxiliary networks cost.
+        max_block_share: The bound, see `allowed_share`.
+    """
+
+    compute: Compute
+    max_block_share: str
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return len(self.compute.layers)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a decoupling chosen under the bound carries along."""
+        return {"max_block_share": self.max_block_share, "compute": self.compute.as_provenance}
+
+    def limit(self, num_blocks: int) -> int:
+        """Return the most compute that one of K blocks may have."""
+        share = allowed_share(self.max_block_share, num_blocks)
+        return math.floor(share * self.compute.total)
+
+    def respects(self, decoupling: Decoupling) -> bool:
+        """Return whether all blocks of a decoupling are within the bound."""
+        return max(self.compute.blocks(decoupling)) <= self.limit(decoupling.num_blocks)
+
+    def require(self, decoupling: Decoupling, field: str) -> None:
+        """Check that a decoupling given under ``field`` is within the bound.
+
+        Raises:
+            InputError: if it is not.
+        """
+        if not self.respects(decoupling):
+            share = self.compute.largest_share(decoupling)
+            raise InputError(
+                f"{field}: must respect max_block_share {self.max_block_share}, but the largest "
+                f"block of {decoupling.in_words()!r} has {share:.4f}"
+            )
+
+    def ends(self, aux: Iterable[Sequence[str]], *, costliest: bool = False) -> list[int]:
+        """Return what the cheapest of some auxiliary networks at each boundary adds to a block.
+
+        Args:
+            aux: Names for each of the L-1 boundaries.
+            costliest: Take the costliest instead.
+
+        Returns:
+            L numbers; nothing ends after the last layer, so the last is 0.
+        """
+        pick = max if costliest else min
+        pairs = zip(aux, self.compute.auxiliary, strict=True)
+        return [*(pick(costs[name] for name in names) for names, costs in pairs), 0]
+
+    def check(self, num_blocks: int, ends: Sequence[int], which: str = "") -> None:
+        """Check that K blocks can respect the bound, for K = 0 that any number of blocks can.
+
+        Args:
+            num_blocks: K.
+            ends: What ending a block after each layer adds, see `ends`.
+            which: What the message says of the auxiliary networks, e.g. ``" with predsim"``.
+
+        Raises:
+            InputError: that says which bound they could respect.
+        """
+        if num_blocks:
+            check_num_blocks(num_blocks, self.num_layers)
+        total = self.compute.total
+        counts = [num_blocks] if num_blocks else range(1, self.num_layers + 1)
+        smallest = {count: self._smallest_limit(count, ends) for count in counts}
+        if all(smallest[count] > self.limit(count) for count in counts):
+            per_block = "/" in self.max_block_share
+            needed = min(
+                Fraction(limit, total) * (count if per_block else 1)
+                for count, limit in smallest.items()
+            )
+            rounded = f"{math.ceil(needed * 10**4) / 10**4:.4f}".rstrip("0").rstrip(".")
+            raise InputError.rule(
+                "max_block_share",
+                f"must be at least {rounded}{'/K' if per_block else ''} for "
+                f"{num_blocks or 'any number of'} blocks of {self.compute.backbone}{which}",
+                self.max_block_share,
+            )
+
+    def _smallest_limit(self, num_blocks: int, ends: Sequence[int]) -> int:
+        """Return the smallest limit that some K-1 cuts respect."""
+        blocks = itertools.combinations(range(-1, self.num_layers), 2)
+        limits = sorted({self.compute.between(start, end) + ends[end] for start, end in blocks})
+        return limits[
+            bisect.bisect_left(
+                limits, True, key=lambda limit: self._count(num_blocks, ends, limit, 1) > 0
+            )
+        ]
+
+    def count(self, num_blocks: int, ends: Sequence[int], most: int) -> int:
+        """Return how many ways of cutting into K blocks respect the bound, or ``most`` if more do.
+
+        Args:
+            num_blocks: K, at least 1.
+            ends: What ending a block after each layer adds, see `ends`.
+            most: How far to count.
+        """
+        return self._count(num_blocks, ends, self.limit(num_blocks), most)
+
+    def _count(self, num_blocks: int, ends: Sequence[int], limit: int, most: int) -> int:
+        def score(_: int, start: int, end: int) -> int | None:
+            return 0 if self.compute.between(start, end) + ends[end] <= limit else None
+
+        return len(best_cuts(self.num_layers, num_blocks, score, most))
+
+    def nearest(self, cuts: Sequence[int], aux: Sequence[Sequence[str]]) -> Decoupling:
+        """Return the decoupling within the bound that needs the least moving of given cuts.
+
+        That is, of as many cuts the ones with the smallest sum of |k-th cut - k-th given cut|; of
+        equals the first in lexicographic order. Cuts within the bound stay as they are.
+
+        Args:
+            cuts: Rising boundaries.
+            aux: At each of the L-1 boundaries the auxiliary networks that may be used, the
+                preferred ones first: the first that fits into the block is.
+
+        Raises:
+            InputError: if as many blocks cannot respect the bound.
+        """
+        num_blocks, last = len(cuts) + 1, self.num_layers - 1
+        limit = self.limit(num_blocks)
+
+        def score(k: int, start: int, end: int) -> int | None:
+            if end == last:
+                return 0 if self.compute.between(start, end) <= limit else None
+            return -abs(end - cuts[k]) if self._fitting(start, end, aux[end], limit) else None
+
+        found = best_cuts(self.num_layers, num_blocks, score)
+        if not found:
+            self.check(num_blocks, self.ends(aux))
+        ((_, nearest),) = found
+        starts = itertools.pairwise([-1, *nearest])
+        chosen = [self._fitting(start, end, aux[end], limit)[0] for start, end in starts]
+        return self._decoupling(nearest, chosen)
+
+    def random(
+        self,
+        num_blocks: int,
+        aux_choices: Sequence[str],
+        rng: np.random.Generator | np.random.RandomState,
+    ) -> Decoupling:
+        """Draw one of the decouplings into K blocks within the bound, all equally likely.
+
+        Raises:
+            InputError: if there is none.
+        """
+        check_num_blocks(num_blocks, self.num_layers)
+        limit, top = self.limit(num_blocks), self.num_layers - 1
+        fitting = {
+            (start, end): self._fitting(start, end, aux_choices, limit)
+            for start, end in itertools.combinations(range(-1, top), 2)
+        }
+        # In how many ways what lies above a boundary can be 1, 2, ... K blocks
+        ways = [{start: int(self.compute.between(start, top) <= limit) for start in range(-1, top)}]
+        for _ in range(num_blocks - 1):
+            above = ways[-1]
+            ways.append(
+                {
+                    start: sum(
+                        len(fitting[start, end]) * above[end] for end in range(start + 1, top)
+                    )
+                    for start in range(-1, top)
+                }
+            )
+        if not ways[-1][-1]:
+            self.check(num_blocks, self.ends([aux_choices] * (self.num_layers - 1)))
+        cuts, aux, start = [], [], -1
+        for above, total in zip(ways[-2::-1], ways[:0:-1], strict=True):
+            ends = range(start + 1, top)
+            chances = [len(fitting[start, end]) * above[end] / total[start] for end in ends]
+            cuts.append(int(rng.choice(ends, p=chances)))
+            names = fitting[start, cuts[-1]]
+            aux.append(names[int(rng.choice(len(names)))])
+            start = cuts[-1]
+        return self._decoupling(cuts, aux)
+
+    def _fitting(self, start: int, end: int, names: Sequence[str], limit: int) -> list[str]:
+        """Return the auxiliary networks that may end the block of layers start+1..end."""
+        own, auxiliary = self.compute.between(start, end), self.compute.auxiliary[end]
+        return [name for name in names if own + auxiliary[name] <= limit]
+
+    def _decoupling(self, cuts: list[int], aux: list[str]) -> Decoupling:
+        return Decoupling(
+            backbone=self.compute.backbone, cuts=cuts, aux=aux, provenance=self.provenance
+        )
+
+
+def discretise(
+    result: SearchOutcome, num_blocks: int, bound: BlockBound | None = None
+) -> Decoupling:
+    """Derive the decoupling of a search result, with or without a bound on its blocks.
+
+    With a bound, the cuts are those of the largest total evidence among those within it; see the
+    top of this file. Of the auxiliary networks that a search ranks at a boundary, the first one
+    that fits into the block stands there: after a probing any may, after SEDONA's search only the
+    preferred one. Where none fits, that block is not possible.
+    With K = 0 any number of cuts is considered; of equals the fewest, then the first in
+    lexicographic order.
+
+    Raises:
+        InputError: unless 0 <= K <= L, if no decoupling is within the bound, or for K = 0 if such a
+            search cannot tell K.
+    """
+    if bound is None:
+        return result.decoupling(num_blocks)
+    return leaders(result, num_blocks, 1, bound)[0]
+
+
+def leaders(
+    result: SearchOutcome, num_blocks: int, count: int, bound: BlockBound | None = None
+) -> list[Decoupling]:
+    """Return the decouplings of the most evidence: that of `discretise`, and the next ones.
+
+    They have different cuts; which auxiliary network stands at each: see `discretise`.
+
+    Args:
+        result: What was searched.
+        num_blocks: K; 0 considers any number.
+        count: How many are wanted.
+        bound: What they have to respect.
+
+    Returns:
+        The most evident first; fewer than wanted if there are no more.
+
+    Raises:
+        InputError: as `discretise` does.
+    """
+    if num_blocks == 0:
+        result.check_tells_num_blocks()
+    check_num_blocks(num_blocks or 1, result.num_layers)
+    if bound is not None:
+        bound.compute.check_covers(result.backbone, result.aux_choices)
+    counts = [num_blocks] if num_blocks else range(1, result.num_layers + 1)
+    found = []
+    for k in counts:
+        limit = None if bound is None else (bound.compute, bound.limit(k))
+        found += _most_evident(result, k, count, limit)
+    if bound is not None and not found:
+        bound.check(num_blocks, _smallest_ends(result, bound))
+    found.sort(key=lambda each: -each[0])  # stable: of equals the fewest cuts
+    how = {"num_blocks": num_blocks} if num_blocks else {"rule": "a_loc > a_up"}
+    how |= {} if bound is None else bound.provenance
+    return [result.at(cuts, how, aux) for _, cuts, aux in found[:count]]
+
+
+def _most_evident(
+    result: SearchOutcome, num_blocks: int, count: int, limit: tuple[Compute, int] | None
+) -> list[tuple[int, list[int], list[str]]]:
+    """Return the cuts of the most evidence with their auxiliary networks, see `discretise`.
+
+    Args:
+        result: What was searched.
+        num_blocks: K, at least 1.
+        count: How many are wanted.
+        limit: What blocks cost, and how much they may; None: any.
+
+    Returns:
+        The largest evidence first, in a unit in which it is an integer.
+    """
+    names, last = list(result.aux_choices), result.num_layers - 1
+    ranked = [result.ranked_aux(i) for i in range(last)]
+    of_blocks = exact(result.evidence())
+
+    def fits(start: int, end: int, name: str | None) -> bool:
+        if limit is None:
+            return True
+        compute, most = limit
+        extra = 0 if name is None else compute.auxiliary[end][name]
+        return compute.between(start, end) + extra <= most
+
+    @functools.cache
+    def aux(start: int, end: int) -> str | None:
+        return next((name for name in ranked[end] if fits(start, end, name)), None)
+
+    def score(_: int, start: int, end: int) -> int | None:
+        if end == last:
+            return 0 if fits(start, end, None) else None
+        name = aux(start, end)
+        return None if name is None else int(of_blocks[start + 1, end, names.index(name)])
+
+    return [
+        (total, cuts, [str(aux(start, end)) for start, end in itertools.pairwise([-1, *cuts])])
+        for total, cuts in best_cuts(result.num_layers, num_blocks, score, count)
+    ]
+
+
+def _smallest_ends(result: SearchOutcome, bound: BlockBound) -> list[int]:
+    """Return what the cheapest auxiliary network that a boundary may get adds to a block there."""
+    return bound.ends(result.ranked_aux(i) for i in range(result.num_layers - 1))
+
+
+def evidence(result: SearchOutcome, decoupling: Decoupling) -> float:
+    """Return the total evidence for a decoupling, nats, see `SearchOutcome.evidence`.
+
+    Raises:
+        ValueError: if the search did not have one of its auxiliary networks to choose from.
+    """
+    of_blocks = result.evidence()
+    pairs = zip(itertools.pairwise([-1, *decoupling.cuts]), decoupling.aux, strict=True)
+    return math.fsum(
+        of_blocks[below + 1, cut, result.aux_choices.index(name)] for (below, cut), name in pairs
+    )
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """A decoupling with what speaks for it.
+
+    Attributes:
+        decoupling: The decoupling.
+        evidence: See `evidence`.
+        largest_share: See `Compute.largest_share`.
+    """
+
+    decoupling: Decoupling
+    evidence: float
+    largest_share: float
+
+    @property
+    def ideal_speedup(self) -> float:
+        """What a pipeline with a device per block gains at best over back-propagation on one."""
+        return 1 / self.largest_share
+
+    @classmethod
+    def of(cls, result: SearchOutcome, decoupling: Decoupling, compute: Compute) -> FrontPoint:
+        """Judge a decoupling by a search result."""
+        return cls(decoupling, evidence(result, decoupling), compute.largest_share(decoupling))
+
+
+def pareto_front(
+    result: SearchOutcome,
+    num_blocks: int,
+    compute: Compute,
+    max_block_share: str | None = None,
+) -> list[FrontPoint]:
+    """Return the whole Pareto front of evidence against ideal speed-up for K blocks.
+
+    Every decoupling into K blocks that `discretise` could choose has at most the evidence or at
+    most the ideal speed-up of one on the front; those on it are not surpassed in one without
+    loss in the other. Exact: from the most evident on, the next has the largest evidence among
+    those whose largest block is smaller than before.
+
+    Args:
+        result: What was searched.
+        num_blocks: K, at least 1.
+        compute: What layers and auxiliary networks cost.
+        max_block_share: Only what respects this.
+
+    Returns:
+        Falling evidence, rising speed-up.
+
+    Raises:
+        InputError: unless 1 <= K <= L, or if no decoupling respects the bound.
+    """
+    check_num_blocks(num_blocks, result.num_layers)
+    compute.check_covers(result.backbone, result.aux_choices)
+    bound = BlockBound(compute, max_block_share or "1")
+    limit = (compute, bound.limit(num_blocks)) if max_block_share else None
+    front: dict[int, Decoupling] = {}  # of equal evidence the last, whose largest block is smaller
+    while best := _most_evident(result, num_blocks, 1, limit):
+        ((total, cuts, aux),) = best
+        how = {"num_blocks": num_blocks, "compute": compute.as_provenance}
+        front[total] = result.at(cuts, how, aux)
+        limit = (compute, max(compute.blocks(front[total])) - 1)
+    if not front:
+        bound.check(num_blocks, _smallest_ends(result, bound))
+    return [FrontPoint.of(result, decoupling, compute) for decoupling in front.values()]

@@ -1,0 +1,177 @@
+"""What the parts of a backbone cost to compute, as a document: the measure of balance.
+
+Notation (L layers; boundary i is the place after layer i):
+    c_j         compute of layer j; that of the last layer includes the head
+    d_i         compute of the auxiliary network at boundary i
+    block i..j  c_i + ... + c_j, and d_j if it ends with a cut
+    share       block / (c_0 + ... + c_{L-1}): of what back-propagation computes
+Compute is counted in MACs, see `sedona_nni.decouplings.cost`, or measured in nanoseconds, see
+`sedona_nni.decouplings.layer_time`. Both are integers, so that sums and comparisons are exact.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from typing_extensions import Self
+
+from sedona_nni.decouplings.cost import auxiliary_cost, head_cost, layer_costs
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.files import Document, read_json
+from sedona_nni.models import Backbone, stem_words
+from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers.auxiliary import auxiliary_context
+
+__all__ = ["Compute", "compute_in_macs", "load_compute", "provenance_of"]
+
+_Amount = Annotated[int, Field(ge=0)]
+
+
+class Compute(Document):
+    """The compute of every layer, and of every auxiliary choice at every boundary.
+
+    Attributes:
+        backbone: Name of the backbone.
+        unit: Multiply-accumulates of a forward pass of one sample, or nanoseconds of a forward and
+            a backward pass of a batch.
+        layers: Of each layer, L numbers; the last includes the head.
+        auxiliary: Of each auxiliary network by name, at each of the L-1 boundaries.
+        provenance: What was counted, or measured how.
+    """
+
+    format: Literal["sedona-nni/compute/1"] = "sedona-nni/compute/1"
+    backbone: str
+    unit: Literal["macs", "ns"]
+    layers: list[_Amount] = Field(min_length=1)
+    auxiliary: list[dict[str, _Amount]]
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.auxiliary) != len(self.layers) - 1:
+            raise ValueError(
+                "auxiliary must have one entry per boundary, "
+                f"but got {len(self.auxiliary)} for {len(self.layers)} layers"
+            )
+        if not any(self.layers):
+            raise ValueError("layers must not all be free")
+        return self
+
+    @cached_property
+    def total(self) -> int:
+        """Compute of the whole backbone, without auxiliary networks."""
+        return sum(self.layers)
+
+    @property
+    def as_provenance(self) -> Any:
+        """What a decoupling that was chosen by this carries along: what can be counted again need
+        not be, but measured times in full."""
+        return self.unit if self.unit == "macs" else self.model_dump(mode="json")
+
+    def check_covers(self, backbone: str, aux_names: Iterable[str]) -> None:
+        """Check that this is about a backbone and some auxiliary networks.
+
+        Raises:
+            InputError: if it is about another backbone or lacks one of them.
+        """
+        if self.backbone != backbone:
+            raise InputError.rule("compute", f"must be that of {backbone}", self.backbone)
+        for name in aux_names:
+            if any(name not in costs for costs in self.auxiliary):
+                known = sorted(set.intersection(*map(set, self.auxiliary)))
+                raise InputError.rule("compute", f"must include {name} at each boundary", known)
+
+    @cached_property
+    def _sums(self) -> list[int]:
+        return [0, *itertools.accumulate(self.layers)]
+
+    def between(self, below: int, end: int) -> int:
+        """Return the compute of the layers between two boundaries, below+1..end, without auxiliary
+        network; -1 is the start of the network, L-1 its end."""
+        return self._sums[end + 1] - self._sums[below + 1]
+
+    def blocks(self, decoupling: Decoupling) -> list[int]:
+        """Return the compute of each block with its auxiliary network, K of them.
+
+        Raises:
+            InputError: if this is not about the decoupling's backbone or auxiliary networks.
+        """
+        self.check_covers(decoupling.backbone, set(decoupling.aux) - {NO_AUXILIARY})
+        cuts = zip(decoupling.cuts, decoupling.aux, strict=True)
+        auxiliary = [*(self.auxiliary[cut].get(name, 0) for cut, name in cuts), 0]
+        blocks = decoupling.blocks(len(self.layers))
+        return [
+            sum(self.layers[block.start : block.stop]) + extra
+            for block, extra in zip(blocks, auxiliary, strict=True)
+        ]
+
+    def largest_share(self, decoupling: Decoupling) -> float:
+        """Return the largest block's share of the backbone's compute; 1 without a cut.
+
+        Its auxiliary network is counted in the block, but no auxiliary network in the whole. So a
+        pipeline with a device per block, which the largest block slows down, is at best
+        1 / share times as fast as back-propagation on one device: the ideal speed-up.
+
+        Raises:
+            InputError: see `blocks`.
+        """
+        return max(self.blocks(decoupling)) / self.total
+
+
+def compute_in_macs(backbone: Backbone, aux_names: Iterable[str]) -> Compute:
+    """Count the MACs of a backbone's layers and of some auxiliary networks at every boundary.
+
+    Build the backbone under ``torch.device("meta")``: its weights are not needed.
+
+    Raises:
+        InputError: if a name is unknown.
+    """
+    names = list(aux_names)
+    layers = [cost.macs for cost in layer_costs(backbone)]
+    layers[-1] += head_cost(backbone).macs
+    contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
+    costs = {
+        context: {name: auxiliary_cost(name, context).macs for name in names}
+        for context in dict.fromkeys(contexts)  # boundaries of equal shape cost the same
+    }
+    return Compute(
+        backbone=backbone.name,
+        unit="macs",
+        layers=layers,
+        auxiliary=[costs[context] for context in contexts],
+        provenance=provenance_of(backbone),
+    )
+
+
+def provenance_of(backbone: Backbone) -> dict[str, Any]:
+    """Return which form of a backbone was counted or measured."""
+    stem = stem_words(backbone)
+    return {
+        "width_multiplier": backbone.width_multiplier,
+        "image_size": backbone.image_size,
+        "in_channels": backbone.in_channels,
+        "num_classes": backbone.num_classes,
+        **({} if stem is None else {"stem": stem}),
+    }
+
+
+def load_compute(path: Path) -> Compute:
+    """Read a file of computes, or the one that a decoupling was derived with and carries along.
+
+    Raises:
+        InputError: if the file is neither.
+    """
+    content = read_json(path)
+    provenance = content.get("provenance") if isinstance(content, dict) else None
+    if isinstance(provenance, dict) and isinstance(provenance.get("compute"), dict):
+        content = provenance["compute"]
+    try:
+        return Compute.model_validate(content)
+    except ValidationError as error:
+        raise InputError.from_validation(error, str(path)) from None

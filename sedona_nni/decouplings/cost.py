@@ -1,0 +1,306 @@
+"""What networks cost: parameters, multiply-accumulates and memory.
+
+MACs are the multiply-accumulates of convolutions and linear layers for one sample. By the MACs of
+its blocks a decoupling promises a speed-up: K devices work in a pipeline, so the largest block sets
+the pace.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.models import Backbone, FeatureShape, stem_words
+from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers.auxiliary import (
+    AuxiliaryContext,
+    AuxiliaryNetwork,
+    auxiliary_context,
+    auxiliary_names,
+    build_auxiliary,
+)
+
+__all__ = [
+    "BlockCost",
+    "Cost",
+    "auxiliary_cost",
+    "block_costs",
+    "count_macs",
+    "count_parameters",
+    "describe",
+    "head_cost",
+    "layer_costs",
+    "peak_memory_mib",
+    "relaxed_cost",
+    "summarise_blocks",
+]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, and MACs per sample."""
+
+    parameters: int
+    macs: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.parameters + other.parameters, self.macs + other.macs)
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """One block of a decoupling.
+
+    Attributes:
+        first_layer: Its first layer.
+        last_layer: Its last layer.
+        backbone: Cost of its part of the backbone; the last block's includes the head.
+        aux: Name of its auxiliary network; None for the last block.
+        auxiliary: Cost of its auxiliary network.
+    """
+
+    first_layer: int
+    last_layer: int
+    backbone: Cost
+    aux: str | None
+    auxiliary: Cost
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of trainable numbers in a module; buffers do not count."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def count_macs(module: nn.Module, shape: FeatureShape) -> int:
+    """Return the MACs of convolutions and linear layers for one sample.
+
+    An auxiliary network is counted as it runs in training, with all that its local loss needs.
+    Nothing is computed and the module is left as it was.
+
+    Args:
+        module: Any module that takes features, (B, channels, size, size).
+        shape: Shape of its input.
+    """
+    # A copy without values: no memory, no arithmetic, and hooks and modes stay off the original
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    memo = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
+    skeleton = copy.deepcopy(module, memo).eval()  # in training mode batch norm refuses one sample
+    total = 0
+
+    def add(layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(layer.weight, Tensor)
+        total += layer.weight[0].numel() * output.numel()  # each output number applies one filter
+
+    for part in skeleton.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            part.register_forward_hook(add)
+    dtype = next((p.dtype for p in skeleton.parameters()), torch.get_default_dtype())
+    features = torch.empty(1, shape.channels, shape.size, shape.size, dtype=dtype, device="meta")
+    with torch.no_grad():
+        if isinstance(skeleton, AuxiliaryNetwork):
+            labels = torch.empty(1, dtype=torch.long, device="meta")
+            skeleton.local_loss(features, labels, F.cross_entropy)
+        else:
+            skeleton(features)
+    return total
+
+
+def _cost(module: nn.Module, shape: FeatureShape) -> Cost:
+    return Cost(count_parameters(module), count_macs(module, shape))
+
+
+def _inputs(backbone: Backbone) -> list[FeatureShape]:
+    """Return the input shape of each layer and of the head, L+1 of them."""
+    return [FeatureShape(backbone.in_channels, backbone.image_size), *backbone.shapes]
+
+
+def layer_costs(backbone: Backbone) -> list[Cost]:
+    """Return the cost of each layer, L of them."""
+    shapes = _inputs(backbone)[:-1]
+    return [_cost(layer, shape) for layer, shape in zip(backbone.layers, shapes, strict=True)]
+
+
+def head_cost(backbone: Backbone) -> Cost:
+    """Return the cost of the head."""
+    return _cost(backbone.head, backbone.shapes[-1])
+
+
+def auxiliary_cost(name: str, context: AuxiliaryContext) -> Cost:
+    """Return the cost of an auxiliary network.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    with torch.device("meta"):
+        network = build_auxiliary(name, context)
+    return _cost(network, context.shape)
+
+
+def relaxed_cost(backbone: Backbone, aux_choices: Sequence[str]) -> Cost:
+    """Return the cost of a backbone and, at every boundary, of all auxiliary candidates.
+
+    Raises:
+        InputError: if a name is unknown.
+    """
+    contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
+    candidates = [auxiliary_cost(name, context) for context in contexts for name in aux_choices]
+    return sum([*layer_costs(backbone), head_cost(backbone), *candidates], Cost(0, 0))
+
+
+def block_costs(backbone: Backbone, decoupling: Decoupling) -> list[BlockCost]:
+    """Return the cost of each block, K of them.
+
+    Raises:
+        InputError: if the decoupling does not fit the backbone.
+    """
+    if decoupling.backbone != backbone.name:
+        raise InputError.rule(
+            "decoupling.backbone", f"must be {backbone.name}", decoupling.backbone
+        )
+    layers = layer_costs(backbone)
+    costs = []
+    for index, block in enumerate(decoupling.blocks(backbone.num_layers)):
+        own = sum((layers[layer] for layer in block), Cost(0, 0))
+        if index < len(decoupling.cuts):
+            aux = decoupling.aux[index]
+            context = auxiliary_context(backbone, decoupling.cuts[index])
+            auxiliary = Cost(0, 0) if aux == NO_AUXILIARY else auxiliary_cost(aux, context)
+            costs.append(BlockCost(block[0], block[-1], own, aux, auxiliary))
+        else:
+            whole = own + head_cost(backbone)
+            costs.append(BlockCost(block[0], block[-1], whole, None, Cost(0, 0)))
+    return costs
+
+
+def summarise_blocks(blocks: Sequence[BlockCost]) -> dict[str, float]:
+    """Return what the sizes of the blocks promise, by MACs.
+
+    Returns:
+        ``largest_share``: share of the backbone's MACs in the largest block, auxiliary networks
+        left out. ``ideal_speedup``: 1 / largest_share, the gain of a K-stage pipeline over
+        back-propagation on one device when transfers and auxiliary networks cost nothing.
+        ``ideal_speedup_with_auxiliary``: the same with each auxiliary network counted in its block.
+    """
+    total = sum(block.backbone.macs for block in blocks)
+    largest = max(block.backbone.macs for block in blocks)
+    slowest = max(block.backbone.macs + block.auxiliary.macs for block in blocks)
+    return {
+        "largest_share": largest / total,
+        "ideal_speedup": total / largest,
+        "ideal_speedup_with_auxiliary": total / slowest,
+    }
+
+
+def describe(
+    backbone: Backbone,
+    decoupling: Decoupling | None = None,
+    *,
+    aux_names: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Return what a backbone, and a decoupling of it, is made of and costs; fit for JSON.
+
+    Build the backbone under ``torch.device("meta")``: its weights are not needed.
+
+    Args:
+        backbone: The backbone.
+        decoupling: Where it is cut; by default it is one block.
+        aux_names: Auxiliary networks to list at each boundary, by default all.
+
+    Returns:
+        ``stem``, what `stem_words` returns; ``parameters`` and ``macs``, each with ``trunk``,
+        ``head`` and ``total``; ``layers`` with
+        index, name, width and size of the output, parameters and macs; ``boundaries`` with index,
+        width, size and, under ``auxiliary``, each candidate's parameters and macs; ``blocks`` with
+        index, first_layer, last_layer, parameters, macs, share of the backbone's MACs, aux and,
+        under ``auxiliary``, its parameters and macs; what `summarise_blocks` returns; and
+        ``decoupling``.
+
+    Raises:
+        InputError: if the decoupling does not fit the backbone or a name is unknown.
+    """
+    layers, head = layer_costs(backbone), head_cost(backbone)
+    trunk = sum(layers, Cost(0, 0))
+    names = auxiliary_names() if aux_names is None else aux_names
+    contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
+    candidates = {
+        context: {name: asdict(auxiliary_cost(name, context)) for name in names}
+        for context in dict.fromkeys(contexts)  # boundaries of equal shape cost the same
+    }
+    described: dict[str, Any] = {
+        "backbone": backbone.name,
+        "width_multiplier": backbone.width_multiplier,
+        "image_size": backbone.image_size,
+        "in_channels": backbone.in_channels,
+        "num_classes": backbone.num_classes,
+        "stem": stem_words(backbone),
+    }
+    for field in ("parameters", "macs"):
+        parts = {"trunk": getattr(trunk, field), "head": getattr(head, field)}
+        described[field] = {**parts, "total": sum(parts.values())}
+    described["layers"] = [
+        {"index": i, "name": name, "width": shape.channels, "size": shape.size, **asdict(cost)}
+        for i, (name, shape, cost) in enumerate(
+            zip(backbone.layer_names, backbone.shapes, layers, strict=True)
+        )
+    ]
+    described["boundaries"] = [
+        {
+            "index": i,
+            "width": context.shape.channels,
+            "size": context.shape.size,
+            "auxiliary": candidates[context],
+        }
+        for i, context in enumerate(contexts)
+    ]
+    decoupling = decoupling or Decoupling(backbone=backbone.name)
+    blocks = block_costs(backbone, decoupling)
+    described["decoupling"] = decoupling.model_dump(mode="json")
+    described["blocks"] = [
+        {
+            "index": i,
+            "first_layer": block.first_layer,
+            "last_layer": block.last_layer,
+            **asdict(block.backbone),
+            "share": block.backbone.macs / described["macs"]["total"],
+            "aux": block.aux,
+            "auxiliary": asdict(block.auxiliary),
+        }
+        for i, block in enumerate(blocks)
+    ]
+    return described | summarise_blocks(blocks)
+
+
+def peak_memory_mib(step: Callable[[], object], device: torch.device) -> float:
+    """Return the most memory that torch allocates while ``step`` runs, MiB.
+
+    Counted above what was allocated before. On CUDA the allocator keeps the count. On the CPU the
+    profiler records each allocation and release of torch's allocator, and the step takes longer;
+    a tensor that was there before the step and is released in it lowers the CUDA count only.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    # Read when the profiler first starts; lower levels write to the terminal at each start and stop
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        step()
+    records = profile.profiler.kineto_results.events()
+    memory = sorted(
+        (record for record in records if record.name() == "[memory]"), key=lambda r: r.start_ns()
+    )
+    totals = itertools.accumulate((record.nbytes() for record in memory), initial=0)
+    return max(totals) / 2**20

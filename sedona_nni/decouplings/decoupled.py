@@ -1,0 +1,124 @@
+"""A backbone cut into gradient-isolated blocks, each with its own classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from torch import Tensor, nn
+
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.models import Backbone
+from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, auxiliary_context, build_auxiliary
+
+__all__ = ["Block", "DecoupledNetwork", "build_decoupled"]
+
+
+class Block(nn.Module):
+    """A run of layers and the classifier that teaches them.
+
+    Attributes:
+        layers: The layers, in order.
+        classifier: Their auxiliary network or, in the last block, the backbone's head. None below
+            a cut without auxiliary network; such a block needs another teacher.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], classifier: nn.Module | None) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.classifier = classifier
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map the features (or images) below the block to those above it, (B, C, S, S)."""
+        out: Tensor = self.layers(features)
+        return out
+
+    def local_loss(
+        self, features: Tensor, labels: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the block's own loss, shape (), and its logits, (B, num_classes).
+
+        Only a block with a classifier has one.
+
+        Args:
+            features: What the block's layers return, (B, C, S, S).
+            labels: Class numbers, (B,).
+            criterion: Mean loss of logits and labels; an auxiliary network may have its own.
+        """
+        if isinstance(self.classifier, AuxiliaryNetwork):
+            return self.classifier.local_loss(features, labels, criterion)
+        assert self.classifier is not None
+        logits: Tensor = self.classifier(features)
+        return criterion(logits, labels), logits
+
+
+class DecoupledNetwork(nn.Module):
+    """K blocks in a row; no gradient passes from one to the one below.
+
+    Attributes:
+        blocks: The K blocks, an `nn.ModuleList`.
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__()
+        # Seen as a list by type checkers, which otherwise do not know what is in it
+        self.blocks = cast("list[Block]", nn.ModuleList(blocks))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return what each block's layers make of the images, K tensors (B, C, S, S).
+
+        Each depends on its own block's weights only.
+        """
+        outputs = [images]
+        for block in self.blocks:
+            outputs.append(block(outputs[-1].detach()))
+        return outputs[1:]
+
+    @property
+    def classified(self) -> list[int]:
+        """Indices of the blocks with a classifier, from 0: all, unless cuts have no network."""
+        return [i for i, block in enumerate(self.blocks) if block.classifier is not None]
+
+    def classifier_logits(self, images: Tensor) -> list[Tensor]:
+        """Return the logits of every classifier, lowest block first, each (B, classes)."""
+        return [
+            block.classifier(features)
+            for block, features in zip(self.blocks, self.features(images), strict=True)
+            if block.classifier is not None
+        ]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images, (B, in_channels, S, S), to the final head's logits, (B, num_classes)."""
+        head = self.blocks[-1].classifier
+        assert head is not None
+        logits: Tensor = head(self.features(images)[-1])
+        return logits
+
+
+def build_decoupled(backbone: Backbone, decoupling: Decoupling) -> DecoupledNetwork:
+    """Cut a backbone.
+
+    The layers and the head are the backbone's own, not copies. Auxiliary networks are new; their
+    weights come from torch's global generator.
+
+    Raises:
+        InputError: if the decoupling is of another backbone, a cut is not one of its boundaries,
+            or an auxiliary network is unknown.
+    """
+    if decoupling.backbone != backbone.name:
+        raise InputError.rule(
+            "decoupling.backbone", f"must be {backbone.name}", decoupling.backbone
+        )
+    runs = decoupling.blocks(backbone.num_layers)
+    classifiers = [
+        None if name == NO_AUXILIARY else build_auxiliary(name, auxiliary_context(backbone, cut))
+        for cut, name in zip(decoupling.cuts, decoupling.aux, strict=True)
+    ]
+    return DecoupledNetwork(
+        [
+            Block([backbone.layers[index] for index in run], classifier)
+            for run, classifier in zip(runs, [*classifiers, backbone.head], strict=True)
+        ]
+    )

@@ -1,0 +1,96 @@
+"""What a search found out: the evidence from which decouplings are chosen.
+
+Notation (L layers, K blocks, C auxiliary choices):
+    boundary i   the place after layer i, 0 <= i <= L-2
+    e_ijc        evidence for the block of the layers i+1..j, i.e. for a cut at boundary j with c
+                 if the next one below is at i; decouplings have the cuts with the largest sum
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.files import Document
+
+__all__ = ["SearchOutcome"]
+
+
+class SearchOutcome(Document, ABC):
+    """What a search found out about every boundary; decouplings for every K can be derived from it.
+
+    Attributes:
+        backbone: What was searched.
+        dataset: With which images.
+        aux_choices: The C auxiliary networks that there were to choose from.
+        provenance: How it came about.
+    """
+
+    tells_num_blocks: ClassVar[bool]
+    """Whether the evidence also tells where no cut is better, so that K can be left to it."""
+
+    backbone: str
+    dataset: str
+    aux_choices: list[str] = Field(min_length=1)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    @abstractmethod
+    def num_layers(self) -> int:
+        """L, the number of layers of the backbone."""
+
+    @abstractmethod
+    def evidence(self) -> np.ndarray:
+        """Return the evidence, nats, shape (L-1, L-1, C), float64.
+
+        Row i+1, column j has e_ijc, what speaks for a cut at boundary j with auxiliary network c if
+        the next one below is at i (-1: none). Below the diagonal there is no meaning.
+        """
+
+    @abstractmethod
+    def ranked_aux(self, boundary: int) -> list[str]:
+        """Return the auxiliary networks that a cut there may get, the preferred one first."""
+
+    def preferred_aux(self, boundary: int) -> str:
+        """Return the auxiliary network that a cut there gets if nothing forbids it."""
+        return self.ranked_aux(boundary)[0]
+
+    @abstractmethod
+    def decoupling(self, num_blocks: int) -> Decoupling:
+        """Discretise: the K-1 cuts with the largest total evidence.
+
+        At each cut stands the preferred auxiliary network. Ties go to the lower boundary. K = 0
+        leaves their number to the search, where it tells.
+
+        Raises:
+            InputError: unless 0 <= num_blocks <= L, or if 0 is not for this kind of search.
+        """
+
+    def check_tells_num_blocks(self) -> None:
+        """Check that K can be left to the search.
+
+        Raises:
+            InputError: if it cannot.
+        """
+        if not self.tells_num_blocks:
+            rule = "must be at least 1 for a probing, which tells where to cut but not how often"
+            raise InputError.rule("num_blocks", rule, 0)
+
+    def at(self, cuts: list[int], how: dict[str, Any], aux: list[str] | None = None) -> Decoupling:
+        """Return the decoupling with given cuts.
+
+        Args:
+            cuts: Rising boundaries.
+            how: How they were chosen; it becomes part of the provenance.
+            aux: The auxiliary networks, by default the preferred ones.
+        """
+        if aux is None:
+            aux = [self.preferred_aux(cut) for cut in cuts]
+        return Decoupling(
+            backbone=self.backbone, cuts=cuts, aux=aux, provenance={**self.provenance, **how}
+        )

@@ -1,0 +1,197 @@
+"""The networks that are decoupled, each as L layers and a head.
+
+A layer is the unit between two possible cuts: one convolution unit of a VGG, one residual block of
+a ResNet (the stem belongs to the first). Convolutions have no bias, but for some of DGL's networks.
+At ``width_multiplier=1`` VGG and ResNet have a quarter of the usual widths, as in SEDONA's
+experiments on CIFAR-10; 4 gives the usual ones. All others have their published widths at 1:
+
+    dgl-cnn6, dgl-cnn4         DGL's study of auxiliary networks; its learning curves
+    dgl-cnn6-buffer            its asynchronous training: no biases, pools one layer later
+    dgl-vgg11 ... dgl-vgg19    its VGGs on ImageNet: biases, no dropout
+    dni-cnn                    the network on which it compares with DNI
+    cifar-resnet110            that on which it compares with DDG, shortcuts without weights
+
+Sources: Pyeon et al., ICLR 2021 (widths, layers, stems); Belilovsky et al., ICML 2020 (DGL).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import get_args
+
+from torch import nn
+
+from sedona_nni.errors import InputError
+from sedona_nni.models.backbone import (
+    ACTIVATIONS,
+    Activation,
+    Architecture,
+    Backbone,
+    BackboneContext,
+    FeatureShape,
+    Layer,
+    Stem,
+    conv_unit,
+    initialise,
+    scaled_width,
+)
+from sedona_nni.models.dgl import dgl_cnn, dni_cnn
+from sedona_nni.models.resnet import BASIC_DEPTHS, BOTTLENECK_DEPTHS, resnet, stem_in_words
+from sedona_nni.models.vgg import VGG_DEPTHS, vgg
+
+__all__ = [
+    "ACTIVATIONS",
+    "BACKBONES",
+    "Activation",
+    "Architecture",
+    "Backbone",
+    "BackboneContext",
+    "FeatureShape",
+    "Layer",
+    "Stem",
+    "backbone_names",
+    "build_backbone",
+    "check_image_size",
+    "check_stem",
+    "conv_unit",
+    "initialise",
+    "num_layers",
+    "scaled_width",
+    "stem_words",
+]
+
+BACKBONES: dict[str, Architecture] = {
+    **{
+        name: Architecture(sum(depths), partial(vgg, depths), smallest_image=32)
+        for name, depths in VGG_DEPTHS.items()
+    },
+    **{
+        name: Architecture(
+            sum(depths),
+            partial(resnet, False, depths),
+            smallest_image=8,
+            auxiliary_expansion=1,
+            stems=get_args(Stem),
+        )
+        for name, depths in BASIC_DEPTHS.items()
+    },
+    **{
+        name: Architecture(
+            sum(depths), partial(resnet, True, depths), smallest_image=8, stems=get_args(Stem)
+        )
+        for name, depths in BOTTLENECK_DEPTHS.items()
+    },
+    "dgl-cnn6": Architecture(6, partial(dgl_cnn, 6, 128, (1, 3)), smallest_image=8),
+    "dgl-cnn4": Architecture(4, partial(dgl_cnn, 4, 64, (1, 3)), smallest_image=8),
+    "dgl-cnn6-buffer": Architecture(
+        6, partial(dgl_cnn, 6, 128, (2, 4), bias=False, hidden=3), smallest_image=8
+    ),
+    **{
+        f"dgl-{name}": Architecture(
+            sum(depths), partial(vgg, depths, width=64, bias=True, dropout=0.0), smallest_image=32
+        )
+        for name, depths in VGG_DEPTHS.items()
+    },
+    "dni-cnn": Architecture(4, dni_cnn, smallest_image=27),
+    "cifar-resnet110": Architecture(
+        54,
+        partial(resnet, False, (18, 18, 18), padded_shortcuts=True),
+        smallest_image=8,
+        auxiliary_expansion=1,
+    ),
+}
+
+
+def backbone_names() -> list[str]:
+    """Return the names of all registered backbones."""
+    return list(BACKBONES)
+
+
+def _architecture(name: str) -> Architecture:
+    if name not in BACKBONES:
+        raise InputError.rule("backbone", f"must be one of {', '.join(BACKBONES)}", name)
+    return BACKBONES[name]
+
+
+def num_layers(name: str) -> int:
+    """Return L of a backbone, without building it.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    return _architecture(name).num_layers
+
+
+def check_image_size(name: str, image_size: int) -> None:
+    """Check that images are large enough for a backbone, and so for any auxiliary network in it.
+
+    Raises:
+        InputError: if they are not, or the name is unknown.
+    """
+    smallest = _architecture(name).smallest_image
+    if image_size < smallest:
+        rule = f"must be at least {smallest} for {name}"
+        raise InputError.rule("image_size", rule, image_size)
+
+
+def check_stem(name: str, stem: str) -> None:
+    """Check that a backbone can have a stem.
+
+    Raises:
+        InputError: if it cannot, or its name is unknown.
+    """
+    stems = _architecture(name).stems
+    if stem not in stems:
+        raise InputError.rule("stem", f"must be {' or '.join(stems)} for {name}", stem)
+
+
+def stem_words(backbone: Backbone) -> str | None:
+    """Return what the stem is, where there is a choice, e.g. ``"published, 3x3 convolution"``."""
+    architecture = BACKBONES.get(backbone.name)
+    if architecture is None or len(architecture.stems) == 1:
+        return None
+    return f"{backbone.stem}, {stem_in_words(backbone.image_size, backbone.stem)}"
+
+
+def build_backbone(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int = 32,
+    width_multiplier: float = 1.0,
+    activation: Activation = nn.ReLU,
+    stem: Stem = "published",
+) -> Backbone:
+    """Build a backbone with freshly drawn weights, on torch's default device.
+
+    Args:
+        name: Its name in `BACKBONES`.
+        num_classes: Number of classes, at least 2.
+        in_channels: Channels of the images, at least 1.
+        image_size: Height and width of the images, pixels.
+        width_multiplier: Factor on every width, above 0.
+        activation: Makes the non-linearity; not one that works in place.
+        stem: Of a ResNet, see `sedona_nni.models.resnet`; others have no choice.
+
+    Raises:
+        InputError: if the name is unknown, a number breaks its rule, or there is no such stem.
+    """
+    architecture = _architecture(name)
+    check_stem(name, stem)
+    if num_classes < 2:
+        raise InputError.rule("num_classes", "must be at least 2", num_classes)
+    if in_channels < 1:
+        raise InputError.rule("in_channels", "must be at least 1", in_channels)
+    check_image_size(name, image_size)
+    if not 0 < width_multiplier < float("inf"):
+        raise InputError.rule(
+            "width_multiplier", "must be a finite number above 0", width_multiplier
+        )
+    context = BackboneContext(
+        num_classes, in_channels, image_size, width_multiplier, activation, stem
+    )
+    layers, head = architecture.build(context)
+    backbone = Backbone(name, layers, head, context, architecture.auxiliary_expansion)
+    initialise(backbone)
+    return backbone

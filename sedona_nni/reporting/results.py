@@ -1,0 +1,301 @@
+"""The closing table of an experiment: one row per strategy."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.reporting.ledger import TrialRecord
+
+__all__ = [
+    "HEADINGS",
+    "Compromise",
+    "SecondObjective",
+    "StrategyRow",
+    "as_markdown",
+    "cells",
+    "comparison",
+    "compromise_table",
+    "compromises",
+    "is_of_study",
+    "markdown_table",
+    "serves",
+    "trials_in_words",
+    "without_variant",
+]
+
+HEADINGS = (
+    "strategy",
+    "decoupling",
+    "validation accuracy",
+    "test accuracy",
+    "weights",
+    "peak memory",
+    "training",
+    "search",
+    "trials",
+)
+
+
+SecondObjective = Literal["memory", "speed-up"]
+
+
+class StrategyRow(BaseModel):
+    """The best trial of a strategy, chosen by validation accuracy; test data only reports.
+
+    In a study, whose trials repeat the same, means over all of them: see `sedona_nni.trials.study`.
+
+    Attributes:
+        decoupling: Of the best trial; this and the next six are None if no trial succeeded, and
+            what a study does not have.
+        method: Name of the method that trained it.
+        validation_accuracy: Fraction.
+        test_accuracy: Fraction.
+        parameters: Number of weights trained, auxiliary networks included.
+        peak_memory_mib: Peak memory of a training step, MiB.
+        time_s: Time that the best trial took to train, seconds.
+        search_time_s: Time that the strategy's search trials took, seconds; None without any.
+        num_trials: Training trials that succeeded.
+        num_failed: Training trials that did not.
+        num_stopped: Training trials that were stopped early, as there was no hope for them.
+        num_planned: Training trials that it was to have, where the experiment ended before; so the
+            row is not to be compared with others.
+        is_mean: Whether it is of a study.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: str
+    decoupling: Decoupling | None = None
+    method: str | None = None
+    validation_accuracy: float | None = None
+    test_accuracy: float | None = None
+    parameters: int | None = None
+    peak_memory_mib: float | None = None
+    time_s: float | None = None
+    search_time_s: float | None = None
+    num_trials: int
+    num_failed: int
+    num_stopped: int = 0
+    num_planned: int | None = None
+    is_mean: bool = False
+
+
+def is_of_study(record: TrialRecord) -> bool:
+    """Return whether a trial lets a strategy choose what to train, see `trials.study`."""
+    return "replicate" in record.parameters
+
+
+def serves(search: str, strategy: str) -> bool:
+    """Return whether a strategy trains what a search of another name finds.
+
+    One search serves every number of blocks and all leaders: that of ``sedona`` also ``sedona-k2``,
+    ``sedona-3`` and ``sedona-k2-3``.
+    """
+    return search in (strategy, without_variant(strategy))
+
+
+def without_variant(strategy: str) -> str:
+    """Return a strategy's name without number of blocks and place among the leaders."""
+    return re.sub(r"(-k\d+)?(-\d+)?$", "", strategy)
+
+
+def comparison(
+    records: Iterable[TrialRecord], planned: Mapping[str, int] | None = None
+) -> list[StrategyRow]:
+    """Return one row per strategy, in the order in which they first appear.
+
+    Args:
+        records: The trials.
+        planned: Of an experiment that has ended early, how many trainings each strategy was to
+            have; then each of these has a row, in this order.
+    """
+    known = list(records)
+    trained = {record.strategy for record in known if record.stage == "train"}
+    strategies = planned or [
+        strategy
+        for strategy in dict.fromkeys(record.strategy for record in known)
+        if strategy in trained or not any(serves(strategy, other) for other in trained)
+    ]
+    return [
+        _row(
+            strategy,
+            [
+                record
+                for record in known
+                if record.strategy == strategy
+                or (record.stage == "search" and serves(record.strategy, strategy))
+            ],
+            (planned or {}).get(strategy),
+        )
+        for strategy in strategies
+    ]
+
+
+def _row(strategy: str, records: list[TrialRecord], planned: int | None) -> StrategyRow:
+    trained = [r for r in records if r.stage == "train" and r.status == "succeeded"]
+    searched = [r.result for r in records if r.stage == "search" and r.result is not None]
+    ended = Counter(r.status for r in records if r.stage == "train" and r.status != "running")
+    row: dict[str, Any] = {
+        "strategy": strategy,
+        "num_trials": len(trained),
+        "num_failed": ended["failed"],
+        "num_stopped": ended["stopped"],
+        "num_planned": None if ended.total() == planned else planned,
+        "search_time_s": sum(result["time_s"] for result in searched) if searched else None,
+    }
+    if any(is_of_study(record) for record in records):
+        row |= {"is_mean": True, **_means([record.result or {} for record in trained])}
+    elif trained:
+        best = max(trained, key=lambda record: record.validation_accuracy)
+        assert best.result is not None
+        row["decoupling"] = best.parameters["decoupling"]
+        row["method"] = best.method
+        row["validation_accuracy"] = best.validation_accuracy
+        for name in ("test_accuracy", "parameters", "peak_memory_mib", "time_s"):
+            row[name] = best.result.get(name)
+    return StrategyRow.model_validate(row)
+
+
+def _means(results: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the means of a study's trials; nothing of none, and no search of those without."""
+    searched = [(result.get("search") or {}).get("time_s") for result in results]
+    columns = {
+        "validation_accuracy": [result["default"] for result in results],
+        "test_accuracy": [result["test_accuracy"] for result in results],
+        "time_s": [r["time_s"] - (s or 0) for r, s in zip(results, searched, strict=True)],
+        "search_time_s": [time for time in searched if time is not None],
+    }
+    return {name: fmean(values) for name, values in columns.items() if values}
+
+
+def cells(row: StrategyRow) -> list[str]:
+    """Return the texts of a row, in the order of `HEADINGS`."""
+    return [
+        row.strategy,
+        _trained(row),
+        _text(row.validation_accuracy, "{:.1%}"),
+        _text(row.test_accuracy, "{:.1%}"),
+        _text(row.parameters, "{:,}"),
+        _text(row.peak_memory_mib, "{:.0f} MiB"),
+        _text(row.time_s, "{:.1f} s"),
+        _text(row.search_time_s, "{:.1f} s"),
+        trials_in_words(row.num_trials, row.num_failed, row.num_stopped, row.num_planned),
+    ]
+
+
+def trials_in_words(succeeded: int, failed: int, stopped: int, planned: int | None = None) -> str:
+    """Return how many trainings there are, how many came to nothing, and how many were to be."""
+    others = {"failed": failed, "stopped early": stopped}
+    said = ", ".join(f"{count} {how}" for how, count in others.items() if count)
+    number = str(succeeded) if planned is None else f"{succeeded} of {planned}"
+    return f"{number} ({said})" if said else number
+
+
+def compromises(records: Iterable[TrialRecord]) -> list[Compromise]:
+    """Return the trainings that none other is at least as good as in both objectives and better in
+    one, by falling accuracy; none of an experiment with one objective."""
+    found = []
+    for record in records:
+        if record.status == "succeeded" and record.result and None not in record.second_value:
+            for value in record.second_value:
+                assert value is not None
+                found.append(
+                    Compromise(
+                        key=record.key,
+                        decoupling=record.parameters["decoupling"],
+                        hyperparameters=record.parameters.get("hyperparameters", {}),
+                        validation_accuracy=record.validation_accuracy,
+                        test_accuracy=record.result.get("test_accuracy"),
+                        second_objective=record.parameters["second_objective"],
+                        value=value,
+                    )
+                )
+    best = [each for each in found if not any(other.dominates(each) for other in found)]
+    return sorted(best, key=lambda each: -each.validation_accuracy)
+
+
+class Compromise(BaseModel):
+    """A training of an experiment with two objectives.
+
+    Attributes:
+        key: The training's name.
+        decoupling: What was trained.
+        hyperparameters: Those that were tuned.
+        validation_accuracy: Fraction, the first objective.
+        test_accuracy: Fraction.
+        second_objective: What ``value`` is.
+        value: Peak memory of a training step, MiB; or ideal speed-up.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    decoupling: Decoupling
+    hyperparameters: dict[str, Any]
+    validation_accuracy: float
+    test_accuracy: float | None
+    second_objective: SecondObjective
+    value: float
+
+    def dominates(self, other: Compromise) -> bool:
+        """Return whether this is at least as good in both objectives, and better in one."""
+        mine, others = self._goods, other._goods
+        return mine != others and all(m >= o for m, o in zip(mine, others, strict=True))
+
+    @property
+    def _goods(self) -> tuple[float, float]:
+        sign = -1 if self.second_objective == "memory" else 1
+        return self.validation_accuracy, sign * self.value
+
+
+def compromise_table(found: Iterable[Compromise]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of a table of compromises."""
+    shown = list(found)
+    in_mib = bool(shown) and shown[0].second_objective == "memory"
+    second, form = ("peak memory", "{:.0f} MiB") if in_mib else ("ideal speed-up", "{:.2f}")
+    headings = ["training", "decoupling", "validation accuracy", "test accuracy", second, "tuned"]
+    return headings, [
+        [
+            each.key,
+            each.decoupling.in_words(),
+            _text(each.validation_accuracy, "{:.1%}"),
+            _text(each.test_accuracy, "{:.1%}"),
+            form.format(each.value),
+            ", ".join(
+                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in each.hyperparameters.items()
+            ),
+        ]
+        for each in shown
+    ]
+
+
+def _trained(row: StrategyRow) -> str:
+    """Say what was trained and, unless it is greedy learning, by which method."""
+    if row.decoupling is None:
+        return "mean of its trials" if row.is_mean else ""
+    words = row.decoupling.in_words()
+    is_usual = row.method in (None, "greedy") or not row.decoupling.cuts
+    return words if is_usual else f"{words}, {row.method}"
+
+
+def _text(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def as_markdown(rows: Iterable[StrategyRow]) -> str:
+    """Return the closing table as Markdown."""
+    return markdown_table(HEADINGS, map(cells, rows))
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,85 @@
+"""Reading what searches found, and decouplings, from files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.decouplings.outcome import SearchOutcome
+from sedona_nni.errors import InputError
+from sedona_nni.files import read_json
+from sedona_nni.searches.probing.result import ProbeResult
+from sedona_nni.searches.sedona.result import SearchResult
+
+__all__ = ["load_decoupling", "load_document", "load_outcome", "parse_result"]
+
+_Outcome: TypeAdapter[SearchResult | ProbeResult] = TypeAdapter(
+    Annotated[SearchResult | ProbeResult, Field(discriminator="format")]
+)
+
+
+def parse_result(content: Any) -> SearchResult | ProbeResult:
+    """Return whichever kind of search some JSON is the outcome of.
+
+    Raises:
+        ValidationError: if it is of neither, or breaks a rule.
+    """
+    return _Outcome.validate_python(content)
+
+
+def load_outcome(path: Path) -> SearchResult | ProbeResult:
+    """Read what a search of either kind found.
+
+    Raises:
+        InputError: if the file is nothing of this sort.
+    """
+    try:
+        return parse_result(read_json(path))
+    except ValidationError as error:
+        raise InputError.from_validation(error, str(path)) from None
+
+
+def load_document(path: Path) -> Decoupling | SearchResult | ProbeResult:
+    """Read whichever of these documents a file is.
+
+    Raises:
+        InputError: if it is none.
+    """
+    content = read_json(path)
+    format_ = content.get("format") if isinstance(content, dict) else None
+    results = [kind.model_fields["format"].default for kind in (SearchResult, ProbeResult)]
+    return load_outcome(path) if format_ in results else Decoupling.load(path)
+
+
+def load_decoupling(
+    path: Path,
+    num_blocks: int | None = None,
+    derive: Callable[[SearchOutcome, int], Decoupling] = lambda found, count: found.decoupling(
+        count
+    ),
+) -> Decoupling:
+    """Read a decoupling or derive it from a search result.
+
+    Args:
+        path: Of either kind of document.
+        num_blocks: K; 0 for the threshold rule, see `SearchOutcome.decoupling`. Needed with what a
+            search found, and only there.
+        derive: Makes the decoupling of a search's outcome for K.
+
+    Raises:
+        InputError: if the file is neither or does not go with ``num_blocks``.
+    """
+    document = load_document(path)
+    if isinstance(document, SearchOutcome):
+        if num_blocks is None:
+            raise InputError(f"num_blocks: must be given, as {path} is a search result")
+        return derive(document, num_blocks)
+    if num_blocks is not None:
+        raise InputError.rule(
+            "num_blocks", f"must not be given, as {path} is a decoupling", num_blocks
+        )
+    return document

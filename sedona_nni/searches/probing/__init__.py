@@ -1,0 +1,1 @@
+"""Probing: short trainings of single cuts."""

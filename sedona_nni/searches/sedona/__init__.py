@@ -1,0 +1,1 @@
+"""SEDONA: differentiable search."""

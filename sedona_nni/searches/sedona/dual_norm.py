@@ -1,0 +1,189 @@
+"""Batch norm on dual numbers, with few kernels forwards and backwards.
+
+Notation (per channel, over the N values of that channel in the batch; m(.) is their mean):
+    x, t       values and their tangents
+    s          1 / sqrt(var(x) + eps);  z = s (x - m(x)), the normalised values
+    P v        v - m(v) - z m(z v), so that dz = s P dx; P is symmetric
+    w, b       weight and bias, with tangents w', b'
+    y          w z + b, the result;  y' = w s P t + w' z + b', its tangent
+    e, f       cotangents of y and y'
+
+s P is what torch's kernel of batch norm's backward pass applies, so y' costs one such kernel. With
+q = m(f t) - m(f) m(t) - m(z f) m(z t) the adjoint of (x, t, w, b) -> (y, y') is
+
+    to t:   s w P f
+    to x:   s P (w e + (w' - s w m(z t)) f - s w m(z f) t) - s^2 w q z
+    to w:   N (m(e z) + s q),   to b:  N m(e)
+
+If the batch's mean and (unbiased) variance are used for something else as well, with cotangents u
+and v, then u / N + 2 v z / ((N - 1) s) is added to the cotangent of x.
+
+The terms in f to x come from dz, from d(s P t) = -s^2 (m(z t) P dx + m(z dx) P t + ...), and
+from ds = -s^2 m(z dx). The tangents w' and b' are a direction that nobody differentiates.
+
+torch's own forward derivative of batch norm will not do: differentiated again it gave wrong results
+(torch 2.14; with it, tests/property/test_dual_norm.py fails), and it takes a dozen
+elementwise kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sedona_nni.models.batch_norm import normalise
+
+__all__ = ["dual_batch_norm", "dual_modules", "replaced_forwards"]
+
+
+class _Normalise(torch.autograd.Function):
+    """(x, t, w, w', b, b') -> (y, y'), see the module's notation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        t: Tensor,
+        weight: Tensor,
+        weight_t: Tensor,
+        bias: Tensor,
+        bias_t: Tensor,
+        eps: float,
+        to_mean: Tensor | None,
+        to_var: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        z, s = normalise(x, eps)
+        projected, mean_zt, mean_t = _project(t, z, weight * s)
+        column = _column(x)
+        value = torch.addcmul(bias.view(column), z, weight.view(column))
+        projected += bias_t.view(column)
+        projected.addcmul_(z, weight_t.view(column))
+        ctx.save_for_backward(t, z, s, weight, weight_t, mean_zt, mean_t, to_mean, to_var)
+        return value, projected
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, e: Tensor, f: Tensor) -> tuple[Tensor | None, ...]:
+        t, z, s, weight, weight_t, mean_zt, mean_t, to_mean, to_var = ctx.saved_tensors
+        column, over = _column(z), [d for d in range(z.dim()) if d != 1]
+        to_t, mean_zf, mean_f = _project(f, z, weight * s)
+        if not any(ctx.needs_input_grad[i] for i in (0, 2, 4)):
+            return None, to_t, *[None] * 7
+        q = (f * t).mean(over) - mean_f * mean_t - mean_zf * mean_zt
+        inner = e * weight.view(column)
+        inner.addcmul_(f, (weight_t - s * weight * mean_zt).view(column))
+        inner.addcmul_(t, (-s * weight * mean_zf).view(column))
+        to_x, _, _ = _project(inner, z, s)
+        count = z.numel() // z.shape[1]
+        along_z = -s * s * weight * q
+        if to_var is not None:
+            along_z += 2 * to_var / ((count - 1) * s)
+        to_x.addcmul_(z, along_z.view(column))
+        if to_mean is not None:
+            to_x += (to_mean / count).view(column)
+        to_weight = (e * z).sum(over) + count * s * q
+        return to_x, to_t, to_weight, None, e.sum(over), *[None] * 4
+
+
+def _column(features: Tensor) -> list[int]:
+    return [1, -1, *[1] * (features.dim() - 2)]
+
+
+def _project(v: Tensor, z: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return factor P v, m(z v) and m(v), all from one kernel.
+
+    It is the backward kernel of a batch norm whose input is already normalised.
+    """
+    projected, sum_zv, sum_v = torch.ops.aten.native_batch_norm_backward(
+        v,
+        z,
+        factor,
+        None,
+        None,
+        torch.zeros_like(factor),
+        torch.ones_like(factor),
+        True,
+        0.0,
+        [True, True, True],
+    )
+    count = z.numel() // z.shape[1]
+    return projected, sum_zv / count, sum_v / count
+
+
+def dual_batch_norm(
+    norm: _BatchNorm,
+    features: Tensor,
+    to_mean: Tensor | None = None,
+    to_var: Tensor | None = None,
+) -> Tensor:
+    """Return what a batch norm in training mode makes of dual numbers, by the formulas above.
+
+    Args:
+        norm: The batch norm; its running statistics are neither used nor changed.
+        features: Shape (B, channels, ...).
+        to_mean: Cotangent u of the batch's mean, shape (channels,), by default none.
+        to_var: Cotangent v of the batch's unbiased variance, likewise.
+    """
+    x, weight, bias = (
+        (dual.primal, torch.zeros_like(dual.primal) if dual.tangent is None else dual.tangent)
+        for dual in map(forward_ad.unpack_dual, (features, norm.weight, norm.bias))
+    )
+    value, tangent = _Normalise.apply(*x, *weight, *bias, norm.eps, to_mean, to_var)
+    if not (x[0].requires_grad or weight[0].requires_grad or bias[0].requires_grad):
+        value = value.detach()  # a function cannot say that of two results one is a constant
+    return forward_ad.make_dual(value, tangent)
+
+
+def _dual_dropout(dropout: nn.Dropout, features: Tensor) -> Tensor:
+    """Drop the same values as in a step without tangents, and their tangents.
+
+    torch's own forward derivative is as right, but goes by way of Python and loads a compiler.
+    """
+    value, tangent = forward_ad.unpack_dual(features)
+    kept = F.dropout(torch.ones_like(value), dropout.p, dropout.training)
+    return value * kept if tangent is None else forward_ad.make_dual(value * kept, tangent * kept)
+
+
+@contextmanager
+def dual_modules(
+    module: nn.Module, cotangents: Mapping[nn.Module, tuple[Tensor, Tensor]] | None = None
+) -> Iterator[None]:
+    """Let all batch norms and dropouts within a module handle dual numbers as they should.
+
+    Args:
+        module: Running statistics of its norms stay as they are.
+        cotangents: Of a norm's batch statistics, see `dual_batch_norm`; by default there are none.
+    """
+    to_statistics = cotangents or {}
+    forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            to_mean, to_var = to_statistics.get(part, (None, None))
+            forwards[part] = partial(dual_batch_norm, part, to_mean=to_mean, to_var=to_var)
+        elif type(part) is nn.Dropout:
+            forwards[part] = partial(_dual_dropout, part)
+    with replaced_forwards(forwards):
+        yield
+
+
+@contextmanager
+def replaced_forwards(forwards: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Let modules compute something else for a while, also within another such while."""
+    before = [vars(module).get("forward") for module in forwards]
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, former in zip(forwards, before, strict=True):
+            del module.forward
+            if former is not None:
+                module.forward = former

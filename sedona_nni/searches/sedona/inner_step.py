@@ -1,0 +1,581 @@
+"""One differentiable training step of the relaxed network, forwards and backwards.
+
+Notation (n weights; everything that training changes is a vector):
+    w        (n,) weights of backbone and auxiliary networks
+    s        (slots, n) state of the optimizer
+    r        running statistics of all batch norms
+    g        g(w, alpha, beta), shape (n,): the gradient that each weight learns from (`relaxation`)
+    step     (w, s, r) -> (w', s', r'):
+             w', s' = update(w, g, s) and r' = (1 - rho) r + rho (batch statistics at w)
+
+Pulling a cotangent p of g back to (w, alpha, beta) means differentiating <g(w, alpha, beta), p>.
+Reverse mode over reverse mode would need double-backward kernels, which are slow, and be wrong at
+a gradient valve (see `relaxation.gradient_valve`). But <g, p> is a slope: the derivative of the
+losses when w moves along p and every valve scales the *tangents* that pass it. So one forward pass
+with dual numbers (value, tangent) computes it, and ordinary reverse mode of that pass is exact.
+
+The auxiliary networks of a boundary are run and differentiated before those of the next are run, so
+few graphs ever exist together: memory is that of the backbone and of one boundary per CPU thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sedona_nni.data.batches import Batch
+from sedona_nni.models.batch_norm import batch_norm
+from sedona_nni.models.placement import lay_out
+from sedona_nni.searches.sedona.dual_norm import dual_modules, replaced_forwards
+from sedona_nni.searches.sedona.relaxation import (
+    RelaxedNetwork,
+    Valve,
+    gradient_valve,
+    tangent_valve,
+)
+
+__all__ = ["Adam", "InnerOptimizer", "InnerProblem", "PulledBack", "Sgd", "TrainingState"]
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+_VALIDATION_PIECE = 64  # images validated at a time on a CPU: the cache is small
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A moment of a training: all that the next step depends on.
+
+    Attributes:
+        weights: w, shape (n,).
+        slots: s, shape (slots, n), see `InnerOptimizer`.
+        statistics: r, shape (number of running statistics,).
+        step: How many steps led here.
+    """
+
+    weights: Tensor
+    slots: Tensor
+    statistics: Tensor
+    step: int
+
+
+class InnerOptimizer(ABC):
+    """An update rule as a pure function of vectors, so that it can be differentiated."""
+
+    @property
+    @abstractmethod
+    def num_slots(self) -> int:
+        """Vectors of state per weight."""
+
+    @abstractmethod
+    def update(
+        self, weights: Tensor, gradient: Tensor, slots: Tensor, lr: float, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the new weights (n,) and slots (slots, n) of step number ``step`` (from 0)."""
+
+    def pull_back(
+        self,
+        weights: Tensor,
+        gradient: Tensor,
+        slots: Tensor,
+        lr: float,
+        step: int,
+        to_weights: Tensor,
+        to_slots: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Pull cotangents of the update's results back to weights, gradient and slots.
+
+        By automatic differentiation, unless a rule knows better.
+        """
+        w, g, s = (part.detach().requires_grad_() for part in (weights, gradient, slots))
+        new_weights, new_slots = self.update(w, g, s, lr, step)
+        # (torch.func.vjp would say the same, but it loads 230 MiB of compiler)
+        pulled = (new_weights * to_weights).sum() + (new_slots * to_slots).sum()
+        to_w, to_g, to_s = torch.autograd.grad(pulled, (w, g, s))
+        return to_w, to_g, to_s
+
+
+@dataclass(frozen=True)
+class Sgd(InnerOptimizer):
+    """m' = mu m + g + wd w;  w' = w - lr m'  (torch's SGD).
+
+    With c the cotangent of m' in all, that of m' itself less lr times that of w': those of m, g
+    and w are mu c, c, and that of w' plus wd c.
+    """
+
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+    @property
+    def num_slots(self) -> int:
+        """See `InnerOptimizer.num_slots`."""
+        return 1
+
+    def update(
+        self, weights: Tensor, gradient: Tensor, slots: Tensor, lr: float, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """See `InnerOptimizer.update`."""
+        momentum = torch.add(gradient, weights, alpha=self.weight_decay)
+        momentum = torch.add(momentum, slots[0], alpha=self.momentum)
+        return torch.add(weights, momentum, alpha=-lr), momentum[None]
+
+    def pull_back(
+        self,
+        weights: Tensor,
+        gradient: Tensor,
+        slots: Tensor,
+        lr: float,
+        step: int,
+        to_weights: Tensor,
+        to_slots: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `InnerOptimizer.pull_back`."""
+        c = torch.add(to_slots[0], to_weights, alpha=-lr)
+        to_w = torch.add(to_weights, c, alpha=self.weight_decay)
+        return to_w, c, (self.momentum * c)[None]
+
+
+@dataclass(frozen=True)
+class Adam(InnerOptimizer):
+    """torch's Adam with L2 weight decay: g~ = g + wd w;  m' = b1 m + (1 - b1) g~;
+    v' = b2 v + (1 - b2) g~^2;  w' = w - lr m^ / (sqrt(v^) + eps), with bias-corrected m^ and v^.
+
+    Where v' = 0 the root counts as the constant 0, since its derivative would be infinite.
+    """
+
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    @property
+    def num_slots(self) -> int:
+        """See `InnerOptimizer.num_slots`."""
+        return 2
+
+    def update(
+        self, weights: Tensor, gradient: Tensor, slots: Tensor, lr: float, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """See `InnerOptimizer.update`."""
+        b1, b2 = self.betas
+        gradient = gradient + self.weight_decay * weights
+        first = b1 * slots[0] + (1 - b1) * gradient
+        second = b2 * slots[1] + (1 - b2) * gradient**2
+        moved = second > 0
+        root = torch.where(moved, torch.where(moved, second, 1.0).sqrt(), 0.0)
+        root = root / (1 - b2 ** (step + 1)) ** 0.5
+        weights = weights - lr / (1 - b1 ** (step + 1)) * first / (root + self.eps)
+        return weights, torch.stack([first, second])
+
+
+def _evaluating_norm(norm: _BatchNorm, mean: Tensor, var: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a batch norm in evaluation mode as a function of its running statistics, too.
+
+    torch's kernel takes these for constants, but they depend on the weights that made them.
+    """
+
+    def forward(features: Tensor) -> Tensor:
+        shape = (1, -1, *[1] * (features.dim() - 2))
+        scale = norm.weight * (var + norm.eps).rsqrt()
+        return features * scale.view(shape) + (norm.bias - mean * scale).view(shape)
+
+    return forward
+
+
+@functools.cache
+def _quiet_forward_ad() -> None:
+    """Use dual numbers once, so that torch says what it says on first use here and not to users.
+
+    (It registers derivative formulas with torch.jit.script, which it deprecates itself.)
+    """
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", FutureWarning)
+        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+
+
+class _Flat:
+    """Named tensors of a module, from now on views of one vector."""
+
+    def __init__(self, named: Iterable[tuple[str, Tensor]], like: Tensor) -> None:
+        self.tensors = dict(named)
+        self.names = list(self.tensors)
+        self.sizes = [tensor.numel() for tensor in self.tensors.values()]
+        parts = [tensor.detach().reshape(-1) for tensor in self.tensors.values()]
+        self.vector = torch.cat(parts) if parts else like.new_empty(0)
+        for tensor, view in zip(self.tensors.values(), self.split(self.vector), strict=True):
+            tensor.data = view
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """Return views of a vector with the tensors' shapes."""
+        return [
+            part.view(tensor.shape)
+            for part, tensor in zip(vector.split(self.sizes), self.tensors.values(), strict=True)
+        ]
+
+    def named(self, vector: Tensor) -> dict[str, Tensor]:
+        """Return the same views by name."""
+        return dict(zip(self.names, self.split(vector), strict=True))
+
+    def gradients(self) -> Tensor:
+        """Return a vector of zeros to which the next backward pass adds its gradients."""
+        gradient = torch.zeros_like(self.vector)
+        for tensor, view in zip(self.tensors.values(), self.split(gradient), strict=True):
+            tensor.grad = view
+        return gradient
+
+
+@dataclass(frozen=True)
+class PulledBack:
+    """Cotangents of what a step started from: of (w, s, r) as vectors, and of (alpha, beta)."""
+
+    weights: Tensor
+    slots: Tensor
+    statistics: Tensor
+    alpha: Tensor
+    beta: Tensor
+
+
+class InnerProblem:
+    """The relaxed network's training as a map of states, and the adjoint of that map.
+
+    Batch norms must be modules (`nn.BatchNorm1d`, `nn.BatchNorm2d`).
+
+    Args:
+        network: Used for its structure, alpha and beta. Its weights and running statistics become
+            views of two vectors, and hold whatever state was worked on last.
+        optimizer: The update rule.
+        criterion: (logits, labels) -> mean loss over the batch, shape ().
+    """
+
+    def __init__(
+        self, network: RelaxedNetwork, optimizer: InnerOptimizer, criterion: Criterion
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.criterion = criterion
+        self._weights = _Flat(network.named_weights(), network.alpha)
+        self._places: list[tuple[str, dict[str, Any], str]] = []
+        for name in self._weights.names:
+            owner, _, key = name.rpartition(".")
+            self._places.append((name, network.get_submodule(owner)._parameters, key))
+        self._norms = {
+            name: module
+            for name, module in network.named_modules()
+            if isinstance(module, _BatchNorm) and module.momentum
+        }
+        self._statistics = _Flat(
+            (
+                (f"{name}.{which}", getattr(norm, which))
+                for name, norm in self._norms.items()
+                for which in ("running_mean", "running_var")
+            ),
+            network.alpha,
+        )
+        keep = torch.empty_like(self._statistics.vector)
+        for name, part in self._statistics.named(keep).items():
+            part.fill_(1 - cast(float, self._norms[name.rpartition(".")[0]].momentum))
+        self._keep = keep
+
+    def state(self) -> TrainingState:
+        """Return the state that the network's own weights are in, before the first step."""
+        weights = self._weights.vector.clone()
+        slots = weights.new_zeros(self.optimizer.num_slots, len(weights))
+        return TrainingState(weights, slots, self._statistics.vector.clone(), step=0)
+
+    def load(self, state: TrainingState) -> None:
+        """Put a state's weights and running statistics into the network."""
+        self._weights.vector.copy_(state.weights)
+        self._statistics.vector.copy_(state.statistics)
+
+    def gradient(
+        self, state: TrainingState, batch: Batch, seed: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return g(w, alpha, beta) (n,), the new statistics r', and the L losses (L,).
+
+        Args:
+            state: Where the training is.
+            batch: Images (B, channels, size, size) and labels (B,).
+            seed: Of the dropout masks; the same seed draws the same masks.
+        """
+        images, labels = batch
+        self.load(state)
+        gradient = self._weights.gradients()
+        a, b = self.network.a.detach(), self.network.b.detach()
+        with self._training(seed):
+            at_boundaries, logits = self.network(images, a, gradient_valve)
+
+            def learn_locally(i: int) -> tuple[Tensor, Tensor]:
+                leaf = at_boundaries[i].detach().requires_grad_()
+                loss = self.criterion(self._local_logits(i, leaf, a, b, gradient_valve), labels)
+                loss.backward()
+                return loss.detach(), cast(Tensor, leaf.grad)
+
+            with self._workers() as (_, apply):
+                local = list(apply(learn_locally, range(len(at_boundaries))))
+            for features, (_, to_features) in zip(at_boundaries, local, strict=True):
+                features.register_hook(functools.partial(torch.add, to_features))
+            losses = [loss for loss, _ in local] + [self.criterion(logits, labels)]
+            losses[-1].backward()
+        return gradient, self._statistics.vector.clone(), torch.stack(losses).detach()
+
+    def update(
+        self, state: TrainingState, gradient: Tensor, statistics: Tensor, lr: float
+    ) -> TrainingState:
+        """Return the state after the optimizer used ``gradient``."""
+        weights, slots = self.optimizer.update(state.weights, gradient, state.slots, lr, state.step)
+        return TrainingState(weights, slots, statistics, state.step + 1)
+
+    def step(
+        self, state: TrainingState, batch: Batch, lr: float, seed: int
+    ) -> tuple[TrainingState, Tensor]:
+        """Return the state after one training step, and the L losses that it started from."""
+        gradient, statistics, losses = self.gradient(state, batch, seed)
+        return self.update(state, gradient, statistics, lr), losses
+
+    def validation(
+        self, state: TrainingState, batch: Batch
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Judge a state by the undivided backbone and its final head, as it will be used.
+
+        Batch norms use their running statistics, dropout is off.
+
+        Returns:
+            The mean loss, shape (); the accuracy, shape (); the loss's gradients with regard to
+            the weights (n,) and to the running statistics.
+        """
+        images, labels = batch
+        self.load(state)
+        to_weights = self._weights.gradients()
+        to_statistics = torch.zeros_like(state.statistics)
+        into = self._statistics.named(to_statistics)
+        forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+        for name, norm in self._backbone_norms():
+            leaves = []
+            for which in ("running_mean", "running_var"):
+                leaves.append(getattr(norm, which).detach().requires_grad_())
+                leaves[-1].grad = into[f"{name}.{which}"]
+            forwards[norm] = _evaluating_norm(norm, *leaves)
+        self.network.eval()
+        loss, right = torch.zeros_like(to_weights[0]), 0
+        with replaced_forwards(forwards):
+            # Piece by piece, since samples do not depend on each other here
+            piece = _VALIDATION_PIECE if images.device.type == "cpu" else len(images)
+            for some_images, some_labels in zip(
+                images.split(piece), labels.split(piece), strict=True
+            ):
+                logits = self.network.backbone(lay_out(some_images))
+                part = self.criterion(logits, some_labels) * (len(some_labels) / len(labels))
+                part.backward()
+                loss = loss + part.detach()
+                right += int((logits.detach().argmax(1) == some_labels).sum())
+        accuracy = torch.tensor(right / len(labels), dtype=torch.float64)
+        return loss, accuracy, to_weights, to_statistics
+
+    def pull_back(
+        self,
+        state: TrainingState,
+        gradient: Tensor,
+        batch: Batch,
+        lr: float,
+        seed: int,
+        after: PulledBack,
+        *,
+        first: bool = False,
+    ) -> PulledBack:
+        """Pull cotangents of a step's result back to what the step started from.
+
+        The step is that of ``step(state, batch, lr, seed)``; ``gradient`` is the one it used.
+        ``after`` holds the cotangents of (w', s', r') and what later steps gave alpha and beta, to
+        which this step adds its part. Of the ``first`` step of all only that part matters, so the
+        other cotangents are not computed, and are returned as they were.
+        """
+        to_weights, to_gradient, to_slots = self.optimizer.pull_back(
+            state.weights, gradient, state.slots, lr, state.step, after.weights, after.slots
+        )
+        through, alpha, beta = self._pull_back_gradient(
+            state, batch, seed, to_gradient, after.statistics, first
+        )
+        alpha, beta = after.alpha + alpha, after.beta + beta
+        if first:
+            return replace(after, alpha=alpha, beta=beta)
+        statistics = self._keep * after.statistics
+        return PulledBack(to_weights.add_(through), to_slots, statistics, alpha, beta)
+
+    def _pull_back_gradient(
+        self,
+        state: TrainingState,
+        batch: Batch,
+        seed: int,
+        direction: Tensor,
+        to_statistics: Tensor,
+        first: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Differentiate <g(w, alpha, beta), direction> + <r'(w), to_statistics>.
+
+        Returns:
+            The derivatives with regard to w, alpha and beta; that to w is 0 if ``first``.
+        """
+        _quiet_forward_ad()
+        images, labels = batch
+        self.load(state)
+        to_weights = self._weights.gradients()
+        tangents = self._weights.named(direction)
+        a, b = (part.detach().requires_grad_() for part in (self.network.a, self.network.b))
+
+        to_batch_statistics = self._to_batch_statistics(to_statistics)
+        with (
+            self._training(seed),
+            self._differentiable(not first),
+            dual_modules(self.network, to_batch_statistics),
+        ):
+            with forward_ad.dual_level(), self._moving("backbone.", tangents):
+                pairs = []
+
+                def watched_valve(features: Tensor, scale: Tensor) -> Tensor:
+                    pairs.append(forward_ad.unpack_dual(features))
+                    return tangent_valve(forward_ad.make_dual(*pairs[-1]), scale)
+
+                _, logits = self.network(images, a, watched_valve)
+                final = self._loss_slope(logits, labels)
+
+            def local_slope(i: int) -> tuple[Tensor, Tensor, Tensor]:
+                value, tangent = (part.detach() for part in pairs[i])
+                features = forward_ad.make_dual(
+                    value.requires_grad_(not first), tangent.requires_grad_()
+                )
+                with self._moving(f"auxiliaries.{i}.", tangents):
+                    local_logits = self._local_logits(i, features, a, b, tangent_valve)
+                return self._loss_slope(local_logits, labels), value, tangent
+
+            def pull_back_locally(
+                pulled: tuple[Tensor, Tensor, Tensor],
+            ) -> tuple[Tensor | None, Tensor | None]:
+                slope, value, tangent = pulled
+                slope.backward()
+                return value.grad, tangent.grad
+
+            to_pairs = []
+            with self._workers() as (number, apply):
+                boundaries = range(len(pairs))
+                for some in (boundaries[i : i + number] for i in boundaries[::number]):
+                    with forward_ad.dual_level():  # torch has one for all threads
+                        slopes = list(apply(local_slope, some))
+                    to_pairs += list(apply(pull_back_locally, slopes))
+                    slopes.clear()
+            for pair, to_pair in zip(pairs, to_pairs, strict=True):
+                for part, to_part in zip(pair, to_pair, strict=True):
+                    if part.requires_grad and to_part is not None:
+                        part.register_hook(functools.partial(torch.add, to_part))
+            final.backward()
+        network = self.network
+        pulled = (network.a * cast(Tensor, a.grad)).sum() + (network.b * cast(Tensor, b.grad)).sum()
+        alpha, beta = torch.autograd.grad(pulled, (network.alpha, network.beta))
+        return to_weights, alpha, beta
+
+    @contextmanager
+    def _workers(self) -> Iterator[tuple[int, Callable[..., Iterable[Any]]]]:
+        """Yield on how many boundaries to work at a time, and a map that does so.
+
+        Kernels of auxiliary networks are too small to be shared by CPU threads, so each boundary
+        has one. Candidates that are not light networks may draw random numbers, whose order must
+        not change; those, and a GPU, are served by a plain loop.
+        """
+        threads = torch.get_num_threads()
+        light = all(not mixed.others for mixed in self.network.auxiliaries)
+        if threads == 1 or not light or self.network.alpha.device.type != "cpu":
+            yield 1, map
+            return
+        try:
+            with ThreadPoolExecutor(
+                threads, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                yield threads, pool.map
+        finally:
+            torch.set_num_threads(threads)
+
+    def _local_logits(
+        self, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
+    ) -> Tensor:
+        """Return the logits that the local loss is taken of, for the features at a boundary."""
+        auxiliary = self.network.auxiliaries[boundary]
+        logits: Tensor = auxiliary(valve(features, a[boundary, 0]), b[boundary])
+        return logits
+
+    def _loss_slope(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return <d loss / d logits, tangent of the logits>.
+
+        Written with the gradient, not with the loss's own tangent: torch's forward derivative of
+        log_softmax cannot be differentiated again.
+        """
+        value, tangent = forward_ad.unpack_dual(logits)
+        leaf = value if value.requires_grad else value.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.criterion(leaf, labels), leaf, create_graph=True)
+        return (gradient * tangent).sum()
+
+    @contextmanager
+    def _moving(self, prefix: str, tangents: dict[str, Tensor]) -> Iterator[None]:
+        """Let the weights whose names begin with ``prefix`` move along their tangents."""
+        places = [place for place in self._places if place[0].startswith(prefix)]
+        if prefix != "backbone." and not any(bool(tangents[name].any()) for name, _, _ in places):
+            yield  # at the last step of all, only the backbone moves: that is what was judged
+            return
+        weights = [parameters[key] for _, parameters, key in places]
+        for (name, parameters, key), weight in zip(places, weights, strict=True):
+            parameters[key] = forward_ad.make_dual(weight, tangents[name])
+        try:
+            yield
+        finally:
+            for (_, parameters, key), weight in zip(places, weights, strict=True):
+                parameters[key] = weight
+
+    @contextmanager
+    def _differentiable(self, weights_too: bool) -> Iterator[None]:
+        """Record what depends on the weights, or leave that out."""
+        for weight in self._weights.tensors.values():
+            weight.requires_grad_(weights_too)
+        try:
+            yield
+        finally:
+            for weight in self._weights.tensors.values():
+                weight.requires_grad_()
+
+    def _to_batch_statistics(self, to_statistics: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+        """Return the cotangents of the batch's mean and variance at each norm of the backbone.
+
+        Validation uses the backbone's running statistics alone, so only those have cotangents.
+        """
+        cotangents = self._statistics.named(to_statistics)
+        return {
+            norm: (
+                cast(float, norm.momentum) * cotangents[f"{name}.running_mean"],
+                cast(float, norm.momentum) * cotangents[f"{name}.running_var"],
+            )
+            for name, norm in self._backbone_norms()
+        }
+
+    def _backbone_norms(self) -> list[tuple[str, _BatchNorm]]:
+        return [pair for pair in self._norms.items() if pair[0].startswith("backbone.")]
+
+    @contextmanager
+    def _training(self, seed: int) -> Iterator[None]:
+        """Training mode, with random numbers of ``seed`` that leave the caller's as they are."""
+        device = self.network.alpha.device
+        self.network.train()
+        norms: dict[nn.Module, Callable[[Tensor], Tensor]] = {
+            norm: functools.partial(batch_norm, norm) for norm in self._norms.values()
+        }
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            replaced_forwards(norms),
+        ):
+            torch.manual_seed(seed)
+            yield

@@ -1,0 +1,213 @@
+"""The relaxed network: every boundary is a little cut and a little open.
+
+Notation (L layers, C auxiliary choices, B batch size):
+    h_i      output of layer i
+    alpha    (L-1, 2); a_i = softmax(alpha_i) = (a_i^loc, a_i^up)
+    beta     (L-1, C); b_i = softmax(beta_i)
+    l_i      CE(sum_c b_ic aux_ic(h_i), y), the local loss at boundary i
+    G_i      a_i^loc l_i + a_i^up G_{i+1}, and G_{L-1} = CE(head(h_{L-1}), y)
+
+Layer i learns from dG_i/dw_i, the auxiliary networks at boundary i from their own unscaled l_i.
+With one-hot a_i this is a decoupled network: a_i^up = 0 is a cut, a_i^loc = 0 is none.
+
+The forward pass needs no mixing of losses. The *values* that pass a boundary are untouched, and
+only what is *learned* through it is scaled: by a_i^loc on the way to the auxiliary networks, by
+a_i^up on the way to layer i+1. Such a place is a gradient valve. The sum of all local losses and
+the final loss then has exactly the gradients above, with no product over boundaries to underflow.
+Source: Pyeon et al., "SEDONA", ICLR 2021, section 3; the valves are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from sedona_nni.errors import InputError
+from sedona_nni.models import Backbone
+from sedona_nni.models.placement import lay_out
+from sedona_nni.teachers.auxiliary import (
+    AuxiliaryContext,
+    AuxiliaryNetwork,
+    ConvAuxiliary,
+    LightNetworks,
+    auxiliary_context,
+    build_auxiliary,
+)
+
+__all__ = ["MixedAuxiliary", "RelaxedNetwork", "Valve", "gradient_valve", "tangent_valve"]
+
+Valve = Callable[[Tensor, Tensor], Tensor]
+"""(features, scale) -> features: values pass unchanged, what is learned through them is scaled."""
+
+
+class _GradientValve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return features.view_as(features)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (scale,) = ctx.saved_tensors
+        return gradient * scale, None
+
+
+def gradient_valve(features: Tensor, scale: Tensor) -> Tensor:
+    """Return ``features``; the gradient that comes back through them is multiplied by ``scale``.
+
+    For first-order training. Differentiating the resulting gradients a second time would be wrong,
+    and raises: the second reverse pass crosses the valve once more on its way to the features'
+    *values*, which depend on the weights below with no scale at all. See `tangent_valve`.
+
+    Args:
+        features: Any shape.
+        scale: Shape ().
+    """
+    result: Tensor = _GradientValve.apply(features, scale)
+    return result
+
+
+def tangent_valve(features: Tensor, scale: Tensor) -> Tensor:
+    """Return dual ``features`` whose tangent is multiplied by ``scale``: the adjoint of the above.
+
+    Inside ``torch.autograd.forward_ad.dual_level()``. The result is an ordinary differentiable
+    function of the features' values, their tangents and the scale, so reverse mode through it is
+    exact.
+    """
+    value, tangent = forward_ad.unpack_dual(features)
+    return features if tangent is None else forward_ad.make_dual(value, tangent * scale)
+
+
+class MixedAuxiliary(nn.Module):
+    """All C auxiliary candidates at one boundary: sum_c b_c aux_c(h).
+
+    The light convolutional networks among them are computed together, see
+    `auxiliary.LightNetworks`.
+
+    Raises:
+        InputError: if one of them has a loss of its own, of which its logits are only a part.
+    """
+
+    def __init__(self, aux_choices: Sequence[str], context: AuxiliaryContext) -> None:
+        super().__init__()
+        self.aux_choices = tuple(aux_choices)
+        self.context = context
+        networks = {name: build_auxiliary(name, context) for name in aux_choices}
+        for name, network in networks.items():
+            if type(network).local_loss is not AuxiliaryNetwork.local_loss:
+                rule = "must learn from its logits alone to be mixed with others in a search"
+                raise InputError.rule("aux", rule, name)
+        depths = {
+            name: network.depth
+            for name, network in networks.items()
+            if isinstance(network, ConvAuxiliary)
+        }
+        self.light_choices = sorted(depths, key=lambda name: depths[name], reverse=True)
+        self.light = LightNetworks(context, list(depths.values())) if depths else None
+        self.others = nn.ModuleDict(
+            {name: network for name, network in networks.items() if name not in depths}
+        )
+        for name in depths:
+            drawn = networks[name].state_dict()
+            for key, own in self.of_candidate(self.state_dict(), name).items():
+                own.copy_(drawn[key])
+
+    def forward(self, features: Tensor, b: Tensor) -> Tensor:
+        """Return the mixed logits (B, classes) of features (B, channels, s, s) at b, shape (C,)."""
+        logits = {name: network(features) for name, network in self.others.items()}
+        if self.light is not None:
+            logits |= zip(self.light_choices, self.light(features), strict=True)
+        return torch.einsum("c,cnk->nk", b, torch.stack([logits[c] for c in self.aux_choices]))
+
+    def of_candidate(self, tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+        """Return what belongs to one candidate, named as in the candidate alone.
+
+        Args:
+            tensors: By their names in this module: parameters, buffers, gradients ...
+            name: The candidate's name, one of ``aux_choices``.
+
+        Returns:
+            The tensors, or views of them.
+        """
+        prefix = "light." if name in self.light_choices else f"others.{name}."
+        inside = {
+            key.removeprefix(prefix): tensor
+            for key, tensor in tensors.items()
+            if key.startswith(prefix)
+        }
+        if self.light is None or name not in self.light_choices:
+            return inside
+        own = self.light.of_one(inside, self.light_choices.index(name))
+        return {f"light.{key}": tensor for key, tensor in own.items()}
+
+    def candidate(self, name: str) -> AuxiliaryNetwork:
+        """Return a copy of one candidate, with its present weights."""
+        with torch.random.fork_rng([]):
+            network = build_auxiliary(name, self.context).to(next(self.parameters()))
+        network.load_state_dict(self.of_candidate(self.state_dict(), name))
+        return network
+
+
+class RelaxedNetwork(nn.Module):
+    """A backbone with every auxiliary candidate at every boundary, and the logits (alpha, beta).
+
+    Attributes:
+        backbone: The backbone; it is trained, too.
+        aux_choices: Names of the C auxiliary candidates.
+        auxiliaries: ``auxiliaries[i]`` holds the candidates at boundary i.
+        alpha: Shape (L-1, 2), starts at 0 (column 0: local loss, i.e. cut; column 1: upstream).
+        beta: Shape (L-1, C), starts at 0.
+    """
+
+    def __init__(self, backbone: Backbone, aux_choices: Sequence[str]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.aux_choices = tuple(aux_choices)
+        boundaries = range(backbone.num_layers - 1)
+        self.auxiliaries = nn.ModuleList(
+            MixedAuxiliary(aux_choices, auxiliary_context(backbone, i)) for i in boundaries
+        )
+        self.alpha = nn.Parameter(torch.zeros(len(boundaries), 2))
+        self.beta = nn.Parameter(torch.zeros(len(boundaries), len(aux_choices)))
+
+    def named_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what inner steps train: every parameter but alpha and beta."""
+        for name, parameter in self.named_parameters():
+            if parameter is not self.alpha and parameter is not self.beta:
+                yield name, parameter
+
+    @property
+    def a(self) -> Tensor:
+        """The weights of the losses, softmax(alpha), (L-1, 2)."""
+        return self.alpha.softmax(1)
+
+    @property
+    def b(self) -> Tensor:
+        """The weights of the candidates, softmax(beta), (L-1, C)."""
+        return self.beta.softmax(1)
+
+    def forward(
+        self, images: Tensor, a: Tensor, valve: Valve = gradient_valve
+    ) -> tuple[list[Tensor], Tensor]:
+        """Send images (B, channels, size, size) up the backbone, through a valve per boundary.
+
+        Args:
+            images: Shape (B, channels, size, size).
+            a: The valves' scales, as `a` has them, (L-1, 2).
+            valve: What stands at the boundaries.
+
+        Returns:
+            The features at each boundary, L-1 maps, and the final logits, (B, classes). The local
+            logits are ``auxiliaries[i](valve(features, a[i, 0]), b[i])``.
+        """
+        features, at_boundaries = lay_out(images), []
+        for layer, to_next in zip(self.backbone.layers, a[:, 1], strict=False):
+            features = layer(features)
+            at_boundaries.append(features)
+            features = valve(features, to_next)
+        return at_boundaries, self.backbone.head(self.backbone.layers[-1](features))

@@ -1,0 +1,113 @@
+"""The search as the authors' release computes it, for comparison with its results.
+
+It differs from ours in two ways. Notation as in `relaxation`; s_i = 1 / (a_i^loc + 1e-5).
+
+1. The auxiliary networks see h_i / s_i and their logits are multiplied by s_i, a constant in all
+   derivatives; and they learn from a_i^loc l_i instead of l_i. Where they begin with a convolution
+   and batch norm, dividing by s_i changes nothing, so in effect the logits grow as a^loc shrinks.
+2. What is minimised with regard to alpha and beta is the last inner *training* loss
+
+       R_0, with R_i = a_i^loc l_i + a_i^up R_{i+1} and R_{L-1} the final loss,
+
+   on the T-th training batch, before the T-th update. So T-1 steps are looked through, R_0 depends
+   on alpha and beta also by itself, and the validation loss is only reported.
+
+The release divides all gradients of layer i by the product of a_k^up, k < i. What is left is the
+gradient of R_i, which is what a gradient valve computes without the division.
+Source: github.com/mjpyeon/sedona as of commit d769bf9, sedona.py and models/module.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from sedona_nni.data.batches import Batch
+from sedona_nni.searches.sedona.hypergradient import Hypergradient, look_ahead, pull_back, replay
+from sedona_nni.searches.sedona.inner_step import InnerProblem, PulledBack, TrainingState
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork, Valve
+
+__all__ = ["ReleaseProblem", "release_hypergradient", "rescaled_logits"]
+
+
+class ReleaseProblem(InnerProblem):
+    """The relaxed network's training with rescaled auxiliary networks, and its objective R_0."""
+
+    def _local_logits(
+        self, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
+    ) -> Tensor:
+        return rescaled_logits(self.network, boundary, features, a, b, valve)
+
+    def objective(self, state: TrainingState, batch: Batch, seed: int) -> PulledBack:
+        """Return the gradient of R_0 with regard to the weights, alpha and beta."""
+        images, labels = batch
+        self.load(state)
+        to_weights = self._weights.gradients()
+        network = self.network
+        a, b = network.a, network.b
+        with self._training(seed):
+            at_boundaries, logits = network(images, a, _open)
+            local = [
+                self.criterion(self._local_logits(i, features, a, b, _open), labels)
+                for i, features in enumerate(at_boundaries)
+            ]
+            total = self.criterion(logits, labels)
+            for (a_loc, a_up), loss in reversed(list(zip(a, local, strict=True))):
+                total = a_loc * loss + a_up * total
+            total.backward()
+        alpha, beta = network.alpha.grad, network.beta.grad
+        network.alpha.grad = network.beta.grad = None
+        return PulledBack(
+            to_weights,
+            torch.zeros_like(state.slots),
+            torch.zeros_like(state.statistics),
+            cast(Tensor, alpha),
+            cast(Tensor, beta),
+        )
+
+
+def rescaled_logits(
+    network: RelaxedNetwork, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
+) -> Tensor:
+    """Return s_i times the logits for h_i / s_i, behind a valve with a_i^loc, (B, num_classes).
+
+    Takes what `InnerProblem` passes to its local logits.
+    """
+    a_loc = a[boundary, 0]
+    s = 1 / (a_loc.detach() + 1e-5)
+    logits: Tensor = network.auxiliaries[boundary](features / s, b[boundary])
+    return valve(s * logits, a_loc)
+
+
+def _open(features: Tensor, scale: Tensor) -> Tensor:
+    """A valve that is no valve: R_0 is an ordinary function, differentiated as it is."""
+    return features
+
+
+def release_hypergradient(
+    problem: InnerProblem,
+    start: TrainingState,
+    train_batches: Sequence[Batch],
+    validation_batch: Batch,
+    *,
+    lr: float,
+    seed: int,
+) -> Hypergradient:
+    """Differentiate R_0 on the last of T = len(train_batches) batches; see the module.
+
+    Takes and returns what `hypergradient.hypergradient` does; ``meta_loss`` is the validation loss
+    after all T steps, as the release reports it, not what was differentiated.
+    """
+    assert isinstance(problem, ReleaseProblem)
+    ahead = look_ahead(problem, start, train_batches, lr=lr, seed=seed)
+    meta_loss, accuracy, *_ = problem.validation(ahead.state, validation_batch)
+    last = len(train_batches) - 1
+    state = replay(problem, start, ahead.gradients[:last], lr=lr)
+    at_end = problem.objective(state, train_batches[last], seed + last)
+    pulled = pull_back(
+        problem, start, ahead.gradients[:last], train_batches, at_end, lr=lr, seed=seed
+    )
+    return Hypergradient(pulled.alpha, pulled.beta, meta_loss, accuracy, ahead.losses)

@@ -1,0 +1,102 @@
+"""What SEDONA's search ends with.
+
+Notation (L layers, C auxiliary choices):
+    alpha        (L-1, 2) logits; softmax(alpha_i) = (a_i^loc, a_i^up)
+    beta         (L-1, C) logits; softmax(beta_i) weighs the auxiliary choices at boundary i
+Source: Pyeon et al., "SEDONA: Search for Decoupled Neural Networks toward Greedy Block-wise
+Learning", ICLR 2021.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import model_validator
+from typing_extensions import Self
+
+from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
+from sedona_nni.decouplings.outcome import SearchOutcome
+
+__all__ = ["SearchResult"]
+
+
+class SearchResult(SearchOutcome):
+    """The relaxation that SEDONA's search ended with.
+
+    The evidence is alpha_i^loc - alpha_i^up = log(a_i^loc / a_i^up). These logit differences order
+    the boundaries as a^loc does, but also where a^loc itself rounds to equal numbers, as near 0.5
+    it does in float32 (21 of the 49 boundaries of the published ResNet-152 result).
+
+    Attributes:
+        alpha: The logits of every boundary.
+        beta: The logits of its auxiliary choices.
+    """
+
+    tells_num_blocks: ClassVar[bool] = True
+
+    format: Literal["sedona-nni/search-result/1"] = "sedona-nni/search-result/1"
+    alpha: list[tuple[float, float]]
+    beta: list[list[float]]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.alpha) != len(self.beta):
+            raise ValueError(
+                "alpha and beta must have one row per boundary, "
+                f"but got {len(self.alpha)} and {len(self.beta)} rows"
+            )
+        widths = {len(row) for row in self.beta}
+        if widths - {len(self.aux_choices)}:
+            raise ValueError(
+                f"beta rows must have {len(self.aux_choices)} entries, one per auxiliary choice, "
+                f"but got {sorted(widths)}"
+            )
+        if not np.isfinite(np.array(self.alpha)).all() or not np.isfinite(self.beta).all():
+            raise ValueError("alpha and beta must be finite numbers, but got inf or nan")
+        return self
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of layers of the backbone."""
+        return len(self.alpha) + 1
+
+    def margins(self) -> np.ndarray:
+        """Return alpha_i^loc - alpha_i^up = log(a_i^loc / a_i^up), shape (L-1,), float64."""
+        alpha = np.array(self.alpha, dtype=np.float64).reshape(-1, 2)
+        return np.asarray(alpha[:, 0] - alpha[:, 1])
+
+    def evidence(self) -> np.ndarray:
+        """See `SearchOutcome.evidence`; whatever is below a cut and stands at it, its margin."""
+        margins = self.margins()
+        return np.tile(margins[:, None], (len(margins), 1, len(self.aux_choices)))
+
+    @property
+    def in_release_mode(self) -> bool:
+        """Whether it was found in release mode, or by the authors' release, as it says itself."""
+        settings = self.provenance.get("settings")
+        return isinstance(settings, dict) and settings.get("release_mode") is True
+
+    def a_loc(self) -> np.ndarray:
+        """Return a^loc = softmax(alpha)[:, 0], shape (L-1,), float64: how much each boundary
+        prefers its local loss, i.e. a cut."""
+        return np.asarray(np.exp(-np.logaddexp(0, -self.margins())))  # never overflows
+
+    @property
+    def undecided_share(self) -> float:
+        """Share of the boundaries whose a^loc is within 0.01 of 0.5, where all of them start."""
+        return float(np.mean(np.abs(self.a_loc() - 0.5) < 0.01)) if self.alpha else 0.0
+
+    def ranked_aux(self, boundary: int) -> list[str]:
+        """Return the auxiliary network with the largest beta alone; of equals the first."""
+        return [self.aux_choices[int(np.argmax(self.beta[boundary]))]]
+
+    def decoupling(self, num_blocks: int) -> Decoupling:
+        """See `SearchOutcome.decoupling`: the K-1 boundaries with the largest a^loc, and for K = 0
+        those where a_i^loc > a_i^up."""
+        margins = self.margins()
+        if num_blocks == 0:
+            return self.at([int(i) for i in np.flatnonzero(margins > 0)], {"rule": "a_loc > a_up"})
+        check_num_blocks(num_blocks, self.num_layers)
+        best = np.argsort(-margins, kind="stable")[: num_blocks - 1]
+        return self.at(sorted(int(cut) for cut in best), {"num_blocks": num_blocks})

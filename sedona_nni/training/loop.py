@@ -1,0 +1,261 @@
+"""Training a decoupled network: epochs, validation, checkpoints, the best epoch, the test.
+
+What becomes of one batch is the business of a method of `sedona_nni.training.methods`, by default
+parallel greedy learning; `train` is the loop around it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sedona_nni.data.augmentation import build_mixing
+from sedona_nni.data.batches import BatchStream
+from sedona_nni.data.sets import Splits
+from sedona_nni.decouplings.decoupled import DecoupledNetwork
+from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.files import read_tensors, reading, write_atomically
+from sedona_nni.models.placement import place
+from sedona_nni.progress import tracked
+from sedona_nni.training.evaluation import Evaluation, block_accuracies, evaluate
+from sedona_nni.training.methods import build_method
+from sedona_nni.training.methods.method import Stateful
+from sedona_nni.training.settings import TrainSettings
+
+__all__ = [
+    "CHECKPOINT_FILE",
+    "MODEL_FILE",
+    "DivergedError",
+    "TrainResult",
+    "train",
+    "training_stream",
+]
+
+CHECKPOINT_FILE = "checkpoint.pt"
+MODEL_FILE = "model.safetensors"
+
+Report = Callable[[dict[str, float]], None]
+
+
+class DivergedError(SedonaError):
+    """The training loss is no longer a finite number; the hyperparameters are to blame."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to; the epoch with the best validation accuracy is what was tested.
+
+    Attributes:
+        best_epoch: That epoch, from 1; the earliest of equals, of those in which the last block
+            learned.
+        validation_accuracy: Accuracy of the final head on the validation part.
+        validation_loss: Its mean loss there.
+        test: The same weights on the test part.
+        time_s: Seconds of training and validation, those before an interruption included.
+    """
+
+    best_epoch: int
+    validation_accuracy: float
+    validation_loss: float
+    test: Evaluation
+    time_s: float
+
+
+def training_stream(
+    splits: Splits, settings: TrainSettings, device: torch.device | str
+) -> BatchStream:
+    """Return the batches that a training learns from, before they are mixed."""
+    return BatchStream(
+        splits.train.augmented(settings.augmentation),
+        settings.batch_size,
+        settings.seed,
+        device,
+        classes_per_batch=settings.classes_per_batch,
+        class_limited_passes=settings.class_limited_epochs,
+    )
+
+
+def train(
+    network: DecoupledNetwork,
+    splits: Splits,
+    settings: TrainSettings,
+    *,
+    device: torch.device | str = "cpu",
+    report: Report = lambda numbers: None,
+    directory: Path | None = None,
+) -> TrainResult:
+    """Train every block, keep the epoch that validates best, test that one once.
+
+    As long as the method has not come to the upper blocks, what is validated is the network up to
+    the highest block that has learned, with this block's classifier as its head; the best epoch is
+    one in which it was the whole network. The network ends with the best epoch's weights.
+
+    After each epoch a checkpoint is written to ``directory``; called again with the same network,
+    data and settings, training goes on from it.
+    On a CPU, with as many threads, the outcome is then the same to the bit: what is random in step
+    n depends on the seed and on n alone. Torch's global generators are left as they were.
+
+    Args:
+        network: What to train; it is moved to ``device``.
+        splits: The images.
+        settings: How.
+        device: Where.
+        report: Called after every epoch with ``default`` (the final head's validation accuracy),
+            ``loss`` (its validation loss), ``block_1_accuracy`` ... ``block_K_accuracy`` (on the
+            validation part), ``train_loss`` (mean of the highest losses while learning), ``epoch``
+            of ``epochs``, ``lr`` and what else the method tells; after an interruption also for the
+            epochs before it.
+        directory: Where to write ``checkpoint.pt`` and, at the end, ``model.safetensors``, whose
+            metadata name the classes.
+
+    Raises:
+        DivergedError: if a loss is not finite at the end of an epoch.
+        InputError: if the checkpoint in ``directory`` was made with other settings or images, or
+            the method cannot train the network, see `training.methods.MethodSettings.check`.
+    """
+    device = torch.device(device)
+    place(network, device)
+    stream = training_stream(splits, settings, device)
+    mix = build_mixing(settings.mixup, settings.cutmix, splits.num_classes)
+    steps_per_epoch = stream.batches_per_epoch
+    generators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=generators), warnings.catch_warnings():
+        # In fp16 the very first updates are often skipped, and the schedule takes it for a mistake
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        torch.manual_seed(_initial_seed(settings.seed))
+        method = build_method(network, settings, splits, steps_per_epoch)
+
+        data = splits.identity
+        progress = _Progress(
+            settings.model_dump(mode="json"), data="" if data is None else data.fingerprint
+        )
+        checkpoint = directory / CHECKPOINT_FILE if directory else None
+        if checkpoint and checkpoint.exists():
+            progress = _load(checkpoint, [network, method], progress)
+            for numbers in progress.history:
+                report({**numbers, "epochs": max(int(numbers["epoch"]), method.num_epochs)})
+
+        started = time.perf_counter() - progress.time_s
+        batches = stream.iterate(start=len(progress.history) * steps_per_epoch)
+        while not method.finished(len(progress.history)):
+            epoch = len(progress.history) + 1
+            method.start_epoch(epoch)
+            losses = torch.zeros(len(network.blocks), device=device)
+            updates = [0] * len(network.blocks)
+            steps = range((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch)
+            num_epochs = max(epoch, method.num_epochs)
+            for step in tracked(
+                steps,
+                f"epoch {epoch} of {num_epochs}",
+                done=steps.start,
+                total=num_epochs * steps_per_epoch,
+            ):
+                images, labels = next(batches)
+                torch.manual_seed(_dropout_seed(settings.seed, step))
+                for block, loss in method.step(*mix(images, labels)).items():
+                    losses[block] += loss
+                    updates[block] += 1
+
+            judged = DecoupledNetwork(method.result.blocks[: method.num_validated])
+            validation = evaluate(judged, splits.validation, settings, device)
+            losses /= torch.tensor(updates, device=device).clamp(min=1)
+            if not (losses.isfinite().all() and math.isfinite(validation.loss)):
+                raise DivergedError(
+                    f"training diverged in epoch {epoch}: the blocks' losses are "
+                    f"{losses.tolist()}, the validation loss is {validation.loss} "
+                    f"({settings.optimizer}, lr {settings.lr})"
+                )
+            learned = [block for block, count in enumerate(updates) if count]
+            numbers = {
+                "default": validation.accuracies[-1],
+                "loss": validation.loss,
+                **block_accuracies(judged, validation),
+                **({"train_loss": losses[learned[-1]].item()} if learned else {}),
+                **method.numbers(),
+                "epoch": epoch,
+            }
+            progress.history.append(numbers)
+            progress.keep_best(method.result, method.num_validated)
+            progress.time_s = time.perf_counter() - started
+            if checkpoint:
+                _save(checkpoint, [network, method], progress)
+            report({**numbers, "epochs": num_epochs})
+
+    network.load_state_dict(progress.best_network)
+    if directory:
+        weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        metadata = None if data is None else data.as_metadata()
+        write_atomically(directory / MODEL_FILE, lambda path: save_file(weights, path, metadata))
+    return TrainResult(
+        progress.best_epoch,
+        progress.best_accuracy,
+        progress.history[progress.best_epoch - 1]["loss"],
+        evaluate(network, splits.test, settings, device),
+        progress.time_s,
+    )
+
+
+@dataclass
+class _Progress:
+    """What has to outlive an interruption besides the states of network and optimizers."""
+
+    settings: dict[str, Any]
+    data: str = ""
+    history: list[dict[str, float]] = field(default_factory=list)
+    num_validated: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_network: dict[str, Tensor] = field(default_factory=dict)
+    time_s: float = 0.0
+
+    def keep_best(self, network: DecoupledNetwork, num_validated: int) -> None:
+        """Keep the network of the last epoch if none with as many blocks was better."""
+        accuracy = self.history[-1]["default"]
+        if num_validated > self.num_validated or accuracy > self.best_accuracy:
+            self.num_validated = num_validated
+            self.best_accuracy = accuracy
+            self.best_epoch = len(self.history)
+            self.best_network = {
+                name: tensor.to("cpu", copy=True) for name, tensor in network.state_dict().items()
+            }
+
+
+def _save(path: Path, parts: Sequence[Stateful], progress: _Progress) -> None:
+    state = {**vars(progress), "parts": [part.state_dict() for part in parts]}
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+
+def _load(path: Path, parts: Sequence[Stateful], fresh: _Progress) -> _Progress:
+    remedy = "remove it to start again"
+    with reading(path, remedy):
+        state = read_tensors(path)
+        settings = TrainSettings.model_validate(state["settings"])  # also one of fewer options
+        data = state.setdefault("data", fresh.data)  # older ones do not say which images
+    if settings.model_dump(mode="json") != fresh.settings:
+        raise InputError(f"directory: {path} was made with other training settings")
+    if fresh.data and data and data != fresh.data:
+        raise InputError(f"directory: {path} was made with other images")
+    with reading(path, remedy):
+        for part, saved in zip(parts, state.pop("parts"), strict=True):
+            part.load_state_dict(saved)
+        return _Progress(**state)
+
+
+def _dropout_seed(seed: int, step: int) -> int:
+    """Mix the two, so that neighbouring seeds and steps share nothing."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
+
+
+def _initial_seed(seed: int) -> int:
+    """The seed of what a method draws before its first step; different from that of any step."""
+    return int(np.random.SeedSequence((seed, 0, 1)).generate_state(1)[0])

@@ -1,0 +1,199 @@
+"""Delayed gradients: blocks go backward at the same time, each for another batch (DDG).
+
+Notation:
+    K        blocks, numbered from 1
+    w_k^t    weights of block k before step t, t = 0, 1, ...
+    h_k^s    what block k made of batch s, with the weights w_1^s ... w_k^s
+    l^s      loss of the final head for batch s with the weights w^s
+    e_k^s    dl^s/dh_k^s, the *error*
+
+At step t all blocks go forward with batch t, one after the other. Then block k goes backward for
+batch s = t - (K - k), with the error that block k+1 found at step t-1, and hands its own on:
+
+    (dl^s/dw_k^s, e_{k-1}^s) = (dh_k^s/d(w_k^s, h_{k-1}^s))^T e_k^s
+    w_k^{t+1} = update(w_k^t, dl^s/dw_k^s)
+
+The last block's gradient is not delayed, the first one's by K-1 steps. While a block has not been
+sent an error, in the first K-k steps, it waits. Gradients still under way at the end of training
+are lost. With K = 1 this is back-propagation.
+
+Each is the gradient at the weights w^s with which batch s went forward, as published, although
+block k has been updated K-k times since. A block's optimizer changes weights in place, which a
+graph that waits would notice and refuse. So block k < K goes forward with a copy of its weights
+that belongs to the graph, and keeps K-k of them beside the activations. To go forward a second time
+instead would keep inputs in place of activations, but costs a third of the method's time, and its
+need of memory is what it is known for.
+Source: Huo, Gu, Yang and Huang, "Decoupled Parallel Backpropagation with Convergence Guarantee",
+ICML 2018, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from sedona_nni.data.sets import Splits
+from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
+from sedona_nni.training.method_settings import MethodSettings
+from sedona_nni.training.methods.method import TrainingMethod, autocast, register_method
+from sedona_nni.training.settings import TrainSettings
+
+__all__ = ["DelayedGradients", "DelayedGradientsSettings"]
+
+
+class DelayedGradientsSettings(MethodSettings):
+    """Delayed gradients; it has no options."""
+
+    name: Literal["ddg"] = "ddg"
+    uses_auxiliary: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A block's forward pass that waits for its error.
+
+    Attributes:
+        inputs: What the block below returned, (B, C, S, S), or the images.
+        weights: The copy of the block's weights that it used, by name.
+        seed: What torch's generators were seeded with before it.
+        outputs: Its result, with the graph.
+    """
+
+    inputs: Tensor
+    weights: dict[str, Tensor]
+    seed: int
+    outputs: Tensor
+
+
+@register_method(DelayedGradientsSettings)
+class DelayedGradients(TrainingMethod):
+    """DDG.
+
+    Attributes:
+        waiting: The forward passes of each block but the last whose errors are to come, oldest
+            first.
+        errors: What the block above found at the last step, in the same order; None before the
+            first.
+    """
+
+    def __init__(
+        self,
+        network: DecoupledNetwork,
+        settings: TrainSettings,
+        splits: Splits,
+        steps_per_epoch: int,
+    ) -> None:
+        """See `TrainingMethod`."""
+        super().__init__(network, settings, splits, steps_per_epoch)
+        self.optimize(network.blocks)
+        self.waiting: list[deque[_Pass]] = [deque() for _ in network.blocks[:-1]]
+        self.errors: list[Tensor | None] = [None for _ in network.blocks[:-1]]
+        self.dtype = next(network.parameters()).dtype
+
+    def step(self, images: Tensor, labels: Tensor) -> dict[int, Tensor]:
+        """Go forward with one batch, and backward with another one in each block.
+
+        A block is updated before the next goes forward; its result was there before.
+        """
+        *lower, top = self.network.blocks
+        features = images
+        for index, block in enumerate(lower):
+            seed = int(torch.randint(2**62, ()))
+            latest = self._forward(block, features, dict(block.named_parameters()), seed)
+            self.waiting[index].append(latest)
+            error = self.errors[index]
+            if error is not None:
+                self._backward(index, self.waiting[index].popleft(), error)
+            features = latest.outputs.detach()
+
+        inputs = features.detach().requires_grad_(bool(lower))
+        with autocast(self.device, self.settings.amp):
+            loss, _ = top.local_loss(top(inputs), labels, self.criterion)
+        self.scaler.scale(loss).backward()
+        if inputs.grad is not None:
+            self._send(len(lower) - 1, inputs.grad)
+        self._move(len(lower))
+        self.scaler.update()
+        for schedule in self.schedules:
+            schedule.step()
+        return {len(lower): loss.detach()}
+
+    def _forward(
+        self,
+        block: Block,
+        inputs: Tensor,
+        weights: Mapping[str, Tensor],
+        seed: int,
+        buffers: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> _Pass:
+        """Run a block with a copy of weights, and with buffers other than its own if given."""
+        torch.manual_seed(seed)
+        inputs = inputs.detach().requires_grad_(block is not self.network.blocks[0])
+        copies = {name: weight.detach().clone() for name, weight in weights.items()}
+        for copy in copies.values():
+            copy.requires_grad_()
+        with autocast(self.device, self.settings.amp):
+            outputs = functional_call(block, {**copies, **buffers}, (inputs,))
+        return _Pass(inputs, copies, seed, outputs)
+
+    def _backward(self, index: int, waited: _Pass, error: Tensor) -> None:
+        """Update a block along the gradient of a forward pass, and send its error down."""
+        error = (error * self.scaler.get_scale()).to(waited.outputs.dtype)
+        wanted = [*waited.weights.values(), *([waited.inputs] if index else [])]
+        gradients = torch.autograd.grad(waited.outputs, wanted, error)
+        parameters = self.network.blocks[index].parameters()
+        for parameter, gradient in zip(parameters, gradients, strict=False):
+            parameter.grad = gradient
+        if index:
+            self._send(index - 1, gradients[-1])
+        self._move(index)
+
+    def _send(self, index: int, gradient: Tensor) -> None:
+        """Keep an error for the next step: unscaled, as the scale may change till then."""
+        self.errors[index] = gradient.to(self.dtype) / self.scaler.get_scale()
+
+    def _move(self, index: int) -> None:
+        """Update a block along the gradient that it has."""
+        self.scaler.step(self.optimizers[index])
+        self.optimizers[index].zero_grad()
+
+    def rehearse(self, images: Tensor, labels: Tensor) -> None:
+        """Take K+1 steps: in the last, all graphs are there and all optimizers have a state."""
+        self.start_epoch(1)
+        for _ in range(len(self.network.blocks) + 1):
+            self.step(images, labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return also what the forward passes that wait were made from, and the errors."""
+        waiting = [
+            [{"inputs": p.inputs, "weights": p.weights, "seed": p.seed} for p in queue]
+            for queue in self.waiting
+        ]
+        return {**super().state_dict(), "waiting": waiting, "errors": self.errors}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Take over a state; the graphs of the forward passes that wait are made again."""
+        super().load_state_dict(state_dict)
+        self.errors = [e if e is None else e.to(self.device) for e in state_dict["errors"]]
+        self.network.train()
+        *lower, _ = self.network.blocks
+        for index, (block, saved) in enumerate(zip(lower, state_dict["waiting"], strict=True)):
+            buffers = dict(block.named_buffers())
+            self.waiting[index] = deque(
+                self._forward(
+                    block,
+                    made_from["inputs"].to(self.device),
+                    {name: weight.to(self.device) for name, weight in made_from["weights"].items()},
+                    made_from["seed"],
+                    # Else batch norms would count these batches twice
+                    {name: buffer.clone() for name, buffer in buffers.items()},
+                )
+                for made_from in saved
+            )

@@ -1,0 +1,296 @@
+"""What a method of training is: the interface between `training.loop` and the algorithms.
+
+The loop over epochs, with validation, checkpoints and reports, is common to all and is in
+`sedona_nni.training.loop`. A method says what becomes of one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from sedona_nni.data.sets import Splits
+from sedona_nni.decouplings.cost import Cost
+from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
+from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers.losses import LabelSmoothing
+from sedona_nni.training.method_settings import METHODS, Method, MethodSettings
+from sedona_nni.training.settings import Precision, TrainSettings
+
+__all__ = [
+    "Stateful",
+    "TrainingMethod",
+    "autocast",
+    "build_average",
+    "build_method",
+    "build_optimizer",
+    "build_schedule",
+    "register_method",
+]
+
+_WARMUP_START = 0.01  # of the learning rate
+_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Stateful(Protocol):
+    """What can be stopped and continued; its state is fit for ``torch.load(weights_only=True)``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take over a state."""
+
+
+def autocast(device: torch.device, amp: Precision) -> torch.autocast:
+    """Return the context in which a forward pass runs in mixed precision."""
+    return torch.autocast(device.type, _DTYPES[amp], enabled=amp != "no")
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], settings: TrainSettings
+) -> torch.optim.Optimizer:
+    """Return the optimizer that the settings describe."""
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
+        )
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, settings.lr, weight_decay=settings.weight_decay)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int
+) -> LRScheduler:
+    """Return the learning rate's schedule over ``settings.epochs``; it goes step by step."""
+    total = settings.epochs * steps_per_epoch
+    milestones = [epoch * steps_per_epoch for epoch in settings.milestones]
+    if settings.warmup_epochs:
+        warmup = settings.warmup_epochs * steps_per_epoch
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return _WARMUP_START + (1 - _WARMUP_START) * step / warmup
+            if settings.schedule == "multistep":
+                return float(settings.lr_decay ** sum(step >= place for place in milestones))
+            lowest = settings.lr_min / settings.lr
+            progress = (step - warmup) / (total - warmup)
+            return lowest + (1 - lowest) * (0.5 + 0.5 * math.cos(math.pi * progress))
+
+        return LambdaLR(optimizer, factor)
+    if settings.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=total, eta_min=settings.lr_min)
+    return MultiStepLR(optimizer, milestones, gamma=settings.lr_decay)
+
+
+def build_average(block: Block, settings: TrainSettings) -> AveragedModel:
+    """Return a copy of a block that can follow it, see `TrainSettings.ema_decay`."""
+    assert settings.ema_decay is not None
+    rule = get_ema_multi_avg_fn(settings.ema_decay)
+    return AveragedModel(block, multi_avg_fn=rule, use_buffers=True)
+
+
+class TrainingMethod(ABC):
+    """How one batch after the other changes a decoupled network, and what is kept for that.
+
+    A subclass calls `optimize` in its constructor, which may draw weights from torch's global
+    generator: `training.train` seeds it. It seeds it again before every step.
+
+    Attributes:
+        network: What is trained, on its device.
+        settings: How.
+        steps_per_epoch: Batches in a pass over the training images.
+        device: Where the network is.
+        criterion: Mean loss of logits and labels.
+        scaler: Scales losses against underflow in half precision; all blocks share it.
+        optimizers: One per block.
+        schedules: One per optimizer.
+        averages: One per block, moving averages of its weights and statistics; none by default.
+        parts: What has a state that must outlive an interruption, beside the network.
+    """
+
+    def __init__(
+        self,
+        network: DecoupledNetwork,
+        settings: TrainSettings,
+        splits: Splits,
+        steps_per_epoch: int,
+    ) -> None:
+        """Prepare a training.
+
+        Args:
+            network: What to train; it is on its device already.
+            settings: How; ``settings.method`` has the method's own options.
+            splits: Says how images look and how many classes there are.
+            steps_per_epoch: Batches in a pass over the training images.
+
+        Raises:
+            InputError: if the network cannot be trained so, see `MethodSettings.check`.
+        """
+        lower = network.blocks[:-1]
+        settings.method.check(
+            [NO_AUXILIARY if b.classifier is None else type(b.classifier).__name__ for b in lower]
+        )
+        self.network = network
+        self.settings = settings
+        self.steps_per_epoch = steps_per_epoch
+        self.device = next(network.parameters()).device
+        self.criterion = LabelSmoothing(settings.label_smoothing)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.schedules: list[LRScheduler] = []
+        self.averages: list[AveragedModel] = []
+        self.parts: list[Stateful] = [self.scaler]
+
+    def optimize(self, modules: Iterable[nn.Module]) -> None:
+        """Make an optimizer and a schedule for each module, one module per block.
+
+        Around each of their updates gradients are clipped and averages follow, if so wanted. A
+        module may be an `nn.ModuleList`, of which each member's gradients are clipped by their own
+        norm.
+        """
+        for module, block in zip(modules, self.network.blocks, strict=True):
+            optimizer = build_optimizer(module.parameters(), self.settings)
+            # An optimizer's hooks see gradients that are unscaled, and only updates that are done
+            if self.settings.clip_norm is not None:
+                members = module if isinstance(module, nn.ModuleList) else [module]
+                optimizer.register_step_pre_hook(self._clipping(members))
+            if self.settings.ema_decay is not None:
+                average = build_average(block, self.settings)
+                optimizer.register_step_post_hook(self._following(average, block))
+                self.averages.append(average)
+            self.optimizers.append(optimizer)
+        self.schedules = [
+            build_schedule(optimizer, self.settings, self.steps_per_epoch)
+            for optimizer in self.optimizers
+        ]
+        self.parts += [*self.optimizers, *self.schedules, *self.averages]
+
+    def _clipping(self, members: Iterable[nn.Module]) -> Callable[..., None]:
+        assert self.settings.clip_norm is not None
+        longest = self.settings.clip_norm
+        parameters = [[*member.parameters()] for member in members]
+
+        def clip(*unused: Any) -> None:
+            for own in parameters:
+                clip_grad_norm_(own, longest)
+
+        return clip
+
+    def _following(self, average: AveragedModel, block: Block) -> Callable[..., None]:
+        def follow(*unused: Any) -> None:
+            average.update_parameters(block)
+
+        return follow
+
+    @property
+    def result(self) -> DecoupledNetwork:
+        """What training has come to: the averages of the blocks if there are any, or the blocks."""
+        if not self.averages:
+            return self.network
+        return DecoupledNetwork([cast(Block, average.module) for average in self.averages])
+
+    @property
+    def num_epochs(self) -> int:
+        """Passes over the training images until the end, as far as that is known beforehand."""
+        return self.settings.epochs
+
+    @property
+    def num_validated(self) -> int:
+        """How many blocks, from the lowest up, have learned; the last of them is validated."""
+        return len(self.network.blocks)
+
+    def finished(self, epochs: int) -> bool:
+        """Return whether training ends after so many epochs."""
+        return epochs >= self.num_epochs
+
+    def start_epoch(self, epoch: int) -> None:
+        """Get ready for an epoch, counted from 1; the network was in evaluation mode."""
+        self.network.train()
+
+    @abstractmethod
+    def step(self, images: Tensor, labels: Tensor) -> dict[int, Tensor]:
+        """Learn from one more batch; schedules go on, and no gradient is left behind.
+
+        Args:
+            images: Shape (B, C, S, S).
+            labels: Class numbers, (B,), or the share of each class where images are mixed,
+                (B, classes).
+
+        Returns:
+            The losses before the updates, each of shape () and without a graph, by the index of
+            the block, from 0: only of blocks that were updated from a loss of their own; the mean
+            where one was updated more than once.
+        """
+
+    def rehearse(self, images: Tensor, labels: Tensor) -> None:
+        """Take steps until no later one needs more memory; for its measurement.
+
+        Two by default, as the first leaves the optimizers' state that later ones carry.
+        """
+        self.start_epoch(1)
+        for _ in range(2):
+            self.step(images, labels)
+
+    def extra_cost(self) -> Cost:
+        """Return the cost of what is trained beside the network, by default nothing."""
+        return Cost(0, 0)
+
+    def numbers(self) -> dict[str, float]:
+        """Return what the report of an epoch tells of the method: at least ``lr``."""
+        return {"lr": float(self.schedules[-1].get_last_lr()[0])}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a continued training needs beside the network's weights."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Take over the state of a training with the same settings."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+
+
+LearningT = TypeVar("LearningT", bound=TrainingMethod)
+
+
+def register_method(settings: type[MethodSettings]) -> Callable[[type[LearningT]], type[LearningT]]:
+    """Return a decorator that registers a subclass of `TrainingMethod`.
+
+    Args:
+        settings: Its options; the type of their ``name``, a ``Literal``, says what it is called.
+
+    Raises:
+        InputError: if a name is taken.
+    """
+
+    def register(learning: type[LearningT]) -> type[LearningT]:
+        for name in get_args(settings.model_fields["name"].annotation):
+            METHODS.add(name, Method(settings, learning))
+        return learning
+
+    return register
+
+
+def build_method(
+    network: DecoupledNetwork, settings: TrainSettings, splits: Splits, steps_per_epoch: int
+) -> TrainingMethod:
+    """Return the method that ``settings.method`` describes, ready for the first epoch.
+
+    Raises:
+        InputError: if the network cannot be trained so, see `MethodSettings.check`.
+    """
+    learning = METHODS[settings.method.name].learning
+    method: TrainingMethod = learning(network, settings, splits, steps_per_epoch)
+    return method

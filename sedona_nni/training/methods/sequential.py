@@ -1,0 +1,101 @@
+"""Sequential greedy learning: one block after the other, each on what the finished ones return.
+
+Block n learns for ``epochs`` epochs while the blocks below it are frozen: their weights stay as
+they are, and they run in evaluation mode, so that batch norms keep their statistics and nothing is
+dropped. Each block has the same schedule. A training of K blocks thus takes K times ``epochs``
+epochs. Above the block that learns nothing is computed.
+Source: Belilovsky et al., ICML 2020, the comparison of sequential and parallel training.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sedona_nni.data.sets import Splits
+from sedona_nni.decouplings.decoupled import DecoupledNetwork
+from sedona_nni.training.method_settings import MethodSettings
+from sedona_nni.training.methods.greedy import block_step
+from sedona_nni.training.methods.method import TrainingMethod, autocast, register_method
+from sedona_nni.training.settings import TrainSettings
+
+__all__ = ["SequentialLearning", "SequentialSettings"]
+
+
+class SequentialSettings(MethodSettings):
+    """Greedy learning of one block after the other; it has no options."""
+
+    name: Literal["sequential"] = "sequential"
+
+
+@register_method(SequentialSettings)
+class SequentialLearning(TrainingMethod):
+    """Sequential greedy learning.
+
+    Attributes:
+        learning: Index of the block that learns; those below are finished.
+    """
+
+    def __init__(
+        self,
+        network: DecoupledNetwork,
+        settings: TrainSettings,
+        splits: Splits,
+        steps_per_epoch: int,
+    ) -> None:
+        """See `TrainingMethod`."""
+        super().__init__(network, settings, splits, steps_per_epoch)
+        self.optimize(network.blocks)
+        self.learning = 0
+
+    @property
+    def num_epochs(self) -> int:
+        """Those of all blocks, one after the other."""
+        return len(self.network.blocks) * self.settings.epochs
+
+    @property
+    def num_validated(self) -> int:
+        """The blocks that are finished and the one that learns."""
+        return self.learning + 1
+
+    def start_epoch(self, epoch: int) -> None:
+        """Freeze what is finished."""
+        self.learning = (epoch - 1) // self.settings.epochs
+        for index, (block, optimizer) in enumerate(
+            zip(self.network.blocks, self.optimizers, strict=True)
+        ):
+            block.train(index == self.learning)
+            if index < self.learning:
+                optimizer.state.clear()  # else the momentum of all finished blocks is carried on
+
+    def step(self, images: Tensor, labels: Tensor) -> dict[int, Tensor]:
+        """Update the block that learns from what the finished ones make of the batch."""
+        features = images
+        with torch.no_grad(), autocast(self.device, self.settings.amp):
+            for block in self.network.blocks[: self.learning]:
+                features = block(features)
+        _, loss = block_step(
+            self.network.blocks[self.learning],
+            self.optimizers[self.learning],
+            features,
+            labels,
+            self.criterion,
+            self.scaler,
+            self.settings.amp,
+        )
+        self.scaler.update()
+        self.schedules[self.learning].step()
+        return {self.learning: loss}
+
+    def rehearse(self, images: Tensor, labels: Tensor) -> None:
+        """Take two steps with each block."""
+        for index in range(len(self.network.blocks)):
+            self.start_epoch(index * self.settings.epochs + 1)
+            for _ in range(2):
+                self.step(images, labels)
+
+    def numbers(self) -> dict[str, float]:
+        """Return the rate of the block that learns, ``lr``."""
+        return {"lr": float(self.schedules[self.learning].get_last_lr()[0])}

@@ -1,0 +1,120 @@
+"""The house: each room imports only what is below it, and no module comes back to itself."""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from blocked_imports import run_blocking
+
+import sedona_nni
+
+ROOT = Path(__file__).parents[2]
+
+# What each room may import beside itself, from the ground up. What lies in no room is the ground.
+LIBRARY: dict[str, set[str]] = {
+    "ground": set(),
+    "models": {"ground"},
+    "teachers": {"ground", "models"},
+    "decouplings": {"ground", "models", "teachers"},
+    "data": {"ground"},
+    "training": {"ground", "models", "teachers", "decouplings", "data"},
+    "searches": {"ground", "models", "teachers", "decouplings", "data", "training"},
+    "reporting": {
+        *("ground", "models", "teachers", "decouplings", "data", "training", "searches"),
+    },
+}
+ROOMS: dict[str, set[str]] = {
+    **LIBRARY,
+    "search_spaces": {*LIBRARY},
+    "strategies": {*LIBRARY, "search_spaces"},
+    "trials": {*LIBRARY, "search_spaces", "strategies"},
+    "command_line": {*LIBRARY, "search_spaces", "strategies", "trials"},
+}
+
+
+def room(module: str) -> str:
+    """Return where a module is."""
+    first = [*module.split("."), ""][1]
+    return first if first in ROOMS else "ground"
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the project's, by name."""
+    found = {"sedona_nni": Path(sedona_nni.__path__[0]) / "__init__.py"}
+    for each in pkgutil.walk_packages(sedona_nni.__path__, "sedona_nni."):
+        path = Path(each.module_finder.path, each.name.rpartition(".")[2])  # type: ignore[union-attr]
+        found[each.name] = path / "__init__.py" if each.ispkg else path.with_suffix(".py")
+    return found
+
+
+MODULES = modules()
+
+
+def imports(module: str) -> Iterator[str]:
+    """Yield the modules of ours that a module imports, at its top, late, or for type checkers."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names if each.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            for each in node.names:
+                inner = f"{node.module}.{each.name}"
+                if inner in MODULES or node.module in MODULES:
+                    yield inner if inner in MODULES else str(node.module)
+
+
+ARROWS = {name: set(imports(name)) - {name} for name in MODULES}
+
+
+def test_all_modules_are_seen() -> None:
+    files = {
+        path
+        for room_ in ("sedona_nni", *(ROOMS.keys() - LIBRARY.keys()))
+        for path in (ROOT / room_).rglob("*.py")
+    }
+    assert {path.resolve() for path in MODULES.values()} == {path.resolve() for path in files}
+    assert {room(name) for name in MODULES} == set(ROOMS)
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_no_arrow_goes_up(name: str) -> None:
+    allowed = ROOMS[name] | {name}
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in ARROWS.items()
+        # the door shows what is behind it
+        if room(module) == name and module != "sedona_nni"
+        for other in others
+        if room(other) not in allowed
+    ]
+    assert not wrong
+
+
+def test_no_circle() -> None:
+    TopologicalSorter(ARROWS).prepare()  # else it names the circle
+
+
+def test_the_library_needs_neither_nni_nor_lightning_nor_optuna() -> None:
+    blocked = ["nni", "pytorch_lightning", "lightning", "optuna"]
+    blocked += [f"sedona_nni.{name}" for name in ROOMS.keys() - LIBRARY.keys()]
+    library = [name for name in MODULES if room(name) in LIBRARY]
+    assert len(library) > 60
+    code = f"""
+        import importlib
+        for name in {library!r}:
+            importlib.import_module(name)
+    """
+    done = run_blocking(blocked, code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_blocked_import_would_be_noticed() -> None:
+    done = run_blocking(["nni"], "import sedona_nni.strategies.nni_border.trial")
+    assert "No module named 'nni'" in done.stderr
+    done = run_blocking(["sedona_nni.strategies"], "import sedona_nni.trials.study")
+    assert "No module named 'sedona_nni.strategies" in done.stderr
