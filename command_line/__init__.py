@@ -1095,7 +1095,3 @@ def _show_table(headings: Iterable[str], rows: Iterable[list[str]]) -> None:
     needed = console.measure(table, options=unlimited).minimum
     console.width = max(console.width, 100, needed)  # rich would leave out what does not fit
     console.print(table, markup=False)
-
-
-if __name__ == "__main__":
-    main()

@@ -67,7 +67,10 @@ def _found() -> Iterator[KnownExperiment]:
 
 def _is_ours(config: dict[str, Any], folder: Path) -> bool:
     tuner = (config.get("tuner") or {}).get("className") or ""
-    return tuner.startswith("strategies.") or (folder / "checkpoint" / LEDGER_FILE).exists()
+    return (
+        tuner.removeprefix("sedona_nni.").startswith("strategies.")
+        or (folder / "checkpoint" / LEDGER_FILE).exists()
+    )
 
 
 def _known(stored: dict[str, Any], folder: Path, config: dict[str, Any]) -> KnownExperiment:

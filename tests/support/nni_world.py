@@ -18,7 +18,7 @@ import requests
 import yaml
 
 ROOT = Path(__file__).parents[2]
-FAKE_TRIAL = ROOT / "tests" / "integration" / "fake_trial.py"
+FAKE_TRIAL = ROOT / "tests" / "e2e" / "fake_trial.py"
 
 
 class World:

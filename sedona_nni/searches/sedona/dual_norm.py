@@ -22,7 +22,7 @@ The terms in f to x come from dz, from d(s P t) = -s^2 (m(z t) P dx + m(z dx) P 
 from ds = -s^2 m(z dx). The tangents w' and b' are a direction that nobody differentiates.
 
 torch's own forward derivative of batch norm will not do: differentiated again it gave wrong results
-(torch 2.14; with it, tests/property/test_dual_norm.py fails), and it takes a dozen
+(torch 2.14; with it, tests/searches/sedona/test_dual_norm.py fails), and it takes a dozen
 elementwise kernels.
 """
 

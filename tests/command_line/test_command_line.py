@@ -414,7 +414,7 @@ def test_train_by_another_method(
     capsys.readouterr()
     wrong = ("--set", "method.buffer=2", "--directory", "wrong")
     assert sedona(monkeypatch, *train, *common, *wrong) == 2
-    assert "--set.method.greedy.buffer: unknown field" in capsys.readouterr().err
+    assert "--set.method.buffer: unknown field" in capsys.readouterr().err
     twice = ("--method", "sequential", "--set", "method={name: greedy}", "--directory", "wrong")
     assert sedona(monkeypatch, *train, *common, *twice) == 2
     assert "--method: must not be given with --set method" in capsys.readouterr().err

@@ -276,8 +276,8 @@ def test_a_trainer_that_ends_a_search_is_told(
     )
     short = evaluator(limit_train_batches=steps, max_epochs=1, num_sanity_val_steps=0)
     strategy = Sedona(**SHORT)
-    with caplog.at_level(logging.WARNING, "strategies"):
+    with caplog.at_level(logging.WARNING, "sedona_nni.strategies"):
         strategy(RawFormatModelSpace.from_model(space, short), SequentialExecutionEngine())
-    ours = [record for record in caplog.records if record.name.startswith("strategies.")]
+    ours = [record for record in caplog.records if record.name.startswith("sedona_nni.strategies.")]
     told = [record.getMessage() for record in ours]
     assert told == (["the trainer ended the search after 2 of 3 steps"] if steps else [])

@@ -30,7 +30,7 @@ from sedona_nni.training.methods.method import build_optimizer
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.trials.train import evaluate_saved, run_training
 
-PUBLISHED = Path(__file__).parents[2] / "experiments" / "published" / "vgg19.json"
+PUBLISHED = Path(__file__).parents[3] / "experiments" / "published" / "vgg19.json"
 AUX = ["conv1", "mlp-sr"]
 FOUND: dict[str, Any] = {
     "backbone": "vgg11",

@@ -18,7 +18,7 @@ import pytest
 
 from sedona_nni.progress import Narrator, duration
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 _BAR = """
 from rich.console import Console

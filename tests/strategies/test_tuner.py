@@ -297,7 +297,10 @@ def test_a_resume_draws_what_an_uninterrupted_run_would_draw(
             "aux: must be none at every cut for the method dni",
         ),
         ({"compare": ["uniform"], "uniform_aux": "none"}, "aux: must be an auxiliary network at"),
-        ({"train": {"method": "parallel"}}, "tuner.classArgs.train.method: Input tag 'parallel'"),
+        (
+            {"train": {"method": "parallel"}},
+            "tuner.classArgs.train.method: must be one of greedy, ",
+        ),
         (
             {"train": {"method": {"name": "asynchronous", "slow_block": 3, "slowdown": 2}}},
             "slow_block: must be at most the number of blocks, 2, but got 3",

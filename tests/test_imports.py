@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 HEAVY = {"matplotlib", "pandas", "scipy", "sklearn", "torchmetrics", "torchvision"}
 PLUGINS = {"lightning", "nni", "optuna", "pytorch_lightning"}

@@ -1,6 +1,6 @@
 """`decouplings.balance`: bounds as they are written, cases by hand, the published results.
 
-Against all decouplings of small random instances: tests/property/test_balance.py.
+Against all decouplings of small random instances: tests/decouplings/test_balance_exhaustively.py.
 """
 
 from __future__ import annotations
