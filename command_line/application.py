@@ -1,0 +1,82 @@
+"""All commands, in the order of the help."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from sedona_nni.command_line.data import data
+from sedona_nni.command_line.describe import describe
+from sedona_nni.command_line.discretise import derive
+from sedona_nni.command_line.listing import list_experiments
+from sedona_nni.command_line.release import import_release
+from sedona_nni.command_line.report import report
+from sedona_nni.command_line.retest import retest
+from sedona_nni.command_line.run import resume, run
+from sedona_nni.command_line.search import search
+from sedona_nni.command_line.train import train
+from sedona_nni.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+class _Command(TyperCommand):
+    """A command whose errors name an option as it is typed: ``--num-blocks: must be ...``."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            name, _, complaint = str(error).partition(": ")
+            typed = {each.name: each.opts[0] for each in self.params if each.opts[0][:2] == "--"}
+            given = name in typed and ctx.get_parameter_source(name).name == "COMMANDLINE"
+            if given or (name in typed and complaint.startswith("must be given")):
+                raise InputError(f"{typed[name]}: {complaint}") from None
+            raise  # it may be a field of a file
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"sedona-nni {version('sedona-nni')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_show_version, is_eager=True, help="Say which it is."
+        ),
+    ] = False,
+) -> None:
+    """Find where to cut a network into greedily trained blocks: SEDONA as a plugin of NNI."""
+
+
+def _help(command: Callable[..., None]) -> str:
+    """Return a command's text, that flows as wide as the terminal is."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(part.split()) for part in paragraphs)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run,
+    "resume": resume,
+    "list": list_experiments,
+    "report": report,
+    "search": search,
+    "train": train,
+    "test": retest,
+    "data": data,
+    "describe": describe,
+    "discretise": derive,
+    "import-release": import_release,
+}
+for _name, _function in COMMANDS.items():
+    app.command(_name, cls=_Command, help=_help(_function))(_function)

@@ -1,0 +1,55 @@
+"""``data``: the data sets that there are."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sedona_nni.command_line.options import Json
+from sedona_nni.command_line.tables import show_table
+
+if TYPE_CHECKING:
+    from sedona_nni.data.sets import Contents
+
+
+def data(
+    name: Annotated[str | None, typer.Argument(help="Name of a data set; by default all.")] = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="Folder to look in, by default the usual one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which data sets there are, where they are looked for, and how to get them.
+
+    Of a single one, show what is used of its folder, class by class, and what is left out.
+    """
+    from sedona_nni.data.sets import DATASETS, find_contents
+
+    found = {
+        each: find_contents(each, data_dir, must_be_there=name is not None)
+        for each in ([name] if name else DATASETS)
+    }
+    if as_json:
+        shown = [each.as_json() for each in found.values()]
+        print(json.dumps(shown[0] if name else shown))
+        return
+    for each in found.values():
+        for line in each.in_words():
+            print(line)
+        if name and each.contents is not None:
+            _show_contents(each.contents)
+
+
+def _show_contents(contents: Contents) -> None:
+    """Show the images of each class, and all that is left out."""
+    show_table(
+        ("class", *contents.counts),
+        (
+            [name, *(f"{counts[number]:,}" for counts in contents.counts.values())]
+            for number, name in enumerate(contents.classes)
+        ),
+    )
+    for phrase in contents.left_out:
+        print(f"left out: {phrase}")

@@ -1,0 +1,157 @@
+"""``discretise``: decouplings from a search result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from sedona_nni.command_line.options import (
+    Device,
+    ImageSize,
+    InChannels,
+    Json,
+    MaxBlockShare,
+    NumClasses,
+    StemName,
+    WidthMultiplier,
+)
+from sedona_nni.command_line.tables import show_table
+from sedona_nni.command_line.telling import show_undecided, undecided_share
+from sedona_nni.errors import InputError
+from sedona_nni.files import user_path
+
+if TYPE_CHECKING:
+    from sedona_nni.decouplings.balance import FrontPoint
+    from sedona_nni.decouplings.compute import Compute
+    from sedona_nni.decouplings.outcome import SearchOutcome
+    from sedona_nni.models import Backbone, Stem
+
+
+def derive(
+    result: Annotated[Path, typer.Argument(help="JSON file of a search result.", parser=user_path)],
+    num_blocks: Annotated[
+        int, typer.Option(help="K; 0: any number, without a bound wherever a_loc > a_up.")
+    ],
+    max_block_share: MaxBlockShare = None,
+    pareto: Annotated[
+        bool,
+        typer.Option(
+            "--pareto", metavar="", help="Every best compromise of evidence and ideal speed-up."
+        ),
+    ] = False,
+    count: Annotated[
+        int, typer.Option("--leaders", min=1, help="So many decouplings, those of most evidence.")
+    ] = 1,
+    compute: Annotated[
+        str,
+        typer.Option(
+            help="What a share is of: macs; time, measured here; or a file that has measured times."
+        ),
+    ] = "macs",
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per measured pass.")] = 128,
+    device: Device = "auto",
+    num_classes: NumClasses = 10,
+    in_channels: InChannels = 3,
+    image_size: ImageSize = 32,
+    width_multiplier: WidthMultiplier = 1.0,
+    stem: StemName = "published",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write the decoupling here.", parser=user_path, metavar="PATH"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Derive decouplings from a search result: what speaks for them, and what they promise.
+
+    evidence is the sum over the cuts of log(a_loc / a_up) or, of a probing, of their weighted
+    shortfalls in loss; the decoupling has the most evidence of all within the bound. largest share
+    is the largest block's, with its auxiliary network, of the backbone's compute, and 1 /
+    largest share the ideal speed-up of a pipeline with a device per block over back-propagation on
+    one.
+    """
+    import torch
+
+    from sedona_nni.decouplings.balance import BlockBound, FrontPoint, leaders, pareto_front
+    from sedona_nni.files import check_output_file
+    from sedona_nni.models import build_backbone
+    from sedona_nni.searches.documents import load_outcome
+
+    if output is not None:
+        check_output_file("--output", output)
+    found = load_outcome(result)
+    if pareto and count > 1:
+        raise InputError.rule("--leaders", "must not be given with --pareto", count)
+    if output is not None and (pareto or count > 1):
+        several = "--pareto" if pareto else "--leaders"
+        raise InputError.rule("--output", f"must not be given with {several}", str(output))
+    with torch.device("cpu" if compute == "time" else "meta"):  # or nothing is computed
+        backbone = build_backbone(
+            found.backbone,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            width_multiplier=width_multiplier,
+            stem=cast("Stem", stem),
+        )
+    costs = _compute(compute, backbone, found.aux_choices, device, batch_size)
+    if pareto:
+        points = pareto_front(found, num_blocks, costs, max_block_share)
+    else:
+        bound = None if max_block_share is None else BlockBound(costs, max_block_share)
+        chosen = leaders(found, num_blocks, count, bound)
+        points = [FrontPoint.of(found, each, costs) for each in chosen]
+        if output is not None:
+            chosen[0].save(output)
+    _show_points(found, points, costs, as_json)
+
+
+def _compute(
+    text: str, backbone: Backbone, aux: Iterable[str], device: str, batch_size: int
+) -> Compute:
+    """Return what ``--compute`` says."""
+    from sedona_nni.decouplings.compute import compute_in_macs, load_compute
+    from sedona_nni.decouplings.layer_time import compute_in_time
+    from sedona_nni.strategies.nni_border.devices import claim_device
+
+    if text == "macs":
+        return compute_in_macs(backbone, aux)
+    if text != "time":
+        return load_compute(user_path(text))
+    with claim_device(device) as claimed:
+        return compute_in_time(backbone, aux, device=claimed, batch_size=batch_size)
+
+
+def _show_points(
+    result: SearchOutcome, points: Iterable[FrontPoint], compute: Compute, as_json: bool
+) -> None:
+    """Show decouplings of a search result."""
+    if as_json:
+        shown = [
+            {
+                "decoupling": point.decoupling.model_dump(mode="json"),
+                "evidence": point.evidence,
+                "largest_share": point.largest_share,
+                "ideal_speedup": point.ideal_speedup,
+            }
+            for point in points
+        ]
+        head = {**undecided_share(result), "compute": compute.as_provenance}
+        print(json.dumps({**head, "decouplings": shown}))
+        return
+    show_table(
+        ("decoupling", "evidence", "largest share", "ideal speed-up"),
+        (
+            [
+                point.decoupling.in_words(),
+                f"{point.evidence:.3g}",
+                f"{point.largest_share:.1%}",
+                f"{point.ideal_speedup:.2f}",
+            ]
+            for point in points
+        ),
+    )
+    show_undecided(result)

@@ -1,0 +1,49 @@
+"""From the shell to a command, and its exit code back."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import os
+import sys
+
+from sedona_nni.command_line.application import app
+from sedona_nni.errors import InputError, SedonaError
+
+
+def main() -> None:
+    """Run the command; a mistake of the user is one line and exit code 2."""
+    _write_whatever_the_terminal_can()
+    try:
+        try:
+            app(prog_name="sedona-nni")  # also as `python -m`
+        finally:
+            sys.stdout.flush()
+    except SedonaError as error:
+        print(f"sedona-nni: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = error.filename or "standard output"
+        print(f"sedona-nni: {where}: cannot be written ({error.strerror})", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end complains again
+        sys.exit(2)
+
+
+_PLAIN = {"–": "-", "—": "-", "×": "x", "±": "+/-", "…": "...", "≥": ">=", "≤": "<="}
+
+
+def _write_whatever_the_terminal_can() -> None:
+    """Let characters that the output's encoding does not have be replaced, not end the command."""
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        missing = error.object[error.start : error.end]
+        return "".join(_PLAIN.get(character, "?") for character in missing), error.end
+
+    codecs.register_error("sedona-nni.plain", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="sedona-nni.plain")

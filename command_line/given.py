@@ -1,0 +1,88 @@
+"""What the options of several commands stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sedona_nni.errors import InputError
+from sedona_nni.files import user_path
+
+if TYPE_CHECKING:
+    from sedona_nni.decouplings.balance import BlockBound
+    from sedona_nni.decouplings.decoupling import Decoupling
+    from sedona_nni.decouplings.outcome import SearchOutcome
+    from sedona_nni.strategies.experiment import Experiment
+
+
+def read_given(experiment: Path) -> Experiment:
+    """Read an experiment; its errors name its file, as options have the same names as fields."""
+    from sedona_nni.strategies.experiment import read_experiment
+
+    try:
+        return read_experiment(experiment)
+    except InputError as error:
+        file = f"{experiment}: "
+        raise InputError(file + str(error).removeprefix(file)) from None
+
+
+def bound_of(
+    planned: Experiment, share: str | None, directory: Path, aux: Iterable[str] = ()
+) -> BlockBound | None:
+    """Return the experiment's bound on blocks, or one of another share; times go to a directory."""
+    from sedona_nni.decouplings.balance import allowed_share
+    from sedona_nni.strategies.ledger_tuner import COMPUTE_FILE
+    from sedona_nni.strategies.settings import BalancedSettings
+
+    settings = planned.settings
+    if not isinstance(settings, BalancedSettings):
+        if share is not None:
+            raise InputError("--max-block-share: the experiment's tuner knows no bound on blocks")
+        return None
+    if share is not None:
+        allowed_share(share, 1)
+        settings = settings.model_copy(update={"max_block_share": share})
+    return settings.bound(planned.folder, directory / COMPUTE_FILE, aux)
+
+
+def decoupling_of(
+    text: str,
+    num_blocks: int | None,
+    backbone: str | None,
+    bound_for: Callable[[Iterable[str]], BlockBound | None] = lambda aux: None,
+) -> Decoupling:
+    """Return what ``--decoupling``, ``--num-blocks`` and maybe ``--backbone`` say.
+
+    ``bound_for`` returns what it has to respect, given the auxiliary networks that it may use.
+    """
+    from sedona_nni.decouplings.balance import discretise
+    from sedona_nni.decouplings.rules import decoupling_by_rule, is_rule
+    from sedona_nni.models import backbone_names, num_layers
+    from sedona_nni.searches.documents import load_decoupling
+    from sedona_nni.teachers import NO_AUXILIARY
+    from sedona_nni.teachers.auxiliary import check_auxiliary
+
+    if not is_rule(text):
+
+        def derive(result: SearchOutcome, num_blocks: int) -> Decoupling:
+            return discretise(result, num_blocks, bound_for(result.aux_choices))
+
+        chosen = load_decoupling(user_path(text), num_blocks, derive)
+        if backbone not in (None, chosen.backbone):
+            raise InputError.rule("--decoupling", f"must be one of {backbone}", chosen.backbone)
+        chosen.blocks(num_layers(chosen.backbone))
+    else:
+        if num_blocks is not None:
+            raise InputError.rule("--num-blocks", f"must not be given for {text}", num_blocks)
+        if backbone is None:
+            raise InputError(
+                f"--backbone: must be given, one of {', '.join(backbone_names())}; or a file as "
+                "--decoupling"
+            )
+        chosen = decoupling_by_rule(text, backbone, num_layers(backbone))
+        for name in set(chosen.aux) - {NO_AUXILIARY}:
+            check_auxiliary(name)
+    if chosen.cuts and (bound := bound_for(chosen.aux)) is not None:
+        bound.require(chosen, "decoupling")
+    return chosen

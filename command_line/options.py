@@ -1,0 +1,65 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sedona_nni.files import user_path
+
+ExperimentFile = Annotated[
+    Path, typer.Argument(metavar="EXPERIMENT.yml", help="An experiment.", parser=user_path)
+]
+Port = Annotated[int, typer.Option(help="Of the web UI; if it is taken, the next free one.")]
+Public = Annotated[
+    bool,
+    typer.Option(
+        "--public", metavar="", help="Serve the web UI to the network. It asks nobody who he is."
+    ),
+]
+Results = Annotated[
+    Path,
+    typer.Option(help="Folder for results/<experiment id>/.", parser=user_path, metavar="PATH"),
+]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON for machines.")]
+Folder = Annotated[
+    Path,
+    typer.Option(
+        "--directory", help="For checkpoints and results.", parser=user_path, metavar="PATH"
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Processes that read image files, 0 for none beside this one; by default as many as "
+        "processors, at most 8.",
+    ),
+]
+DecouplingText = Annotated[
+    str,
+    typer.Option(
+        "--decoupling",
+        help="JSON file of a decoupling or search result, or a rule: backprop, uniform:<K>:<aux> "
+        "or every:<layers per block>:<aux>.",
+    ),
+]
+NumBlocks = Annotated[
+    int | None,
+    typer.Option(help="Blocks to derive from a search result; 0: cut wherever a_loc > a_up."),
+]
+MaxBlockShare = Annotated[
+    str | None,
+    typer.Option(
+        help="Bound on the largest block's share of the compute, its auxiliary network included: "
+        "e.g. 0.4, or 1.3/K."
+    ),
+]
+NumClasses = Annotated[int, typer.Option(help="Classes to tell apart.")]
+InChannels = Annotated[int, typer.Option(help="Channels of the images.")]
+ImageSize = Annotated[int, typer.Option(help="Height and width of the images, pixels.")]
+WidthMultiplier = Annotated[float, typer.Option(help="Factor on every width.")]
+StemName = Annotated[str, typer.Option("--stem", help="Of a ResNet: published or torchvision.")]

@@ -1,0 +1,140 @@
+"""``run`` and ``resume``: an experiment under NNI."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sedona_nni.command_line.given import read_given
+from sedona_nni.command_line.options import ExperimentFile, Json, Port, Public, Results
+from sedona_nni.command_line.tables import show_table
+from sedona_nni.command_line.telling import tell_contents
+from sedona_nni.errors import InputError
+
+if TYPE_CHECKING:
+    from sedona_nni.reporting.results import StrategyRow
+    from sedona_nni.strategies.experiment import Experiment
+
+DEFAULT_PORT = 8080
+FIRST_PORT, LAST_PORT = 1024, 65534  # below are those of the system; NNI may need the next one
+_CHANGES = 6  # named of a file that was edited
+
+
+def run(
+    experiment: ExperimentFile,
+    port: Port = DEFAULT_PORT,
+    public: Public = False,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Run an experiment under NNI, to its end, and print what came of it.
+
+    This is `nnictl create` with checks beforehand, a web UI that only this machine can reach,
+    progress and errors in the terminal, a closing table, an exit code that tells the truth, and
+    nothing left running: Ctrl-C stops the experiment.
+    """
+    _check_start(port, results)
+    planned = read_given(experiment)
+    tell_contents(planned.check_machine())
+    _supervise(experiment, planned, port, public, results, as_json)
+
+
+def resume(
+    experiment_id: Annotated[str, typer.Argument(metavar="EXPERIMENT_ID")],
+    port: Port = DEFAULT_PORT,
+    public: Public = False,
+    results: Results = Path("results"),
+    unlimited: Annotated[
+        bool,
+        typer.Option(
+            "--unlimited",
+            help="Lift the experiment's maxExperimentDuration and maxTrialNumber for good.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a stopped experiment; what is finished is not repeated."""
+    from sedona_nni.strategies.experiment import Experiment
+    from sedona_nni.strategies.nni_border.launcher import experiment_folder, stopped_config
+
+    _check_start(port, results)
+    config = stopped_config(experiment_id)
+    planned = Experiment.from_config(config)
+    tell_contents(planned.check_machine())
+    _tell_changes(config, experiment_folder(experiment_id) / "checkpoint")
+    _supervise(experiment_id, planned, port, public, results, as_json, unlimited)
+
+
+def _check_start(port: int, results: Path) -> None:
+    """Check what is needed last before anything begins."""
+    from sedona_nni.files import check_output_folder
+
+    if not FIRST_PORT <= port <= LAST_PORT:
+        raise InputError.rule("--port", f"must be from {FIRST_PORT} to {LAST_PORT}", port)
+    check_output_folder("--results", results)
+
+
+def _tell_changes(config: dict[str, Any], checkpoint: Path) -> None:
+    """Say that a file was edited in vain: an experiment keeps the configuration of its start."""
+    from sedona_nni.strategies.experiment import changed_since_start
+
+    found = changed_since_start(config, checkpoint)
+    if found is not None and found[1]:
+        path, changes = found
+        more = f" and {len(changes) - _CHANGES} more" if len(changes) > _CHANGES else ""
+        print(
+            f"{path} now differs from this experiment ({', '.join(changes[:_CHANGES])}{more}); "
+            "resume goes on as it was started, `sedona-nni run` starts another",
+            file=sys.stderr,
+        )
+
+
+def _supervise(
+    what: Path | str,
+    planned: Experiment,
+    port: int,
+    public: bool,
+    results: Path,
+    as_json: bool,
+    unlimited: bool = False,
+) -> None:
+    from sedona_nni.reporting.results import Compromise, StrategyRow, compromise_table
+    from sedona_nni.strategies.runner import supervise
+
+    if planned.platform != "local" and not public:
+        raise InputError("trials on other machines need to reach the manager: add --public")
+    exit_code, folder = supervise(
+        what,
+        planned,
+        port=port,
+        public=public,
+        results=results,
+        console=Console(stderr=True),
+        unlimited=unlimited,
+    )
+    if folder is not None:
+        table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+        _show_comparison([StrategyRow.model_validate(row) for row in table], as_json)
+        if (folder / "pareto.json").exists() and not as_json:
+            found = json.loads((folder / "pareto.json").read_text())
+            best = compromise_table([Compromise.model_validate(each) for each in found])
+            print(f"best compromises of validation accuracy and {best[0][4]}")
+            show_table(*best)
+        print(f"results: {folder}", file=sys.stderr)
+        print(f"pictures: sedona-nni report {folder} --html report.html", file=sys.stderr)
+    raise typer.Exit(exit_code)
+
+
+def _show_comparison(rows: Iterable[StrategyRow], as_json: bool) -> None:
+    from sedona_nni.reporting.results import HEADINGS, cells
+
+    if as_json:
+        print(json.dumps([row.model_dump(mode="json") for row in rows]))
+    else:
+        show_table(HEADINGS, map(cells, rows))

@@ -1,0 +1,52 @@
+"""What several commands say while they work, and at their end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sedona_nni.data.sets import Contents
+    from sedona_nni.decouplings.outcome import SearchOutcome
+    from sedona_nni.progress import Narrator
+
+
+def tell_contents(contents: Contents | None) -> None:
+    """Say what of a data set is used, and what is left out."""
+    for line in [] if contents is None else contents.in_words():
+        print(line, file=sys.stderr)
+
+
+def narrator() -> Narrator:
+    """Return what tells of the progress of a search or a training."""
+    from sedona_nni.progress import Narrator
+
+    return Narrator(lambda line: print(line, file=sys.stderr))
+
+
+def show_numbers(numbers: dict[str, Any], as_json: bool) -> None:
+    """Print what came of a training, a line for each number, or all as JSON."""
+    if as_json:
+        print(json.dumps(numbers))
+    else:
+        for name, value in numbers.items():
+            if isinstance(value, int | float):  # what is more is for reports
+                print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def undecided_share(result: SearchOutcome) -> dict[str, float]:
+    """Return that of a relaxation; a probing decides nothing boundary by boundary."""
+    from sedona_nni.searches.sedona.result import SearchResult
+
+    return {"undecided_share": result.undecided_share} if isinstance(result, SearchResult) else {}
+
+
+def show_undecided(result: SearchOutcome) -> None:
+    """Print how many boundaries a relaxation left open."""
+    for share in undecided_share(result).values():
+        count = result.num_layers - 1
+        print(
+            f"{round(share * count)} of {count} boundaries are undecided: "
+            "a_loc is within 0.01 of 0.5"
+        )
