@@ -40,7 +40,7 @@ from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
 from sedona_nni.errors import InputError
 from sedona_nni.models import Activation, Backbone, Stem, build_backbone, num_layers
-from sedona_nni.search_spaces._nni_nas import (
+from sedona_nni.search_spaces.nni_nas import (
     DuplicationError,
     ModelSpace,
     SimplifiedModelSpace,

@@ -11,7 +11,7 @@ from sedona_nni.decouplings.balance import BlockBound
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.search_spaces import DecouplingSpace, DistinctDecouplings
-from sedona_nni.search_spaces._nni_nas import SimplifiedModelSpace
+from sedona_nni.search_spaces.nni_nas import SimplifiedModelSpace
 from sedona_nni.strategies.settings import BridgeSettings
 
 from nni.nas.execution import ExecutionEngine  # isort: skip  # after search_spaces, see there

@@ -37,8 +37,8 @@ from sedona_nni.progress import progress_bar
 from sedona_nni.search_spaces import DecouplingSpace
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.search import Search, SearchSettings
-from sedona_nni.strategies._evaluator import ImageLoader
-from sedona_nni.strategies._sedona import Sedona
+from sedona_nni.strategies.evaluator import ImageLoader
+from sedona_nni.strategies.one_shot import Sedona
 from sedona_nni.task import Task
 from sedona_nni.training.evaluation import Evaluation, evaluate
 from sedona_nni.training.settings import TrainSettings

@@ -19,7 +19,7 @@ from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.models import num_layers
 from sedona_nni.search_spaces import DecouplingSpace, DistinctDecouplings
-from sedona_nni.search_spaces._nni_nas import DuplicationError
+from sedona_nni.search_spaces.nni_nas import DuplicationError
 
 AUX = ["conv1", "conv3"]
 VGG11_LAYERS = 8

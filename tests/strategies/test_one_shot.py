@@ -26,7 +26,7 @@ from sedona_nni.models import num_layers
 from sedona_nni.search_spaces import DecouplingSpace
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.searches.sedona.search import SearchSettings
-from sedona_nni.strategies import Sedona, _sedona
+from sedona_nni.strategies import Sedona, one_shot
 from sedona_nni.task import Task
 from sedona_nni.trials.search import run_search
 
@@ -362,7 +362,7 @@ def test_images_are_those_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> No
                 drawn.append(len(images))
                 yield images, labels
 
-    monkeypatch.setattr(_sedona, "BatchStream", Counting)
+    monkeypatch.setattr(one_shot, "BatchStream", Counting)
     large = {"batch_size": 1024, "validation_batch_size": 1024}
     results = run_search(TASK, SETTINGS.model_copy(update=large), **OPTIONS)
     assert set(drawn) == {36, 24}  # of 60 images

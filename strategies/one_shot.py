@@ -41,7 +41,7 @@ from sedona_nni.search_spaces import DecouplingSpace
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.searches.sedona.search import CHECKPOINT_FILE, Search, SearchSettings
-from sedona_nni.strategies._evaluator import (
+from sedona_nni.strategies.evaluator import (
     LoadedImages,
     check_disjoint,
     check_evaluator,
