@@ -15,11 +15,26 @@ __all__ = ["InputError", "SedonaError"]
 
 
 class SedonaError(Exception):
-    """Base of the errors that this project raises on purpose."""
+    """Base of the errors that this project raises on purpose.
+
+    Examples:
+        >>> from sedona_nni import DivergedError, InputError, SedonaError
+        >>> issubclass(InputError, SedonaError), issubclass(DivergedError, SedonaError)
+        (True, True)
+    """
 
 
 class InputError(SedonaError, ValueError):
-    """A value given by the user breaks a rule; the message is one line."""
+    """A value given by the user breaks a rule; the message is one line.
+
+    Examples:
+        >>> from sedona_nni import InputError, build_backbone
+        >>> try:
+        ...     build_backbone("vgg12", num_classes=10)
+        ... except InputError as error:
+        ...     print(str(error).partition(" vgg11")[0])
+        backbone: must be one of
+    """
 
     @classmethod
     def rule(cls, field: str, rule: str, value: Any) -> InputError:

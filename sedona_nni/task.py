@@ -26,6 +26,12 @@ class Task(BaseModel):
         image_size: Height and width that images are brought to, pixels; by default the data set's.
         train_limit: Use only this many images of the training part (stratified), all by default.
         split_seed: Seed of the split into training and validation part.
+
+    Examples:
+        >>> from sedona_nni import Task
+        >>> task = Task(backbone="resnet18", width_multiplier=0.5, image_size=16)
+        >>> task.dataset, task.stem
+        ('digits', 'published')
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -22,7 +22,7 @@ from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.searches.documents import parse_result
 from sedona_nni.strategies.settings import BridgeSettings
 from sedona_nni.strategies.study_settings import StudySettings, StudySpace, fixed_aux
-from sedona_nni.training.loop import MODEL_FILE
+from sedona_nni.training.weights import MODEL_FILE
 from sedona_nni.trials.train import run_training
 
 __all__ = ["run_study_trial"]

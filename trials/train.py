@@ -17,24 +17,24 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import load_file
 
 from sedona_nni.data.sets import BatchStream, Splits, load_splits
 from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.cost import block_costs, count_parameters, peak_memory_mib, relaxed_cost
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
-from sedona_nni.files import check_output_folder, reading, write_json
+from sedona_nni.files import check_output_folder, write_json
 from sedona_nni.models.placement import place
 from sedona_nni.searches.sedona.relaxed_training import build_relaxed
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.training.evaluation import Evaluation, block_accuracies, evaluate
-from sedona_nni.training.loop import CHECKPOINT_FILE, MODEL_FILE, train
+from sedona_nni.training.loop import CHECKPOINT_FILE, train
 from sedona_nni.training.methods import TrainingMethod, build_method
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.training.weights import MODEL_FILE, load_weights
 from sedona_nni.trials.finished import finished_results
 from sedona_nni.trials.run import RUN_FILE, Run
 
@@ -177,9 +177,7 @@ def evaluate_saved(
         splits.identity.check_classes(run.data, str(directory))
         same["same_data"] = splits.identity.fingerprint == run.data.fingerprint
     network, _ = _build(task, run.decoupling, settings.seed)
-    path = directory / MODEL_FILE
-    with reading(path):  # it may be missing, be no safetensors, or hold other weights
-        network.load_state_dict(load_file(path))
+    load_weights(network, directory / MODEL_FILE)
     test = evaluate(place(network, device), splits.test, settings, device)
     return _test_numbers(test, settings) | block_accuracies(network, test) | same
 

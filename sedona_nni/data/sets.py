@@ -197,6 +197,12 @@ class Splits:
         image_size: Height and width of an image, pixels.
         contents: What of the set this is, in words and numbers; None of images of one's own.
         fingerprint: Returns that of the whole set, see `sedona_nni.data.identity`; likewise.
+
+    Examples:
+        >>> from sedona_nni import Task, load_splits
+        >>> splits = load_splits(Task(image_size=8), validation_fraction=0.1)
+        >>> splits.num_classes, splits.in_channels, splits.image_size
+        (10, 3, 8)
     """
 
     train: ImageSet
@@ -250,7 +256,13 @@ class _Parts:
 
 
 def dataset_names() -> list[str]:
-    """Return the names that `Task.dataset` may have."""
+    """Return the names that `Task.dataset` may have.
+
+    Examples:
+        >>> from sedona_nni import dataset_names
+        >>> "digits" in dataset_names()
+        True
+    """
     return sorted(DATASETS)
 
 
@@ -266,6 +278,12 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
 
     Raises:
         InputError: if the set is unknown, is not where it is said to be, or is too small.
+
+    Examples:
+        >>> from sedona_nni import Task, load_splits
+        >>> splits = load_splits(Task(train_limit=100), validation_fraction=0.2)
+        >>> len(splits.train), len(splits.validation), len(splits.test)
+        (80, 20, 359)
     """
     dataset = _dataset(task)
     size = image_size_of(task)

@@ -81,6 +81,22 @@ class BlockBound:
     Attributes:
         compute: What its layers and auxiliary networks cost.
         max_block_share: The bound, see `allowed_share`.
+
+    Examples:
+        >>> import torch
+        >>> from sedona_nni import (
+        ...     BlockBound, SearchResult, build_backbone, compute_in_macs, discretise,
+        ... )
+        >>> found = SearchResult(
+        ...     backbone="dgl-cnn4", dataset="digits", aux_choices=["conv1", "conv2"],
+        ...     alpha=[(3, 0), (2, 0), (0, 1)], beta=[(0, 1), (1, 0), (1, 0)],
+        ... )
+        >>> with torch.device("meta"):
+        ...     backbone = build_backbone("dgl-cnn4", num_classes=10)
+        >>> compute = compute_in_macs(backbone, found.aux_choices)
+        >>> bound = BlockBound(compute, "1.5/K")
+        >>> discretise(found, 2).cuts, discretise(found, 2, bound).cuts
+        ([0], [1])
     """
 
     compute: Compute
@@ -285,6 +301,15 @@ def discretise(
     Raises:
         InputError: unless 0 <= K <= L, if no decoupling is within the bound, or for K = 0 if such a
             search cannot tell K.
+
+    Examples:
+        >>> from sedona_nni import SearchResult, discretise
+        >>> found = SearchResult(
+        ...     backbone="dgl-cnn4", dataset="digits", aux_choices=["conv1", "conv2"],
+        ...     alpha=[(3, 0), (2, 0), (0, 1)], beta=[(0, 1), (1, 0), (1, 0)],
+        ... )
+        >>> discretise(found, 3).in_words()
+        'cut after layer 0 (conv2) and 1 (conv1)'
     """
     if bound is None:
         return result.decoupling(num_blocks)
@@ -309,6 +334,15 @@ def leaders(
 
     Raises:
         InputError: as `discretise` does.
+
+    Examples:
+        >>> from sedona_nni import SearchResult, leaders
+        >>> found = SearchResult(
+        ...     backbone="dgl-cnn4", dataset="digits", aux_choices=["conv1", "conv2"],
+        ...     alpha=[(3, 0), (2, 0), (0, 1)], beta=[(0, 1), (1, 0), (1, 0)],
+        ... )
+        >>> [decoupling.cuts for decoupling in leaders(found, 2, 2)]
+        [[0], [1]]
     """
     if num_blocks == 0:
         result.check_tells_num_blocks()
@@ -395,6 +429,22 @@ class FrontPoint:
         decoupling: The decoupling.
         evidence: See `evidence`.
         largest_share: See `Compute.largest_share`.
+
+    Examples:
+        >>> import torch
+        >>> from sedona_nni import (
+        ...     FrontPoint, SearchResult, build_backbone, compute_in_macs, discretise,
+        ... )
+        >>> found = SearchResult(
+        ...     backbone="dgl-cnn4", dataset="digits", aux_choices=["conv1", "conv2"],
+        ...     alpha=[(3, 0), (2, 0), (0, 1)], beta=[(0, 1), (1, 0), (1, 0)],
+        ... )
+        >>> with torch.device("meta"):
+        ...     backbone = build_backbone("dgl-cnn4", num_classes=10)
+        >>> compute = compute_in_macs(backbone, found.aux_choices)
+        >>> point = FrontPoint.of(found, discretise(found, 2), compute)
+        >>> point.evidence, round(point.ideal_speedup, 2)
+        (3.0, 1.02)
     """
 
     decoupling: Decoupling
@@ -436,6 +486,21 @@ def pareto_front(
 
     Raises:
         InputError: unless 1 <= K <= L, or if no decoupling respects the bound.
+
+    Examples:
+        >>> import torch
+        >>> from sedona_nni import SearchResult, build_backbone, compute_in_macs, pareto_front
+        >>> found = SearchResult(
+        ...     backbone="dgl-cnn4", dataset="digits", aux_choices=["conv1", "conv2"],
+        ...     alpha=[(3, 0), (2, 0), (0, 1)], beta=[(0, 1), (1, 0), (1, 0)],
+        ... )
+        >>> with torch.device("meta"):
+        ...     backbone = build_backbone("dgl-cnn4", num_classes=10)
+        >>> compute = compute_in_macs(backbone, found.aux_choices)
+        >>> for point in pareto_front(found, 2, compute):
+        ...     print(point.decoupling.cuts, point.evidence, round(point.ideal_speedup, 2))
+        [0] 3.0 1.02
+        [1] 2.0 1.35
     """
     check_num_blocks(num_blocks, result.num_layers)
     compute.check_covers(result.backbone, result.aux_choices)

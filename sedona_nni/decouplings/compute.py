@@ -43,6 +43,15 @@ class Compute(Document):
         layers: Of each layer, L numbers; the last includes the head.
         auxiliary: Of each auxiliary network by name, at each of the L-1 boundaries.
         provenance: What was counted, or measured how.
+
+    Examples:
+        >>> from sedona_nni import Compute, Decoupling
+        >>> compute = Compute(
+        ...     backbone="mine", unit="macs", layers=[3, 2, 1],
+        ...     auxiliary=[{"conv1": 1}, {"conv1": 1}],
+        ... )
+        >>> compute.blocks(Decoupling(backbone="mine", cuts=[0], aux=["conv1"]))
+        [4, 3]
     """
 
     format: Literal["sedona-nni/compute/1"] = "sedona-nni/compute/1"
@@ -131,6 +140,15 @@ def compute_in_macs(backbone: Backbone, aux_names: Iterable[str]) -> Compute:
 
     Raises:
         InputError: if a name is unknown.
+
+    Examples:
+        >>> import torch
+        >>> from sedona_nni import build_backbone, compute_in_macs
+        >>> with torch.device("meta"):
+        ...     backbone = build_backbone("vgg11", num_classes=10)
+        >>> compute = compute_in_macs(backbone, ["conv1", "conv2"])
+        >>> compute.unit, compute.total
+        ('macs', 11069440)
     """
     names = list(aux_names)
     layers = [cost.macs for cost in layer_costs(backbone)]

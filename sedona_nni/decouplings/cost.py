@@ -228,6 +228,15 @@ def describe(
 
     Raises:
         InputError: if the decoupling does not fit the backbone or a name is unknown.
+
+    Examples:
+        >>> import torch
+        >>> from sedona_nni import build_backbone, decoupling_by_rule, describe
+        >>> with torch.device("meta"):
+        ...     backbone = build_backbone("vgg19", num_classes=10)
+        >>> described = describe(backbone, decoupling_by_rule("uniform:4:mlp-sr", "vgg19", 16))
+        >>> [round(block["share"], 3) for block in described["blocks"]]
+        [0.24, 0.313, 0.313, 0.134]
     """
     layers, head = layer_costs(backbone), head_cost(backbone)
     trunk = sum(layers, Cost(0, 0))

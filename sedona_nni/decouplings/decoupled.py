@@ -59,6 +59,17 @@ class DecoupledNetwork(nn.Module):
 
     Attributes:
         blocks: The K blocks, an `nn.ModuleList`.
+
+    Examples:
+        >>> import torch
+        >>> from sedona_nni import build_backbone, build_decoupled, decoupling_by_rule
+        >>> backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+        >>> network = build_decoupled(backbone, decoupling_by_rule("uniform:3:conv1", "vgg11", 8))
+        >>> images = torch.zeros(2, 3, 32, 32)
+        >>> [len(block.layers) for block in network.blocks]
+        [2, 3, 3]
+        >>> [tuple(logits.shape) for logits in network.classifier_logits(images)]
+        [(2, 10), (2, 10), (2, 10)]
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
@@ -106,6 +117,14 @@ def build_decoupled(backbone: Backbone, decoupling: Decoupling) -> DecoupledNetw
     Raises:
         InputError: if the decoupling is of another backbone, a cut is not one of its boundaries,
             or an auxiliary network is unknown.
+
+    Examples:
+        >>> from sedona_nni import Decoupling, build_backbone, build_decoupled
+        >>> backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+        >>> decoupling = Decoupling(backbone="vgg11", cuts=[2], aux=["conv1"])
+        >>> network = build_decoupled(backbone, decoupling)
+        >>> network.blocks[0].layers[0] is backbone.layers[0]
+        True
     """
     if decoupling.backbone != backbone.name:
         raise InputError.rule(

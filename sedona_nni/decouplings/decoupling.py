@@ -56,6 +56,16 @@ class Decoupling(Document):
 
     ``cuts=[]`` is plain back-propagation. Two decouplings are equal when they train the same
     network, whatever their provenance.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from sedona_nni import Decoupling
+        >>> decoupling = Decoupling(backbone="vgg11", cuts=[2, 4], aux=["conv2", "conv1"])
+        >>> decoupling.num_blocks, decoupling.blocks(num_layers=8)
+        (3, [range(0, 3), range(3, 5), range(5, 8)])
+        >>> decoupling.save(Path("decoupling.json"))
+        >>> Decoupling.load(Path("decoupling.json")) == decoupling
+        True
     """
 
     format: Literal["sedona-nni/decoupling/1"] = "sedona-nni/decoupling/1"
@@ -131,6 +141,12 @@ def random_decoupling(
 
     Raises:
         InputError: unless 1 <= num_blocks <= num_layers.
+
+    Examples:
+        >>> from sedona_nni import random_decoupling
+        >>> drawn = random_decoupling("vgg11", 8, 3, ["conv1", "conv2"], seed=0)
+        >>> drawn.num_blocks, drawn.provenance
+        (3, {'seed': 0})
     """
     check_num_blocks(num_blocks, num_layers)
     rng = np.random.default_rng(seed)

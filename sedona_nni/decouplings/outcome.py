@@ -29,6 +29,17 @@ class SearchOutcome(Document, ABC):
         dataset: With which images.
         aux_choices: The C auxiliary networks that there were to choose from.
         provenance: How it came about.
+
+    Examples:
+        >>> from sedona_nni import ProbeResult, SearchOutcome, SearchResult
+        >>> issubclass(SearchResult, SearchOutcome), issubclass(ProbeResult, SearchOutcome)
+        (True, True)
+        >>> found = ProbeResult(
+        ...     backbone="mine", dataset="digits", aux_choices=["conv1"],
+        ...     losses=[[0.9], [0.5], [0.4]], undivided=0.3,
+        ... )
+        >>> found.num_layers, found.evidence().shape
+        (4, (3, 3, 1))
     """
 
     tells_num_blocks: ClassVar[bool]

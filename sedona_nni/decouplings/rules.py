@@ -50,6 +50,15 @@ def decoupling_by_rule(text: str, backbone: str, num_layers: int) -> Decoupling:
 
     Raises:
         InputError: if the text is not a rule or its number does not fit the backbone.
+
+    Examples:
+        >>> from sedona_nni import decoupling_by_rule
+        >>> decoupling_by_rule("uniform:4:mlp-sr", "vgg11", num_layers=8).cuts
+        [1, 3, 5]
+        >>> decoupling_by_rule("every:3:mlp-sr", "vgg11", num_layers=8).cuts
+        [2, 5]
+        >>> decoupling_by_rule("backprop", "vgg11", num_layers=8).cuts
+        []
     """
     if text == "backprop":
         return Decoupling(backbone=backbone)

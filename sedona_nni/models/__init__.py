@@ -103,7 +103,13 @@ BACKBONES: dict[str, Architecture] = {
 
 
 def backbone_names() -> list[str]:
-    """Return the names of all registered backbones."""
+    """Return the names of all registered backbones.
+
+    Examples:
+        >>> from sedona_nni import backbone_names
+        >>> backbone_names()[:3]
+        ['vgg11', 'vgg13', 'vgg16']
+    """
     return list(BACKBONES)
 
 
@@ -176,6 +182,13 @@ def build_backbone(
 
     Raises:
         InputError: if the name is unknown, a number breaks its rule, or there is no such stem.
+
+    Examples:
+        >>> import torch
+        >>> from sedona_nni import build_backbone
+        >>> backbone = build_backbone("resnet18", num_classes=5, width_multiplier=0.25)
+        >>> backbone(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 5])
     """
     architecture = _architecture(name)
     check_stem(name, stem)

@@ -91,6 +91,14 @@ class Backbone(nn.Module):
         auxiliary_expansion: Expansion ratio of the light auxiliary networks for this family.
         activation: Makes the non-linearity, also that of the auxiliary networks.
         stem: Whose stem it has, see `Architecture.stems`.
+
+    Examples:
+        >>> from sedona_nni import build_backbone
+        >>> backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+        >>> backbone.num_layers, len(backbone.boundaries)
+        (8, 7)
+        >>> backbone.layer_names[:2], backbone.boundaries[0].size
+        (['conv1_1', 'conv2_1'], 32)
     """
 
     def __init__(

@@ -36,6 +36,17 @@ def load_outcome(path: Path) -> SearchResult | ProbeResult:
 
     Raises:
         InputError: if the file is nothing of this sort.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from sedona_nni import SearchResult, load_outcome
+        >>> found = SearchResult(
+        ...     backbone="dgl-cnn4", dataset="digits", aux_choices=["conv1", "conv2"],
+        ...     alpha=[(3, 0), (2, 0), (0, 1)], beta=[(0, 1), (1, 0), (1, 0)],
+        ... )
+        >>> found.save(Path("search-result.json"))
+        >>> load_outcome(Path("search-result.json")) == found
+        True
     """
     try:
         return parse_result(read_json(path))
@@ -72,6 +83,13 @@ def load_decoupling(
 
     Raises:
         InputError: if the file is neither or does not go with ``num_blocks``.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from sedona_nni import Decoupling, load_decoupling
+        >>> Decoupling(backbone="vgg11", cuts=[2], aux=["conv1"]).save(Path("two.json"))
+        >>> load_decoupling(Path("two.json")).in_words()
+        'cut after layer 2 (conv1)'
     """
     document = load_document(path)
     if isinstance(document, SearchOutcome):

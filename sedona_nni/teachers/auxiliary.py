@@ -81,6 +81,17 @@ class AuxiliaryNetwork(nn.Module):
 
     A subclass defines `forward`, and `local_loss` too where its loss is not a function of the
     logits alone.
+
+    Examples:
+        >>> import torch
+        >>> from sedona_nni import AuxiliaryNetwork, Decoupling, build_backbone, build_decoupled
+        >>> backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+        >>> decoupling = Decoupling(backbone="vgg11", cuts=[2], aux=["conv1"])
+        >>> lower, upper = build_decoupled(backbone, decoupling).blocks
+        >>> isinstance(lower.classifier, AuxiliaryNetwork)
+        True
+        >>> lower.classifier(lower(torch.zeros(2, 3, 32, 32))).shape
+        torch.Size([2, 10])
     """
 
     def local_loss(
@@ -106,19 +117,23 @@ def register_auxiliary(name: str) -> Callable[[Builder], Builder]:
     """Return a decorator that registers a class or function under ``name``.
 
     It is called with an `AuxiliaryContext` and returns an `AuxiliaryNetwork`, whose weights
-    `build_auxiliary` then draws. Example::
-
-        @register_auxiliary("linear")
-        class LinearAuxiliary(AuxiliaryNetwork):
-            def __init__(self, context: AuxiliaryContext) -> None:
-                super().__init__()
-                self.classifier = nn.Linear(context.shape.channels, context.num_classes)
-
-            def forward(self, features: Tensor) -> Tensor:
-                return self.classifier(features.mean(dim=(2, 3)))
+    `build_auxiliary` then draws.
 
     Raises:
         InputError: if the name is taken.
+
+    Examples:
+        >>> from torch import Tensor, nn
+        >>> from sedona_nni import AuxiliaryNetwork, Decoupling, register_auxiliary
+        >>> @register_auxiliary("linear")
+        ... class LinearAuxiliary(AuxiliaryNetwork):
+        ...     def __init__(self, context):
+        ...         super().__init__()
+        ...         self.classifier = nn.Linear(context.shape.channels, context.num_classes)
+        ...
+        ...     def forward(self, features: Tensor) -> Tensor:
+        ...         return self.classifier(features.mean(dim=(2, 3)))
+        >>> decoupling = Decoupling(backbone="vgg11", cuts=[2], aux=["linear"])
     """
     if name in (*_BUILDERS, NO_AUXILIARY) or _CONV_NAME.fullmatch(name):
         raise InputError.rule("auxiliary network", "must have a name that is not taken", name)
@@ -131,7 +146,13 @@ def register_auxiliary(name: str) -> Callable[[Builder], Builder]:
 
 
 def auxiliary_names() -> list[str]:
-    """Return the names of all auxiliary networks; deeper ``convN`` exist as well."""
+    """Return the names of all auxiliary networks; deeper ``convN`` exist as well.
+
+    Examples:
+        >>> from sedona_nni import auxiliary_names
+        >>> auxiliary_names()[:5]
+        ['conv1', 'conv2', 'conv3', 'conv4', 'mlp-sr']
+    """
     return [f"conv{depth}" for depth in range(1, 5)] + list(_BUILDERS)
 
 

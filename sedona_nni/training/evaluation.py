@@ -27,6 +27,12 @@ class Evaluation:
         accuracies: Share of images that each classifier gets right, see
             `DecoupledNetwork.classifier_logits`; the last is the head.
         ensemble_accuracy: That of the last n classifiers together.
+
+    Examples:
+        >>> from sedona_nni import Evaluation
+        >>> test = Evaluation(loss=0.7, accuracies=[0.75, 0.8], ensemble_accuracy=0.8)
+        >>> test.accuracies[-1]  # of the head
+        0.8
     """
 
     loss: float
@@ -49,6 +55,19 @@ def evaluate(
         settings: Gives batch size, smoothing of the loss, precision, and the ensemble's size and
             vote.
         device: Where to compute.
+
+    Examples:
+        >>> from sedona_nni import (
+        ...     Task, TrainSettings, build_decoupled, decoupling_by_rule, evaluate, load_splits,
+        ...     task_backbone,
+        ... )
+        >>> task = Task(backbone="dgl-cnn4", width_multiplier=0.1, image_size=8, train_limit=100)
+        >>> two_blocks = decoupling_by_rule("uniform:2:mlp", "dgl-cnn4", 4)
+        >>> network = build_decoupled(task_backbone(task), two_blocks)
+        >>> splits = load_splits(task, validation_fraction=0.2)
+        >>> test = evaluate(network, splits.test, TrainSettings(), device="cpu")
+        >>> len(test.accuracies)  # of the auxiliary network and of the head
+        2
     """
     network.eval()
     criterion = LabelSmoothing(settings.label_smoothing)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sedona_nni.data.augmentation import build_mixing
@@ -31,10 +30,10 @@ from sedona_nni.training.evaluation import Evaluation, block_accuracies, evaluat
 from sedona_nni.training.methods import build_method
 from sedona_nni.training.methods.method import Stateful
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.weights import MODEL_FILE, save_weights
 
 __all__ = [
     "CHECKPOINT_FILE",
-    "MODEL_FILE",
     "DivergedError",
     "TrainResult",
     "train",
@@ -42,13 +41,28 @@ __all__ = [
 ]
 
 CHECKPOINT_FILE = "checkpoint.pt"
-MODEL_FILE = "model.safetensors"
 
 Report = Callable[[dict[str, float]], None]
 
 
 class DivergedError(SedonaError):
-    """The training loss is no longer a finite number; the hyperparameters are to blame."""
+    """The training loss is no longer a finite number; the hyperparameters are to blame.
+
+    Examples:
+        >>> from sedona_nni import (
+        ...     DivergedError, Task, TrainSettings, build_decoupled, decoupling_by_rule,
+        ...     load_splits, task_backbone, train,
+        ... )
+        >>> task = Task(backbone="dgl-cnn4", width_multiplier=0.1, image_size=8, train_limit=100)
+        >>> two_blocks = decoupling_by_rule("uniform:2:mlp", "dgl-cnn4", 4)
+        >>> network = build_decoupled(task_backbone(task), two_blocks)
+        >>> splits = load_splits(task, validation_fraction=0.2)
+        >>> try:
+        ...     train(network, splits, TrainSettings(epochs=1, batch_size=20, lr=1e30))
+        ... except DivergedError as error:
+        ...     print(str(error).partition(":")[0])
+        training diverged in epoch 1
+    """
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,19 @@ class TrainResult:
         validation_loss: Its mean loss there.
         test: The same weights on the test part.
         time_s: Seconds of training and validation, those before an interruption included.
+
+    Examples:
+        >>> from sedona_nni import (
+        ...     Task, TrainSettings, build_decoupled, decoupling_by_rule, load_splits,
+        ...     task_backbone, train,
+        ... )
+        >>> task = Task(backbone="dgl-cnn4", width_multiplier=0.1, image_size=8, train_limit=100)
+        >>> two_blocks = decoupling_by_rule("uniform:2:mlp", "dgl-cnn4", 4)
+        >>> network = build_decoupled(task_backbone(task), two_blocks)
+        >>> splits = load_splits(task, validation_fraction=0.2)
+        >>> trained = train(network, splits, TrainSettings(epochs=1, batch_size=20))
+        >>> trained.best_epoch, len(trained.test.accuracies)
+        (1, 2)
     """
 
     best_epoch: int
@@ -122,6 +149,23 @@ def train(
         DivergedError: if a loss is not finite at the end of an epoch.
         InputError: if the checkpoint in ``directory`` was made with other settings or images, or
             the method cannot train the network, see `training.methods.MethodSettings.check`.
+
+    Examples:
+        >>> from sedona_nni import (
+        ...     Task, TrainSettings, build_decoupled, decoupling_by_rule, load_splits,
+        ...     task_backbone, train,
+        ... )
+        >>> task = Task(backbone="dgl-cnn4", width_multiplier=0.1, image_size=8, train_limit=100)
+        >>> two_blocks = decoupling_by_rule("uniform:2:mlp", "dgl-cnn4", 4)
+        >>> network = build_decoupled(task_backbone(task), two_blocks)
+        >>> splits = load_splits(task, validation_fraction=0.2)
+        >>> settings = TrainSettings(epochs=2, batch_size=20, lr=0.05)
+        >>> epochs = []
+        >>> trained = train(network, splits, settings, report=epochs.append)
+        >>> [numbers["epoch"] for numbers in epochs]
+        [1, 2]
+        >>> sorted(name for name in epochs[0] if "epoch" not in name)
+        ['block_1_accuracy', 'block_2_accuracy', 'default', 'loss', 'lr', 'train_loss']
     """
     device = torch.device(device)
     place(network, device)
@@ -193,9 +237,8 @@ def train(
 
     network.load_state_dict(progress.best_network)
     if directory:
-        weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         metadata = None if data is None else data.as_metadata()
-        write_atomically(directory / MODEL_FILE, lambda path: save_file(weights, path, metadata))
+        save_weights(network.state_dict(), directory / MODEL_FILE, metadata)
     return TrainResult(
         progress.best_epoch,
         progress.best_accuracy,

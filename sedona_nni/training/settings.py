@@ -69,6 +69,12 @@ class TrainSettings(BaseModel):
             of which each classifier's count twice as much as those of the one below it (DGL).
         amp: Mixed precision: ``no``, ``fp16`` (with loss scaling) or ``bf16``.
         seed: Decides initial weights, order of the images, augmentation and dropout.
+
+    Examples:
+        >>> from sedona_nni import TrainSettings
+        >>> settings = TrainSettings(epochs=3, lr=0.05, method="sequential")
+        >>> settings.method.name, settings.optimizer
+        ('sequential', 'sgd')
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

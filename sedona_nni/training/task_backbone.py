@@ -17,6 +17,11 @@ def task_backbone(task: Task) -> Backbone:
 
     Raises:
         InputError: if a name is unknown, or numbers do not fit the backbone.
+
+    Examples:
+        >>> from sedona_nni import Task, task_backbone
+        >>> task_backbone(Task(backbone="vgg11", width_multiplier=0.25)).num_classes
+        10
     """
     num_classes, image_size = form_of(task)
     return build_backbone(

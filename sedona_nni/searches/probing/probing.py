@@ -61,6 +61,11 @@ class ProbeSettings(BaseModel):
         batch_split: Probes take batches of 1/batch_split of the images of those trainings, B / b;
             at least 2 images.
         seed: Decides initial weights, order of the images, augmentation and dropout.
+
+    Examples:
+        >>> from sedona_nni import ProbeSettings, TrainSettings
+        >>> ProbeSettings(cost=0.5).batch_size(TrainSettings(batch_size=128))
+        32
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

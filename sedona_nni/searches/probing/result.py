@@ -33,6 +33,15 @@ class ProbeResult(SearchOutcome):
         losses: Mean loss of each auxiliary network at each boundary in the second half of its short
             training, nats, L-1 rows of C.
         undivided: That of the undivided backbone's head, in as many steps of back-propagation.
+
+    Examples:
+        >>> from sedona_nni import ProbeResult
+        >>> found = ProbeResult(
+        ...     backbone="mine", dataset="digits", aux_choices=["conv1"],
+        ...     losses=[[0.9], [0.5], [0.4]], undivided=0.3,
+        ... )
+        >>> found.decoupling(num_blocks=2).cuts
+        [0]
     """
 
     tells_num_blocks: ClassVar[bool] = False

@@ -32,6 +32,16 @@ def import_release(
 
     Raises:
         InputError: if a file cannot be read, or does not fit the backbone.
+
+    Examples:
+        >>> import torch
+        >>> from pathlib import Path
+        >>> from sedona_nni import import_release
+        >>> torch.save(torch.randn(7, 2), "alpha.pt")
+        >>> torch.save(torch.randn(7, 4), "beta.pt")
+        >>> found = import_release(Path("alpha.pt"), Path("beta.pt"), backbone="vgg11")
+        >>> found.aux_choices, found.num_layers
+        (['conv1', 'conv2', 'conv3', 'conv4'], 8)
     """
     if beta is None:
         both = read_json(alpha)

@@ -31,6 +31,17 @@ class SearchResult(SearchOutcome):
     Attributes:
         alpha: The logits of every boundary.
         beta: The logits of its auxiliary choices.
+
+    Examples:
+        >>> from sedona_nni import SearchResult
+        >>> found = SearchResult(
+        ...     backbone="mine", dataset="digits", aux_choices=["conv1", "conv2"],
+        ...     alpha=[(1, 0), (3, 0), (0, 2)], beta=[(0, 1), (1, 0), (0, 0)],
+        ... )
+        >>> found.a_loc().round(2).tolist()
+        [0.73, 0.95, 0.12]
+        >>> found.decoupling(num_blocks=2).in_words()
+        'cut after layer 1 (conv1)'
     """
 
     tells_num_blocks: ClassVar[bool] = True

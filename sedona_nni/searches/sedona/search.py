@@ -87,6 +87,12 @@ class SearchSettings(BaseModel):
         release_mode: Compute as the authors' release does, see `release_mode`.
         validation_fraction: Share of the training images that validate.
         seed: Decides initial weights, order of the images, augmentation, dropout and snapshots.
+
+    Examples:
+        >>> from sedona_nni import SearchSettings
+        >>> settings = SearchSettings(pretrain_steps=200, meta_steps=20, batch_size=32)
+        >>> settings.inner_steps, settings.optimizer
+        (5, 'sgd')
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -119,6 +119,12 @@ class TrainingMethod(ABC):
         schedules: One per optimizer.
         averages: One per block, moving averages of its weights and statistics; none by default.
         parts: What has a state that must outlive an interruption, beside the network.
+
+    Examples:
+        >>> from sedona_nni import TrainingMethod
+        >>> from sedona_nni.training.methods import GreedyLearning
+        >>> issubclass(GreedyLearning, TrainingMethod)
+        True
     """
 
     def __init__(
@@ -273,6 +279,19 @@ def register_method(settings: type[MethodSettings]) -> Callable[[type[LearningT]
 
     Raises:
         InputError: if a name is taken.
+
+    Examples:
+        >>> from typing import Literal
+        >>> from sedona_nni import TrainSettings, register_method
+        >>> from sedona_nni.training.method_settings import MethodSettings
+        >>> from sedona_nni.training.methods import GreedyLearning
+        >>> class MySettings(MethodSettings):
+        ...     name: Literal["mine"] = "mine"
+        >>> @register_method(MySettings)
+        ... class MyLearning(GreedyLearning):
+        ...     pass
+        >>> TrainSettings(method="mine").method
+        MySettings(name='mine')
     """
 
     def register(learning: type[LearningT]) -> type[LearningT]:
