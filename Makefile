@@ -1,7 +1,7 @@
 # Each target does all its set-up itself, in .venv; nothing else on the machine is touched, except
 # that `make test`, as root on a Debian, installs the browser that one of the tests drives.
 
-.PHONY: quickstart test traces lint clean chromium
+.PHONY: quickstart test traces lint docs clean chromium
 
 # What is run by a test or by NNI must find this environment, as if it were activated.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -23,6 +23,10 @@ lint: .venv/installed
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy --no-error-summary
 
+# The site, in site/index.html; Material's advertisement of its successor is no news to a reader.
+docs: .venv/installed
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
 # The stamp says that what setup.py asks for is there.
 .venv/installed: setup.py
 	@for python in python3.11 python3 python3.12 python3.13 python3.10; do \
@@ -36,7 +40,7 @@ lint: .venv/installed
 	fi; \
 	echo "installing into .venv, which takes some minutes the first time"; \
 	$$found -m venv .venv
-	@.venv/bin/python -m pip install --disable-pip-version-check -q -e '.[test]'
+	@.venv/bin/python -m pip install --disable-pip-version-check -q -e '.[test,docs]'
 	@touch $@
 
 chromium:
@@ -48,5 +52,5 @@ chromium:
 	} </dev/null >/dev/null 2>&1 || true
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -r {} +

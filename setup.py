@@ -40,6 +40,7 @@ setup(
     ],
     extras_require={
         "dashboard": ["optuna-dashboard>=0.18"],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "test": [
             "optuna-dashboard>=0.18",
             "pytest>=8",
