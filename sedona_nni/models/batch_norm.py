@@ -27,12 +27,15 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["batch_norm", "normalise", "track"]
+__all__ = ["BatchNorm", "batch_norm", "normalise", "track"]
+
+BatchNorm = _BatchNorm
+"""Every batch norm of torch's: what they have in common has no public name there."""
 
 _ROWS = 256  # numbers that may be added up one after another
 
 
-def batch_norm(norm: _BatchNorm, features: Tensor) -> Tensor:
+def batch_norm(norm: BatchNorm, features: Tensor) -> Tensor:
     """Return what a batch norm in training mode makes of features, and move its statistics.
 
     Differentiable once. On a GPU, for few numbers, and in a layout whose channels torch's kernel
@@ -66,7 +69,7 @@ def normalise(features: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return _features(_affine(rows, s, -mean * s, parts), features), s
 
 
-def track(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
+def track(norm: BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
     """Update running statistics as the norm itself would.
 
     Args:

@@ -36,6 +36,7 @@ __all__ = [
     "CHECKPOINT_FILE",
     "DivergedError",
     "TrainResult",
+    "dropout_seed",
     "train",
     "training_stream",
 ]
@@ -205,7 +206,7 @@ def train(
                 total=num_epochs * steps_per_epoch,
             ):
                 images, labels = next(batches)
-                torch.manual_seed(_dropout_seed(settings.seed, step))
+                torch.manual_seed(dropout_seed(settings.seed, step))
                 for block, loss in method.step(*mix(images, labels)).items():
                     losses[block] += loss
                     updates[block] += 1
@@ -294,7 +295,7 @@ def _load(path: Path, parts: Sequence[Stateful], fresh: _Progress) -> _Progress:
         return _Progress(**state)
 
 
-def _dropout_seed(seed: int, step: int) -> int:
+def dropout_seed(seed: int, step: int) -> int:
     """Mix the two, so that neighbouring seeds and steps share nothing."""
     return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
 

@@ -21,9 +21,9 @@ from sedona_nni.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_device", "claim_device"]
+__all__ = ["check_device", "claim_device", "visible_gpus"]
 
-_RETRY_S = 0.5
+RETRY_S = 0.5  # between two looks for a free GPU
 
 
 def check_device(name: str) -> None:
@@ -37,7 +37,7 @@ def check_device(name: str) -> None:
     """
     if name not in ("auto", "cpu", "cuda"):
         raise InputError.rule("device", "must be auto, cpu or cuda", name)
-    if name == "cuda" and not _gpus():
+    if name == "cuda" and not visible_gpus():
         raise InputError(
             "device: is 'cuda', but PyTorch finds no usable GPU on this machine; "
             "use 'auto' or 'cpu', or check the driver and CUDA_VISIBLE_DEVICES"
@@ -74,7 +74,7 @@ def claim_device(name: str, *, threads: int | None = None) -> Iterator[torch.dev
 def _claimed(name: str) -> Iterator[torch.device]:
     import torch
 
-    gpus = [] if name == "cpu" else _gpus()
+    gpus = [] if name == "cpu" else visible_gpus()
     if not gpus:
         yield torch.device("cpu")
         return
@@ -95,10 +95,10 @@ def _lock_one(gpus: list[str]) -> tuple[int, FileLock]:
             with contextlib.suppress(Timeout):
                 lock.acquire(timeout=0)
                 return index, lock
-        time.sleep(_RETRY_S)
+        time.sleep(RETRY_S)
 
 
-def _gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """Return the UUIDs of the visible GPUs, in PyTorch's order.
 
     Not their numbers, which depend on CUDA_VISIBLE_DEVICES and so differ between processes.

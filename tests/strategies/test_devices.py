@@ -18,8 +18,8 @@ from sedona_nni.strategies.nni_border.devices import check_device, claim_device
 
 @pytest.fixture(autouse=True)
 def made_up_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_gpus", lambda: ["uuid-a", "uuid-b"])
-    monkeypatch.setattr(devices, "_RETRY_S", 0.01)
+    monkeypatch.setattr(devices, "visible_gpus", lambda: ["uuid-a", "uuid-b"])
+    monkeypatch.setattr(devices, "RETRY_S", 0.01)
     monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
 
@@ -54,7 +54,7 @@ def test_a_gpu_is_free_again_after_an_exception() -> None:
 def test_the_same_gpu_under_another_number_is_taken_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA_VISIBLE_DEVICES numbers GPUs differently in each process."""
     with claim_device("cuda"):
-        monkeypatch.setattr(devices, "_gpus", lambda: ["uuid-b", "uuid-a"])
+        monkeypatch.setattr(devices, "visible_gpus", lambda: ["uuid-b", "uuid-a"])
         with claim_device("cuda") as device:
             assert device.index == 0  # uuid-b
             waiting = threading.Event()
@@ -73,14 +73,14 @@ def test_the_same_gpu_under_another_number_is_taken_too(monkeypatch: pytest.Monk
 def test_the_cpu_needs_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     with claim_device("cpu") as device:
         assert device == torch.device("cpu")
-    monkeypatch.setattr(devices, "_gpus", lambda: [])
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [])
     with claim_device("auto") as device:
         assert device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["cuda", "tpu"])
 def test_a_device_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_gpus", lambda: [])
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [])
     with pytest.raises(InputError, match=r"^device: "):
         check_device(name)
 

@@ -235,7 +235,7 @@ def test_a_machine_without_the_data_set(tmp_path: Path) -> None:
 
 
 def test_a_machine_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sedona_nni.strategies.nni_border.devices._gpus", lambda: [])
+    monkeypatch.setattr("sedona_nni.strategies.nni_border.devices.visible_gpus", lambda: [])
     with pytest.raises(InputError, match="device: is 'cuda', but PyTorch finds no usable GPU"):
         read_experiment(changed(tmp_path, *ARGS, "device", value="cuda")).check_machine()
 

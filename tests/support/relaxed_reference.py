@@ -135,7 +135,7 @@ def _in_naive_names(network: RelaxedNetwork, tensors: Named, own_names: list[str
 def named_weights(problem: InnerProblem, weights: Tensor) -> Named:
     """A vector of weights by the names that they have in `naive_network`."""
     names = [name for name, _ in naive_network(problem.network).named_parameters()]
-    return _in_naive_names(problem.network, problem._weights.named(weights), names)
+    return _in_naive_names(problem.network, problem.weights.named(weights), names)
 
 
 def named_statistics(problem: InnerProblem, statistics: Tensor) -> Named:
@@ -143,7 +143,7 @@ def named_statistics(problem: InnerProblem, statistics: Tensor) -> Named:
     names = [
         name for name, _ in naive_network(problem.network).named_buffers() if "running" in name
     ]
-    return _in_naive_names(problem.network, problem._statistics.named(statistics), names)
+    return _in_naive_names(problem.network, problem.statistics.named(statistics), names)
 
 
 def leaves(named: Named) -> Named:

@@ -16,7 +16,11 @@ from sedona_nni.searches.sedona import inner_step
 from sedona_nni.searches.sedona.dual_norm import dual_modules
 from sedona_nni.teachers import pooled_unit
 
-SHAPES = [(5, 3, 4, 4, 7), (3, 2, 8, 8, 16), (4, 4, 2, 2, 6)]  # B, p, H, W, F
+SHAPES = [  # B, p, H, W, F
+    *[(5, 3, 4, 4, 7), (3, 2, 8, 8, 16), (4, 4, 2, 2, 6)],
+    (5, 2, 32, 32, 96),  # in pieces of 2, 2 and 1
+    (3, 2, 64, 64, 80),  # of 1 each
+]
 
 Mean = Callable[[nn.Sequential, Tensor], Tensor]
 
@@ -36,12 +40,6 @@ def problem(shape: tuple[int, ...]) -> tuple[nn.Sequential, Tensor, Tensor]:
     return unit, features, torch.randn(batch, wide, dtype=torch.float64)
 
 
-@pytest.fixture(params=[2**18, 50], ids=["one piece", "many pieces"])
-def _piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pooled_unit, "_PIECE", request.param)
-
-
-@pytest.mark.usefixtures("_piece")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_gradients_and_statistics(shape: tuple[int, ...]) -> None:
     def run(mean: Mean) -> list[Tensor]:
@@ -57,11 +55,10 @@ def test_values_gradients_and_statistics(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.usefixtures("_piece")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_slopes_and_their_adjoints(shape: tuple[int, ...]) -> None:
     """With dual numbers: the value, its tangent, and all gradients of a function of both."""
-    inner_step._quiet_forward_ad()
+    inner_step.quiet_forward_ad()
 
     def run(mean: Mean) -> list[Tensor]:
         unit, features, cotangent = problem(shape)

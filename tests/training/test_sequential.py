@@ -116,7 +116,7 @@ def test_the_second_block_learns_from_the_frozen_first(splits: Splits, history: 
     losses = []
     for step in range(2 * STEPS, 4 * STEPS):
         images, labels = next(batches)
-        torch.manual_seed(loop._dropout_seed(3, step))
+        torch.manual_seed(loop.dropout_seed(3, step))
         with torch.no_grad():
             features = first.layers(images)
         assert isinstance(second.classifier, nn.Module)

@@ -97,7 +97,7 @@ def test_one_block_is_plain_back_propagation_to_the_bit(
         losses = []
         for step in range(epoch * STEPS, (epoch + 1) * STEPS):
             images, labels = next(batches)
-            torch.manual_seed(loop._dropout_seed(3, step))
+            torch.manual_seed(loop.dropout_seed(3, step))
             loss = F.cross_entropy(plain(images), labels, label_smoothing=0.1 * 10 / 9)
             reference.zero_grad()
             loss.backward()

@@ -37,9 +37,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from sedona_nni.models.batch_norm import normalise
+from sedona_nni.models.batch_norm import BatchNorm, normalise
 
 __all__ = ["dual_batch_norm", "dual_modules", "replaced_forwards"]
 
@@ -119,7 +118,7 @@ def _project(v: Tensor, z: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def dual_batch_norm(
-    norm: _BatchNorm,
+    norm: BatchNorm,
     features: Tensor,
     to_mean: Tensor | None = None,
     to_var: Tensor | None = None,
@@ -165,7 +164,7 @@ def dual_modules(
     to_statistics = cotangents or {}
     forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     for part in module.modules():
-        if isinstance(part, _BatchNorm):
+        if isinstance(part, BatchNorm):
             to_mean, to_var = to_statistics.get(part, (None, None))
             forwards[part] = partial(dual_batch_norm, part, to_mean=to_mean, to_var=to_var)
         elif type(part) is nn.Dropout:

@@ -32,10 +32,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sedona_nni.data.batches import Batch
-from sedona_nni.models.batch_norm import batch_norm
+from sedona_nni.models.batch_norm import BatchNorm, batch_norm
 from sedona_nni.models.placement import lay_out
 from sedona_nni.searches.sedona.dual_norm import dual_modules, replaced_forwards
 from sedona_nni.searches.sedona.relaxation import (
@@ -45,7 +44,16 @@ from sedona_nni.searches.sedona.relaxation import (
     tangent_valve,
 )
 
-__all__ = ["Adam", "InnerOptimizer", "InnerProblem", "PulledBack", "Sgd", "TrainingState"]
+__all__ = [
+    "Adam",
+    "FlatTensors",
+    "InnerOptimizer",
+    "InnerProblem",
+    "PulledBack",
+    "Sgd",
+    "TrainingState",
+    "quiet_forward_ad",
+]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -177,7 +185,7 @@ class Adam(InnerOptimizer):
         return weights, torch.stack([first, second])
 
 
-def _evaluating_norm(norm: _BatchNorm, mean: Tensor, var: Tensor) -> Callable[[Tensor], Tensor]:
+def _evaluating_norm(norm: BatchNorm, mean: Tensor, var: Tensor) -> Callable[[Tensor], Tensor]:
     """Return a batch norm in evaluation mode as a function of its running statistics, too.
 
     torch's kernel takes these for constants, but they depend on the weights that made them.
@@ -192,7 +200,7 @@ def _evaluating_norm(norm: _BatchNorm, mean: Tensor, var: Tensor) -> Callable[[T
 
 
 @functools.cache
-def _quiet_forward_ad() -> None:
+def quiet_forward_ad() -> None:
     """Use dual numbers once, so that torch says what it says on first use here and not to users.
 
     (It registers derivative formulas with torch.jit.script, which it deprecates itself.)
@@ -202,8 +210,15 @@ def _quiet_forward_ad() -> None:
         forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
 
 
-class _Flat:
-    """Named tensors of a module, from now on views of one vector."""
+class FlatTensors:
+    """Named tensors of a module, from now on views of one vector.
+
+    Attributes:
+        tensors: They, by name.
+        names: Their names.
+        sizes: How many numbers each has.
+        vector: All numbers, shape (n,).
+    """
 
     def __init__(self, named: Iterable[tuple[str, Tensor]], like: Tensor) -> None:
         self.tensors = dict(named)
@@ -254,6 +269,10 @@ class InnerProblem:
             views of two vectors, and hold whatever state was worked on last.
         optimizer: The update rule.
         criterion: (logits, labels) -> mean loss over the batch, shape ().
+
+    Attributes:
+        weights: The network's weights, as one vector and by name.
+        statistics: Its batch norms' running means and variances, likewise.
     """
 
     def __init__(
@@ -262,17 +281,17 @@ class InnerProblem:
         self.network = network
         self.optimizer = optimizer
         self.criterion = criterion
-        self._weights = _Flat(network.named_weights(), network.alpha)
+        self.weights = FlatTensors(network.named_weights(), network.alpha)
         self._places: list[tuple[str, dict[str, Any], str]] = []
-        for name in self._weights.names:
+        for name in self.weights.names:
             owner, _, key = name.rpartition(".")
             self._places.append((name, network.get_submodule(owner)._parameters, key))
         self._norms = {
             name: module
             for name, module in network.named_modules()
-            if isinstance(module, _BatchNorm) and module.momentum
+            if isinstance(module, BatchNorm) and module.momentum
         }
-        self._statistics = _Flat(
+        self.statistics = FlatTensors(
             (
                 (f"{name}.{which}", getattr(norm, which))
                 for name, norm in self._norms.items()
@@ -280,21 +299,21 @@ class InnerProblem:
             ),
             network.alpha,
         )
-        keep = torch.empty_like(self._statistics.vector)
-        for name, part in self._statistics.named(keep).items():
+        keep = torch.empty_like(self.statistics.vector)
+        for name, part in self.statistics.named(keep).items():
             part.fill_(1 - cast(float, self._norms[name.rpartition(".")[0]].momentum))
         self._keep = keep
 
     def state(self) -> TrainingState:
         """Return the state that the network's own weights are in, before the first step."""
-        weights = self._weights.vector.clone()
+        weights = self.weights.vector.clone()
         slots = weights.new_zeros(self.optimizer.num_slots, len(weights))
-        return TrainingState(weights, slots, self._statistics.vector.clone(), step=0)
+        return TrainingState(weights, slots, self.statistics.vector.clone(), step=0)
 
     def load(self, state: TrainingState) -> None:
         """Put a state's weights and running statistics into the network."""
-        self._weights.vector.copy_(state.weights)
-        self._statistics.vector.copy_(state.statistics)
+        self.weights.vector.copy_(state.weights)
+        self.statistics.vector.copy_(state.statistics)
 
     def gradient(
         self, state: TrainingState, batch: Batch, seed: int
@@ -308,14 +327,14 @@ class InnerProblem:
         """
         images, labels = batch
         self.load(state)
-        gradient = self._weights.gradients()
+        gradient = self.weights.gradients()
         a, b = self.network.a.detach(), self.network.b.detach()
-        with self._training(seed):
+        with self.training_mode(seed):
             at_boundaries, logits = self.network(images, a, gradient_valve)
 
             def learn_locally(i: int) -> tuple[Tensor, Tensor]:
                 leaf = at_boundaries[i].detach().requires_grad_()
-                loss = self.criterion(self._local_logits(i, leaf, a, b, gradient_valve), labels)
+                loss = self.criterion(self.local_logits(i, leaf, a, b, gradient_valve), labels)
                 loss.backward()
                 return loss.detach(), cast(Tensor, leaf.grad)
 
@@ -325,7 +344,7 @@ class InnerProblem:
                 features.register_hook(functools.partial(torch.add, to_features))
             losses = [loss for loss, _ in local] + [self.criterion(logits, labels)]
             losses[-1].backward()
-        return gradient, self._statistics.vector.clone(), torch.stack(losses).detach()
+        return gradient, self.statistics.vector.clone(), torch.stack(losses).detach()
 
     def update(
         self, state: TrainingState, gradient: Tensor, statistics: Tensor, lr: float
@@ -354,9 +373,9 @@ class InnerProblem:
         """
         images, labels = batch
         self.load(state)
-        to_weights = self._weights.gradients()
+        to_weights = self.weights.gradients()
         to_statistics = torch.zeros_like(state.statistics)
-        into = self._statistics.named(to_statistics)
+        into = self.statistics.named(to_statistics)
         forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
         for name, norm in self._backbone_norms():
             leaves = []
@@ -424,16 +443,16 @@ class InnerProblem:
         Returns:
             The derivatives with regard to w, alpha and beta; that to w is 0 if ``first``.
         """
-        _quiet_forward_ad()
+        quiet_forward_ad()
         images, labels = batch
         self.load(state)
-        to_weights = self._weights.gradients()
-        tangents = self._weights.named(direction)
+        to_weights = self.weights.gradients()
+        tangents = self.weights.named(direction)
         a, b = (part.detach().requires_grad_() for part in (self.network.a, self.network.b))
 
         to_batch_statistics = self._to_batch_statistics(to_statistics)
         with (
-            self._training(seed),
+            self.training_mode(seed),
             self._differentiable(not first),
             dual_modules(self.network, to_batch_statistics),
         ):
@@ -453,7 +472,7 @@ class InnerProblem:
                     value.requires_grad_(not first), tangent.requires_grad_()
                 )
                 with self._moving(f"auxiliaries.{i}.", tangents):
-                    local_logits = self._local_logits(i, features, a, b, tangent_valve)
+                    local_logits = self.local_logits(i, features, a, b, tangent_valve)
                 return self._loss_slope(local_logits, labels), value, tangent
 
             def pull_back_locally(
@@ -502,7 +521,7 @@ class InnerProblem:
         finally:
             torch.set_num_threads(threads)
 
-    def _local_logits(
+    def local_logits(
         self, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
     ) -> Tensor:
         """Return the logits that the local loss is taken of, for the features at a boundary."""
@@ -540,12 +559,12 @@ class InnerProblem:
     @contextmanager
     def _differentiable(self, weights_too: bool) -> Iterator[None]:
         """Record what depends on the weights, or leave that out."""
-        for weight in self._weights.tensors.values():
+        for weight in self.weights.tensors.values():
             weight.requires_grad_(weights_too)
         try:
             yield
         finally:
-            for weight in self._weights.tensors.values():
+            for weight in self.weights.tensors.values():
                 weight.requires_grad_()
 
     def _to_batch_statistics(self, to_statistics: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor]]:
@@ -553,7 +572,7 @@ class InnerProblem:
 
         Validation uses the backbone's running statistics alone, so only those have cotangents.
         """
-        cotangents = self._statistics.named(to_statistics)
+        cotangents = self.statistics.named(to_statistics)
         return {
             norm: (
                 cast(float, norm.momentum) * cotangents[f"{name}.running_mean"],
@@ -562,11 +581,11 @@ class InnerProblem:
             for name, norm in self._backbone_norms()
         }
 
-    def _backbone_norms(self) -> list[tuple[str, _BatchNorm]]:
+    def _backbone_norms(self) -> list[tuple[str, BatchNorm]]:
         return [pair for pair in self._norms.items() if pair[0].startswith("backbone.")]
 
     @contextmanager
-    def _training(self, seed: int) -> Iterator[None]:
+    def training_mode(self, seed: int) -> Iterator[None]:
         """Training mode, with random numbers of ``seed`` that leave the caller's as they are."""
         device = self.network.alpha.device
         self.network.train()

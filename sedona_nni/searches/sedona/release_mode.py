@@ -36,7 +36,7 @@ __all__ = ["ReleaseProblem", "release_hypergradient", "rescaled_logits"]
 class ReleaseProblem(InnerProblem):
     """The relaxed network's training with rescaled auxiliary networks, and its objective R_0."""
 
-    def _local_logits(
+    def local_logits(
         self, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
     ) -> Tensor:
         return rescaled_logits(self.network, boundary, features, a, b, valve)
@@ -45,13 +45,13 @@ class ReleaseProblem(InnerProblem):
         """Return the gradient of R_0 with regard to the weights, alpha and beta."""
         images, labels = batch
         self.load(state)
-        to_weights = self._weights.gradients()
+        to_weights = self.weights.gradients()
         network = self.network
         a, b = network.a, network.b
-        with self._training(seed):
+        with self.training_mode(seed):
             at_boundaries, logits = network(images, a, _open)
             local = [
-                self.criterion(self._local_logits(i, features, a, b, _open), labels)
+                self.criterion(self.local_logits(i, features, a, b, _open), labels)
                 for i, features in enumerate(at_boundaries)
             ]
             total = self.criterion(logits, labels)
