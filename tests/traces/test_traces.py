@@ -2,7 +2,7 @@
 
 To the bit only on the machine that recorded them (``make traces && git diff --exit-code
 tests/traces``). Elsewhere sums are rounded otherwise. Under kernels for SSE4.1 and AVX2 instead of
-AVX-512 what is computed in float64 throughout differed by 3e-12 at most, though steps build on each
+AVX-512 what is computed in float64 throughout differed by 7e-12 at most, though steps build on each
 other; what the code itself computes in float32, as the logits that validate, by 2e-7. The tolerance
 is ten times that. An error in a formula changes the first digits.
 """
