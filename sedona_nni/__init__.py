@@ -29,6 +29,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sedona_nni.data.batches import MemoryImages
+    from sedona_nni.data.dataset import ImageParts, register_dataset
     from sedona_nni.data.sets import Splits, dataset_names, load_splits
     from sedona_nni.decouplings.balance import (
         BlockBound,
@@ -44,7 +46,15 @@ if TYPE_CHECKING:
     from sedona_nni.decouplings.outcome import SearchOutcome
     from sedona_nni.decouplings.rules import decoupling_by_rule
     from sedona_nni.errors import InputError, SedonaError
-    from sedona_nni.models import Backbone, backbone_names, build_backbone
+    from sedona_nni.models import (
+        Backbone,
+        BackboneContext,
+        FeatureShape,
+        Layer,
+        backbone_names,
+        build_backbone,
+        register_backbone,
+    )
     from sedona_nni.searches.documents import load_decoupling, load_outcome
     from sedona_nni.searches.probing.probing import ProbeSettings
     from sedona_nni.searches.probing.result import ProbeResult
@@ -53,6 +63,7 @@ if TYPE_CHECKING:
     from sedona_nni.searches.sedona.search import SearchSettings
     from sedona_nni.task import Task
     from sedona_nni.teachers.auxiliary import (
+        AuxiliaryContext,
         AuxiliaryNetwork,
         auxiliary_names,
         register_auxiliary,
@@ -67,16 +78,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AuxiliaryContext",
     "AuxiliaryNetwork",
     "Backbone",
+    "BackboneContext",
     "BlockBound",
     "Compute",
     "DecoupledNetwork",
     "Decoupling",
     "DivergedError",
     "Evaluation",
+    "FeatureShape",
     "FrontPoint",
+    "ImageParts",
     "InputError",
+    "Layer",
+    "MemoryImages",
     "ProbeResult",
     "ProbeSettings",
     "SearchOutcome",
@@ -109,12 +126,16 @@ __all__ = [
     "pareto_front",
     "random_decoupling",
     "register_auxiliary",
+    "register_backbone",
+    "register_dataset",
     "register_method",
     "task_backbone",
     "train",
 ]
 
 _BEHIND = {
+    "data.batches": ("MemoryImages",),
+    "data.dataset": ("ImageParts", "register_dataset"),
     "data.sets": ("Splits", "dataset_names", "load_splits"),
     "decouplings.balance": ("BlockBound", "FrontPoint", "discretise", "leaders", "pareto_front"),
     "decouplings.compute": ("Compute", "compute_in_macs"),
@@ -124,7 +145,15 @@ _BEHIND = {
     "decouplings.outcome": ("SearchOutcome",),
     "decouplings.rules": ("decoupling_by_rule",),
     "errors": ("InputError", "SedonaError"),
-    "models": ("Backbone", "backbone_names", "build_backbone"),
+    "models": (
+        "Backbone",
+        "BackboneContext",
+        "FeatureShape",
+        "Layer",
+        "backbone_names",
+        "build_backbone",
+        "register_backbone",
+    ),
     "searches.documents": ("load_decoupling", "load_outcome"),
     "searches.probing.probing": ("ProbeSettings",),
     "searches.probing.result": ("ProbeResult",),
@@ -132,7 +161,12 @@ _BEHIND = {
     "searches.sedona.result": ("SearchResult",),
     "searches.sedona.search": ("SearchSettings",),
     "task": ("Task",),
-    "teachers.auxiliary": ("AuxiliaryNetwork", "auxiliary_names", "register_auxiliary"),
+    "teachers.auxiliary": (
+        "AuxiliaryContext",
+        "AuxiliaryNetwork",
+        "auxiliary_names",
+        "register_auxiliary",
+    ),
     "training.evaluation": ("Evaluation", "evaluate"),
     "training.loop": ("DivergedError", "TrainResult", "train"),
     "training.methods.method": ("TrainingMethod", "register_method"),

@@ -1,28 +1,49 @@
-"""Registries: what users choose by name, ours and theirs, in one shape for all kinds."""
+"""Registries: what users choose by name, ours and theirs, in one shape for all kinds.
+
+Whatever looks a name up first loads the plug-ins that are installed as packages, see
+`sedona_nni.plugins`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import Generic, NamedTuple, TypeVar
 
 from sedona_nni.errors import InputError
+from sedona_nni.plugins import load_installed
 
 __all__ = ["Registry"]
 
 T = TypeVar("T")
-U = TypeVar("U")
+
+
+class _Family(NamedTuple, Generic[T]):
+    """Things whose names have a number: ``pattern`` matches them, ``make`` returns what has one."""
+
+    pattern: re.Pattern[str]
+    make: Callable[[int], T]
+    rest: str
 
 
 class Registry(Generic[T]):
     """Things of one kind by their names, in the order in which they were registered.
 
     Attributes:
-        kind: What they are, for messages, e.g. ``"data set"``.
+        kind: What they are, as in the settings that name them, e.g. ``"dataset"``.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, reserved: Collection[str] = ()) -> None:
+        """Make an empty one.
+
+        Args:
+            kind: See above.
+            reserved: Names that mean something else where a thing of this kind is named.
+        """
         self.kind = kind
+        self._reserved = reserved
         self._things: dict[str, T] = {}
+        self._families: list[_Family[T]] = []
 
     def add(self, name: str, thing: T) -> None:
         """Register one more.
@@ -30,9 +51,34 @@ class Registry(Generic[T]):
         Raises:
             InputError: if the name is taken.
         """
-        if name in self._things:
+        if name in self._things or name in self._reserved or self._of_family(name) is not None:
             raise InputError.rule(self.kind, "must have a name that is not taken", name)
         self._things[name] = thing
+
+    def add_family(
+        self, prefix: str, make: Callable[[int], T], *, listed: Collection[int], rest: str
+    ) -> None:
+        """Register things that are called ``prefix`` and a number from 1 on.
+
+        Args:
+            prefix: What their names begin with.
+            make: Returns the one of a number.
+            listed: Numbers of those that are listed.
+            rest: The others, in words, e.g. ``"a deeper convN"``.
+        """
+        family = _Family(re.compile(f"{re.escape(prefix)}([1-9][0-9]*)"), make, rest)
+        self._things |= {f"{prefix}{number}": make(number) for number in listed}
+        self._families.append(family)
+
+    def remove(self, name: str) -> None:
+        """Forget a thing, e.g. to register a better one under its name."""
+        del self._things[name]
+
+    def _of_family(self, name: str) -> T | None:
+        for family in self._families:
+            if (match := family.pattern.fullmatch(name)) is not None:
+                return family.make(int(match[1]))
+        return None
 
     def __getitem__(self, name: str) -> T:
         """Return what has a name.
@@ -40,12 +86,24 @@ class Registry(Generic[T]):
         Raises:
             InputError: if nothing has; it lists the names.
         """
-        if name not in self._things:
-            raise InputError.rule(self.kind, f"must be one of {', '.join(self)}", name)
-        return self._things[name]
+        load_installed()
+        if name in self._things:
+            return self._things[name]
+        found = self._of_family(name)
+        if found is None:
+            raise InputError(f"{self.kind}: {self.rule}, but got {name!r}")
+        return found
+
+    @property
+    def rule(self) -> str:
+        """Which names there are, as a rule for who names another."""
+        rest = [f" (or {family.rest})" for family in self._families]
+        return f"must be one of {', '.join(self)}{''.join(rest)}"
 
     def __contains__(self, name: object) -> bool:
-        return name in self._things
+        load_installed()
+        return name in self._things or (isinstance(name, str) and self._of_family(name) is not None)
 
     def __iter__(self) -> Iterator[str]:
+        load_installed()
         return iter(self._things)

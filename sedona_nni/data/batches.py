@@ -137,6 +137,13 @@ class MemoryImages(ImageSet):
     Attributes:
         images: Bytes, uint8, shape (N, C, S, S) with C = 1 or 3; grey is repeated to 3 channels.
         augmentation: How training distorts a batch.
+
+    Examples:
+        >>> import numpy as np, torch
+        >>> from sedona_nni import MemoryImages
+        >>> images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+        >>> len(MemoryImages(images, np.array([0, 1, 0, 1]), mean=(0.5,), std=(0.3,)))
+        4
     """
 
     images: Tensor

@@ -36,7 +36,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,9 @@ from sedona_nni.data.class_folders import (
     find_parts,
     read_class_folders,
 )
+from sedona_nni.data.dataset import DATASETS, Dataset, ImageParts, data_folder
 from sedona_nni.data.identity import DataIdentity, fingerprint_of_arrays, fingerprint_of_files
 from sedona_nni.errors import InputError
-from sedona_nni.files import user_path
 from sedona_nni.task import Task
 
 __all__ = [
@@ -232,29 +232,6 @@ class Splits:
         )
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What the files of a set say.
-
-    Attributes:
-        pool: Images that may be learned from.
-        test: The test images.
-        classes: Name of each class.
-        fingerprint: Returns that of all images, see `sedona_nni.data.identity`.
-        validation: What validates, where the set brings it beside its test part.
-        sources: What pool, test and validation are, in words.
-        left_out: See `Contents`.
-    """
-
-    pool: ImageSet
-    test: ImageSet
-    classes: tuple[str, ...]
-    fingerprint: Callable[[], str]
-    validation: ImageSet | None = None
-    sources: tuple[str, str, str] = ("its train", "its test", "")
-    left_out: tuple[str, ...] = ()
-
-
 def dataset_names() -> list[str]:
     """Return the names that `Task.dataset` may have.
 
@@ -263,7 +240,7 @@ def dataset_names() -> list[str]:
         >>> "digits" in dataset_names()
         True
     """
-    return sorted(DATASETS)
+    return [*DATASETS]
 
 
 def load_splits(task: Task, validation_fraction: float, *, workers: int | None = None) -> Splits:
@@ -285,12 +262,15 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
         >>> len(splits.train), len(splits.validation), len(splits.test)
         (80, 20, 359)
     """
-    dataset = _dataset(task)
+    dataset = DATASETS[task.dataset]
     size = image_size_of(task)
     parts = dataset.read(task, size)
     num_classes = dataset.num_classes or len(parts.classes)
 
-    pool, rng = parts.pool, np.random.default_rng(task.split_seed)
+    pool, test = parts.pool, parts.test
+    if test is None:
+        pool, test = _hold_out_test(pool)
+    rng = np.random.default_rng(task.split_seed)
     if task.train_limit is not None:
         if task.train_limit > len(pool):
             raise InputError.rule(
@@ -304,18 +284,18 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
         held_out = _stratified(pool.labels, int(validation_fraction * len(pool)), rng)
         train = pool.subset(np.setdiff1d(np.arange(len(pool)), held_out))
         validation = pool.subset(held_out)
-    if len(train) < 2 or len(validation) == 0 or len(parts.test) == 0:
+    if len(train) < 2 or len(validation) == 0 or len(test) == 0:
         raise InputError(
             f"dataset: {task.dataset} must have 2 training images and 1 each to validate and to "
-            f"test, but got {len(train)}, {len(validation)} and {len(parts.test)} "
+            f"test, but got {len(train)}, {len(validation)} and {len(test)} "
             f"(validation_fraction {validation_fraction})"
         )
     train, validation, test = (
         replace(part, workers=workers) if isinstance(part, FolderImages) else part
-        for part in (train, validation.plain(), parts.test.plain())
+        for part in (train, validation.plain(), test.plain())
     )
     found = {"train": train, "validation": validation, "test": test}
-    of_pool, of_test, of_validation = parts.sources
+    of_pool, of_test, of_validation = parts.in_words()
     contents = Contents(
         task.dataset,
         _shown_folder(task),
@@ -338,8 +318,25 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
         num_classes,
         size,
         contents=contents,
-        fingerprint=parts.fingerprint,
+        fingerprint=partial(_fingerprint, parts),
     )
+
+
+def _fingerprint(parts: ImageParts) -> str:
+    """Return that of a whole set, see `sedona_nni.data.identity`."""
+    if parts.fingerprint is not None:
+        return parts.fingerprint()
+    found = {"train": parts.pool, "val": parts.validation, "test": parts.test}
+    arrays, files = [], []
+    for name, part in found.items():
+        if isinstance(part, MemoryImages):
+            arrays += [part.labels, part.images.numpy()]
+        elif isinstance(part, FolderImages):
+            classes = [parts.classes[label] for label in part.labels]
+            files += list(zip([name] * len(part), classes, map(str, part.files), strict=True))
+        elif part is not None:
+            raise InputError("dataset: images of a kind of one's own must come with a fingerprint")
+    return fingerprint_of_files(files) if files else fingerprint_of_arrays(*arrays)
 
 
 def image_size_of(task: Task) -> int:
@@ -348,7 +345,7 @@ def image_size_of(task: Task) -> int:
     Raises:
         InputError: if the set is unknown.
     """
-    return task.image_size or _dataset(task).size
+    return task.image_size or DATASETS[task.dataset].size
 
 
 def find_contents(name: str, data_dir: str | None, *, must_be_there: bool) -> FoundDataset:
@@ -363,7 +360,7 @@ def find_contents(name: str, data_dir: str | None, *, must_be_there: bool) -> Fo
         InputError: if the name is unknown or, where it must be there, the set is not or is damaged.
     """
     task = Task(dataset=name, data_dir=data_dir)
-    dataset = _dataset(task)
+    dataset = DATASETS[task.dataset]
     if data_dir is None and dataset.default_folder is None and dataset.files:
         return FoundDataset(name, dataset, None, None)
     folder = _shown_folder(task)
@@ -381,7 +378,7 @@ def form_of(task: Task) -> tuple[int, int]:
     Raises:
         InputError: if the set is unknown or, where its folders are its classes, not to be found.
     """
-    num_classes = _dataset(task).num_classes
+    num_classes = DATASETS[task.dataset].num_classes
     if num_classes is None:
         with _reading(task):
             num_classes = len(class_names(_parts_of(task, "train")[0]["train"]))
@@ -411,7 +408,7 @@ def _hold_out_test(images: ImageSet) -> tuple[ImageSet, ImageSet]:
 # ---- Sets that fit into memory -------------------------------------------------------------------
 
 
-def _read_digits(task: Task, size: int) -> _Parts:
+def _read_digits(task: Task, size: int) -> ImageParts:
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
@@ -423,12 +420,10 @@ def _read_digits(task: Task, size: int) -> _Parts:
         std=(0.3236,),
         augmentation=ShiftAndFlip(padding=2, flip=False),
     )
-    pool, test = _hold_out_test(everything)
-    return _Parts(
-        pool,
-        test,
+    return ImageParts(
+        everything,
         tuple(map(str, range(10))),
-        _known(fingerprint_of_arrays(bunch.target, bunch.images.astype(np.uint8))),
+        fingerprint=_known(fingerprint_of_arrays(bunch.target, bunch.images.astype(np.uint8))),
         sources=("scikit-learn's", "a fixed fifth of them", ""),
     )
 
@@ -437,10 +432,10 @@ def _known(fingerprint: str) -> Callable[[], str]:
     return lambda: fingerprint
 
 
-def _read_fashion_mnist(task: Task, size: int) -> _Parts:
+def _read_fashion_mnist(task: Task, size: int) -> ImageParts:
     from torchvision.datasets import FashionMNIST
 
-    folder = _folder(task)
+    folder = data_folder(task)
     with _reading(task):
         if (folder / "FashionMNIST").is_dir():
             parts = [FashionMNIST(str(folder), train=train) for train in (True, False)]
@@ -457,8 +452,8 @@ def _read_fashion_mnist(task: Task, size: int) -> _Parts:
         for part in parts
     )
     arrays = [part.numpy() for each in parts for part in (each.targets, each.data)]
-    classes = tuple(FashionMNIST.classes)
-    return _Parts(pool, test, classes, _known(fingerprint_of_arrays(*arrays)))
+    fingerprint = _known(fingerprint_of_arrays(*arrays))
+    return ImageParts(pool, tuple(FashionMNIST.classes), test, fingerprint=fingerprint)
 
 
 def _unpack_fashion_mnist(folder: Path) -> list[Any]:
@@ -482,12 +477,12 @@ def _unpack_fashion_mnist(folder: Path) -> list[Any]:
         return [FashionMNIST(temporary, train=train) for train in (True, False)]
 
 
-def _read_cifar(task: Task, size: int) -> _Parts:
+def _read_cifar(task: Task, size: int) -> ImageParts:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     many = task.dataset == "cifar100"
     reader = CIFAR100 if many else CIFAR10
-    folder = _folder(task)
+    folder = data_folder(task)
     with _reading(task):
         parts = [reader(str(folder), train=train) for train in (True, False)]
     mean, std = (
@@ -506,13 +501,14 @@ def _read_cifar(task: Task, size: int) -> _Parts:
         for part in parts
     )
     arrays = [np.asarray(part) for each in parts for part in (each.targets, each.data)]
-    return _Parts(pool, test, tuple(parts[0].classes), _known(fingerprint_of_arrays(*arrays)))
+    fingerprint = _known(fingerprint_of_arrays(*arrays))
+    return ImageParts(pool, tuple(parts[0].classes), test, fingerprint=fingerprint)
 
 
-def _read_svhn(task: Task, size: int) -> _Parts:
+def _read_svhn(task: Task, size: int) -> ImageParts:
     from torchvision.datasets import SVHN
 
-    folder = _folder(task)
+    folder = data_folder(task)
     with _reading(task):
         parts = [SVHN(str(folder), split=split) for split in ("train", "test")]
     pool, test = (
@@ -527,7 +523,7 @@ def _read_svhn(task: Task, size: int) -> _Parts:
     )
     arrays = [part for each in parts for part in (each.labels, each.data)]
     classes = tuple(map(str, range(10)))
-    return _Parts(pool, test, classes, _known(fingerprint_of_arrays(*arrays)))
+    return ImageParts(pool, classes, test, fingerprint=_known(fingerprint_of_arrays(*arrays)))
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
@@ -544,7 +540,7 @@ def _resize(images: Tensor, size: int) -> Tensor:
 # ---- Sets that stay in their files ---------------------------------------------------------------
 
 
-def _read_tiny_imagenet(task: Task, size: int) -> _Parts:
+def _read_tiny_imagenet(task: Task, size: int) -> ImageParts:
     from torchvision.transforms import v2
 
     resize: list[Any] = [v2.Resize((size, size))]  # changes nothing at the set's own 64 pixels
@@ -562,12 +558,12 @@ def _read_tiny_imagenet(task: Task, size: int) -> _Parts:
         return _read_folders(task, images, ("train", "val"))
 
 
-def _read_imagenet(task: Task, size: int) -> _Parts:
+def _read_imagenet(task: Task, size: int) -> ImageParts:
     with _reading(task):
         return _read_folders(task, _as_of_imagenet(size), ("train", "val"))
 
 
-def _read_image_folder(task: Task, size: int) -> _Parts:
+def _read_image_folder(task: Task, size: int) -> ImageParts:
     with _reading(task):
         return _read_folders(task, _as_of_imagenet(size), ("train",), ("val", "test"))
 
@@ -588,7 +584,7 @@ def _read_folders(
     images: Callable[[_Samples], FolderImages],
     needed: tuple[str, ...],
     optional: tuple[str, ...] = (),
-) -> _Parts:
+) -> ImageParts:
     """Read the parts of a set whose classes are folders.
 
     Raises:
@@ -622,12 +618,12 @@ def _read_folders(
     else:
         (pool, test), source = _hold_out_test(pool), f"a fixed fifth of {names['train']}"
     sources = (names["train"], source, names.get("val", ""))
-    return _Parts(
+    return ImageParts(
         pool,
-        test,
         classes,
-        lambda: fingerprint_of_files(files),
+        test,
         validation,
+        lambda: fingerprint_of_files(files),
         sources,
         left_out,
     )
@@ -692,26 +688,13 @@ def _in_files(
 # ---- Finding the files ---------------------------------------------------------------------------
 
 
-def _dataset(task: Task) -> Dataset:
-    if task.dataset not in DATASETS:
-        raise InputError.rule("dataset", f"must be one of {dataset_names()}", task.dataset)
-    return DATASETS[task.dataset]
-
-
-def _folder(task: Task) -> Path:
-    folder = task.data_dir or DATASETS[task.dataset].default_folder
-    if folder is None:
-        raise InputError(f"data_dir: must name the folder that holds {task.dataset}, but got None")
-    return user_path(folder)
-
-
 def _shown_folder(task: Task) -> str | None:
-    return None if task.dataset == "digits" else str(_folder(task))
+    return str(data_folder(task)) if DATASETS[task.dataset].files else None
 
 
 def _class_folder(task: Task) -> Path:
     """Return where ``train/`` is; Tiny-ImageNet may be in the folder that its archive has."""
-    folder = _folder(task)
+    folder = data_folder(task)
     inner = folder / "tiny-imagenet-200"
     return inner if task.dataset == "tiny-imagenet" and inner.is_dir() else folder
 
@@ -719,7 +702,7 @@ def _class_folder(task: Task) -> Path:
 @contextmanager
 def _reading(task: Task) -> Iterator[None]:
     """Turn whatever a reader stumbles over into one line that says what to do about it."""
-    dataset, folder = DATASETS[task.dataset], _folder(task)
+    dataset, folder = DATASETS[task.dataset], data_folder(task)
     try:
         yield
     except InputError:
@@ -732,31 +715,8 @@ def _reading(task: Task) -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """What is known of a set.
-
-    Attributes:
-        about: What it is, in words.
-        size: Height and width of its images by default, pixels.
-        read: Reads it.
-        num_classes: Number of its classes; None where each has a folder.
-        files: What is looked for in ``{folder}``; empty of what comes with a library.
-        remedy: How to get it.
-        default_folder: Where it is looked for if nothing else is said.
-    """
-
-    about: str
-    size: int
-    read: Callable[[Task, int], _Parts]
-    num_classes: int | None
-    files: str
-    remedy: str
-    default_folder: str | None = None
-
-
 _CLASS_FOLDERS = "put each image into a folder of its class"
-DATASETS = {
+_OURS = {
     "digits": Dataset(
         "handwritten digits, 8 x 8 pixels", 32, _read_digits, 10, "", "install scikit-learn"
     ),
@@ -819,3 +779,6 @@ DATASETS = {
         _CLASS_FOLDERS,
     ),
 }
+
+for _name, _set in _OURS.items():
+    DATASETS.add(_name, _set)

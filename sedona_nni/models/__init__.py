@@ -3,7 +3,8 @@
 A layer is the unit between two possible cuts: one convolution unit of a VGG, one residual block of
 a ResNet (the stem belongs to the first). Convolutions have no bias, but for some of DGL's networks.
 At ``width_multiplier=1`` VGG and ResNet have a quarter of the usual widths, as in SEDONA's
-experiments on CIFAR-10; 4 gives the usual ones. All others have their published widths at 1:
+experiments on CIFAR-10; 4 gives the usual ones. All others have
+their published widths at 1:
 
     dgl-cnn6, dgl-cnn4         DGL's study of auxiliary networks; its learning curves
     dgl-cnn6-buffer            its asynchronous training: no biases, pools one layer later
@@ -11,13 +12,15 @@ experiments on CIFAR-10; 4 gives the usual ones. All others have their published
     dni-cnn                    the network on which it compares with DNI
     cifar-resnet110            that on which it compares with DDG, shortcuts without weights
 
+`register_backbone` adds one of your own.
 Sources: Pyeon et al., ICLR 2021 (widths, layers, stems); Belilovsky et al., ICML 2020 (DGL).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import get_args
+from typing import TypeVar, get_args
 
 from torch import nn
 
@@ -30,6 +33,7 @@ from sedona_nni.models.backbone import (
     BackboneContext,
     FeatureShape,
     Layer,
+    Parts,
     Stem,
     conv_unit,
     initialise,
@@ -38,6 +42,7 @@ from sedona_nni.models.backbone import (
 from sedona_nni.models.dgl import dgl_cnn, dni_cnn
 from sedona_nni.models.resnet import BASIC_DEPTHS, BOTTLENECK_DEPTHS, resnet, stem_in_words
 from sedona_nni.models.vgg import VGG_DEPTHS, vgg
+from sedona_nni.registry import Registry
 
 __all__ = [
     "ACTIVATIONS",
@@ -56,11 +61,14 @@ __all__ = [
     "conv_unit",
     "initialise",
     "num_layers",
+    "register_backbone",
     "scaled_width",
     "stem_words",
 ]
 
-BACKBONES: dict[str, Architecture] = {
+BuildT = TypeVar("BuildT", bound=Callable[[BackboneContext], Parts])
+
+_OURS = {
     **{
         name: Architecture(sum(depths), partial(vgg, depths), smallest_image=32)
         for name, depths in VGG_DEPTHS.items()
@@ -101,6 +109,12 @@ BACKBONES: dict[str, Architecture] = {
     ),
 }
 
+BACKBONES: Registry[Architecture] = Registry("backbone")
+"""The backbones by name; `register_backbone` adds one."""
+
+for _name, _architecture in _OURS.items():
+    BACKBONES.add(_name, _architecture)
+
 
 def backbone_names() -> list[str]:
     """Return the names of all registered backbones.
@@ -110,13 +124,56 @@ def backbone_names() -> list[str]:
         >>> backbone_names()[:3]
         ['vgg11', 'vgg13', 'vgg16']
     """
-    return list(BACKBONES)
+    return [*BACKBONES]
 
 
-def _architecture(name: str) -> Architecture:
-    if name not in BACKBONES:
-        raise InputError.rule("backbone", f"must be one of {', '.join(BACKBONES)}", name)
-    return BACKBONES[name]
+def register_backbone(
+    name: str,
+    *,
+    num_layers: int,
+    smallest_image: int,
+    auxiliary_expansion: int = 4,
+    stems: tuple[Stem, ...] = ("published",),
+) -> Callable[[BuildT], BuildT]:
+    """Return a decorator that registers a function under ``name``.
+
+    It is called with a `BackboneContext` and returns the layers and the head, whose weights
+    `build_backbone` then draws.
+
+    Args:
+        name: What it is called from then on.
+        num_layers: L, how many layers it has.
+        smallest_image: See `Architecture`, also for what follows.
+        auxiliary_expansion: See there.
+        stems: See there.
+
+    Raises:
+        InputError: if the name is taken.
+
+    Examples:
+        >>> from torch import nn
+        >>> from sedona_nni import FeatureShape, Layer, build_backbone, register_backbone
+        >>> @register_backbone("tiny", num_layers=3, smallest_image=4)
+        ... def tiny(context):
+        ...     layers, channels, width = [], context.in_channels, 8
+        ...     for number in range(3):
+        ...         convolution = nn.Conv2d(channels, width, 3, padding=1)
+        ...         unit = nn.Sequential(convolution, context.activation())
+        ...         shape = FeatureShape(width, context.image_size)
+        ...         layers.append(Layer(f"conv{number}", unit, shape))
+        ...         channels = width
+        ...     pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        ...     return layers, nn.Sequential(pool, nn.Linear(width, context.num_classes))
+        >>> build_backbone("tiny", num_classes=2, image_size=4).layer_names
+        ['conv0', 'conv1', 'conv2']
+    """
+
+    def register(build: BuildT) -> BuildT:
+        architecture = Architecture(num_layers, build, smallest_image, auxiliary_expansion, stems)
+        BACKBONES.add(name, architecture)
+        return build
+
+    return register
 
 
 def num_layers(name: str) -> int:
@@ -125,7 +182,7 @@ def num_layers(name: str) -> int:
     Raises:
         InputError: if the name is unknown.
     """
-    return _architecture(name).num_layers
+    return BACKBONES[name].num_layers
 
 
 def check_image_size(name: str, image_size: int) -> None:
@@ -134,7 +191,7 @@ def check_image_size(name: str, image_size: int) -> None:
     Raises:
         InputError: if they are not, or the name is unknown.
     """
-    smallest = _architecture(name).smallest_image
+    smallest = BACKBONES[name].smallest_image
     if image_size < smallest:
         rule = f"must be at least {smallest} for {name}"
         raise InputError.rule("image_size", rule, image_size)
@@ -146,15 +203,14 @@ def check_stem(name: str, stem: str) -> None:
     Raises:
         InputError: if it cannot, or its name is unknown.
     """
-    stems = _architecture(name).stems
+    stems = BACKBONES[name].stems
     if stem not in stems:
         raise InputError.rule("stem", f"must be {' or '.join(stems)} for {name}", stem)
 
 
 def stem_words(backbone: Backbone) -> str | None:
     """Return what the stem is, where there is a choice, e.g. ``"published, 3x3 convolution"``."""
-    architecture = BACKBONES.get(backbone.name)
-    if architecture is None or len(architecture.stems) == 1:
+    if backbone.name not in BACKBONES or len(BACKBONES[backbone.name].stems) == 1:
         return None
     return f"{backbone.stem}, {stem_in_words(backbone.image_size, backbone.stem)}"
 
@@ -181,7 +237,8 @@ def build_backbone(
         stem: Of a ResNet, see `sedona_nni.models.resnet`; others have no choice.
 
     Raises:
-        InputError: if the name is unknown, a number breaks its rule, or there is no such stem.
+        InputError: if the name is unknown, a number breaks its rule, there is no such stem, or the
+            backbone has not as many layers as it was registered with.
 
     Examples:
         >>> import torch
@@ -190,7 +247,7 @@ def build_backbone(
         >>> backbone(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 5])
     """
-    architecture = _architecture(name)
+    architecture = BACKBONES[name]
     check_stem(name, stem)
     if num_classes < 2:
         raise InputError.rule("num_classes", "must be at least 2", num_classes)
@@ -205,6 +262,9 @@ def build_backbone(
         num_classes, in_channels, image_size, width_multiplier, activation, stem
     )
     layers, head = architecture.build(context)
+    if len(layers) != architecture.num_layers:
+        rule = f"must be the {architecture.num_layers} that it was registered with"
+        raise InputError.rule(f"layers of {name}", rule, len(layers))
     backbone = Backbone(name, layers, head, context, architecture.auxiliary_expansion)
     initialise(backbone)
     return backbone

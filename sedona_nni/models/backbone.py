@@ -35,7 +35,13 @@ ACTIVATIONS: dict[str, Activation] = {"relu": nn.ReLU, "leakyrelu": nn.LeakyReLU
 
 @dataclass(frozen=True)
 class FeatureShape:
-    """A square feature map, (channels, size, size) per sample."""
+    """A square feature map, (channels, size, size) per sample.
+
+    Examples:
+        >>> from sedona_nni import FeatureShape
+        >>> FeatureShape(channels=64, size=8).size
+        8
+    """
 
     channels: int
     size: int
@@ -52,6 +58,11 @@ class BackboneContext:
         width_multiplier: Factor on every width.
         activation: Makes the non-linearity; not one that works in place.
         stem: Whose stem, where there is a choice.
+
+    Examples:
+        >>> from sedona_nni import BackboneContext
+        >>> BackboneContext(num_classes=10, width_multiplier=0.25).width(64)
+        16
     """
 
     num_classes: int
@@ -68,7 +79,14 @@ class BackboneContext:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer as a builder makes it, with the shape of its output."""
+    """One layer as a builder makes it, with the shape of its output.
+
+    Examples:
+        >>> from torch import nn
+        >>> from sedona_nni import FeatureShape, Layer
+        >>> Layer("stem", nn.Conv2d(3, 64, 3, padding=1), FeatureShape(64, 32)).name
+        'stem'
+    """
 
     name: str
     module: nn.Module
@@ -147,7 +165,7 @@ Parts = tuple[list[Layer], nn.Module]  # the layers and the head
 
 @dataclass(frozen=True)
 class Architecture:
-    """A registered backbone; put one into `BACKBONES` to add your own.
+    """A registered backbone, see `sedona_nni.models.register_backbone`.
 
     Attributes:
         num_layers: L.

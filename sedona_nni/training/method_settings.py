@@ -71,7 +71,7 @@ def _by_name(value: Any) -> Any:
         raise ValueError(f"must have the name of a method, but got {dict(value)}")
     name = value["name"]
     if name not in METHODS:
-        raise ValueError(f"must be one of {', '.join(METHODS)}, but got {name!r}")
+        raise ValueError(f"{METHODS.rule}, but got {name!r}")
     return METHODS[name].settings.model_validate(value)
 
 

@@ -121,7 +121,7 @@ def test_an_error_in_a_file_is_not_taken_for_one_of_an_option(
     ("arguments", "message"),
     [
         (["run", "nowhere.yml"], "nowhere.yml: there is no such file"),
-        (["data", "mnist"], "dataset: must be one of ['cifar10', "),
+        (["data", "mnist"], "dataset: must be one of digits, fashion-mnist, cifar10, "),
         (
             ["data", "svhn", "--data-dir", "d"],
             ": --data-dir: svhn is missing or damaged; looked ",

@@ -116,7 +116,7 @@ def test_train_limit_bounds_what_is_learned_from() -> None:
 @pytest.mark.parametrize(
     ("task", "fraction", "message"),
     [
-        (Task(dataset="mnist"), 0.1, "dataset: must be one of ['cifar10', "),
+        (Task(dataset="mnist"), 0.1, "dataset: must be one of digits, fashion-mnist, cifar10, "),
         (Task(train_limit=9999), 0.1, "train_limit: must be at most 1438, "),
         (Task(train_limit=5), 0.1, "dataset: digits must have 2 training images"),
         (Task(dataset="cifar10"), 0.1, "data_dir: must name the folder that holds cifar10"),

@@ -6,23 +6,21 @@ import math
 import os
 import subprocess
 import sys
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from documented import run_example
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from sedona_nni import models
 from sedona_nni.decouplings.cost import count_parameters, head_cost
 from sedona_nni.errors import InputError
 from sedona_nni.models import (
     ACTIVATIONS,
     BACKBONES,
-    Architecture,
     Backbone,
     BackboneContext,
     FeatureShape,
@@ -32,6 +30,7 @@ from sedona_nni.models import (
     build_backbone,
     initialise,
     num_layers,
+    register_backbone,
     stem_words,
 )
 from sedona_nni.teachers.auxiliary import auxiliary_context, build_auxiliary
@@ -405,18 +404,31 @@ def test_num_layers_of_an_unknown_backbone() -> None:
         num_layers("x")
 
 
-def test_another_family_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(depth: int, context: BackboneContext) -> tuple[list[Layer], nn.Module]:
-        shape = FeatureShape(context.in_channels, context.image_size)
-        layers = [Layer(f"tanh{i}", nn.Tanh(), shape) for i in range(depth)]
-        width = shape.channels * shape.size**2
-        return layers, nn.Sequential(nn.Flatten(), nn.Linear(width, context.num_classes))
+def test_the_documented_example_works() -> None:
+    run_example(register_backbone)
+    try:
+        assert backbone_names()[-1] == "tiny"
+        backbone = build_backbone("tiny", num_classes=2, image_size=4)
+        assert backbone.num_layers == num_layers("tiny") == 3
+        assert backbone.boundaries == [FeatureShape(8, 4)] * 2
+        assert backbone(torch.randn(2, 3, 4, 4)).shape == (2, 2)
+        with pytest.raises(InputError, match="image_size: must be at least 4 for tiny, but got 3"):
+            build_backbone("tiny", num_classes=2, image_size=3)
+    finally:
+        BACKBONES.remove("tiny")
 
-    monkeypatch.setitem(models.BACKBONES, "mine", Architecture(3, partial(build, 3), 1))
-    assert "mine" in backbone_names()
-    backbone = build_backbone("mine", num_classes=2, image_size=4)
-    assert backbone.num_layers == num_layers("mine") == 3
-    assert backbone(torch.randn(2, 3, 4, 4)).shape == (2, 2)
+
+def test_a_backbone_has_the_layers_that_it_was_registered_with() -> None:
+    @register_backbone("mine", num_layers=3, smallest_image=1)
+    def mine(context: BackboneContext) -> tuple[list[Layer], nn.Module]:
+        return [Layer("one", nn.Identity(), FeatureShape(3, 4))], nn.Flatten()
+
+    rule = "layers of mine: must be the 3 that it was registered with, but got 1"
+    try:
+        with pytest.raises(InputError, match=rule):
+            build_backbone("mine", num_classes=48, image_size=4)
+    finally:
+        BACKBONES.remove("mine")
 
 
 def test_registered_layer_counts_are_the_true_ones() -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import pytest
 import torch
+from documented import run_example
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -13,10 +12,11 @@ from torch.nn import functional as F
 from sedona_nni.decouplings.cost import Cost, auxiliary_cost, count_parameters
 from sedona_nni.errors import InputError
 from sedona_nni.models import FeatureShape, build_backbone
-from sedona_nni.teachers import auxiliary
 from sedona_nni.teachers.auxiliary import (
+    AUXILIARY,
     AuxiliaryContext,
     AuxiliaryNetwork,
+    CnnAuxiliary,
     PredSim,
     auxiliary_context,
     auxiliary_names,
@@ -422,18 +422,18 @@ class TestRegistry:
     @pytest.mark.parametrize("name", ["cnn", "conv7", "none"])
     def test_a_taken_name(self, name: str) -> None:
         with pytest.raises(InputError, match=f"must have a name that is not taken, .*'{name}'"):
-            register_auxiliary(name)
+            register_auxiliary(name)(CnnAuxiliary)
 
-    def test_the_documented_example_works(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(auxiliary, "_BUILDERS", dict(auxiliary._BUILDERS))
-        assert register_auxiliary.__doc__ is not None
-        example = register_auxiliary.__doc__.split("Example::")[1].split("Raises:")[0]
-        exec(textwrap.dedent(example), {**vars(auxiliary)})
-        assert auxiliary_names() == [*NAMES, "linear"]
-        network = build_auxiliary("linear", context(4, 8))
-        assert isinstance(network, AuxiliaryNetwork)
-        assert network(torch.randn(2, 4, 8, 8)).shape == (2, 10)
-        assert auxiliary_cost("linear", context(4, 8)) == Cost(4 * 10 + 10, 4 * 10)
+    def test_the_documented_example_works(self) -> None:
+        run_example(register_auxiliary)
+        try:
+            assert auxiliary_names() == [*NAMES, "linear"]
+            network = build_auxiliary("linear", context(4, 8))
+            assert isinstance(network, AuxiliaryNetwork)
+            assert network(torch.randn(2, 4, 8, 8)).shape == (2, 10)
+            assert auxiliary_cost("linear", context(4, 8)) == Cost(4 * 10 + 10, 4 * 10)
+        finally:
+            AUXILIARY.remove("linear")
 
 
 # torch's own forward mode uses torch.jit.script when it is first needed

@@ -11,8 +11,7 @@ from sedona_nni.models import Backbone, BackboneContext, FeatureShape, Layer
 from sedona_nni.searches.sedona.inner_step import Sgd
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.release_mode import ReleaseProblem, release_hypergradient
-from sedona_nni.teachers import auxiliary
-from sedona_nni.teachers.auxiliary import AuxiliaryNetwork
+from sedona_nni.teachers.auxiliary import AUXILIARY, AuxiliaryNetwork
 
 
 class _OneNumber(AuxiliaryNetwork):
@@ -47,7 +46,7 @@ def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     return 0.5 * ((logits[:, 0] - labels) ** 2).mean()
 
 
-def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_hand(request: pytest.FixtureRequest) -> None:
     """T = 2, x = 1, y = 0, plain SGD of rate 1/10, alpha = 0, so a_loc = a_up = 1/2.
 
     At w = 2, v = 1, u = 3:  l_0 = (v w)^2 / 2 = 2,  l_1 = (u w)^2 / 2 = 18
@@ -64,7 +63,8 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         sum: -0.325 + 1.94 * 0.4 - 0.4 * 0.1 = 0.411
     In alpha_1 the same with the other sign. s = 1 / (1/2 + 1e-5) cancels in a linear network.
     """
-    monkeypatch.setitem(auxiliary._BUILDERS, "one number", _OneNumber)
+    AUXILIARY.add("one number", _OneNumber)
+    request.addfinalizer(lambda: AUXILIARY.remove("one number"))
     network = chain(2.0, 1.0, 3.0)
     problem = ReleaseProblem(network, Sgd(momentum=0.0), squared_error)
     batch = (torch.ones(1, 1, 1, 1).double(), torch.zeros(1).double())

@@ -1,0 +1,180 @@
+"""SEDONA's light convolutional networks, ``conv1``, ``conv2`` and so on, of any depth.
+
+Notation:
+    C, S    channels and size of the features at the boundary
+    F       width that the networks classify from, 512 at width multiplier 1
+    e       expansion ratio of the inner blocks, a property of the backbone
+    p       working width, C // e
+Sources: Pyeon et al., ICLR 2021; Sandler et al., CVPR 2018 (inverted residuals).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import cast
+
+from torch import Tensor, nn
+
+from sedona_nni.models import Activation, scaled_width
+from sedona_nni.models.placement import lay_out
+from sedona_nni.teachers.auxiliary.network import AUXILIARY, AuxiliaryContext, AuxiliaryNetwork
+from sedona_nni.teachers.light_convolution import DepthwiseConv2d, PointwiseConv2d
+from sedona_nni.teachers.pooled_unit import pooled_unit
+
+__all__ = ["ConvAuxiliary", "LightNetworks"]
+
+
+def _unit(convolution: nn.Conv2d, activation: Activation | None = None) -> nn.Sequential:
+    unit = nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels))
+    if activation is not None:
+        unit.append(activation())
+    return unit
+
+
+class _InvertedResidual(nn.Module):
+    """1x1 convolution to e times the width, depthwise 3x3, 1x1 to the output width.
+
+    Batch norm after each, activation after the first two; without the first if e = 1. The input is
+    added where the shape stays. ``networks`` of them stand side by side, each with its own
+    channels; widths are those of one.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        expansion: int,
+        activation: Activation,
+        networks: int,
+    ) -> None:
+        super().__init__()
+        outside, inside = networks * in_channels, networks * in_channels * expansion
+        self.units = nn.Sequential()
+        if expansion > 1:
+            self.units.append(_unit(PointwiseConv2d(outside, inside, networks), activation))
+        self.units.append(_unit(DepthwiseConv2d(inside, stride), activation))
+        self.units.append(_unit(PointwiseConv2d(inside, networks * out_channels, networks)))
+        self.keeps_shape = stride == 1 and in_channels == out_channels
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, networks * in_channels, s, s) to (B, networks * out_channels, s', s')."""
+        out: Tensor = self.units(features)
+        return features + out if self.keeps_shape else out
+
+
+class LightNetworks(nn.Module):
+    """SEDONA's light convolutional networks of several depths at one boundary, side by side.
+
+    Each has a stem (1x1 convolution C to p, depthwise 3x3 of stride 2), depth - 1 inverted residual
+    blocks, a 1x1 convolution to F, mean over space and a linear classifier. Every second block
+    halves the map once more, if it has 2 pixels or more, and widens it by p // 2 (by p if e = 1).
+    The paper's release keeps ReLU inside the blocks whatever the activation; here all follow it,
+    in release mode, too.
+
+    What the networks have in common in structure is computed together, by grouped convolutions on
+    the networks' channels one after the other, and batch norms over all of them. No value of one
+    depends on another, so it is the same as one after the other in a fraction of the time. The
+    deepest comes first, so that those which go on are always the first channels.
+
+    Attributes:
+        depths: Depth of each network, from the deepest to the shallowest, each 1 or more.
+    """
+
+    def __init__(self, context: AuxiliaryContext, depths: Sequence[int]) -> None:
+        super().__init__()
+        self.depths = tuple(sorted(depths, reverse=True))
+        e, act = context.expansion, context.activation
+        p = max(1, context.shape.channels // e)
+        inner = len(depths) * p
+        self.stem = nn.Sequential(
+            _unit(PointwiseConv2d(context.shape.channels, inner), act),
+            _unit(DepthwiseConv2d(inner, stride=2), act),
+        )
+        widths, size = [p], context.shape.size // 2
+        self.blocks = nn.Sequential()
+        for index in range(self.depths[0] - 1):
+            halves = index % 2 == 1 and size >= 2
+            widths.append(widths[-1] + ((p // 2 if e > 1 else p) if halves else 0))
+            self.blocks.append(
+                _InvertedResidual(
+                    *widths[-2:],
+                    stride=2 if halves else 1,
+                    expansion=e,
+                    activation=act,
+                    networks=self._deeper_than(index + 1),
+                )
+            )
+            size = size // 2 if halves else size
+        final = scaled_width(512, context.width_multiplier)
+        self.tails = nn.ModuleList(
+            _unit(PointwiseConv2d(widths[depth - 1], final), act) for depth in self.depths
+        )
+        self.classifiers = nn.ModuleList(nn.Linear(final, context.num_classes) for _ in self.depths)
+
+    def _deeper_than(self, depth: int) -> int:
+        return sum(own > depth for own in self.depths)
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        """Map (B, C, S, S) to the logits of each network, in the order of ``depths``."""
+        # Depthwise convolutions and narrow batch norms are several times faster in this layout
+        x = self.stem(lay_out(features))
+        logits: list[Tensor] = []
+        for depth in range(1, self.depths[0] + 1):
+            parts = x.chunk(self._deeper_than(depth - 1), dim=1)
+            going_on = self._deeper_than(depth)
+            for position in range(going_on, len(parts)):
+                tail = cast(nn.Sequential, self.tails[position])
+                pooled = pooled_unit(tail, parts[position])  # (B, F)
+                logits.append(self.classifiers[position](pooled))
+            if going_on:
+                x = self.blocks[depth - 1](x[:, : going_on * parts[0].shape[1]])
+        # The shallow ones have come first
+        order = sorted(range(len(self.depths)), key=lambda position: self.depths[position])
+        return [logits[order.index(position)] for position in range(len(self.depths))]
+
+    def of_one(self, tensors: Mapping[str, Tensor], position: int) -> dict[str, Tensor]:
+        """Return what belongs to one of the networks, named as if it stood alone.
+
+        Args:
+            tensors: By their names in this module: parameters, buffers, gradients ...
+            position: Which network, as in ``depths``.
+
+        Returns:
+            Views of the tensors.
+        """
+        own = {}
+        for name, tensor in tensors.items():
+            part, index, *rest = name.split(".")
+            if part in ("tails", "classifiers"):
+                if int(index) == position:
+                    own[".".join([part, "0", *rest])] = tensor
+                continue
+            networks = len(self.depths) if part == "stem" else self._deeper_than(int(index) + 1)
+            if position < networks:
+                shared = tensor.dim() == 0  # number of batches seen
+                own[name] = tensor if shared else tensor.chunk(networks)[position]
+        return own
+
+
+class ConvAuxiliary(AuxiliaryNetwork):
+    """One light convolutional network of depth d >= 1 (``conv1``, ``conv2``, ...)."""
+
+    def __init__(self, context: AuxiliaryContext, depth: int) -> None:
+        super().__init__()
+        self.depth = depth
+        self.light = LightNetworks(context, [depth])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, S, S) to (B, num_classes)."""
+        (logits,) = self.light(features)
+        return cast(Tensor, logits)
+
+
+def _of_depth(depth: int) -> Callable[[AuxiliaryContext], AuxiliaryNetwork]:
+    return partial(ConvAuxiliary, depth=depth)
+
+
+AUXILIARY.add_family("conv", _of_depth, listed=range(1, 5), rest="a deeper convN")

@@ -1,0 +1,166 @@
+"""What an auxiliary network is, and which there are.
+
+Register your own with `register_auxiliary`; its name can then be used wherever the names of this
+project can, if its module is loaded as a plug-in, see `sedona_nni.plugins`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from sedona_nni.models import Activation, Backbone, FeatureShape, initialise
+from sedona_nni.registry import Registry
+from sedona_nni.teachers import NO_AUXILIARY
+
+__all__ = [
+    "AUXILIARY",
+    "AuxiliaryContext",
+    "AuxiliaryNetwork",
+    "Criterion",
+    "auxiliary_context",
+    "auxiliary_names",
+    "build_auxiliary",
+    "check_auxiliary",
+    "register_auxiliary",
+]
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class AuxiliaryContext:
+    """Where an auxiliary network stands.
+
+    Attributes:
+        shape: Shape of the features at the boundary.
+        num_classes: Number of classes.
+        width_multiplier: The backbone's factor on every width.
+        expansion: Expansion ratio e of the light networks, 1 or more.
+        activation: Makes the non-linearity; not one that works in place.
+
+    Examples:
+        >>> from sedona_nni import AuxiliaryContext, FeatureShape
+        >>> AuxiliaryContext(FeatureShape(channels=64, size=8), num_classes=10).shape.channels
+        64
+    """
+
+    shape: FeatureShape
+    num_classes: int
+    width_multiplier: float = 1.0
+    expansion: int = 4
+    activation: Activation = nn.ReLU
+
+
+class AuxiliaryNetwork(nn.Module):
+    """Base of all auxiliary networks: features, (B, C, S, S), to logits, (B, num_classes).
+
+    A subclass defines `forward`, and `local_loss` too where its loss is not a function of the
+    logits alone.
+
+    Examples:
+        >>> import torch
+        >>> from sedona_nni import AuxiliaryNetwork, Decoupling, build_backbone, build_decoupled
+        >>> backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+        >>> decoupling = Decoupling(backbone="vgg11", cuts=[2], aux=["conv1"])
+        >>> lower, upper = build_decoupled(backbone, decoupling).blocks
+        >>> isinstance(lower.classifier, AuxiliaryNetwork)
+        True
+        >>> lower.classifier(lower(torch.zeros(2, 3, 32, 32))).shape
+        torch.Size([2, 10])
+    """
+
+    def local_loss(
+        self, features: Tensor, labels: Tensor, criterion: Criterion
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss that the block below learns from, shape (), and the logits.
+
+        Args:
+            features: Output of the layer below the boundary, (B, C, S, S).
+            labels: Class numbers, (B,).
+            criterion: Maps logits and labels to a mean loss, shape ().
+        """
+        logits: Tensor = self(features)
+        return criterion(logits, labels), logits
+
+
+Builder = Callable[[AuxiliaryContext], AuxiliaryNetwork]
+BuilderT = TypeVar("BuilderT", bound=Builder)
+
+AUXILIARY: Registry[Builder] = Registry("aux", reserved=(NO_AUXILIARY,))
+"""The auxiliary networks by name; `register_auxiliary` adds one."""
+
+
+def register_auxiliary(name: str) -> Callable[[BuilderT], BuilderT]:
+    """Return a decorator that registers a class or function under ``name``.
+
+    It is called with an `AuxiliaryContext` and returns an `AuxiliaryNetwork`, whose weights
+    `build_auxiliary` then draws.
+
+    Raises:
+        InputError: if the name is taken.
+
+    Examples:
+        >>> from torch import Tensor, nn
+        >>> from sedona_nni import AuxiliaryNetwork, Decoupling, register_auxiliary
+        >>> @register_auxiliary("linear")
+        ... class LinearAuxiliary(AuxiliaryNetwork):
+        ...     def __init__(self, context):
+        ...         super().__init__()
+        ...         self.classifier = nn.Linear(context.shape.channels, context.num_classes)
+        ...
+        ...     def forward(self, features: Tensor) -> Tensor:
+        ...         return self.classifier(features.mean(dim=(2, 3)))
+        >>> decoupling = Decoupling(backbone="vgg11", cuts=[2], aux=["linear"])
+    """
+
+    def register(builder: BuilderT) -> BuilderT:
+        AUXILIARY.add(name, builder)
+        return builder
+
+    return register
+
+
+def auxiliary_names() -> list[str]:
+    """Return the names of all auxiliary networks; deeper ``convN`` exist as well.
+
+    Examples:
+        >>> from sedona_nni import auxiliary_names
+        >>> auxiliary_names()[:5]
+        ['conv1', 'conv2', 'conv3', 'conv4', 'mlp-sr']
+    """
+    return [*AUXILIARY]
+
+
+def check_auxiliary(name: str) -> None:
+    """Check that an auxiliary network of this name exists.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    AUXILIARY[name]
+
+
+def auxiliary_context(backbone: Backbone, boundary: int) -> AuxiliaryContext:
+    """Return where an auxiliary network at ``boundary``, 0 to L-2, of ``backbone`` stands."""
+    return AuxiliaryContext(
+        shape=backbone.boundaries[boundary],
+        num_classes=backbone.num_classes,
+        width_multiplier=backbone.width_multiplier,
+        expansion=backbone.auxiliary_expansion,
+        activation=backbone.activation,
+    )
+
+
+def build_auxiliary(name: str, context: AuxiliaryContext) -> AuxiliaryNetwork:
+    """Build an auxiliary network with freshly drawn weights, on torch's default device.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    network = AUXILIARY[name](context)
+    initialise(network)
+    return network
