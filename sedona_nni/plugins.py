@@ -32,7 +32,7 @@ __all__ = ["GROUP", "absolute_plugins", "load_installed", "load_plugins"]
 
 GROUP = "sedona_nni.plugins"
 
-_installed = {"loaded": False}
+_installed_are_loaded = False
 
 
 def load_plugins(plugins: Iterable[str], folder: Path) -> None:
@@ -76,16 +76,17 @@ def load_installed() -> None:
     Raises:
         InputError: if one cannot be imported. It names the package, the reason and the line.
     """
-    if _installed["loaded"]:
+    global _installed_are_loaded
+    if _installed_are_loaded:
         return
-    _installed["loaded"] = True  # also while they look up names themselves
+    _installed_are_loaded = True  # from now on, as they may look up names themselves
     try:
         for entry in entry_points(group=GROUP):
             package = "?" if entry.dist is None else entry.dist.name
-            with _loading(f"{entry.value} of the installed package {package}"):
-                entry.load()
+            with _loading(f"{entry.module} of the installed package {package}"):
+                importlib.import_module(entry.module)
     except InputError:
-        _installed["loaded"] = False
+        _installed_are_loaded = False
         raise
 
 
@@ -104,7 +105,9 @@ def _load_file(path: Path) -> None:
         raise InputError(f"a file's name must be that of a module, but got {path.name!r}")
     found = _module_file(name)
     if found != module:
-        raise InputError(f"must have a name of its own, but Python has {name!r} from {found}")
+        raise InputError(
+            f"must have a name of its own, but Python has {name!r} from {found or 'itself'}"
+        )
     importlib.import_module(name)
 
 
@@ -147,8 +150,14 @@ def _loading(plugin: str) -> Iterator[None]:
 
 
 def _place(error: BaseException) -> str:
-    """Return the line of somebody's file that an error comes from, if it comes from one."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not frame.filename.startswith("<")]
-    last = theirs[-1]
-    return "" if last.filename == __file__ else f", {last.filename}, line {last.lineno}"
+    """Return the line of the plug-in's own files that an error comes from, if it has got there."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in (__file__, importlib.__file__) and frame.filename[0] != "<"
+    ]
+    if not frames:
+        return ""
+    folder = Path(frames[0].filename).parent
+    last = [frame for frame in frames if folder in Path(frame.filename).parents][-1]
+    return f", {last.filename}, line {last.lineno}"

@@ -83,6 +83,8 @@ class LedgerTuner(BorderTuner):
             return self._lost.pop(0)
         parameters = self.new_parameters()
         if parameters is not None:
+            if self.settings.plugins:  # the trial loads them before it reads the rest
+                parameters["plugins"] = list(self.settings.plugins)
             self.ledger.start(parameters)
         return parameters
 

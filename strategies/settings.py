@@ -31,6 +31,7 @@ from sedona_nni.decouplings.rules import decoupling_by_rule, is_rule
 from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
 from sedona_nni.models import check_image_size, check_stem, num_layers
+from sedona_nni.plugins import load_plugins
 from sedona_nni.reporting.results import SecondObjective
 from sedona_nni.searches.documents import load_document
 from sedona_nni.searches.probing.probing import ProbeSettings
@@ -86,6 +87,12 @@ class Contender(NamedTuple):
     place: int = 0
 
 
+class _Plugins(BaseModel):
+    """What is read of the settings first, as the rest may be by names that plug-ins register."""
+
+    plugins: tuple[str, ...] = ()
+
+
 class CommonSettings(BaseModel, ABC):
     """What all experiments have: a task, K-block trainings of it, and a machine to run on.
 
@@ -99,6 +106,10 @@ class CommonSettings(BaseModel, ABC):
         workers: Processes per trial that read image files, see
             `sedona_nni.data.batches.FolderImages.workers`; 0 for none beside the trial's own.
         seed: Of what the tuner draws: random decouplings, samples and hyperparameters.
+        plugins: Modules of one's own, or files like ``./my_networks.py``, that register auxiliary
+            networks, methods, models, data sets or searches: see `sedona_nni.plugins`. Command,
+            tuner and trials load them first. Files are relative to ``trialCodeDirectory``, like
+            all paths here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,6 +121,7 @@ class CommonSettings(BaseModel, ABC):
     threads: int | None = Field(default=None, ge=1)
     workers: int | None = Field(default=None, ge=0)
     seed: Seed = 2021
+    plugins: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -758,7 +770,7 @@ class GridSettings(CommonSettings):
 
 
 def read_settings(model: type[SettingsT], class_args: Mapping[str, Any], folder: Path) -> SettingsT:
-    """Read ``tuner.classArgs``.
+    """Read ``tuner.classArgs``, after loading the plug-ins that they name.
 
     Args:
         model: The settings of the tuner in question.
@@ -766,9 +778,11 @@ def read_settings(model: type[SettingsT], class_args: Mapping[str, Any], folder:
         folder: See `CommonSettings.check`.
 
     Raises:
-        InputError: if a field is misspelt or missing, or its value breaks a rule.
+        InputError: if a plug-in cannot be loaded, a field is misspelt or missing, or its value
+            breaks a rule.
     """
     try:
+        load_plugins(_Plugins.model_validate(dict(class_args)).plugins, folder)
         settings = model.model_validate(dict(class_args))
     except ValidationError as error:
         raise InputError.from_validation(error, "tuner.classArgs") from None

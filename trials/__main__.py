@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.plugins import load_plugins
 from sedona_nni.strategies.nni_border.devices import claim_device
 from sedona_nni.strategies.nni_border.trial import (
     report_final,
@@ -26,6 +27,7 @@ def main() -> int:
     """Run the trial that NNI has started this process for; return the exit code."""
     try:
         parameters = trial_parameters()
+        load_plugins(parameters.get("plugins", ()), Path.cwd())  # which is trialCodeDirectory
         with claim_device(parameters["device"], threads=parameters["threads"]) as device:
             result = _run(parameters, device, Path(os.environ["NNI_OUTPUT_DIR"]))
         repeated = ("key", "stage", "strategy", "hyperparameters")
