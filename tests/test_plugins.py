@@ -14,6 +14,7 @@ import pytest
 
 from sedona_nni.errors import InputError
 from sedona_nni.plugins import GROUP, absolute_plugins, load_plugins
+from sedona_nni.strategies.settings import GridSettings, read_settings
 from sedona_nni.teachers.auxiliary import AUXILIARY, auxiliary_names
 
 # A plug-in that needs no PyTorch
@@ -161,6 +162,39 @@ def test_words_for_any_folder(tmp_path: Path) -> None:
         *(str(tmp_path / name) for name in ("a.py", "a.py", "b")),
         *("b.c", str(tmp_path / "d" / "e.py"), "json"),
     ]
+
+
+# ---- Of experiments ------------------------------------------------------------------------------
+
+
+def settings(folder: Path, **changes: object) -> GridSettings:
+    given = {"task": {}, "aux": ["mine"], "parts": [{"num_blocks": 2}], **changes}
+    return read_settings(GridSettings, given, folder)
+
+
+def test_an_experiment_loads_its_own_before_it_looks_names_up(tmp_path: Path) -> None:
+    write(tmp_path / "my_networks.py", NETWORK.format(name="mine"))
+    with pytest.raises(InputError, match="aux: must be one of conv1, .*, but got 'mine'"):
+        settings(tmp_path)
+    for plugin in ("./my_networks.py", "my_networks"):
+        assert settings(tmp_path, plugins=[plugin]).aux == ("mine",)
+
+
+@pytest.mark.parametrize(
+    ("plugins", "message"),
+    [
+        (["./mine.py"], "plugins: ./mine.py cannot be loaded (there is no such file, {}/mine.py)"),
+        (
+            "./mine.py",
+            "tuner.classArgs.plugins: Input should be a valid tuple, but got './mine.py'",
+        ),
+        ([3], "tuner.classArgs.plugins.0: Input should be a valid string, but got 3"),
+    ],
+)
+def test_bad_ones_of_an_experiment(tmp_path: Path, plugins: object, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        settings(tmp_path, plugins=plugins)
+    assert str(caught.value) == message.format(tmp_path.resolve())
 
 
 # ---- Of installed packages -----------------------------------------------------------------------
