@@ -174,7 +174,7 @@ def settings(folder: Path, **changes: object) -> GridSettings:
 
 def test_an_experiment_loads_its_own_before_it_looks_names_up(tmp_path: Path) -> None:
     write(tmp_path / "my_networks.py", NETWORK.format(name="mine"))
-    with pytest.raises(InputError, match="aux: must be one of conv1, .*, but got 'mine'"):
+    with pytest.raises(InputError, match=r"aux: must be one of conv1, .*, but got 'mine'"):
         settings(tmp_path)
     for plugin in ("./my_networks.py", "my_networks"):
         assert settings(tmp_path, plugins=[plugin]).aux == ("mine",)
