@@ -170,6 +170,7 @@ SOURCES: dict[str, str] = {
     "TrainSettings.amp": "release, `--fp16`",
     "TrainSettings.seed": "release, `--seed`",
     "CommonSettings.task": _OURS,
+    "CommonSettings.plugins": _OURS,
     "CommonSettings.aux": "release, `--max-dec-depth 4`; one name is `--no-beta`",
     "CommonSettings.train": _OURS,
     "CommonSettings.device": "ours; release, `--no-cuda`",
