@@ -54,7 +54,7 @@ from sedona_nni.searches.sedona.search import Search, SearchSettings
 from sedona_nni.training.methods import build_method
 from sedona_nni.training.settings import TrainSettings
 
-__all__ = ["FULL", "SMALL", "Sizes", "run"]
+__all__ = ["FULL", "PARTS", "SMALL", "Part", "Sizes", "run"]
 
 _PUBLISHED_IMAGES = 45_000  # that CIFAR-10's trainings learn from
 
@@ -113,8 +113,12 @@ class _TimeUp(BaseException):
     """A part has had its time; not an error, so that nothing takes it for one."""
 
 
-class _Part:
-    """A part under way: where it computes, how long it may, and where its values go."""
+class Part:
+    """A part under way: where it computes, how long it may, and where its values go.
+
+    Attributes:
+        ends_at: When its time is up, by `time.perf_counter`.
+    """
 
     def __init__(
         self, device: torch.device, sizes: Sizes, seconds: float, release: Path | None
@@ -124,12 +128,12 @@ class _Part:
         self.release = release
         self.values: dict[str, Any] = {}
         self.write: Callable[[], None] = lambda: None
-        self._end = time.perf_counter() + seconds
+        self.ends_at = time.perf_counter() + seconds
 
     @property
     def left_s(self) -> float:
         """Seconds until its time is up."""
-        return self._end - time.perf_counter()
+        return self.ends_at - time.perf_counter()
 
     def measure(self, name: str, measurement: Callable[[], dict[str, Any]]) -> None:
         """Note what a measurement returns, or why there is nothing; write it down."""
@@ -226,7 +230,7 @@ def run(
     """
     end = time.perf_counter() + 60 * minutes
     document: dict[str, Any] = {"minutes": minutes, "sizes": vars(sizes), "parts": {}}
-    parts = {name: part for name, part in _PARTS.items() if release_path or name != "release"}
+    parts = {name: part for name, part in PARTS.items() if release_path or name != "release"}
 
     def write() -> None:
         content = {"header": head.model_dump(mode="json"), **document}
@@ -236,7 +240,7 @@ def run(
     for name, (share, do) in parts.items():
         allowed = max(0.0, end - time.perf_counter()) * share / waiting
         waiting -= share
-        part = _Part(device, sizes, allowed, release_path)
+        part = Part(device, sizes, allowed, release_path)
         state: dict[str, Any] = {"state": "under way", "values": part.values}
         document["parts"][name] = state
         part.write = write
@@ -298,7 +302,7 @@ def _in_words(error: Exception) -> str:
 # ---- The parts -----------------------------------------------------------------------------------
 
 
-def _checks(part: _Part) -> None:
+def _checks(part: Part) -> None:
     for name, check in CHECKS.items():
         part.measure(name, partial(check, part.device))
 
@@ -314,7 +318,7 @@ class _Checkpointed(nn.Module):
         return cast(Tensor, checkpoint(self.layer, features, use_reentrant=False))
 
 
-def _training(part: _Part) -> None:
+def _training(part: Part) -> None:
     name, size, width, classes, batch_size = part.sizes.training
     splits = blobs(batch_size, size=size, num_classes=classes)
     settings = TrainSettings(batch_size=batch_size, amp="bf16")
@@ -360,11 +364,11 @@ def _searched(sizes: Sizes) -> Backbone:
     )
 
 
-def _search(part: _Part) -> None:
+def _search(part: Part) -> None:
     part.measure(part.sizes.backbones[0], partial(_measured_search, part))
 
 
-def _measured_search(part: _Part) -> dict[str, Any]:
+def _measured_search(part: Part) -> dict[str, Any]:
     """Time the steps of a search; the first of either kind warms up, the last takes a snapshot."""
     batch_size, validation_batch_size, pretrain_steps, meta_steps = part.sizes.search
     settings = SearchSettings(
@@ -404,11 +408,11 @@ def _measured_search(part: _Part) -> dict[str, Any]:
     }
 
 
-def _probing(part: _Part) -> None:
+def _probing(part: Part) -> None:
     part.measure(part.sizes.backbones[0], partial(_measured_probing, part))
 
 
-def _measured_probing(part: _Part) -> dict[str, Any]:
+def _measured_probing(part: Part) -> dict[str, Any]:
     """Time a few steps of as many probes as there is time for, and what comes before them."""
     published = TrainSettings()
     settings = ProbeSettings()
@@ -450,7 +454,7 @@ def _measured_probing(part: _Part) -> dict[str, Any]:
     }
 
 
-def _settings(part: _Part) -> Iterator[tuple[str, StepSetting]]:
+def _settings(part: Part) -> Iterator[tuple[str, StepSetting]]:
     for batch_size in part.sizes.batch_sizes:
         for backbone in part.sizes.backbones:
             for step in ("relaxed-step", "meta-step"):
@@ -471,13 +475,13 @@ def _settings(part: _Part) -> Iterator[tuple[str, StepSetting]]:
                 yield f"{step} of {backbone}, batch {batch_size}", setting
 
 
-def _steps(part: _Part) -> None:
+def _steps(part: Part) -> None:
     for name, setting in _settings(part):
         both = partial(part.timed, ours=partial(ours, setting), naive=partial(naively, setting))
         part.measure(name, both)
 
 
-def _release(part: _Part) -> None:
+def _release(part: Part) -> None:
     def beside(setting: StepSetting) -> dict[str, Any]:
         check_release(setting)
         threads = torch.get_num_threads()
@@ -491,7 +495,7 @@ def _release(part: _Part) -> None:
         part.measure(name, partial(beside, setting))
 
 
-_PARTS: dict[str, tuple[float, Callable[[_Part], None]]] = {
+PARTS: dict[str, tuple[float, Callable[[Part], None]]] = {
     "checks": (1.5, _checks),
     "training": (1, _training),
     "search": (1, _search),

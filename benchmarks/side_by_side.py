@@ -35,6 +35,7 @@ __all__ = [
     "compare",
     "comparison_table",
     "is_lack_of_memory",
+    "resident_mib",
     "seconds",
 ]
 
@@ -212,7 +213,7 @@ def _serve(side: Side, connection: Connection) -> None:
             if device.type == "cpu":
                 _limit_memory()
             torch.set_num_threads(side.threads)
-            baseline = _resident_mib("VmRSS")
+            baseline = resident_mib("VmRSS")
             computation = side.prepare(side.setting)
             while True:
                 if connection.recv() == "repeat":
@@ -243,7 +244,7 @@ def _synchronise(device: torch.device) -> None:
 
 
 def _memory(baseline: float, device: torch.device) -> dict[str, float]:
-    peak = _resident_mib("VmHWM")
+    peak = resident_mib("VmHWM")
     memory = {
         "peak_mib": peak,
         "baseline_mib": baseline,
@@ -254,7 +255,7 @@ def _memory(baseline: float, device: torch.device) -> dict[str, float]:
     return memory
 
 
-def _resident_mib(field: str) -> float:
+def resident_mib(field: str) -> float:
     """Return this process's resident memory, MiB: now, ``VmRSS``, or at most so far, ``VmHWM``."""
     match = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
     assert match is not None

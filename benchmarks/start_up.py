@@ -18,7 +18,15 @@ from typing import Any
 from benchmarks.record import ROOT, Table
 from sedona_nni.errors import SedonaError
 
-__all__ = ["import_table", "import_times", "trial_start_ups", "trial_table"]
+__all__ = [
+    "STAGES",
+    "import_table",
+    "import_time",
+    "import_times",
+    "search_experiment",
+    "trial_start_ups",
+    "trial_table",
+]
 
 MODULES = (
     "sedona_nni.command_line",
@@ -29,7 +37,7 @@ MODULES = (
     "sedona_nni.trials.train",
     "sedona_nni.trials.search",
 )
-_STAGES = {
+STAGES = {
     "python": "Python starts",
     "imports": "imports: torch, NNI, the trial",
     "parameters": "parameters from NNI, device",
@@ -51,7 +59,7 @@ def import_times(repeats: int) -> dict[str, Any]:
     values: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-1, repeats):
         for name in names:
-            seconds = _import_time(name)
+            seconds = import_time(name)
             if turn >= 0:
                 values[name].append(seconds)
     return {
@@ -60,7 +68,8 @@ def import_times(repeats: int) -> dict[str, Any]:
     }
 
 
-def _import_time(name: str) -> float:
+def import_time(name: str) -> float:
+    """Return the seconds of one import in a new process."""
     before = "" if name == "torch" else "import torch"
     code = f"import time; {before}\nstart = time.perf_counter()\nimport {name}\n"
     code += "print(time.perf_counter() - start)"
@@ -96,7 +105,7 @@ def _trial_start_up(backbone: str, batch_size: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         experiment = home / "experiment.yml"
-        experiment.write_text(json.dumps(_experiment(backbone, batch_size)))  # JSON is YAML
+        experiment.write_text(json.dumps(search_experiment(backbone, batch_size)))  # JSON is YAML
         environment = {
             **os.environ,
             "HOME": folder,
@@ -119,7 +128,8 @@ def _trial_start_up(backbone: str, batch_size: int) -> dict[str, float]:
     return stages
 
 
-def _experiment(backbone: str, batch_size: int) -> dict[str, Any]:
+def search_experiment(backbone: str, batch_size: int) -> dict[str, Any]:
+    """Return an experiment whose search does one step of each kind."""
     return {
         "experimentName": "start-up",
         "trialCommand": "python -m benchmarks.timed_trial",
@@ -158,8 +168,8 @@ def _unused_port() -> int:
 def trial_table(measured: Sequence[dict[str, float]], backbone: str) -> Table:
     """Return what `trial_start_ups` returned for readers."""
     rows = [_row("until NNI starts the trial", [run["manager"] for run in measured])]
-    rows += [_row(text, [run[stage] for run in measured]) for stage, text in _STAGES.items()]
-    totals = [sum(run[stage] for stage in _STAGES) for run in measured]
+    rows += [_row(text, [run[stage] for run in measured]) for stage, text in STAGES.items()]
+    totals = [sum(run[stage] for stage in STAGES) for run in measured]
     rows.append(_row("trial's start to its first training step", totals))
     return Table(f"search trial on {backbone}, s", ["stage", "median", "from", "to"], rows)
 

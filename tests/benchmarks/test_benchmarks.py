@@ -349,7 +349,7 @@ class TestRecord:
 class TestStartUp:
     def test_import_times(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(start_up, "MODULES", ("sedona_nni.errors",))
-        monkeypatch.setattr(start_up, "_import_time", {"torch": 2.0, "sedona_nni.errors": 0.5}.get)
+        monkeypatch.setattr(start_up, "import_time", {"torch": 2.0, "sedona_nni.errors": 0.5}.get)
         measured = start_up.import_times(2)
         assert measured["torch"] == {"median_s": 2.0, "values_s": [2.0, 2.0]}
         rows = start_up.import_table(measured).rows
@@ -357,7 +357,7 @@ class TestStartUp:
 
     def test_timed_trial_reaches_every_stage(self, tmp_path: Path) -> None:
         """The trial of the experiment, started without NNI."""
-        experiment = start_up._experiment("vgg11", batch_size=8)["tuner"]["classArgs"]
+        experiment = start_up.search_experiment("vgg11", batch_size=8)["tuner"]["classArgs"]
         parameters = {
             "stage": "search",
             "key": "search",
@@ -381,16 +381,16 @@ class TestStartUp:
             check=True,
         )
         reached = json.loads((tmp_path / "start-up.json").read_text())
-        assert list(reached) == ["process", *start_up._STAGES]
+        assert list(reached) == ["process", *start_up.STAGES]
         assert sorted(reached.values()) == list(reached.values())
 
     def test_trial_table_adds_up(self) -> None:
-        stages = dict.fromkeys(start_up._STAGES, 1.0)
+        stages = dict.fromkeys(start_up.STAGES, 1.0)
         rows = start_up.trial_table([{"manager": 5.0, **stages}], "vgg19").rows
         assert rows[0][1] == "5.00"
         assert rows[-1][1] == f"{len(stages):.2f}"
 
 
 def test_worker_memory_is_read_from_the_system() -> None:
-    now, peak = map(side_by_side._resident_mib, ("VmRSS", "VmHWM"))
+    now, peak = map(side_by_side.resident_mib, ("VmRSS", "VmHWM"))
     assert 10 < now <= peak

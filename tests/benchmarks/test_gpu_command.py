@@ -68,7 +68,7 @@ def test_all_parts_run_on_a_cpu_with_little_installed(tmp_path: Path) -> None:
 
 def run(monkeypatch: pytest.MonkeyPatch, directory: Path, minutes: float, **parts: Do) -> Any:
     """Run made-up parts of equal shares; return the document and what failed."""
-    monkeypatch.setattr(gpu, "_PARTS", {name: (1.0, do) for name, do in parts.items()})
+    monkeypatch.setattr(gpu, "PARTS", {name: (1.0, do) for name, do in parts.items()})
     failed = gpu.run(HEAD, CPU, gpu.SMALL, minutes, record="made-up", directory=directory)
     return json.loads((directory / "made-up.json").read_text()), failed
 
@@ -108,7 +108,7 @@ def test_a_part_has_its_share_of_the_time_and_no_more(
         part.measure("long", lambda: time.sleep(60))
 
     def waits(part: Any) -> None:
-        part._end = time.perf_counter()
+        part.ends_at = time.perf_counter()
         part.measure("late", lambda: {"value": 1.0})
 
     started = time.perf_counter()
@@ -124,7 +124,7 @@ def test_a_part_has_its_share_of_the_time_and_no_more(
 
 
 def test_a_side_that_needs_too_much_memory_leaves_the_other_alone() -> None:
-    part = gpu._Part(CPU, gpu.SMALL, 60, None)
+    part = gpu.Part(CPU, gpu.SMALL, 60, None)
 
     def too_large() -> Callable[[], object]:
         raise torch.OutOfMemoryError("CUDA out of memory")
