@@ -1,7 +1,7 @@
 # Each target does all its set-up itself, in .venv; nothing else on the machine is touched, except
 # that `make test`, as root on a Debian, installs the browser that one of the tests drives.
 
-.PHONY: quickstart test traces lint docs clean chromium
+.PHONY: quickstart test test-fast traces lint docs clean chromium
 
 # What is run by a test or by NNI must find this environment, as if it were activated.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -13,6 +13,11 @@ quickstart: .venv/installed
 # So that many tests at a time: on two cores in half the time, on many not more than memory holds.
 test: lint chromium
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+
+# What starts no manager and no browser, and takes no time.
+test-fast: .venv/installed
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal \
+		-m "not nni and not browser and not slow"
 
 # What the code computes now, see tests/traces/record.py; a change of it shows in git's diff.
 traces: .venv/installed

@@ -83,6 +83,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow("builds the site")
 def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
     pages = {page: page.read_text() for page in site.rglob("*.html") if page.name != "404.html"}
     assert len(pages) > 20
@@ -103,6 +104,7 @@ def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
     assert broken == []
 
 
+@pytest.mark.slow("builds the site")
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     loading = re.compile(
         r'<(?:script|link|img|iframe|source)\b[^>]*\b(?:href|src)="?(\w+:[^\s">]+)'
