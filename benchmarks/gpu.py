@@ -50,7 +50,8 @@ from sedona_nni.models import Backbone, build_backbone
 from sedona_nni.models.placement import place
 from sedona_nni.searches.probing.probing import ProbeSettings, local_loss, probe_steps, probes
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
-from sedona_nni.searches.sedona.search import Search, SearchSettings
+from sedona_nni.searches.sedona.search import Search
+from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.training.methods import build_method
 from sedona_nni.training.settings import TrainSettings
 

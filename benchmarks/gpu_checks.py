@@ -25,10 +25,12 @@ from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.models import build_backbone
 from sedona_nni.models.placement import place
+from sedona_nni.searches.sedona.checkpoint import load_checkpoint, save_checkpoint
 from sedona_nni.searches.sedona.hypergradient import Hypergradient, hypergradient
 from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
-from sedona_nni.searches.sedona.search import Search, SearchSettings
+from sedona_nni.searches.sedona.search import Search
+from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training.loop import TrainResult, train
 from sedona_nni.training.settings import Precision, TrainSettings
@@ -206,9 +208,9 @@ def search_goes_on(device: torch.device) -> dict[str, float]:
 
     whole = found(go_on(search(), settings.pretrain_steps + settings.meta_steps))
     with tempfile.TemporaryDirectory() as directory:
-        go_on(search(), 3).save(Path(directory))
+        save_checkpoint(go_on(search(), 3), Path(directory))
         resumed = search()
-        resumed.load(Path(directory))
+        load_checkpoint(resumed, Path(directory))
         again = found(go_on(resumed, resumed.total_steps))
     error = _relative(again.double(), whole.double())
     # Equal to the bit on a CPU; on a GPU atomic additions come in another order each time

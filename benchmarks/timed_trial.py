@@ -9,7 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sedona_nni.data.batches import Batch
 
 
 def _process_start() -> float:
@@ -48,23 +53,25 @@ def _watch_search() -> None:
     from sedona_nni.searches.sedona.search import Search
 
     _reach("search imports")
-    load_splits, advance = sedona_nni.trials.search.load_splits, Search.advance
+    load_splits, steps = sedona_nni.trials.search.load_splits, Search.steps
 
     def timed_load(*arguments: object, **options: object) -> object:
         splits = load_splits(*arguments, **options)  # type: ignore[arg-type]
         _reach("data")
         return splits
 
-    def timed_advance(search: Search, *batches: object) -> dict[str, float]:
+    def timed_steps(search: Search, *batches: Iterator[Batch]) -> Iterator[dict[str, float]]:
         _reach("network")
-        numbers = advance(search, *batches)  # type: ignore[arg-type]
-        Search.advance = advance  # type: ignore[method-assign]
+        Search.steps = steps  # type: ignore[method-assign]
+        each = steps(search, *batches)
+        numbers = next(each)
         _reach("first step")
         write_json(Path(os.environ["NNI_OUTPUT_DIR"]) / "start-up.json", _reached)
-        return numbers
+        yield numbers
+        yield from each
 
     sedona_nni.trials.search.load_splits = timed_load  # type: ignore[assignment]
-    Search.advance = timed_advance  # type: ignore[assignment, method-assign]
+    Search.steps = timed_steps  # type: ignore[assignment, method-assign]
 
 
 if __name__ == "__main__":

@@ -79,32 +79,21 @@ def _run_search(
     planned: Experiment, device: torch.device, directory: Path, workers: int | None
 ) -> dict[str, Any]:
     """Run the search of an experiment that has one."""
-    from sedona_nni.strategies.settings import ExperimentSettings, ProbeExperimentSettings
-
-    settings = planned.settings
-    workers = settings.workers if workers is None else workers
-    if isinstance(settings, ProbeExperimentSettings):
-        from sedona_nni.trials.probe import run_probes
-
-        return run_probes(
-            planned.task,
-            settings.train_settings(settings.main_strategy),
-            settings.probe,
-            aux=settings.aux,
-            device=device,
-            workers=workers,
-            report=narrator(),
-            directory=directory,
-        )
+    from sedona_nni.searches import SEARCHES
+    from sedona_nni.strategies.settings import SearchingSettings
     from sedona_nni.trials.search import run_search
 
-    assert isinstance(settings, ExperimentSettings)
+    settings = planned.settings
+    assert isinstance(settings, SearchingSettings)
+    kind = SEARCHES[settings.main_strategy]
     return run_search(
+        kind.name,
         planned.task,
-        settings.search,
+        getattr(settings, kind.field),
         aux=settings.aux,
+        train=settings.train_settings(kind.name),
         device=device,
-        workers=workers,
+        workers=settings.workers if workers is None else workers,
         report=narrator(),
         directory=directory,
     )

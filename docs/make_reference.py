@@ -23,7 +23,7 @@ from sedona_nni.command_line import app
 from sedona_nni.data.sets import dataset_names
 from sedona_nni.models import backbone_names, num_layers
 from sedona_nni.searches.probing.probing import ProbeSettings
-from sedona_nni.searches.sedona.search import SearchSettings
+from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.strategies.settings import (
     BridgeSettings,
     CommonSettings,

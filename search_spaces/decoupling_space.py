@@ -45,7 +45,7 @@ from sedona_nni.search_spaces.nni_nas import (
     ModelSpace,
     SimplifiedModelSpace,
 )
-from sedona_nni.teachers.auxiliary import auxiliary_names
+from sedona_nni.teachers.auxiliary import check_choices
 
 __all__ = ["DecouplingSpace", "DistinctDecouplings"]
 
@@ -62,13 +62,7 @@ class _Encoding:
     def __post_init__(self) -> None:
         if self.num_blocks is not None:
             check_num_blocks(self.num_blocks, self.num_boundaries + 1)
-        known = auxiliary_names()
-        if not self.aux_choices or not set(self.aux_choices) <= set(known):
-            raise InputError.rule(
-                "aux", f"must name some of {', '.join(known)}", list(self.aux_choices)
-            )
-        if len(set(self.aux_choices)) < len(self.aux_choices):
-            raise InputError.rule("aux", "must name each choice once", list(self.aux_choices))
+        check_choices(self.aux_choices)
         if self.bound is not None:
             if self.num_blocks is None:
                 raise InputError("num_blocks: must be given with a bound on the blocks")

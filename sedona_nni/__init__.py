@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from sedona_nni.searches.probing.result import ProbeResult
     from sedona_nni.searches.sedona.release import import_release
     from sedona_nni.searches.sedona.result import SearchResult
-    from sedona_nni.searches.sedona.search import SearchSettings
+    from sedona_nni.searches.sedona.settings import SearchSettings
     from sedona_nni.task import Task
     from sedona_nni.teachers.auxiliary import (
         AuxiliaryContext,
@@ -159,7 +159,7 @@ _BEHIND = {
     "searches.probing.result": ("ProbeResult",),
     "searches.sedona.release": ("import_release",),
     "searches.sedona.result": ("SearchResult",),
-    "searches.sedona.search": ("SearchSettings",),
+    "searches.sedona.settings": ("SearchSettings",),
     "task": ("Task",),
     "teachers.auxiliary": (
         "AuxiliaryContext",

@@ -100,6 +100,11 @@ class Registry(Generic[T]):
         rest = [f" (or {family.rest})" for family in self._families]
         return f"must be one of {', '.join(self)}{''.join(rest)}"
 
+    @property
+    def so_far(self) -> list[T]:
+        """What is registered by now; for whoever registers, as it loads no plug-ins."""
+        return list(self._things.values())
+
     def __contains__(self, name: object) -> bool:
         load_installed()
         return name in self._things or (isinstance(name, str) and self._of_family(name) is not None)

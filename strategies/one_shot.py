@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from nni.mutable import Sample
 from nni.nas.evaluator.pytorch import Lightning, LightningModule
@@ -33,14 +32,20 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from pydantic import ValidationError
 from torch import Tensor
 
-from sedona_nni.data.batches import BatchStream, ImageSet
+from sedona_nni.data.batches import ImageSet
 from sedona_nni.decouplings.balance import discretise
 from sedona_nni.errors import InputError
 from sedona_nni.files import check_output_folder
 from sedona_nni.search_spaces import DecouplingSpace
+from sedona_nni.searches.sedona.checkpoint import (
+    has_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.result import SearchResult
-from sedona_nni.searches.sedona.search import CHECKPOINT_FILE, Search, SearchSettings
+from sedona_nni.searches.sedona.search import Search
+from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.strategies.evaluator import (
     LoadedImages,
     check_disjoint,
@@ -123,9 +128,9 @@ class SedonaModule(BaseOneShotLightningModule):
             strategy.settings, strategy.data
         )
         directory = strategy.directory
-        if directory is not None and (directory / CHECKPOINT_FILE).exists():
-            self._search.load(directory)
-        train, validation = strategy.streams(self.device)
+        if directory is not None and has_checkpoint(directory):
+            load_checkpoint(self._search, directory)
+        train, validation = self._search.streams(*strategy.images)
         self._train = train.iterate(self._search.train_batches_used)
         self._validation = validation.iterate(self._search.validation_batches_used)
         super().on_train_start()
@@ -140,7 +145,7 @@ class SedonaModule(BaseOneShotLightningModule):
             strategy.on_progress(numbers)
             due = search.done or search.step % strategy.checkpoint_every == 0
             if strategy.directory is not None and due:
-                search.save(strategy.directory)
+                save_checkpoint(search, strategy.directory)
         self.trainer.should_stop = search.done
 
     def on_validation_start(self) -> None:
@@ -281,17 +286,13 @@ class Sedona(OneShotStrategy):
             raise InputError.from_validation(error, "loader") from None
         return itertools.count()
 
-    def streams(self, device: torch.device) -> tuple[BatchStream, BatchStream]:
-        """Return the training and the validation batches of the search."""
+    @property
+    def images(self) -> tuple[ImageSet, ImageSet]:
+        """What the loaders would load, to train on and to validate on."""
         assert self._images is not None
-        seeds = np.random.SeedSequence(self.settings.seed).generate_state(2)
-        sizes = (self.settings.batch_size, self.settings.validation_batch_size)
-        train, validation = (
-            # (a BatchStream asks a data set for its length and batches only)
-            BatchStream(cast(ImageSet, images), size, int(seed), device)
-            for images, size, seed in zip(self._images, sizes, seeds, strict=True)
-        )
-        return train, validation
+        train, validation = self._images
+        # (a BatchStream asks a data set for its length and batches only)
+        return cast(ImageSet, train), cast(ImageSet, validation)
 
     @property
     def data(self) -> str:

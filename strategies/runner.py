@@ -23,6 +23,7 @@ from sedona_nni.reporting.results import (
     compromises,
     markdown_table,
 )
+from sedona_nni.searches import SEARCHES
 from sedona_nni.searches.documents import parse_result
 from sedona_nni.strategies.experiment import Experiment, remember_file
 from sedona_nni.strategies.forecast import Forecast, Standing
@@ -234,10 +235,11 @@ def _result_in_words(trial: TrialView, result: Any) -> str:
     default = result.get("default") if isinstance(result, dict) else None
     if not isinstance(default, int | float):
         return "without a result"
-    if not trial.is_training and "probe" in trial.parameters:
-        return f"least loss {-default:.3f}"
-    of_what = "" if trial.is_training else " of the relaxed network"
-    return f"validation accuracy{of_what} {default:.1%}"
+    if not trial.is_training:
+        for name in SEARCHES:
+            if SEARCHES[name].field in trial.parameters:
+                return SEARCHES[name].in_words(result)
+    return f"validation accuracy {default:.1%}"
 
 
 def _stopped_early(started: RunningExperiment, key: str) -> str | None:

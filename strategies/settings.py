@@ -35,7 +35,7 @@ from sedona_nni.plugins import load_plugins
 from sedona_nni.reporting.results import SecondObjective
 from sedona_nni.searches.documents import load_document
 from sedona_nni.searches.probing.probing import ProbeSettings
-from sedona_nni.searches.sedona.search import SearchSettings
+from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.seed import Seed
 from sedona_nni.strategies.nni_border.devices import claim_device
 from sedona_nni.strategies.pruners import AnyPruner

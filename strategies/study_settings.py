@@ -15,7 +15,7 @@ from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks, unif
 from sedona_nni.errors import InputError
 from sedona_nni.models import num_layers
 from sedona_nni.searches.probing.probing import ProbeSettings
-from sedona_nni.searches.sedona.search import SearchSettings
+from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.strategies.settings import CommonSettings
 from sedona_nni.task import Task
 from sedona_nni.teachers.auxiliary import check_auxiliary

@@ -78,29 +78,19 @@ def _run(parameters: dict[str, Any], device: torch.device, directory: Path) -> d
 def _search(
     task: Task, parameters: dict[str, Any], device: torch.device, directory: Path
 ) -> dict[str, Any]:
-    """Run either kind of search."""
-    if "probe" in parameters:
-        from sedona_nni.searches.probing.probing import ProbeSettings
-        from sedona_nni.training.settings import TrainSettings
-        from sedona_nni.trials.probe import run_probes
-
-        return run_probes(
-            task,
-            TrainSettings.model_validate(parameters["train"]),
-            ProbeSettings.model_validate(parameters["probe"]),
-            aux=parameters["aux"],
-            device=device,
-            workers=parameters.get("workers"),
-            report=report_intermediate,
-            directory=directory,
-        )
-    from sedona_nni.searches.sedona.search import SearchSettings
+    """Run the search that the parameters have the settings of."""
+    from sedona_nni.searches import SEARCHES
+    from sedona_nni.training.settings import TrainSettings
     from sedona_nni.trials.search import run_search
 
+    kind = next(SEARCHES[name] for name in SEARCHES if SEARCHES[name].field in parameters)
+    train = parameters.get("train")
     return run_search(
+        kind.name,
         task,
-        SearchSettings.model_validate(parameters["search"]),
+        kind.settings.model_validate(parameters[kind.field]),
         aux=parameters["aux"],
+        train=None if train is None else TrainSettings.model_validate(train),
         device=device,
         workers=parameters.get("workers"),
         report=report_intermediate,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
 from sedona_nni.data.batches import BatchStream
 from sedona_nni.data.sets import load_splits
@@ -23,6 +24,7 @@ from sedona_nni.searches.documents import parse_result
 from sedona_nni.strategies.settings import BridgeSettings
 from sedona_nni.strategies.study_settings import StudySettings, StudySpace, fixed_aux
 from sedona_nni.training.weights import MODEL_FILE
+from sedona_nni.trials.search import run_search
 from sedona_nni.trials.train import run_training
 
 __all__ = ["run_study_trial"]
@@ -210,21 +212,18 @@ class _Trial:
     def _searched(self) -> dict[str, Any]:
         settings, replicate = self._settings, self._replicate
         how: dict[str, Any] = {
+            "aux": settings.aux,
+            "train": settings.train,
+            "num_reports": _REPORTS,
             "device": self._device,
             "workers": settings.workers,
             "directory": self._directory / "search",
         }
-        # Imported here, as a training needs no Lightning
         if self._strategy == "probe":
-            from sedona_nni.trials.probe import run_probes
-
-            probe = settings.probe_settings(replicate)
-            found = run_probes(settings.task, settings.train, probe, aux=settings.aux, **how)
+            search: BaseModel = settings.probe_settings(replicate)
         else:
-            from sedona_nni.trials.search import run_search
-
             search = settings.search_settings(replicate, self._steps())
-            found = run_search(settings.task, search, aux=settings.aux, num_reports=_REPORTS, **how)
+        found = run_search(self._strategy, settings.task, search, **how)
         return {name: found[name] for name in ("time_s", "images", "search_result")}
 
     def _steps(self) -> int:

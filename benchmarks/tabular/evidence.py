@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.tabular.table import Table, rank_correlation
 from sedona_nni.decouplings.balance import discretise
 from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.searches.probing.result import ProbeResult
 from sedona_nni.searches.sedona.result import SearchResult
 
@@ -75,7 +76,7 @@ class Judgement:
         return {**asdict(self), "pick": self.pick.model_dump(mode="json")}
 
 
-def full_evidence(result: SearchResult | ProbeResult) -> np.ndarray:
+def full_evidence(result: SearchOutcome) -> np.ndarray:
     """Return the evidence for each cut with each auxiliary network, shape (L-1, L-1, C), nats.
 
     As in `SearchOutcome.evidence`, [i+1, j, c] is what speaks for a cut at j with c if the next one
@@ -83,8 +84,8 @@ def full_evidence(result: SearchResult | ProbeResult) -> np.ndarray:
     up to a constant, the log-probability of a decoupling when each boundary is cut with probability
     a_j^loc and gets c with probability b_jc.
     """
-    if isinstance(result, ProbeResult):
-        return np.asarray(result.evidence())
+    if not isinstance(result, SearchResult):
+        return result.evidence()
     beta = np.array(result.beta)
     log_b = beta - np.logaddexp.reduce(beta, axis=1, keepdims=True)
     return _alike(result.margins()[:, None] + log_b)
@@ -150,7 +151,7 @@ def agreement(
 
 def judge(
     table: Table,
-    result: SearchResult | ProbeResult,
+    result: SearchOutcome,
     num_blocks: int,
     max_block_share: str | None = None,
 ) -> Judgement:

@@ -13,6 +13,7 @@ from benchmarks.tabular.evidence import Judgement, judge
 from benchmarks.tabular.score import STRATEGIES, score
 from benchmarks.tabular.table import Table
 from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
 from sedona_nni.searches.probing.result import ProbeResult
 from sedona_nni.searches.sedona.result import SearchResult
@@ -29,7 +30,7 @@ _BOUND_COLOUR = "tab:red"
 def draw(
     table: Table,
     path: Path,
-    outcomes: Sequence[SearchResult | ProbeResult],
+    outcomes: Sequence[SearchOutcome],
     *,
     cost: float | None = None,
     repeats: int = 100,
@@ -145,7 +146,7 @@ def _draw_regrets(
     table: Table,
     panel: Axes,
     max_block_share: str | None,
-    judged: Sequence[tuple[SearchResult | ProbeResult, Judgement]],
+    judged: Sequence[tuple[SearchOutcome, Judgement]],
     cost: float | None,
     repeats: int,
 ) -> None:
@@ -192,7 +193,7 @@ def _draw_regrets(
     panel.set_title(f"what is picked of {count}{within}", fontsize=10)
 
 
-def _cost(outcome: SearchResult | ProbeResult, cost: float | None) -> float:
+def _cost(outcome: SearchOutcome, cost: float | None) -> float:
     """Return what a search cost, in full trainings."""
     known = outcome.provenance.get("trainings", cost)
     if known is None:

@@ -9,7 +9,7 @@ import torch
 from benchmarks.tabular.table import Table
 from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.searches.probing.result import ProbeResult
-from sedona_nni.trials.probe import run_probes
+from sedona_nni.trials.search import run_search
 
 __all__ = ["probe"]
 
@@ -26,7 +26,7 @@ def probe(table: Table, settings: ProbeSettings) -> ProbeResult:
         ``images``; ``time_s``, and ``processor_s``, which busy machines prolong less.
     """
     started = time.process_time()
-    results = run_probes(table.task, table.train, settings, aux=table.aux_choices)
+    results = run_search("probe", table.task, settings, aux=table.aux_choices, train=table.train)
     spent = {
         "trainings": round(results["trainings"], 4),
         "images": results["images"],

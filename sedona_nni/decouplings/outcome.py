@@ -45,10 +45,16 @@ class SearchOutcome(Document, ABC):
     tells_num_blocks: ClassVar[bool]
     """Whether the evidence also tells where no cut is better, so that K can be left to it."""
 
+    format: str
     backbone: str
     dataset: str
     aux_choices: list[str] = Field(min_length=1)
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def format_name(cls) -> str:
+        """Return the ``format`` of its documents."""
+        return str(cls.model_fields["format"].default)
 
     @property
     @abstractmethod

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, SerializeAsAny, TypeAdapter, ValidationError
 
+from sedona_nni.decouplings.balance import discretise
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json
-from sedona_nni.searches.probing.result import ProbeResult
-from sedona_nni.searches.sedona.result import SearchResult
+from sedona_nni.searches.kind import SEARCHES
 
-__all__ = ["load_decoupling", "load_document", "load_outcome", "parse_result"]
-
-_Outcome: TypeAdapter[SearchResult | ProbeResult] = TypeAdapter(
-    Annotated[SearchResult | ProbeResult, Field(discriminator="format")]
-)
+__all__ = ["AnyOutcome", "load_decoupling", "load_document", "load_outcome", "parse_result"]
 
 
-def parse_result(content: Any) -> SearchResult | ProbeResult:
-    """Return whichever kind of search some JSON is the outcome of.
+def _formats() -> dict[str, type[SearchOutcome]]:
+    """Return the outcomes of all searches by the format of their documents."""
+    outcomes = [SEARCHES[name].outcome for name in SEARCHES]
+    return {outcome.format_name(): outcome for outcome in outcomes}
+
+
+def _by_format(content: Any) -> Any:
+    if not isinstance(content, Mapping):
+        return content
+    formats = _formats()
+    if content.get("format") not in formats:
+        known = ", ".join(formats)
+        raise ValueError(f"format must be one of {known}, but got {content.get('format')!r}")
+    return formats[content["format"]].model_validate(content)
+
+
+AnyOutcome = Annotated[SerializeAsAny[SearchOutcome], BeforeValidator(_by_format)]
+"""The outcome of any search that is known, by the ``format`` of its document."""
+
+_AnyOutcome: TypeAdapter[SearchOutcome] = TypeAdapter(AnyOutcome)
+
+
+def parse_result(content: Any) -> SearchOutcome:
+    """Return whichever search's outcome some JSON is.
 
     Raises:
-        ValidationError: if it is of neither, or breaks a rule.
+        ValidationError: if it is of none that is known, or breaks a rule.
     """
-    return _Outcome.validate_python(content)
+    return _AnyOutcome.validate_python(content)
 
 
-def load_outcome(path: Path) -> SearchResult | ProbeResult:
-    """Read what a search of either kind found.
+def load_outcome(path: Path) -> SearchOutcome:
+    """Read what a search found.
 
     Raises:
         InputError: if the file is nothing of this sort.
@@ -54,7 +72,7 @@ def load_outcome(path: Path) -> SearchResult | ProbeResult:
         raise InputError.from_validation(error, str(path)) from None
 
 
-def load_document(path: Path) -> Decoupling | SearchResult | ProbeResult:
+def load_document(path: Path) -> Decoupling | SearchOutcome:
     """Read whichever of these documents a file is.
 
     Raises:
@@ -62,23 +80,20 @@ def load_document(path: Path) -> Decoupling | SearchResult | ProbeResult:
     """
     content = read_json(path)
     format_ = content.get("format") if isinstance(content, dict) else None
-    results = [kind.model_fields["format"].default for kind in (SearchResult, ProbeResult)]
-    return load_outcome(path) if format_ in results else Decoupling.load(path)
+    return load_outcome(path) if format_ in _formats() else Decoupling.load(path)
 
 
 def load_decoupling(
     path: Path,
     num_blocks: int | None = None,
-    derive: Callable[[SearchOutcome, int], Decoupling] = lambda found, count: found.decoupling(
-        count
-    ),
+    derive: Callable[[SearchOutcome, int], Decoupling] = discretise,
 ) -> Decoupling:
     """Read a decoupling or derive it from a search result.
 
     Args:
         path: Of either kind of document.
-        num_blocks: K; 0 for the threshold rule, see `SearchOutcome.decoupling`. Needed with what a
-            search found, and only there.
+        num_blocks: K; 0 leaves it to the search, see `decouplings.balance.discretise`. Needed with
+            what a search found, and only there.
         derive: Makes the decoupling of a search's outcome for K.
 
     Raises:

@@ -25,8 +25,10 @@ from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.models import build_backbone
+from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
+from sedona_nni.training.settings import TrainSettings
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 QUICKSTART = str(EXPERIMENTS / "quickstart.yml")
@@ -737,18 +739,19 @@ def test_probing_and_its_compromises(
 ) -> None:
     asked: list[Any] = []
 
-    def run_probes(*arguments: Any, **_: Any) -> dict[str, Any]:
-        asked.extend(arguments)
+    def run_search(*arguments: Any, train: Any, **_: Any) -> dict[str, Any]:
+        asked.extend([*arguments, train])
         return {"search_result": PROBED, "trainings": 2.468}
 
-    monkeypatch.setattr("sedona_nni.trials.probe.run_probes", run_probes)
+    monkeypatch.setattr("sedona_nni.trials.search.run_search", run_search)
     probe = ("search", str(EXPERIMENTS / "probe_digits.yml"), "--directory", "d", "--device", "cpu")
     assert sedona(monkeypatch, *probe) == 0
     out = capsys.readouterr().out
     assert "3 blocks: cut after layer" in out
     assert "probing cost as much as 2.47 trainings, by MACs" in out
     assert "undecided" not in out
-    assert [type(each).__name__ for each in asked] == ["Task", "TrainSettings", "ProbeSettings"]
+    assert asked[0] == "probe"
+    assert [type(each) for each in asked[1:]] == [Task, ProbeSettings, TrainSettings]
     assert sedona(monkeypatch, *probe, "--json") == 0
     assert "undecided_share" not in json.loads(capsys.readouterr().out)
 

@@ -23,11 +23,12 @@ from sedona_nni.data.sets import load_splits
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.searches.probing.probing import ProbeSettings
+from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training.loop import CHECKPOINT_FILE
 from sedona_nni.training.settings import TrainSettings
-from sedona_nni.trials.probe import run_probes
 from sedona_nni.trials.run import Run
+from sedona_nni.trials.search import run_search
 from sedona_nni.trials.train import evaluate_saved, run_training
 
 SETTINGS = TrainSettings(epochs=2, batch_size=8, lr=0.02)
@@ -179,19 +180,16 @@ def test_a_test_with_other_classes_is_refused(tmp_path: Path) -> None:
 
 
 def probe(task: Task, directory: Path, **options: Any) -> dict[str, Any]:
-    return run_probes(
-        task, SETTINGS, ProbeSettings(), aux=["conv1"], workers=0, directory=directory, **options
-    )
+    how: dict[str, Any] = {"aux": ["conv1"], "train": SETTINGS, "workers": 0, **options}
+    return run_search("probe", task, ProbeSettings(), directory=directory, **how)
 
 
 def search(task: Task, directory: Path, **options: Any) -> dict[str, Any]:
-    from sedona_nni.searches.sedona.search import SearchSettings
-    from sedona_nni.trials.search import run_search
-
     settings = SearchSettings(
         pretrain_steps=2, meta_steps=2, inner_steps=1, batch_size=4, validation_batch_size=4
     )
-    return run_search(task, settings, aux=["conv1"], workers=0, directory=directory, **options)
+    how: dict[str, Any] = {"aux": ["conv1"], "workers": 0, **options}
+    return run_search("sedona", task, settings, directory=directory, **how)
 
 
 @pytest.mark.parametrize("work", [train, probe, search])

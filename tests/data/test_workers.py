@@ -12,7 +12,7 @@ import torch
 from sedona_nni import command_line
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.searches.probing.probing import ProbeSettings
-from sedona_nni.searches.sedona.search import SearchSettings
+from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.strategies.ledger_tuner import LedgerTuner
 from sedona_nni.strategies.settings import ExperimentSettings
 from sedona_nni.strategies.study_settings import StudySettings

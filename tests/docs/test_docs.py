@@ -41,7 +41,7 @@ def test_every_option_has_a_meaning_a_source_and_a_place(maker: Any) -> None:
 
 
 def test_defaults_are_written_as_in_yaml(maker: Any) -> None:
-    from sedona_nni.searches.sedona.search import SearchSettings
+    from sedona_nni.searches.sedona.settings import SearchSettings
     from sedona_nni.training.settings import TrainSettings
 
     fields = {**SearchSettings.model_fields, **TrainSettings.model_fields}

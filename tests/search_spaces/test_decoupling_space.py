@@ -161,7 +161,7 @@ def test_decouplings_outside_the_space_are_refused(wrong: Decoupling, field: str
         ({"num_blocks": 9}, "num_blocks"),
         ({"num_blocks": 0}, "num_blocks"),
         ({"aux": []}, "aux"),
-        ({"aux": ["conv1", "conv9"]}, "aux"),
+        ({"aux": ["conv1", "conf9"]}, "aux"),
         ({"aux": ["conv1", "conv1"]}, "aux"),
     ],
 )

@@ -24,9 +24,11 @@ from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.errors import InputError
 from sedona_nni.models import num_layers
 from sedona_nni.search_spaces import DecouplingSpace
+from sedona_nni.searches.sedona import search as sedona_search
 from sedona_nni.searches.sedona.result import SearchResult
-from sedona_nni.searches.sedona.search import SearchSettings
-from sedona_nni.strategies import Sedona, one_shot
+from sedona_nni.searches.sedona.search import Search
+from sedona_nni.searches.sedona.settings import SearchSettings
+from sedona_nni.strategies import Sedona
 from sedona_nni.task import Task
 from sedona_nni.trials.search import run_search
 
@@ -128,10 +130,12 @@ def command(directory: Path, report: str = "lambda numbers: None") -> list[str]:
     script = f"""
         from pathlib import Path
         import torch
-        from sedona_nni.trials.search import run_search, SearchSettings, Task
+        from sedona_nni.searches.sedona.settings import SearchSettings
+        from sedona_nni.trials.search import run_search, Task
 
         torch.set_num_threads(1)
         run_search(
+            "sedona",
             Task(**{TASK.model_dump()!r}),
             SearchSettings(**{SETTINGS.model_dump()!r}),
             **{OPTIONS!r},
@@ -144,7 +148,9 @@ def command(directory: Path, report: str = "lambda numbers: None") -> list[str]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_search(TASK, SETTINGS, **OPTIONS, directory=tmp_path_factory.mktemp("whole"))
+    return run_search(
+        "sedona", TASK, SETTINGS, **OPTIONS, directory=tmp_path_factory.mktemp("whole")
+    )
 
 
 def outcome(results: dict[str, Any]) -> dict[str, Any]:
@@ -205,9 +211,9 @@ def test_search_on_torch_data_sets_goes_on_to_the_same_result(
 
 def test_same_seed_same_search_and_another_seed_another(uninterrupted: dict[str, Any]) -> None:
     torch.manual_seed(123)
-    again = run_search(TASK, SETTINGS, **OPTIONS)
+    again = run_search("sedona", TASK, SETTINGS, **OPTIONS)
     assert outcome(again) == outcome(uninterrupted)
-    other = run_search(TASK, SETTINGS.model_copy(update={"seed": 8}), **OPTIONS)
+    other = run_search("sedona", TASK, SETTINGS.model_copy(update={"seed": 8}), **OPTIONS)
     assert other["search_result"]["alpha"] != uninterrupted["search_result"]["alpha"]
 
 
@@ -215,7 +221,7 @@ def test_it_trains_and_judges_in_one_layout() -> None:
     task = TASK.model_copy(update={"width_multiplier": 0.125})  # maps of one channel have none
     settings = SETTINGS.model_copy(update={"pretrain_steps": 1, "meta_steps": 1})
     with watched_layouts() as seen:
-        run_search(task, settings, **OPTIONS)
+        run_search("sedona", task, settings, **OPTIONS)
     assert seen == {torch.channels_last}
 
 
@@ -238,10 +244,12 @@ def test_interrupted_trial_goes_on_to_the_same_result(
             raise Stop
 
     with pytest.raises(Stop):
-        run_search(TASK, SETTINGS, **OPTIONS, report=report, directory=tmp_path)
+        run_search("sedona", TASK, SETTINGS, **OPTIONS, report=report, directory=tmp_path)
     before_s = json.loads((tmp_path / "progress.json").read_text())["time_s"]
     resumed: list[dict[str, float]] = []
-    results = run_search(TASK, SETTINGS, **OPTIONS, report=resumed.append, directory=tmp_path)
+    results = run_search(
+        "sedona", TASK, SETTINGS, **OPTIONS, report=resumed.append, directory=tmp_path
+    )
     assert outcome(results) == outcome(uninterrupted)
     assert [numbers["step"] for numbers in resumed] == list(range(stop_after + 1, 10))
     assert results["time_s"] > before_s > 0
@@ -267,17 +275,17 @@ def test_killed_trial_goes_on_to_the_same_result(
         assert process.returncode == -signal.SIGKILL
     assert steps[0] == "1"
     assert len(steps) <= 9  # the second process did not start over
-    results = run_search(TASK, SETTINGS, **OPTIONS, directory=tmp_path)
+    results = run_search("sedona", TASK, SETTINGS, **OPTIONS, directory=tmp_path)
     assert outcome(results) == outcome(uninterrupted)
 
 
 def test_finished_trial_returns_its_results_again(
     tmp_path: Path, uninterrupted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = run_search(TASK, SETTINGS, **OPTIONS, directory=tmp_path)
+    results = run_search("sedona", TASK, SETTINGS, **OPTIONS, directory=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"run.json", "results.json"}
-    monkeypatch.setattr("sedona_nni.trials.search.Sedona", None)  # nothing is done again
-    assert run_search(TASK, SETTINGS, **OPTIONS, directory=tmp_path) == results
+    monkeypatch.setattr(Search, "steps", None)  # nothing is done again
+    assert run_search("sedona", TASK, SETTINGS, **OPTIONS, directory=tmp_path) == results
     assert results["search_result"] == uninterrupted["search_result"]
 
 
@@ -322,7 +330,7 @@ def test_what_is_judged_has_been_trained_most(tmp_path: Path) -> None:
 def test_trial_reports_numbers_and_a_search_result(uninterrupted: dict[str, Any]) -> None:
     settings = SETTINGS.model_copy(update={"pretrain_steps": 150, "meta_steps": 5})
     reports: list[dict[str, float]] = []
-    results = run_search(TASK, settings, **OPTIONS, report=reports.append)
+    results = run_search("sedona", TASK, settings, **OPTIONS, report=reports.append)
     assert 50 <= len(reports) <= 100
     assert reports[-1]["step"] == 155
     always = {"default", "loss", "meta_loss", "train_loss", "decided", "step"}
@@ -362,9 +370,9 @@ def test_images_are_those_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> No
                 drawn.append(len(images))
                 yield images, labels
 
-    monkeypatch.setattr(one_shot, "BatchStream", Counting)
+    monkeypatch.setattr(sedona_search, "BatchStream", Counting)
     large = {"batch_size": 1024, "validation_batch_size": 1024}
-    results = run_search(TASK, SETTINGS.model_copy(update=large), **OPTIONS)
+    results = run_search("sedona", TASK, SETTINGS.model_copy(update=large), **OPTIONS)
     assert set(drawn) == {36, 24}  # of 60 images
     assert results["images"] == sum(drawn)
 
@@ -389,7 +397,7 @@ def test_reports_reach_the_manager_of_the_trial_around_the_search() -> None:
     set_default_trial_command_channel(channel)
     try:
         nni.get_next_parameter()
-        run_search(TASK, SETTINGS, **OPTIONS, report=nni.report_intermediate_result)
+        run_search("sedona", TASK, SETTINGS, **OPTIONS, report=nni.report_intermediate_result)
         nni.report_final_result(1.0)
     finally:
         set_default_trial_command_channel(before)
@@ -404,7 +412,7 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_can_be_pressed_again(tmp_path: Path)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run_search(TASK, SETTINGS, **OPTIONS, report=press, directory=tmp_path)
+        run_search("sedona", TASK, SETTINGS, **OPTIONS, report=press, directory=tmp_path)
     assert signal.getsignal(signal.SIGINT) is handler
 
 
@@ -439,13 +447,13 @@ def test_directory_of_another_search_is_refused(tmp_path: Path) -> None:
     options = SETTINGS.model_dump(exclude={"validation_batch_size"})
     with pytest.raises(InputError, match="data: the images must be those that "):
         Sedona(**options, directory=finished)(brighter, SequentialExecutionEngine())
-    run_search(TASK, SETTINGS, **OPTIONS, directory=tmp_path / "trial")
+    run_search("sedona", TASK, SETTINGS, **OPTIONS, directory=tmp_path / "trial")
     for task, settings in [
         (TASK, SETTINGS.model_copy(update={"meta_lr": 0.2})),
         (TASK.model_copy(update={"split_seed": 1}), SETTINGS),
     ]:
         with pytest.raises(InputError, match="holds another search"):
-            run_search(task, settings, **OPTIONS, directory=tmp_path / "trial")
+            run_search("sedona", task, settings, **OPTIONS, directory=tmp_path / "trial")
 
 
 @pytest.mark.parametrize(
@@ -456,5 +464,5 @@ def test_impossible_searches_are_refused_and_leave_nothing(
     change: dict[str, Any], field: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=f"^{field}: "):
-        run_search(TASK, SETTINGS, **{**OPTIONS, **change}, directory=tmp_path)
+        run_search("sedona", TASK, SETTINGS, **{**OPTIONS, **change}, directory=tmp_path)
     assert not list(tmp_path.iterdir())

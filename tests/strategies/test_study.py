@@ -23,7 +23,7 @@ from sedona_nni.strategies.settings import read_settings
 from sedona_nni.strategies.study import StudyTuner
 from sedona_nni.strategies.study_settings import StudySettings
 from sedona_nni.trials import __main__ as trial_main
-from sedona_nni.trials import probe, search, study
+from sedona_nni.trials import study
 from sedona_nni.trials.study import run_study_trial
 
 STUDY: dict[str, Any] = {
@@ -266,8 +266,7 @@ def test_one_search_serves_all_spaces(
         known = {"search_result": outcome.model_dump(mode="json"), "history": {}}
         return {**known, "default": 0.9, "time_s": 7.0, "images": 100}
 
-    monkeypatch.setattr(search, "run_search", searched)
-    monkeypatch.setattr(probe, "run_probes", searched)
+    monkeypatch.setattr(study, "run_search", searched)
     settings = settings_of(
         budget=4, pretrain_share=0.5, meta_share=0.1, probe={"cost": 1.5, "seed": 60}
     )
@@ -293,7 +292,7 @@ def test_one_search_serves_all_spaces(
     assert options["directory"] == tmp_path / "search"
     how = args[-1]
     if strategy == "probe":
-        assert args[1] == settings.train
+        assert options["train"] == settings.train
         assert (how.cost, how.seed) == (1.5, 260)
     else:
         steps = 2 * 18  # 1,151 images in batches of 64

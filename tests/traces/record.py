@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from probed import run_probes
 from torch import nn
 
 # All that is named here of the library is imported here, to be found when something moves
@@ -48,12 +49,12 @@ from sedona_nni.searches.probing.result import ProbeResult
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.relaxed_training import build_relaxed
 from sedona_nni.searches.sedona.result import SearchResult
-from sedona_nni.searches.sedona.search import Search, SearchSettings
+from sedona_nni.searches.sedona.search import Search
+from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training.loop import train
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import task_backbone
-from sedona_nni.trials.probe import run_probes
 
 __all__ = ["NEEDS_MKL", "TRACES", "compute", "main", "recorded"]
 

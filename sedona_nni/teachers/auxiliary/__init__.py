@@ -12,6 +12,7 @@ from sedona_nni.teachers.auxiliary.network import (
     auxiliary_names,
     build_auxiliary,
     check_auxiliary,
+    check_choices,
     register_auxiliary,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "auxiliary_names",
     "build_auxiliary",
     "check_auxiliary",
+    "check_choices",
     "register_auxiliary",
     "similarity_matrix",
 ]

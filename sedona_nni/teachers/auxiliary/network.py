@@ -6,12 +6,13 @@ project can, if its module is loaded as a plug-in, see `sedona_nni.plugins`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import Tensor, nn
 
+from sedona_nni.errors import InputError
 from sedona_nni.models import Activation, Backbone, FeatureShape, initialise
 from sedona_nni.registry import Registry
 from sedona_nni.teachers import NO_AUXILIARY
@@ -25,6 +26,7 @@ __all__ = [
     "auxiliary_names",
     "build_auxiliary",
     "check_auxiliary",
+    "check_choices",
     "register_auxiliary",
 ]
 
@@ -142,6 +144,20 @@ def check_auxiliary(name: str) -> None:
         InputError: if the name is unknown.
     """
     AUXILIARY[name]
+
+
+def check_choices(names: Sequence[str]) -> None:
+    """Check names of auxiliary networks that there are to choose from.
+
+    Raises:
+        InputError: if there are none, one is unknown, or one is named twice.
+    """
+    if not names:
+        raise InputError.rule("aux", f"must name some of {', '.join(AUXILIARY)}", [])
+    for name in names:
+        check_auxiliary(name)
+    if len(set(names)) < len(names):
+        raise InputError.rule("aux", "must name each choice once", list(names))
 
 
 def auxiliary_context(backbone: Backbone, boundary: int) -> AuxiliaryContext:

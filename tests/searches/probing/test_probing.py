@@ -29,7 +29,7 @@ from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training import loop
 from sedona_nni.training.loop import DivergedError, train
 from sedona_nni.training.settings import TrainSettings
-from sedona_nni.trials.probe import run_probes
+from sedona_nni.trials.search import run_search
 
 AUX = ["conv1", "conv2"]
 TASK = Task(backbone="vgg11", dataset="digits", width_multiplier=0.125, train_limit=400)
@@ -263,7 +263,9 @@ class TestTrial:
     SETTINGS = ProbeSettings(cost=2.5, seed=3)
 
     def run(self, directory: Path | None = None, **changes: Any) -> dict[str, Any]:
-        return run_probes(TASK, TRAIN, self.SETTINGS, aux=AUX, directory=directory, **changes)
+        return run_search(
+            "probe", TASK, self.SETTINGS, aux=AUX, train=TRAIN, directory=directory, **changes
+        )
 
     def test_an_interrupted_probing_ends_as_another_does(self, tmp_path: Path) -> None:
         seen: list[dict[str, float]] = []
@@ -314,7 +316,7 @@ class TestTrial:
 
         def probed(batch_size: int) -> dict[str, Any]:
             train = TRAIN.model_copy(update={"epochs": 6, "batch_size": batch_size})
-            return run_probes(TASK, train, ProbeSettings(cost=1), aux=AUX)
+            return run_search("probe", TASK, ProbeSettings(cost=1), aux=AUX, train=train)
 
         result, same = probed(1024), probed(200)
         assert result["images"] == sum(drawn) / 2

@@ -22,7 +22,8 @@ from sedona_nni.searches.sedona.relaxed_training import RelaxedClassifier, build
 from sedona_nni.searches.sedona.release import import_release
 from sedona_nni.searches.sedona.release_mode import ReleaseProblem
 from sedona_nni.searches.sedona.result import SearchResult
-from sedona_nni.searches.sedona.search import Search, SearchSettings
+from sedona_nni.searches.sedona.search import Search
+from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training.methods.greedy import greedy_step

@@ -18,9 +18,15 @@ from safetensors.torch import save
 
 from sedona_nni.data.batches import Batch
 from sedona_nni.errors import InputError
+from sedona_nni.searches.sedona.checkpoint import (
+    CHECKPOINT_FILE,
+    load_checkpoint,
+    save_checkpoint,
+)
 from sedona_nni.searches.sedona.hypergradient import hypergradient
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
-from sedona_nni.searches.sedona.search import _DROPOUT, CHECKPOINT_FILE, Search, SearchSettings
+from sedona_nni.searches.sedona.search import _DROPOUT, Search
+from sedona_nni.searches.sedona.settings import SearchSettings
 
 SETTINGS = {
     "pretrain_steps": 6,
@@ -80,12 +86,12 @@ ONE_TRAJECTORY = {"pretrain_steps": 0, "memory_size": 1, "lr_steps": 40}
 def test_without_pretraining_a_search_follows_one_trajectory() -> None:
     """From the initial weights and the full rate on, along the cosine of ``lr_steps``."""
     this, plain = search(**ONE_TRAJECTORY), search()
-    problem = plain._problem
+    problem = plain.problem
     initial = problem.state()
     numbers = this.advance(batches(1), batches(2))
     first = [next(part) for part in [batches(1)] for _ in range(3)]
     ahead = hypergradient(
-        problem, initial, first[:2], next(batches(2)), lr=0.1, seed=plain._seed(_DROPOUT, 0)
+        problem, initial, first[:2], next(batches(2)), lr=0.1, seed=plain.seed_of(_DROPOUT, 0)
     )
     assert numbers["lr"] == 0.1
     assert numbers["meta_loss"] == ahead.meta_loss.item()
@@ -93,15 +99,15 @@ def test_without_pretraining_a_search_follows_one_trajectory() -> None:
     with torch.no_grad():
         problem.network.alpha.copy_(this.network.alpha)
         problem.network.beta.copy_(this.network.beta)
-    state, _ = problem.step(initial, first[2], 0.1, plain._seed(_DROPOUT, 1))
-    (kept,) = this._memory.snapshots
+    state, _ = problem.step(initial, first[2], 0.1, plain.seed_of(_DROPOUT, 1))
+    (kept,) = this.memory.snapshots
     assert torch.equal(kept.state.weights, state.weights)
     assert kept.state.step == 1
 
     rest = run(this)
     cosine = [0.001 + 0.099 * (1 + math.cos(math.pi * step / 40)) / 2 for step in range(1, 6)]
     assert [numbers["lr"] for numbers in rest] == pytest.approx(cosine)
-    assert [snapshot.state.step for snapshot in this._memory.snapshots] == [6]
+    assert [snapshot.state.step for snapshot in this.memory.snapshots] == [6]
     assert this.done
 
 
@@ -132,10 +138,10 @@ def test_interrupted_search_ends_with_the_same_bits(
 
     first = search(**changes)
     numbers = run(first, stop)
-    first.save(tmp_path)
+    save_checkpoint(first, tmp_path)
     run(first, 2)  # what is done after a checkpoint is lost
     second = search(**changes)
-    second.load(tmp_path)
+    load_checkpoint(second, tmp_path)
     numbers += run(second)
 
     assert numbers == expected
@@ -153,18 +159,18 @@ def test_checkpoint_interrupted_while_written_leaves_the_last_one(
     run(whole)
     first = search()
     run(first, 8)
-    first.save(tmp_path)
+    save_checkpoint(first, tmp_path)
     run(first, 2)
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("sedona_nni.searches.sedona.search.write_json", interrupt)
+        patched.setattr("sedona_nni.searches.sedona.checkpoint.write_json", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            first.save(tmp_path)
+            save_checkpoint(first, tmp_path)
     second = search()
-    second.load(tmp_path)
+    load_checkpoint(second, tmp_path)
     assert second.step == 8
     run(second)
     assert second.result("x") == whole.result("x")
@@ -173,9 +179,9 @@ def test_checkpoint_interrupted_while_written_leaves_the_last_one(
 def test_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
     first = search()
     run(first, 1)
-    first.save(tmp_path)
+    save_checkpoint(first, tmp_path)
     with pytest.raises(InputError, match=r"inner_steps: must be 2 to continue .*, but got 3"):
-        search(inner_steps=3).load(tmp_path)
+        load_checkpoint(search(inner_steps=3), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -195,13 +201,13 @@ def test_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
 def test_checkpoint_of_other_images_or_another_network_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Any, message: str
 ) -> None:
-    search("cats").save(tmp_path)
+    save_checkpoint(search("cats"), tmp_path)
     other = search("cats")
-    other.load(tmp_path)
+    load_checkpoint(other, tmp_path)
     change(other)
     with pytest.raises(InputError, match=message):
-        other.load(tmp_path)
-    search().load(tmp_path)  # nobody said which images these are
+        load_checkpoint(other, tmp_path)
+    load_checkpoint(search(), tmp_path)  # nobody said which images these are
     assert not caplog.text
 
     path = tmp_path / CHECKPOINT_FILE
@@ -209,43 +215,43 @@ def test_checkpoint_of_other_images_or_another_network_is_refused(
     for field in ("in_channels", "activation", "weights", "data"):
         del checkpoint["settings"][field]
     path.write_text(json.dumps(checkpoint))
-    search("dogs").load(tmp_path)
+    load_checkpoint(search("dogs"), tmp_path)
     assert "does not say its in_channels, activation, weights, data" in caplog.text
 
 
 def test_checkpoint_with_weights_in_another_order_is_refused(tmp_path: Path) -> None:
     """As they were before the light networks of a boundary were computed together."""
     before = search()
-    before.save(tmp_path)
+    save_checkpoint(before, tmp_path)
     path = tmp_path / CHECKPOINT_FILE
     content = json.loads(path.read_text())
     del content["settings"]["format"]
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="format: must be None to continue"):
-        search().load(tmp_path)
+        load_checkpoint(search(), tmp_path)
 
 
 def test_a_checkpoint_of_another_stem_is_refused_and_an_older_one_has_the_published(
     tmp_path: Path,
 ) -> None:
     first = search()
-    first.save(tmp_path)
+    save_checkpoint(first, tmp_path)
     path = tmp_path / CHECKPOINT_FILE
     content = json.loads(path.read_text())
     del content["settings"]["stem"]
     path.write_text(json.dumps(content))
-    search().load(tmp_path)
+    load_checkpoint(search(), tmp_path)
     other = search()
     other.network.backbone.stem = "torchvision"
     with pytest.raises(InputError, match=r"^stem: must be 'published' to continue"):
-        other.load(tmp_path)
+        load_checkpoint(other, tmp_path)
 
 
 @pytest.mark.parametrize("name", [CHECKPOINT_FILE, "state-4.safetensors", "snapshot-0.safetensors"])
 def test_damaged_checkpoint_is_one_line_and_stays(name: str, tmp_path: Path) -> None:
     first = search()
     run(first, 4)
-    first.save(tmp_path)
+    save_checkpoint(first, tmp_path)
     path = tmp_path / name
     whole = path.read_bytes()
     foreign = b"[1]" if name == CHECKPOINT_FILE else save({"x": torch.zeros(1)})
@@ -253,11 +259,11 @@ def test_damaged_checkpoint_is_one_line_and_stays(name: str, tmp_path: Path) -> 
         path.write_bytes(content)
         expected = rf"{name}: .*; remove {re.escape(str(tmp_path))} to start again$"
         with pytest.raises(InputError, match=expected) as raised:
-            search().load(tmp_path)
+            load_checkpoint(search(), tmp_path)
         assert "\n" not in str(raised.value)
         assert path.read_bytes() == content
     path.write_bytes(whole)
-    search().load(tmp_path)
+    load_checkpoint(search(), tmp_path)
 
 
 def test_meta_step_follows_the_validation_loss_downhill() -> None:
@@ -271,15 +277,15 @@ def test_meta_step_follows_the_validation_loss_downhill() -> None:
     }
     this = search(**changes)
     run(this, 6)
-    snapshot = this._memory.snapshots[0].state
+    snapshot = this.memory.snapshots[0].state
     train = batches(1, this.train_batches_used)
     expected = hypergradient(
-        this._problem,
+        this.problem,
         snapshot,
         [next(train), next(train)],
         next(batches(2, this.validation_batches_used)),
         lr=0.001,  # pre-training is over: lr_min
-        seed=this._seed(1, 0),
+        seed=this.seed_of(1, 0),
     )
     run(this, 1)
     torch.testing.assert_close(this.network.alpha.detach(), -0.5 * expected.alpha)
@@ -292,7 +298,7 @@ def test_learning_rate_is_a_cosine_over_pretraining() -> None:
     assert rates == pytest.approx(
         [0.1, 0.1 - 0.099 * 0.146446609, 0.0505, 0.001 + 0.099 * 0.146446609]
     )
-    assert this._lr(4) == this._lr(50) == pytest.approx(0.001)
+    assert this.lr_at(4) == this.lr_at(50) == pytest.approx(0.001)
 
 
 def test_decided_is_one_when_alpha_is_sure() -> None:

@@ -1,0 +1,162 @@
+"""What a search is: the interface between whoever wants one and the algorithms.
+
+A search looks at a task and finds out what speaks for a cut at each boundary and for each auxiliary
+network there: its *outcome*, see `sedona_nni.decouplings.outcome`. How that becomes decouplings is
+common to all searches, see `sedona_nni.decouplings.balance`; so is what surrounds one in a trial:
+reading the data, going on, results. A search says how it is done:
+
+    settings    a pydantic model of its options, as users write them
+    outcome     a subclass of `SearchOutcome`; its ``format`` tells it from those of other searches
+    run         the algorithm
+
+A new one is a folder with these three, brought together in a subclass of `SearchKind`, of which
+`register_search` makes one known; ours are listed in `sedona_nni.searches`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from pydantic import BaseModel
+
+from sedona_nni.data.sets import Splits
+from sedona_nni.decouplings.outcome import SearchOutcome
+from sedona_nni.errors import InputError
+from sedona_nni.registry import Registry
+from sedona_nni.searches.progress import SearchProgress
+from sedona_nni.task import Task
+from sedona_nni.training.settings import TrainSettings
+
+__all__ = ["SEARCHES", "Findings", "SearchKind", "SearchSetup", "register_search"]
+
+_CPU = torch.device("cpu")
+
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class SearchSetup:
+    """What a search works with, beside its settings.
+
+    Attributes:
+        task: Backbone and data; `sedona_nni.training.task_backbone.task_backbone` makes the
+            backbone, with weights from torch's global generator.
+        splits: The task's images. The test part only reports.
+        aux: Names of the C auxiliary networks to choose from.
+        train: Of the full trainings that a decoupling is wanted for, where the search asks for it,
+            see `SearchKind.uses_training`; else None.
+        device: Where to compute.
+        report: Takes numbers of how it goes, now and then: ``default``, the larger the better;
+            where that is known, how far it is, as ``step`` of ``steps``; and whatever else.
+        num_reports: About how often; a probing reports as often as it probes.
+        progress: What outlives an interruption, small things; it keeps the time, too.
+        directory: What outlives an interruption, large things; None keeps nothing. Not before
+            something is put there need it exist, and a finished search's is removed.
+    """
+
+    task: Task
+    splits: Splits
+    aux: tuple[str, ...]
+    train: TrainSettings | None = None
+    device: torch.device = _CPU
+    report: Callable[[dict[str, Any]], None] = lambda numbers: None
+    num_reports: int = 75
+    progress: SearchProgress = field(default_factory=SearchProgress)
+    directory: Path | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a search came to.
+
+    Attributes:
+        outcome: What decouplings for every K derive from.
+        default: What stands for it in NNI, which maximises; for searches it has no further use.
+        images: How many its steps took, the same one as often as it was taken.
+        numbers: Whatever else its results say, fit for JSON.
+    """
+
+    outcome: SearchOutcome
+    default: float
+    images: int
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+class SearchKind(ABC, Generic[SettingsT]):
+    """Base of all searches; a subclass has the attributes and `run`.
+
+    Attributes:
+        name: What users and tables call it, and its trials its strategy.
+        field: Under which name its settings stand in experiments and in trial parameters.
+        settings: Class of its settings; they have a ``seed``, and no field without a default.
+        outcome: Class of its outcome.
+        uses_training: Whether how it searches depends on how its decouplings will be trained.
+    """
+
+    name: str
+    field: str
+    settings: type[SettingsT]
+    outcome: type[SearchOutcome]
+    uses_training: bool = False
+
+    def check(self, setup: SearchSetup, settings: SettingsT) -> None:
+        """Check that it can be searched, before anything is kept or written.
+
+        Raises:
+            InputError: if numbers do not fit the task.
+        """
+        return
+
+    @abstractmethod
+    def run(self, setup: SearchSetup, settings: SettingsT) -> Findings:
+        """Search.
+
+        With the same setup and settings, and on the same machine, it finds the same. What it has
+        put into ``setup.progress`` and ``setup.directory`` was put there by a search of the same
+        setup and settings, which it goes on with. Torch's global generators are left as they were.
+
+        Raises:
+            InputError: if what was kept cannot be read.
+        """
+
+    def validation_fraction(self, settings: SettingsT, train: TrainSettings | None) -> float:
+        """Return the share of the training images that validate: by default ``train``'s."""
+        return (train or TrainSettings()).validation_fraction
+
+    def in_words(self, results: Mapping[str, Any]) -> str:
+        """Return what is worth saying of the results, in a few words.
+
+        Args:
+            results: Those of the trial: ``default``, ``images``, ``time_s``, `Findings.numbers`,
+                and the outcome as ``search_result``.
+        """
+        return f"default {results['default']:.4g}"
+
+
+SEARCHES: Registry[SearchKind[Any]] = Registry("search")
+"""The searches by name."""
+
+
+def register_search(kind: SearchKind[Any]) -> None:
+    """Make a search known under its name, wherever the names of this project's can stand.
+
+    Raises:
+        InputError: if its name, the field of its settings, or the format of its outcome is taken by
+            another search; searches may share the class of an outcome.
+    """
+    for other in SEARCHES.so_far:
+        if other.field == kind.field:
+            raise InputError.rule("search", "must have a field that is not taken", kind.field)
+        if other.outcome is not kind.outcome and _format(other) == _format(kind):
+            rule = "must have an outcome of another format than other searches'"
+            raise InputError.rule("search", rule, _format(kind))
+    SEARCHES.add(kind.name, kind)
+
+
+def _format(kind: SearchKind[Any]) -> str:
+    return kind.outcome.format_name()

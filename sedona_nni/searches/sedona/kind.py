@@ -1,0 +1,117 @@
+"""SEDONA as a search among others: run on a task, watched, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from sedona_nni.data.batches import BatchStream
+from sedona_nni.decouplings.cost import count_parameters, peak_memory_mib, relaxed_cost
+from sedona_nni.models.placement import place
+from sedona_nni.searches.kind import Findings, SearchKind, SearchSetup
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.result import SearchResult
+from sedona_nni.searches.sedona.search import Search
+from sedona_nni.searches.sedona.settings import SearchSettings
+from sedona_nni.searches.sedona.watch import Watch, judge
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.task_backbone import task_backbone
+
+__all__ = ["Sedona"]
+
+
+class Sedona(SearchKind[SearchSettings]):
+    """Differentiates through training, see `sedona_nni.searches.sedona.search`.
+
+    It reports ``decided`` (mean of |a^loc - a^up|); as ``default`` and ``loss`` the validation
+    accuracy and loss of the final head with the weights that have been trained most; and the means
+    over the steps since the last report of what else `Search.advance` returns. Before the first
+    meta-step ``meta_loss`` is ``loss``: what it is without a look ahead. By default that is every
+    1.3 % of the steps: a smooth curve for little validation; and so often a checkpoint is written.
+
+    Its results also have ``loss``, as reported last, and with the same weights ``test_accuracy``
+    and ``test_loss``; ``decided``; ``parameters`` and ``macs`` (per image) of backbone and all
+    auxiliary networks; ``peak_memory_mib`` of a meta-step with weights, optimizer state and one
+    snapshot; ``history``, of what was reported: ``step``, ``default`` and ``meta_loss``; and
+    ``relaxation``, about as often from the end of pre-training on: ``step``, ``a_loc`` (each time
+    L-1 numbers) and ``aux``, the softmax of beta (each time L-1 rows of C), to 4 decimals.
+    """
+
+    name = "sedona"
+    field = "search"
+    settings = SearchSettings
+    outcome = SearchResult
+
+    def validation_fraction(self, settings: SearchSettings, train: TrainSettings | None) -> float:
+        """See `SearchKind.validation_fraction`: the search's own."""
+        return settings.validation_fraction
+
+    def run(self, setup: SearchSetup, settings: SearchSettings) -> Findings:
+        """See `SearchKind.run`."""
+        splits = setup.splits
+        data = None if splits.identity is None else splits.identity.fingerprint
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            network = RelaxedNetwork(task_backbone(setup.task), setup.aux)
+        search = Search(network.to(setup.device), settings, data)
+        watch = Watch(search, setup)
+        with watch.bar:
+            search.run(
+                splits.train,
+                splits.validation,
+                report=watch.note,
+                directory=setup.directory,
+                checkpoint_every=watch.every,
+            )
+        outcome = search.result(setup.task.dataset)
+        validation, test = (judge(search, part) for part in (splits.validation, splits.test))
+        return Findings(
+            outcome,
+            default=validation.accuracies[-1],
+            images=sum(
+                used * stream.batch_size
+                for used, stream in zip(
+                    (search.train_batches_used, search.validation_batches_used),
+                    search.streams(splits.train, splits.validation),
+                    strict=True,
+                )
+            ),
+            numbers={
+                "loss": validation.loss,
+                "test_accuracy": test.accuracies[-1],
+                "test_loss": test.loss,
+                "decided": float(abs(2 * outcome.a_loc() - 1).mean()),
+                "parameters": count_parameters(network),
+                "macs": relaxed_cost(network.backbone, network.aux_choices).macs,
+                "peak_memory_mib": _peak_memory_mib(setup, settings),
+                **watch.kept,
+            },
+        )
+
+    def in_words(self, results: Mapping[str, Any]) -> str:
+        """See `SearchKind.in_words`."""
+        return f"validation accuracy of the relaxed network {results['default']:.1%}"
+
+
+def _peak_memory_mib(setup: SearchSetup, settings: SearchSettings) -> float:
+    """Run a meta-step of a network of its own, made within the measurement."""
+    device, splits = setup.device, setup.splits
+    short = settings.model_copy(update={"pretrain_steps": 1, "meta_steps": 1})
+    train = BatchStream(splits.train, settings.batch_size, 0, device).iterate()
+    validation = BatchStream(splits.validation, settings.validation_batch_size, 0, device).iterate()
+    batches = (
+        [next(train) for _ in range(settings.inner_steps + 2)],
+        [next(validation) for _ in range(2)],
+    )
+
+    def one_meta_step() -> Search:
+        network = place(RelaxedNetwork(task_backbone(setup.task), setup.aux), device)
+        search = Search(network, short)
+        for _ in search.steps(*(iter(part) for part in batches)):
+            pass
+        return search
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return peak_memory_mib(one_meta_step, device)
