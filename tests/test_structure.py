@@ -182,12 +182,9 @@ OWED = {
     "benchmarks/timed_trial.py": {"_run"},
     "strategies/bridge.py": {"_lock"},
     "strategies/hyperparameters.py": {"_trial_id"},
-    "tests/data/test_data.py": {"_draws"},
-    "tests/data/test_data_identity.py": {"_MOST_SIZES", "_MOST_BYTES_READ"},
-    "tests/data/test_workers.py": {"_Trial", "_search", "_Run", "_run", "_steps"},
+    "tests/data/test_workers.py": {"_Trial", "_search", "_run", "_steps"},
     "tests/experiments/test_dgl_experiments.py": {"_decoupling", "_document"},
     "tests/experiments/test_published.py": {"_decoupling"},
-    "tests/searches/sedona/test_release_mode.py": {"_BUILDERS"},
     "tests/searches/sedona/test_search.py": {
         *("_problem", "_memory", "_seed", "_lr", "_DROPOUT"),
     },
@@ -198,8 +195,6 @@ OWED = {
     "tests/strategies/test_runner_progress.py": {"_watch"},
     "tests/strategies/test_study.py": {"_run"},
     "tests/strategies/test_tuner.py": {"_running"},
-    "tests/teachers/test_auxiliary.py": {"_BUILDERS"},
-    "tests/trials/test_train_trial.py": {"_Run", "_history", "_peak_memory_mib", "_build"},
 }
 
 

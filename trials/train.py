@@ -38,12 +38,19 @@ from sedona_nni.training.weights import MODEL_FILE, load_weights
 from sedona_nni.trials.finished import finished_results
 from sedona_nni.trials.run import RUN_FILE, Run
 
-__all__ = ["evaluate_saved", "run_training"]
+__all__ = [
+    "TrainingRun",
+    "evaluate_saved",
+    "initial_network",
+    "run_training",
+    "step_memory_mib",
+    "thinned_history",
+]
 
 _EPOCHS_KEPT = 100  # of a history: a curve needs no more, and every result is in the ledger
 
 
-class _Run(Run):
+class TrainingRun(Run):
     """All that defines a training, as ``run.json``."""
 
     decoupling: Annotated[Decoupling | SearchResult, Field(discriminator="format")]
@@ -99,20 +106,20 @@ def run_training(
     if directory is not None and finished is None:
         check_output_folder("directory", directory)
     splits = load_splits(task, settings.validation_fraction, workers=workers)
-    run = _Run(task=task, decoupling=decoupling, settings=settings, data=splits.identity)
+    run = TrainingRun(task=task, decoupling=decoupling, settings=settings, data=splits.identity)
     if directory is not None:
         run.check_goes_on(directory, "training")
     if finished is not None:
         return finished
 
-    network, costs = _build(task, decoupling, settings.seed)
+    network, costs = initial_network(task, decoupling, settings.seed)
     extra = _method(network, settings, splits).extra_cost()
     costs = {name: cost + getattr(extra, name) for name, cost in costs.items()}
     if directory is not None:
         run.save(directory / RUN_FILE)
         kind = "decoupling" if isinstance(decoupling, Decoupling) else "search-result"
         decoupling.save(directory / f"{kind}.json")
-    peak = _peak_memory_mib(run, splits, device)
+    peak = step_memory_mib(run, splits, device)
     epochs: list[dict[str, float]] = []
 
     def note(numbers: dict[str, float]) -> None:
@@ -130,7 +137,7 @@ def run_training(
         "peak_memory_mib": peak,
         "time_s": trained.time_s,
         "images": len(epochs) * stream.batches_per_epoch * stream.batch_size,
-        "history": _history(epochs),
+        "history": thinned_history(epochs),
         "data": None if run.data is None else run.data.fingerprint,
         **_anatomy(task, decoupling),
     }
@@ -166,7 +173,7 @@ def evaluate_saved(
         InputError: if a file is missing or does not hold what it should, or the data set's classes
             are not those that were learned.
     """
-    run = _Run.load(directory / RUN_FILE)
+    run = TrainingRun.load(directory / RUN_FILE)
     settings = run.settings
     if ensemble is not None:
         settings = settings.model_copy(update={"ensemble": ensemble})
@@ -176,13 +183,13 @@ def evaluate_saved(
     if run.data is not None and splits.identity is not None:
         splits.identity.check_classes(run.data, str(directory))
         same["same_data"] = splits.identity.fingerprint == run.data.fingerprint
-    network, _ = _build(task, run.decoupling, settings.seed)
+    network, _ = initial_network(task, run.decoupling, settings.seed)
     load_weights(network, directory / MODEL_FILE)
     test = evaluate(place(network, device), splits.test, settings, device)
     return _test_numbers(test, settings) | block_accuracies(network, test) | same
 
 
-def _build(
+def initial_network(
     task: Task, decoupling: Decoupling | SearchResult, seed: int
 ) -> tuple[DecoupledNetwork, dict[str, float]]:
     """Return the network with the seed's initial weights, and its parameters and MACs."""
@@ -210,7 +217,7 @@ def _anatomy(task: Task, decoupling: Decoupling | SearchResult) -> dict[str, Any
     return {"compute": compute.model_dump(mode="json"), "sizes": sizes}
 
 
-def _history(epochs: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
+def thinned_history(epochs: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
     """Return at most 100 of the epochs, evenly spaced, with 5 digits of every number."""
     count = min(len(epochs), _EPOCHS_KEPT)
     kept = [epochs[round(i)] for i in np.linspace(0, len(epochs) - 1, count)]
@@ -230,13 +237,16 @@ def _method(network: DecoupledNetwork, settings: TrainSettings, splits: Splits) 
         return build_method(network, settings, splits, _steps_per_epoch(settings, splits))
 
 
-def _peak_memory_mib(run: _Run, splits: Splits, device: torch.device) -> float:
-    """Run training steps of a network of its own, made within the measurement."""
+def step_memory_mib(run: TrainingRun, splits: Splits, device: torch.device) -> float:
+    """Return the most memory that training steps allocate, MiB.
+
+    They are those of a network of its own, made within the measurement.
+    """
     settings = run.settings
     images, labels = next(BatchStream(splits.train, settings.batch_size, 0, device).iterate())
 
     def some_steps() -> TrainingMethod:
-        network, _ = _build(run.task, run.decoupling, settings.seed)
+        network, _ = initial_network(run.task, run.decoupling, settings.seed)
         method = _method(place(network, device), settings, splits)
         method.rehearse(images, labels)
         return method

@@ -340,9 +340,10 @@ class BatchStream:
 
     def iterate(self, start: int = 0) -> Iterator[Batch]:
         """Yield the batches number ``start``, ``start + 1``, and so on for ever."""
-        return self.dataset.batches(self._draws(start), self.device)
+        return self.dataset.batches(self.draws(start), self.device)
 
-    def _draws(self, start: int) -> Iterator[Draw]:
+    def draws(self, start: int) -> Iterator[Draw]:
+        """Yield what the same batches are drawn as, without their images."""
         count = len(self.dataset)
 
         @functools.lru_cache(maxsize=2)  # a batch touches at most two passes

@@ -25,9 +25,17 @@ from pydantic import BaseModel, ConfigDict
 
 from sedona_nni.errors import InputError
 
-__all__ = ["DataIdentity", "fingerprint_of_arrays", "fingerprint_of_files"]
+__all__ = [
+    "MOST_BYTES_READ",
+    "MOST_FILES_READ",
+    "MOST_SIZES",
+    "DataIdentity",
+    "fingerprint_of_arrays",
+    "fingerprint_of_files",
+]
 
-_MOST_SIZES, _MOST_FILES_READ, _MOST_BYTES_READ = 100_000, 10_000, 64 * 2**20
+MOST_SIZES, MOST_FILES_READ, MOST_BYTES_READ = 100_000, 10_000, 64 * 2**20
+"""Files whose sizes count, files that are read, and what they may have together; see above."""
 
 
 class DataIdentity(BaseModel):
@@ -125,11 +133,11 @@ def fingerprint_of_files(files: Iterable[tuple[str, str, str]]) -> str:
     digest = hashlib.sha256()
     for part, name, file, _ in ordered:
         digest.update(f"{part}\0{name}\0{file}\n".encode(errors="surrogateescape"))
-    measured = [path for *_, path in ordered][:: _every(len(ordered), _MOST_SIZES)]
+    measured = [path for *_, path in ordered][:: _every(len(ordered), MOST_SIZES)]
     try:
         sizes = [Path(path).stat().st_size for path in measured]
         digest.update(np.array(sizes, dtype=np.int64).tobytes())
-        step = max(_every(sum(sizes), _MOST_BYTES_READ), _every(len(sizes), _MOST_FILES_READ))
+        step = max(_every(sum(sizes), MOST_BYTES_READ), _every(len(sizes), MOST_FILES_READ))
         for path in measured[::step]:
             digest.update(Path(path).read_bytes())
     except OSError as error:

@@ -462,7 +462,7 @@ def test_class_limited_passes_have_few_classes_and_every_image() -> None:
     images = torch.zeros(216, 1, 4, 4, dtype=torch.uint8)
     dataset = MemoryImages(images, np.arange(216) % 6, (0.0,), (1.0,))
     stream = BatchStream(dataset, 16, 1, "cpu", classes_per_batch=2, class_limited_passes=2)
-    draws = [draw.indices for draw in islice(stream._draws(0), 54)]
+    draws = [draw.indices for draw in islice(stream.draws(0), 54)]
     numbers = np.concatenate(draws)
     for start in (0, 216, 432, 648):
         assert np.array_equal(np.sort(numbers[start : start + 216]), np.arange(216))
@@ -474,14 +474,14 @@ def test_class_limited_passes_have_few_classes_and_every_image() -> None:
     unlimited = BatchStream(dataset, 16, 1, "cpu")
     assert np.array_equal(numbers[432:], np.array([*islice(numbers_of(unlimited), 432, 864)]))
 
-    resumed = [draw.indices for draw in islice(stream._draws(9), 12)]
+    resumed = [draw.indices for draw in islice(stream.draws(9), 12)]
     assert all(np.array_equal(a, b) for a, b in zip(draws[9:], resumed, strict=False))
     always = BatchStream(dataset, 16, 1, "cpu", classes_per_batch=2)
-    assert len(set(dataset.labels[next(always._draws(135)).indices])) == 2
+    assert len(set(dataset.labels[next(always.draws(135)).indices])) == 2
 
 
 def numbers_of(stream: BatchStream) -> Iterator[int]:
-    return chain.from_iterable(draw.indices.tolist() for draw in stream._draws(0))
+    return chain.from_iterable(draw.indices.tolist() for draw in stream.draws(0))
 
 
 def test_class_limited_order_takes_linear_time() -> None:

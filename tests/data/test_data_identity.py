@@ -124,8 +124,8 @@ def test_large_sets_are_read_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyP
     files = [("train", "a", str(tmp_path / f"{number:02}.jpg")) for number in range(12)]
     for _, _, path in files:
         Path(path).write_bytes(bytes(100))
-    monkeypatch.setattr("sedona_nni.data.identity._MOST_SIZES", 6)
-    monkeypatch.setattr("sedona_nni.data.identity._MOST_BYTES_READ", 300)
+    monkeypatch.setattr("sedona_nni.data.identity.MOST_SIZES", 6)
+    monkeypatch.setattr("sedona_nni.data.identity.MOST_BYTES_READ", 300)
     read: list[str] = []
     original = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or original(path))

@@ -105,7 +105,9 @@ def test_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], workers: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run = train._Run(task=TASK, decoupling=Decoupling(backbone="vgg11"), settings=TrainSettings())
+    run = train.TrainingRun(
+        task=TASK, decoupling=Decoupling(backbone="vgg11"), settings=TrainSettings()
+    )
     if arguments[0] == "test":
         (tmp_path / "d").mkdir()
         (tmp_path / "d" / "run.json").write_text(run.model_dump_json())

@@ -121,7 +121,7 @@ def test_images_are_those_that_were_taken(method: str, monkeypatch: pytest.Monke
 
 def initial_weights(decoupling: Decoupling, seed: int) -> list[torch.Tensor]:
     """The backbone's weights before training, layer by layer."""
-    network, _ = trial._build(TASK, decoupling, seed)
+    network, _ = trial.initial_network(TASK, decoupling, seed)
     layers = [layer for block in network.blocks for layer in block.layers]
     return [parameter for layer in layers for parameter in layer.parameters()]
 
@@ -143,13 +143,13 @@ def test_peak_memory_contains_what_a_step_needs() -> None:
     splits = load_splits(task, settings.validation_fraction)
 
     def peak(decoupling: Decoupling, **changes: Any) -> float:
-        run = trial._Run(
+        run = trial.TrainingRun(
             task=task, decoupling=decoupling, settings=settings.model_copy(update=changes)
         )
-        return trial._peak_memory_mib(run, splits, torch.device("cpu"))
+        return trial.step_memory_mib(run, splits, torch.device("cpu"))
 
     whole = peak(Decoupling(backbone="vgg11"))
-    network, costs = trial._build(task, Decoupling(backbone="vgg11"), 0)
+    network, costs = trial.initial_network(task, Decoupling(backbone="vgg11"), 0)
     weights_mib = 4 * costs["parameters"] / 2**20
     activations: list[int] = []
 
@@ -177,8 +177,8 @@ def test_peak_memory_is_that_of_the_method() -> None:
 
     def peak(method: Any) -> float:
         settings = TrainSettings.model_validate({"batch_size": 100, "method": method})
-        run = trial._Run(task=task, decoupling=cuts, settings=settings)
-        return trial._peak_memory_mib(run, splits, torch.device("cpu"))
+        run = trial.TrainingRun(task=task, decoupling=cuts, settings=settings)
+        return trial.step_memory_mib(run, splits, torch.device("cpu"))
 
     shapes = [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
     batch_mib = sum(4 * 100 * c * h * w for c, h, w in shapes) / 2**20
@@ -263,7 +263,7 @@ def test_a_directory_that_is_none_is_refused_before_anything_is_read(
 def test_a_long_history_is_thinned_and_keeps_both_ends() -> None:
     epochs = [{"epoch": float(n), "default": n / 3} for n in range(1, 1001)]
     epochs[-1]["extra"] = 0.123456789
-    kept = trial._history(epochs)
+    kept = trial.thinned_history(epochs)
     assert len(kept["epoch"]) == 100
     assert (kept["epoch"][0], kept["epoch"][-1]) == (1, 1000)
     assert kept["default"][1] == 3.6667  # of epoch 11
