@@ -45,6 +45,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Record = Annotated[
     str | None, typer.Option(metavar="NAME", help="Write benchmarks/records/NAME.json and .md.")
 ]
+Despite = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DOUBTS",
+        help="Record, with a note, although the checkout is dirty or the machine busy: dirty, "
+        "busy, or both by a comma.",
+    ),
+]
 
 
 def main() -> None:
@@ -73,6 +81,7 @@ def meta_step(
     release_path: ReleasePath = None,
     as_json: Json = False,
     record: Record = None,
+    despite: Despite = None,
 ) -> None:
     """Time and memory of the hypergradient of one meta-step."""
     setting = _setting(
@@ -88,7 +97,7 @@ def meta_step(
         device=device,
         release_path=release_path,
     )
-    _side_by_side(setting, threads, repeats, against, as_json, record)
+    _side_by_side(setting, threads, repeats, against, as_json, record, despite)
 
 
 @app.command()
@@ -106,6 +115,7 @@ def relaxed_step(
     release_path: ReleasePath = None,
     as_json: Json = False,
     record: Record = None,
+    despite: Despite = None,
 ) -> None:
     """Time and memory of one training step of the relaxed network."""
     setting = _setting(
@@ -119,7 +129,7 @@ def relaxed_step(
         device=device,
         release_path=release_path,
     )
-    _side_by_side(setting, threads, repeats, against, as_json, record)
+    _side_by_side(setting, threads, repeats, against, as_json, record, despite)
 
 
 @app.command()
@@ -146,15 +156,14 @@ def scaling(
     ] = None,
     as_json: Json = False,
     record: Record = None,
+    despite: Despite = None,
 ) -> None:
     """How time and memory of the meta-step grow with one of its sizes."""
-    from benchmarks.record import check_name, header, publish
+    from benchmarks.record import begin, publish
     from benchmarks.scaling import OVER, draw, points, scaling_table
 
     if over not in OVER:
         raise InputError.rule("--over", f"must be one of {', '.join(OVER)}", over)
-    if record is not None:
-        check_name(record)
     setting = _setting(
         step="meta-step",
         backbone=backbone,
@@ -169,7 +178,7 @@ def scaling(
         release_path=release_path,
     )
     prepare = _sides(setting, against)
-    head = header(n=repeats, gpu=_gpu(device))
+    head = begin(record, despite, n=repeats, gpu=_gpu(device))
     measured = points(
         setting, threads or _cores(), over, values.split(","), prepare, repeats=repeats
     )
@@ -192,15 +201,16 @@ def start_up(
     repeats: Repeats = 3,
     as_json: Json = False,
     record: Record = None,
+    despite: Despite = None,
 ) -> None:
     """Time of imports, and of a search trial under NNI up to its first training step."""
-    from benchmarks.record import check_name, header, publish
+    from benchmarks.record import begin, publish
     from benchmarks.start_up import import_table, import_times, trial_start_ups, trial_table
 
-    if record is not None:
-        check_name(record)
     _setting(step="relaxed-step", backbone=backbone, batch_size=batch_size)
-    head = header(n=repeats, packages=("torch", "nni", "pytorch-lightning", "sedona-nni"))
+    head = begin(
+        record, despite, n=repeats, packages=("torch", "nni", "pytorch-lightning", "sedona-nni")
+    )
     imports = import_times(repeats)
     trials = trial_start_ups(repeats, backbone=backbone, batch_size=batch_size)
     publish(
@@ -224,17 +234,16 @@ def dgl_family(
     ] = None,
     as_json: Json = False,
     record: Record = None,
+    despite: Despite = None,
 ) -> None:
     """DGL, sequential and asynchronous training, DNI and DDG on one budget, on one CPU thread."""
     import torch
 
     from benchmarks.dgl_family import SETTINGS, TASK, draw, runs, tables
-    from benchmarks.record import check_name, header, publish
+    from benchmarks.record import begin, publish
 
-    if record is not None:
-        check_name(record)
     torch.set_num_threads(1)
-    head = header(n=seeds)
+    head = begin(record, despite, n=seeds)
     found = runs(data_dir, seeds, directory)
     if figure is not None:
         draw(figure, found)
@@ -261,6 +270,7 @@ def gpu(
     ] = None,
     release_path: ReleasePath = None,
     as_json: Json = False,
+    despite: Despite = None,
 ) -> None:
     """All that should be seen once on a GPU: checks, training, search, probing, steps, memory.
 
@@ -270,17 +280,16 @@ def gpu(
     import torch
 
     from benchmarks.gpu import FULL, SMALL, run
-    from benchmarks.record import RECORDS, check_name, header
+    from benchmarks.record import RECORDS, begin
     from benchmarks.release import check_release
 
-    check_name(record)
     if device not in ("cpu", "cuda"):
         raise InputError.rule("--device", "must be cpu or cuda", device)
     if release_path is not None:
         check_release(_setting(step="relaxed-step", release_path=release_path))
     sizes = FULL if device == "cuda" else SMALL
     failed = run(
-        header(n=sizes.repeats, gpu=_gpu(device)),
+        begin(record, despite, n=sizes.repeats, gpu=_gpu(device)),
         torch.device(device),
         sizes,
         minutes,
@@ -309,16 +318,15 @@ def precision(
     threads: Threads = None,
     as_json: Json = False,
     record: Record = None,
+    despite: Despite = None,
 ) -> None:
     """Errors of gradient and hypergradient in float32 and bf16, against float64.
 
     Backbones are worked on side by side, each by one thread.
     """
     from benchmarks.precision import all_errors, precision_table
-    from benchmarks.record import check_name, header, publish
+    from benchmarks.record import begin, publish
 
-    if record is not None:
-        check_name(record)
     settings = [
         _setting(
             step="meta-step",
@@ -334,7 +342,7 @@ def precision(
         )
         for name in backbones.split(",")
     ]
-    head = header(n=1, gpu=_gpu(device))
+    head = begin(record, despite, n=1, gpu=_gpu(device))
     found = all_errors(settings, threads or _cores())
     title = f"Relative errors, {_sizes(settings[0])}"
     publish(
@@ -344,6 +352,26 @@ def precision(
         as_json=as_json,
         record=record,
     )
+
+
+@app.command()
+def derive(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Of what to build, by default of all.")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where to write, by default benchmarks/derived.")
+    ] = None,
+) -> None:
+    """Build the tables that follow from benchmarks/data alone, which are not stored."""
+    from benchmarks.derived import DERIVATIONS, DIRECTORY
+    from benchmarks.derived import derive as derived
+
+    for name in names or DERIVATIONS:
+        if name not in DERIVATIONS:
+            raise InputError.rule("names", f"must be of {', '.join(DERIVATIONS)}", name)
+    for name in names or DERIVATIONS:
+        print(derived(name, directory or DIRECTORY), flush=True)
 
 
 def _setting(**values: Any) -> StepSetting:
@@ -377,14 +405,13 @@ def _side_by_side(
     against: str | None,
     as_json: bool,
     record: str | None,
+    despite: str | None,
 ) -> None:
-    from benchmarks.record import check_name, header, publish
+    from benchmarks.record import begin, publish
     from benchmarks.side_by_side import Side, compare, comparison_table
 
-    if record is not None:
-        check_name(record)
     prepare = _sides(setting, against)
-    head = header(n=repeats, gpu=_gpu(setting.device))
+    head = begin(record, despite, n=repeats, gpu=_gpu(setting.device))
     threads = threads or _cores()
     measured = compare(
         [

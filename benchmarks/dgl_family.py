@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.record import Table
+from benchmarks.view import Table
 from sedona_nni.decouplings.rules import decoupling_by_rule
 from sedona_nni.files import read_json, write_json
 from sedona_nni.models import num_layers

@@ -36,10 +36,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.gpu_checks import CHECKS, NotApplicable, blobs
-from benchmarks.record import Header, Table, publish
+from benchmarks.record import Header, publish
 from benchmarks.release import check_release, release
 from benchmarks.search_steps import StepSetting, naively, ours
 from benchmarks.side_by_side import OUT_OF_MEMORY, Side, compare, is_lack_of_memory, seconds
+from benchmarks.view import Table
 from sedona_nni.data.batches import BatchStream
 from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.cost import peak_memory_mib

@@ -25,8 +25,8 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from benchmarks.record import Table
 from benchmarks.search_steps import LR, MOMENTUM, WEIGHT_DECAY, StepSetting
+from benchmarks.view import Table
 from sedona_nni.data.batches import Batch
 from sedona_nni.models import Activation, batch_norm, build_backbone
 from sedona_nni.searches.sedona.hypergradient import hypergradient

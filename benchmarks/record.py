@@ -1,7 +1,9 @@
 """Records of measurements: what was run, where, and every value that came of it.
 
 A record is two files in ``benchmarks/records``: ``<name>.json`` with everything, for machines, and
-``<name>.md`` with the same header and tables, for readers.
+``<name>.md`` with the same header and tables, for readers. It is made of a commit, on a machine
+that has nothing else to do; or against that by request, and says so (`Header.doubts`). What follows
+from ``benchmarks/data`` alone is no record, see `benchmarks.derived`.
 """
 
 from __future__ import annotations
@@ -13,18 +15,17 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as RichTable
 
+from benchmarks.view import Table
 from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically, write_json
 
@@ -32,16 +33,21 @@ __all__ = [
     "RECORDS",
     "Header",
     "Machine",
-    "Table",
-    "check_name",
+    "begin",
     "header",
     "memory_bytes",
+    "other_work",
     "publish",
 ]
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
+_IDLE_LOAD = 0.25  # per core: less than that is an editor and the like
+_HEAVY = 0.2  # of a core
 _PACKAGES = ("torch", "torchvision", "numpy", "sedona-nni")
+
+Doubt = Literal["dirty", "busy"]
+"""What values suffer from: of a checkout with changes, or of a machine that did something else."""
 
 
 class Machine(BaseModel):
@@ -52,7 +58,8 @@ class Machine(BaseModel):
         cores: Logical processors that this process may use.
         memory_gib: Main memory, GiB.
         gpu: Model of the GPU, if one was used.
-        load: Processes that wanted to run in the minute before; well below 1 is an idle machine.
+        load: Processes that wanted to run, mean over the minute before.
+        busy_with: What else ran just before, see `other_work`; None if nobody looked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +69,12 @@ class Machine(BaseModel):
     memory_gib: float
     gpu: str | None
     load: float
+    busy_with: tuple[str, ...] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something else was computed as well, as far as can be told."""
+        return self.load > _IDLE_LOAD * self.cores or bool(self.busy_with)
 
 
 class Header(BaseModel):
@@ -87,38 +100,63 @@ class Header(BaseModel):
     machine: Machine
     n: int
 
+    @property
+    def doubts(self) -> dict[Doubt, str]:
+        """What speaks against its values, in words; nothing if it was made as it should be."""
+        found: dict[Doubt, str] = {}
+        if self.dirty is None:
+            found["dirty"] = "without git nobody knows what code was run"
+        elif self.dirty:
+            found["dirty"] = "the checkout had changes in no commit, which nobody can repeat"
+        if self.machine.is_busy:
+            others = "".join(f", {each}" for each in self.machine.busy_with or ())
+            load = f"load {self.machine.load:g} on {self.machine.cores} cores"
+            found["busy"] = f"the machine did other work ({load}{others}), so times are rough"
+        return found
 
-@dataclass(frozen=True)
-class Table:
-    """A table for readers; every cell is text already.
 
-    Attributes:
-        title: What it shows, with units that no heading has.
-        headings: One per column.
-        rows: One cell per column.
+def begin(
+    record: str | None,
+    despite: str | None,
+    *,
+    n: int,
+    packages: Sequence[str] = _PACKAGES,
+    gpu: str | None = None,
+) -> Header:
+    """Describe a measurement before it begins, and check that a record may be made of it.
+
+    Args:
+        record: Name of the record to make, if any.
+        despite: Which doubts, by commas, may be there nevertheless: ``dirty``, ``busy``.
+        n: See `header`.
+        packages: Likewise.
+        gpu: Likewise.
+
+    Raises:
+        InputError: if the record's name has more than lower-case letters, digits, hyphens and
+            underscores, ``despite`` has something else, or a record would be made in doubt.
     """
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def markdown(self) -> str:
-        """Return the table in Markdown, the first column to the left and the others right."""
-        lines = [self.headings, ["---", *["---:"] * (len(self.headings) - 1)], *self.rows]
-        return f"{self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-    def show(self, console: Console) -> None:
-        """Print the table."""
-        table = RichTable(box=SIMPLE_HEAD, title=self.title, title_justify="left")
-        for index, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if index else "left", no_wrap=not index)
-        for row in self.rows:
-            table.add_row(*row)
-        console.print(table)
+    accepted = set() if despite is None else set(despite.split(","))
+    if accepted - {*get_args(Doubt)}:
+        raise InputError.rule("--despite", "must be dirty, busy or both by a comma", despite)
+    if record is None:
+        return header(n=n, packages=packages, gpu=gpu)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", record):
+        raise InputError.rule("--record", "must be lower-case letters, digits, - and _", record)
+    head = header(n=n, packages=packages, gpu=gpu)
+    machine = head.machine.model_copy(update={"busy_with": other_work()})
+    head = head.model_copy(update={"machine": machine})
+    refused = {name: why for name, why in head.doubts.items() if name not in accepted}
+    if refused:
+        raise InputError(
+            f"--record: {'; '.join(refused.values())}; to record it nevertheless, with a note: "
+            f"--despite {','.join(head.doubts)}"
+        )
+    return head
 
 
 def header(*, n: int, packages: Sequence[str] = _PACKAGES, gpu: str | None = None) -> Header:
-    """Describe the measurement that the present command is about to make.
+    """Describe what the present command is about to do.
 
     Args:
         n: How many times each value is measured.
@@ -152,14 +190,35 @@ def memory_bytes(field: str) -> int:
     return 1024 * int(match[1])
 
 
-def check_name(name: str) -> None:
-    """Check that a record can have this name.
+def other_work(seconds: float = 1.0) -> tuple[str, ...]:
+    """Watch all other processes for a moment.
 
-    Raises:
-        InputError: if it is more than lower-case letters, digits, hyphens and underscores.
+    Returns:
+        Of each that used more than a fifth of a core its name and how much, e.g. ``"cc1 97 %"``.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise InputError.rule("--record", "must be lower-case letters, digits, - and _", name)
+    before, started = _processor_times(), time.perf_counter()
+    time.sleep(seconds)
+    after, passed = _processor_times(), time.perf_counter() - started
+    used = [
+        (name, (total - before[pid][1]) / passed)
+        for pid, (name, total) in after.items()
+        if pid in before and pid != os.getpid()
+    ]
+    return tuple(f"{name} {share:.0%}" for name, share in used if share > _HEAVY)
+
+
+def _processor_times() -> dict[int, tuple[str, float]]:
+    """Return of each process its name and the processor time that it has used, seconds."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, _, rest = stat.read_text().partition(" (")
+        except OSError:  # it has ended
+            continue
+        name, _, fields = rest.rpartition(") ")
+        ticks = sum(map(int, fields.split()[11:13]))  # in user and in system mode
+        found[int(pid)] = (name, ticks / os.sysconf("SC_CLK_TCK"))
+    return found
 
 
 def publish(
@@ -169,24 +228,21 @@ def publish(
     *,
     as_json: bool,
     record: str | None = None,
-    directory: Path = RECORDS,
+    directory: Path | None = None,
 ) -> None:
     """Print a measurement and, if it has a name, keep it.
 
     Args:
-        head: From `header`, taken before anything was measured.
+        head: From `begin`, taken before anything was measured.
         results: All values, fit for JSON; they stand beside ``header`` in the document.
         tables: What a reader should see of them.
         as_json: Whether to print JSON instead of the tables.
         record: Name of the record to write, if any.
-        directory: Where records are kept.
-
-    Raises:
-        InputError: see `check_name`; check it before measuring, too.
+        directory: Where records are kept, by default `RECORDS`.
     """
     document = {"header": head.model_dump(mode="json"), **results}
     if record is not None:
-        check_name(record)
+        directory = directory or RECORDS
         write_json(directory / f"{record}.json", document)
         text = _markdown(record, head, tables)
         write_atomically(
@@ -211,6 +267,8 @@ def _markdown(name: str, head: Header, tables: Sequence[Table]) -> str:
         f"- Versions: {versions}",
         f"- Date: {head.date}; n = {head.n}; every value is in `{name}.json`",
     ]
+    if head.doubts:
+        facts.append(f"- **Doubts**: {'; '.join(head.doubts.values())}")
     parts = [f"# {name}", f"    {head.command}", "\n".join(facts)]
     return "\n\n".join([*parts, *(table.markdown() for table in tables)]) + "\n"
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import Table
 from benchmarks.search_steps import StepSetting
 from benchmarks.side_by_side import Prepare, Side, compare
+from benchmarks.view import Table
 from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically
 from sedona_nni.models import num_layers

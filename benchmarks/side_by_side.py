@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.record import Table, memory_bytes
+from benchmarks.record import memory_bytes
+from benchmarks.view import Table
 
 __all__ = [
     "OUT_OF_MEMORY",

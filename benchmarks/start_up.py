@@ -15,7 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import ROOT, Table
+from benchmarks.record import ROOT
+from benchmarks.view import Table
 from sedona_nni.errors import SedonaError
 
 __all__ = [

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks.record import ROOT, header, publish
+from benchmarks.record import ROOT, header
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import write_atomically
 
@@ -78,9 +77,6 @@ def collect(
 def show(
     data: Data = DATA,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
-    record: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Write benchmarks/records/NAME.json and .md.")
-    ] = None,
     first: Annotated[
         str | None,
         typer.Option(
@@ -89,47 +85,9 @@ def show(
     ] = None,
 ) -> None:
     """What strategies picked, at what cost, and how they compare, replicate by replicate."""
-    from benchmarks.study.comparison import REFERENCES, compare
-    from benchmarks.study.document import Measure, Study
-    from benchmarks.study.tables import comparison_tables, overview, picks_of, picks_table
+    from benchmarks.study.views import show as view
 
-    study = Study.load(data)
-    if first is not None:
-        strategy, _, count = first.rpartition("=")
-        if not count.isdecimal():
-            raise InputError.rule("first", "must be STRATEGY=N, e.g. probe=2", first)
-        study = study.with_first(strategy, int(count))
-    command = f"python -m benchmarks.study {shlex.join(sys.argv[1:])}"
-    head = header(n=study.replicates, packages=("numpy", "scipy")).model_copy(
-        update={"command": command}
-    )
-    measures: tuple[Measure, ...] = ("pick", "training")
-    comparisons = [
-        each
-        for measure in measures
-        for reference in REFERENCES
-        for strategy in study.strategies
-        if strategy != reference
-        for each in compare(study, strategy, reference, measure)
-    ]
-    results = {
-        "trained": study.header.model_dump(mode="json"),
-        "picks": [
-            {
-                "net": net.name,
-                "space": net.spaces[space].in_words,
-                "strategy": strategy,
-                **(picks_of(net, space, strategy) or {"n": 0}),
-            }
-            for net, space in study.places
-            for strategy in study.strategies
-        ],
-        "comparisons": [each.document() for each in comparisons],
-    }
-    tables = [overview(study, measure) for measure in measures]
-    tables += [picks_table(study, *place) for place in study.places]
-    tables += comparison_tables(study.strategies, comparisons)
-    publish(head, results, tables, as_json=as_json, record=record)
+    view(data, first).show(as_json=as_json)
 
 
 @app.command()

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.record import Table
 from benchmarks.study.comparison import Comparison
 from benchmarks.study.document import Measure, Net, Study, Trial
+from benchmarks.view import Table
 
 __all__ = ["comparison_tables", "overview", "picks_of", "picks_table"]
 

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from benchmarks.record import ROOT, Header, check_name, header, publish
-from benchmarks.record import Table as RecordTable
+from benchmarks.record import ROOT, header
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import write_atomically, write_json
 from sedona_nni.searches.documents import load_outcome
-from sedona_nni.searches.probing.result import ProbeResult
-
-if TYPE_CHECKING:
-    from benchmarks.tabular.evidence import Agreement
 
 DATA = ROOT / "benchmarks" / "data" / "vgg11-fashion-mnist.json"
 PROBINGS = DATA.parent / "probings"
-
-_AGREEMENT = ("rank correlation", "least", "mean rank", "true ranks of picks")
 
 app = typer.Typer(
     help="Judge strategies by a table of trainings. Run it from the root of a checkout.",
@@ -43,9 +33,6 @@ Results = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Record = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Write benchmarks/records/NAME.json and .md.")
-]
 
 
 def main() -> None:
@@ -91,55 +78,11 @@ def show(
     num_blocks: NumBlocks = 2,
     max_block_share: MaxBlockShare = None,
     as_json: Json = False,
-    record: Record = None,
 ) -> None:
     """All decouplings by their truth, how well one seed tells another's ranking, and the noise."""
-    from benchmarks.tabular.table import Field, Table, rank_correlation
+    from benchmarks.tabular import views
 
-    loaded = Table.load(table)
-    among = loaded.decouplings(num_blocks, max_block_share)
-    ordered = sorted(among, key=loaded.truth, reverse=True)
-    fields: tuple[Field, ...] = ("test_accuracy", "validation_accuracy")
-    correlation = {field: loaded.seed_correlation(among, field) for field in fields}
-    error = loaded.error_of_difference(among)
-    near = sum(loaded.regret(each, among) <= 2 * error for each in among)
-    by_cuts = rank_correlation(
-        [loaded.sum_of_cuts(each) for each in among], [loaded.truth(each) for each in among]
-    )
-    title = (
-        f"{len(among)} decouplings, K = {num_blocks}; rank correlation between two seeds: test "
-        f"{correlation['test_accuracy']:.2f}, validation {correlation['validation_accuracy']:.2f}; "
-        f"standard error of a difference {100 * error:.2f} %, and {near} are within two of the best"
-    )
-    if num_blocks > 2:
-        title += f"; of the truth with the sum over the cuts of the truth for each: {by_cuts:.2f}"
-    headings = ["decoupling", "rank", "test %", "of single seeds", "validation %", "ideal speed-up"]
-    shown = RecordTable(
-        title,
-        headings,
-        [
-            [
-                each.in_words(),
-                str(loaded.rank(each, among)),
-                f"{100 * loaded.truth(each):.2f}",
-                " ".join(f"{100 * t.test_accuracy:.1f}" for t in loaded[each].trainings),
-                f"{100 * loaded[each].mean('validation_accuracy'):.2f}",
-                f"{loaded[each].ideal_speedup:.2f}",
-            ]
-            for each in ordered
-        ],
-    )
-    results = {
-        "seed_correlation": correlation,
-        "error_of_difference": error,
-        "within_two_errors_of_the_best": near,
-        "correlation_with_sum_of_cuts": by_cuts,
-        "decouplings": [
-            {"rank": loaded.rank(each, among), **loaded[each].model_dump(mode="json")}
-            for each in ordered
-        ],
-    }
-    publish(_header(1), results, [shown], as_json=as_json, record=record)
+    views.show(table, num_blocks, max_block_share).show(as_json=as_json)
 
 
 @app.command()
@@ -154,54 +97,14 @@ def score(
     repeats: Annotated[int, typer.Option(min=1, help="Picks per strategy.")] = 100,
     seed: Seed = 0,
     as_json: Json = False,
-    record: Record = None,
 ) -> None:
     """Rank and regret of the picks of strategies, by the number of trainings they may see."""
+    from benchmarks.tabular import views
     from benchmarks.tabular.score import STRATEGIES
-    from benchmarks.tabular.score import score as scored
-    from benchmarks.tabular.table import Table
 
     names = strategy or list(STRATEGIES)
-    for name in names:
-        if name not in STRATEGIES:
-            raise InputError.rule("--strategy", f"must be one of {', '.join(STRATEGIES)}", name)
-    if record is not None:
-        check_name(record)
-    loaded = Table.load(table)
-    head = _header(repeats)
-    count = len(loaded.decouplings(num_blocks, max_block_share))
-    shown = [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28) if n <= min(queries, count)]
-    results, ranks, regrets = {}, [], []
-    for name in names:
-        found = scored(
-            loaded,
-            name,
-            num_blocks,
-            repeats=repeats,
-            num_queries=queries,
-            max_block_share=max_block_share,
-            seed=seed,
-        )
-        results[name] = {
-            "mean_rank": found.ranks.mean(axis=0).round(3).tolist(),
-            "mean_regret": found.regrets.mean(axis=0).round(6).tolist(),
-            "among_top_3": found.among_top(3).tolist(),
-        }
-        ranks.append([name, *(f"{found.ranks.mean(axis=0)[n - 1]:.1f}" for n in shown)])
-        regrets.append([name, *(f"{100 * found.regrets.mean(axis=0)[n - 1]:.2f}" for n in shown)])
-    headings = ["after n trainings", *map(str, shown)]
-    publish(
-        head,
-        {"decouplings": count, "strategies": results},
-        [
-            RecordTable(
-                f"Mean true rank of the pick, of {count}{_within(max_block_share)}", headings, ranks
-            ),
-            RecordTable("Mean regret of the pick, % of test accuracy", headings, regrets),
-        ],
-        as_json=as_json,
-        record=record,
-    )
+    view = views.score(table, num_blocks, max_block_share, names, queries, repeats, seed)
+    view.show(as_json=as_json)
 
 
 @app.command()
@@ -211,80 +114,14 @@ def judge(
     num_blocks: NumBlocks = 2,
     max_block_share: MaxBlockShare = None,
     as_json: Json = False,
-    record: Record = None,
 ) -> None:
     """Rank and regret of what searches picked, and whether their evidence follows the truth.
 
     Of probings also what is left of that with less than their whole evidence.
     """
-    from benchmarks.tabular.evidence import VARIANTS, agreement
-    from benchmarks.tabular.evidence import judge as judged
-    from benchmarks.tabular.table import Table
+    from benchmarks.tabular import views
 
-    if record is not None:
-        check_name(record)
-    loaded = Table.load(table)
-    head = _header(len(results))
-    outcomes = [load_outcome(path) for path in results]
-    verdicts = [judged(loaded, each, num_blocks, max_block_share) for each in outcomes]
-    rows = [
-        [
-            path.stem,
-            each.pick.key.removeprefix(f"{loaded.task.backbone} "),
-            _percent(each.test_accuracy),
-            "–" if each.rank is None else str(each.rank),
-            _percent(each.regret),
-            f"{each.cut_correlation:.2f}",
-            f"{each.full_correlation:.2f}",
-            "–" if each.trainings is None else f"{each.trainings:.2f}",
-        ]
-        for path, each in zip(results, verdicts, strict=True)
-    ]
-    among = loaded.decouplings(num_blocks, max_block_share)
-    ranked = [each for each in verdicts if each.rank is not None]
-    if len(ranked) == len(verdicts) > 1:
-        n = len(ranked)
-        rows.append(
-            [
-                "mean",
-                "",
-                _percent(sum(each.test_accuracy or 0 for each in ranked) / n),
-                f"{sum(each.rank or 0 for each in ranked) / n:.1f}",
-                _percent(sum(each.regret or 0 for each in ranked) / n),
-                f"{sum(each.cut_correlation for each in ranked) / n:.2f}",
-                f"{sum(each.full_correlation for each in ranked) / n:.2f}",
-                "",
-            ]
-        )
-    headings = ["search", "pick", "test %", "rank", "regret %", "r cuts", "r", "cost"]
-    title = (
-        f"Picked of {len(among)} that were trained, K = {num_blocks}{_within(max_block_share)}; "
-        "rank correlation of the evidence with the truth, for cuts alone (r cuts) and with "
-        "auxiliary networks (r); cost in trainings"
-    )
-    tables = [RecordTable(title, headings, rows)]
-
-    truths = [loaded.truth(each) for each in among]
-    probings = [each for each in outcomes if isinstance(each, ProbeResult)]
-    variants = {
-        name: [agreement(variant(each), each.aux_choices, among, truths) for each in probings]
-        for name, variant in VARIANTS.items()
-        if probings
-    }
-    if probings:
-        title = f"What else could be made of the probings, of {len(among)} trained decouplings"
-        rows = [_agreements(name, found) for name, found in variants.items()]
-        tables.append(RecordTable(title, ["evidence", *_AGREEMENT], rows))
-    publish(
-        head,
-        {
-            "searches": [each.document() for each in verdicts],
-            "variants": {name: [asdict(each) for each in row] for name, row in variants.items()},
-        },
-        tables,
-        as_json=as_json,
-        record=record,
-    )
+    views.judge(results, table, num_blocks, max_block_share).show(as_json=as_json)
 
 
 @app.command()
@@ -314,51 +151,15 @@ def probe(
 
 @app.command()
 def signs(
-    table: TablePath = DATA,
-    max_block_share: MaxBlockShare = None,
-    as_json: Json = False,
-    record: Record = None,
+    table: TablePath = DATA, max_block_share: MaxBlockShare = None, as_json: Json = False
 ) -> None:
     """How well the table's own trainings, cut short, follow the truth (K = 2).
 
     Each seed is compared with the truth of the others.
     """
-    from benchmarks.tabular.evidence import VARIANTS, agreement, probing_of
-    from benchmarks.tabular.table import Table
+    from benchmarks.tabular import views
 
-    loaded = Table.load(table)
-    loaded.check_complete(2)
-    among = loaded.decouplings(2, max_block_share)
-    seeds = [training.seed for training in loaded[among[0]].trainings]
-    truths = {seed: [loaded.truth(each, without=seed) for each in among] for seed in seeds}
-    epochs = loaded.train.epochs
-    kinds = [
-        ("error of the head", -1, "local loss"),
-        ("error of the head, smoothed", -1, "local loss, smoothed"),
-        ("local error", 0, "local loss"),
-        ("evidence by local errors", 0, "and against the undivided"),
-    ]
-    results, rows = [], []
-    for epoch in range(1, epochs + 1):
-        for name, block, variant in kinds:
-            seen = {
-                seed: VARIANTS[variant](probing_of(loaded, seed, epoch, block)) for seed in seeds
-            }
-            found = [agreement(seen[s], loaded.aux_choices, among, truths[s]) for s in seeds]
-            agreements = [asdict(each) for each in found]
-            results.append({"epoch": epoch, "evidence": name, "agreements": agreements})
-            rows.append(_agreements(f"epoch {epoch} of {epochs}, {name}", found))
-    title = (
-        f"Early signs against the truth of other seeds, of {len(among)} decouplings"
-        f"{_within(max_block_share)}; an epoch of all costs {len(among) / epochs:g} trainings"
-    )
-    publish(
-        _header(len(seeds)),
-        {"signs": results},
-        [RecordTable(title, ["evidence", *_AGREEMENT], rows)],
-        as_json=as_json,
-        record=record,
-    )
+    views.signs(table, max_block_share).show(as_json=as_json)
 
 
 @app.command()
@@ -377,33 +178,6 @@ def figure(
 
     outcomes = [load_outcome(path) for path in results]
     draw(Table.load(table), output, outcomes, cost=cost, repeats=repeats)
-
-
-def _agreements(name: str, found: Sequence[Agreement]) -> list[str]:
-    """Return a row for readers, see `_AGREEMENT`."""
-    correlations = [each.correlation for each in found]
-    ranks = [each.rank for each in found]
-    mean = sum(correlations) / len(found)
-    return [
-        name,
-        f"{mean:.2f}",
-        f"{min(correlations):.2f}",
-        f"{sum(ranks) / len(found):.1f}",
-        " ".join(map(str, ranks)),
-    ]
-
-
-def _percent(fraction: float | None) -> str:
-    return "–" if fraction is None else f"{100 * fraction:.2f}"
-
-
-def _within(max_block_share: str | None) -> str:
-    return "" if max_block_share is None else f" within {max_block_share}"
-
-
-def _header(n: int) -> Header:
-    command = f"python -m benchmarks.tabular {shlex.join(sys.argv[1:])}"
-    return header(n=n, packages=("numpy", "nni", "optuna")).model_copy(update={"command": command})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ DIGITS = Task(backbone="dgl-cnn4", width_multiplier=0.0625, image_size=8, train_
 SHORT = SETTINGS.model_copy(update={"epochs": 1, "batch_size": 40})
 
 
+@pytest.mark.slow(reason="ten trainings")
 def test_every_contender_trains_and_is_trained_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

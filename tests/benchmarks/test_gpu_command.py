@@ -32,8 +32,10 @@ HEAD = Header(
 Do = Callable[[Any], None]
 
 
+@pytest.mark.slow(reason="all parts of it, in a process of its own")
 def test_all_parts_run_on_a_cpu_with_little_installed(tmp_path: Path) -> None:
     arguments = ["gpu", "--device", "cpu", "--record", "small", "--minutes", "9", "--json"]
+    arguments += ["--despite", "dirty,busy"]
     code = f"""
         import sys
         sys.argv[1:] = {[*arguments, "--directory", str(tmp_path)]!r}
@@ -139,7 +141,7 @@ def test_a_side_that_needs_too_much_memory_leaves_the_other_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--record", "No"], "--record: must be lower-case letters"),
+        (["--record", "No", "--device", "cpu"], "--record: must be lower-case letters"),
         (["--record", "a", "--device", "tpu"], "--device: must be cpu or cuda"),
         (["--record", "a", "--release-path", "/nowhere"], "--release-path: must be a clone of"),
     ],

@@ -1,4 +1,4 @@
-"""Computations that `benchmarks.side_by_side` times in other processes; the setting is a path."""
+"""Computations for `benchmarks.side_by_side` to time in other processes, and a small setting."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
+
+from benchmarks.search_steps import StepSetting
+
+SMALL = StepSetting(
+    step="meta-step",
+    backbone="vgg11",
+    aux=("conv1", "conv4"),
+    batch_size=2,
+    inner_steps=1,
+    validation_batch_size=2,
+    width_multiplier=0.125,
+)
+"""A step that takes a moment."""
 
 
 def logged(setting: tuple[Path, str]) -> Callable[[], object]:

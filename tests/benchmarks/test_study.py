@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from scipy.stats import t as students_t
 
-from benchmarks import record as records
 from benchmarks.record import header
 from benchmarks.study.__main__ import main
 from benchmarks.study.collect import collect
@@ -20,8 +19,8 @@ from benchmarks.study.comparison import compare
 from benchmarks.study.document import Study
 from benchmarks.study.figure import front
 from benchmarks.study.tables import comparison_tables, picks_of, picks_table
+from benchmarks.study.views import show
 from sedona_nni.errors import InputError
-from sedona_nni.files import read_json
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
@@ -261,8 +260,6 @@ def test_the_commands(
     ]
     ledgers[0].fail("random-001", "killed")
     data = str(tmp_path / "study.json")
-    kept = tmp_path / "records"
-    monkeypatch.setattr(records.publish, "__kwdefaults__", {"record": None, "directory": kept})
 
     def call(*arguments: str) -> None:
         monkeypatch.setattr("sys.argv", ["benchmarks.study", *arguments])
@@ -272,19 +269,20 @@ def test_the_commands(
 
     call("collect", *(str(each.path) for each in ledgers), "--into", data)
     assert "vgg11 x 1: 13 trials, 40 trainings" in capsys.readouterr().out
-    call("show", "--data", data, "--record", "study")
-    document = read_json(kept / "study.json")
+    call("show", "--data", data, "--json")
+    document = json.loads(capsys.readouterr().out)
     assert len(document["picks"]) == 2 * 2 * 5
     assert {each["n"] for each in document["picks"]} == {0, 1, 3}
     pairs = {(each["strategy"], each["reference"]) for each in document["comparisons"]}
     assert len(pairs) == 4 * 4
-    text = (kept / "study.md").read_text()
+    view = show(Path(data))
+    assert document == json.loads(json.dumps(view.results))
+    text = "\n".join(table.markdown() for table in view.tables)
     pooled = "– | +2.67 [+1.95 to +3.38] (3) | +3.00 [–] (1) | +0.17 [-1.27 to +1.60] (3)"
     assert f"| probe | {pooled} |" in text
     assert "(left out: uniform:mlp-sr: too small)" in text
     row = "uniform:mlp-sr | 3 | 70.00 | 1.00 | 70.00 71.00 69.00 | 75.00 | 16.0 | 3.2 | 1.60 | 20.0"
     assert f"| {row} |" in text
-    capsys.readouterr()
     call("show", "--data", data, "--first", "random=1", "--json")
     fewer = json.loads(capsys.readouterr().out)["picks"]
     assert [each for each in fewer if each["strategy"] != "random"] == [

@@ -1,0 +1,270 @@
+"""What a table of trainings says, and what it says of strategies and searches: views of files.
+
+Nothing is measured here: the same files give the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.tabular.evidence import VARIANTS, Agreement, Judgement, agreement, probing_of
+from benchmarks.tabular.evidence import judge as judged
+from benchmarks.tabular.score import STRATEGIES
+from benchmarks.tabular.score import score as scored
+from benchmarks.tabular.table import Field, Table, rank_correlation
+from benchmarks.view import Table as Shown
+from benchmarks.view import View
+from sedona_nni.errors import InputError
+from sedona_nni.searches.documents import load_outcome
+from sedona_nni.searches.probing.result import ProbeResult
+
+__all__ = ["judge", "score", "show", "signs"]
+
+_AGREEMENT = ("rank correlation", "least", "mean rank", "true ranks of picks")
+_SHOWN_QUERIES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28)
+_KINDS = (  # what is seen of a training cut short: name, block, variant of the evidence
+    ("error of the head", -1, "local loss"),
+    ("error of the head, smoothed", -1, "local loss, smoothed"),
+    ("local error", 0, "local loss"),
+    ("evidence by local errors", 0, "and against the undivided"),
+)
+
+
+def show(table: Path, num_blocks: int = 2, max_block_share: str | None = None) -> View:
+    """Return all decouplings by their truth, how well one seed tells another's ranking, the noise.
+
+    Args:
+        table: The table's file.
+        num_blocks: K.
+        max_block_share: Only decouplings within this bound.
+    """
+    loaded = Table.load(table)
+    among = loaded.decouplings(num_blocks, max_block_share)
+    ordered = sorted(among, key=loaded.truth, reverse=True)
+    fields: tuple[Field, ...] = ("test_accuracy", "validation_accuracy")
+    correlation = {field: loaded.seed_correlation(among, field) for field in fields}
+    error = loaded.error_of_difference(among)
+    near = sum(loaded.regret(each, among) <= 2 * error for each in among)
+    by_cuts = rank_correlation(
+        [loaded.sum_of_cuts(each) for each in among], [loaded.truth(each) for each in among]
+    )
+    title = (
+        f"{len(among)} decouplings, K = {num_blocks}; rank correlation between two seeds: test "
+        f"{correlation['test_accuracy']:.2f}, validation {correlation['validation_accuracy']:.2f}; "
+        f"standard error of a difference {100 * error:.2f} %, and {near} are within two of the best"
+    )
+    if num_blocks > 2:
+        title += f"; of the truth with the sum over the cuts of the truth for each: {by_cuts:.2f}"
+    headings = ["decoupling", "rank", "test %", "of single seeds", "validation %", "ideal speed-up"]
+    rows = [
+        [
+            each.in_words(),
+            str(loaded.rank(each, among)),
+            f"{100 * loaded.truth(each):.2f}",
+            " ".join(f"{100 * t.test_accuracy:.1f}" for t in loaded[each].trainings),
+            f"{100 * loaded[each].mean('validation_accuracy'):.2f}",
+            f"{loaded[each].ideal_speedup:.2f}",
+        ]
+        for each in ordered
+    ]
+    results = {
+        "seed_correlation": correlation,
+        "error_of_difference": error,
+        "within_two_errors_of_the_best": near,
+        "correlation_with_sum_of_cuts": by_cuts,
+        "decouplings": [
+            {"rank": loaded.rank(each, among), **loaded[each].model_dump(mode="json")}
+            for each in ordered
+        ],
+    }
+    return View(results, [Shown(title, headings, rows)])
+
+
+def score(
+    table: Path,
+    num_blocks: int = 2,
+    max_block_share: str | None = None,
+    strategies: Sequence[str] = tuple(STRATEGIES),
+    queries: int = 12,
+    repeats: int = 100,
+    seed: int = 0,
+) -> View:
+    """Return rank and regret of the picks of strategies, by the trainings that they may see.
+
+    Args:
+        table: The table's file.
+        num_blocks: K.
+        max_block_share: Only decouplings within this bound.
+        strategies: Names of `benchmarks.tabular.score.STRATEGIES`.
+        queries: Trainings that a strategy may see.
+        repeats: Picks per strategy.
+        seed: Of everything that is drawn.
+
+    Raises:
+        InputError: if there is no strategy of a name.
+    """
+    for name in strategies:
+        if name not in STRATEGIES:
+            raise InputError.rule("--strategy", f"must be one of {', '.join(STRATEGIES)}", name)
+    loaded = Table.load(table)
+    count = len(loaded.decouplings(num_blocks, max_block_share))
+    shown = [n for n in _SHOWN_QUERIES if n <= min(queries, count)]
+    results, ranks, regrets = {}, [], []
+    for name in strategies:
+        found = scored(
+            loaded,
+            name,
+            num_blocks,
+            repeats=repeats,
+            num_queries=queries,
+            max_block_share=max_block_share,
+            seed=seed,
+        )
+        results[name] = {
+            "mean_rank": found.ranks.mean(axis=0).round(3).tolist(),
+            "mean_regret": found.regrets.mean(axis=0).round(6).tolist(),
+            "among_top_3": found.among_top(3).tolist(),
+        }
+        ranks.append([name, *(f"{found.ranks.mean(axis=0)[n - 1]:.1f}" for n in shown)])
+        regrets.append([name, *(f"{100 * found.regrets.mean(axis=0)[n - 1]:.2f}" for n in shown)])
+    headings = ["after n trainings", *map(str, shown)]
+    title = f"Mean true rank of the pick, of {count}{_within(max_block_share)}"
+    return View(
+        {"decouplings": count, "strategies": results},
+        [
+            Shown(title, headings, ranks),
+            Shown("Mean regret of the pick, % of test accuracy", headings, regrets),
+        ],
+    )
+
+
+def judge(
+    results: Sequence[Path],
+    table: Path,
+    num_blocks: int = 2,
+    max_block_share: str | None = None,
+) -> View:
+    """Return rank and regret of what searches picked, and how their evidence follows the truth.
+
+    Of probings also what is left of that with less than their whole evidence.
+
+    Args:
+        results: search-result.json of searches, SEDONA's or probings.
+        table: The table's file.
+        num_blocks: K.
+        max_block_share: Only decouplings within this bound.
+    """
+    loaded = Table.load(table)
+    outcomes = [load_outcome(path) for path in results]
+    verdicts = [judged(loaded, each, num_blocks, max_block_share) for each in outcomes]
+    among = loaded.decouplings(num_blocks, max_block_share)
+    rows = [
+        [
+            path.stem,
+            each.pick.key.removeprefix(f"{loaded.task.backbone} "),
+            _percent(each.test_accuracy),
+            "–" if each.rank is None else str(each.rank),
+            _percent(each.regret),
+            f"{each.cut_correlation:.2f}",
+            f"{each.full_correlation:.2f}",
+            "–" if each.trainings is None else f"{each.trainings:.2f}",
+        ]
+        for path, each in zip(results, verdicts, strict=True)
+    ]
+    if len(verdicts) > 1 and all(each.rank is not None for each in verdicts):
+        rows.append(_means(verdicts))
+    headings = ["search", "pick", "test %", "rank", "regret %", "r cuts", "r", "cost"]
+    title = (
+        f"Picked of {len(among)} that were trained, K = {num_blocks}{_within(max_block_share)}; "
+        "rank correlation of the evidence with the truth, for cuts alone (r cuts) and with "
+        "auxiliary networks (r); cost in trainings"
+    )
+    tables = [Shown(title, headings, rows)]
+
+    truths = [loaded.truth(each) for each in among]
+    probings = [each for each in outcomes if isinstance(each, ProbeResult)]
+    variants = {
+        name: [agreement(variant(each), each.aux_choices, among, truths) for each in probings]
+        for name, variant in VARIANTS.items()
+        if probings
+    }
+    if probings:
+        title = f"What else could be made of the probings, of {len(among)} trained decouplings"
+        rows = [_agreements(name, found) for name, found in variants.items()]
+        tables.append(Shown(title, ["evidence", *_AGREEMENT], rows))
+    return View(
+        {
+            "searches": [each.document() for each in verdicts],
+            "variants": {name: [asdict(each) for each in row] for name, row in variants.items()},
+        },
+        tables,
+    )
+
+
+def signs(table: Path, max_block_share: str | None = None) -> View:
+    """Return how well the table's own trainings, cut short, follow the truth (K = 2).
+
+    Each seed is compared with the truth of the others.
+
+    Args:
+        table: The table's file.
+        max_block_share: Only decouplings within this bound.
+    """
+    loaded = Table.load(table)
+    loaded.check_complete(2)
+    among = loaded.decouplings(2, max_block_share)
+    seeds = [training.seed for training in loaded[among[0]].trainings]
+    truths = {seed: [loaded.truth(each, without=seed) for each in among] for seed in seeds}
+    epochs = loaded.train.epochs
+    results, rows = [], []
+    for epoch in range(1, epochs + 1):
+        for name, block, variant in _KINDS:
+            seen = {
+                seed: VARIANTS[variant](probing_of(loaded, seed, epoch, block)) for seed in seeds
+            }
+            found = [agreement(seen[s], loaded.aux_choices, among, truths[s]) for s in seeds]
+            agreements = [asdict(each) for each in found]
+            results.append({"epoch": epoch, "evidence": name, "agreements": agreements})
+            rows.append(_agreements(f"epoch {epoch} of {epochs}, {name}", found))
+    title = (
+        f"Early signs against the truth of other seeds, of {len(among)} decouplings"
+        f"{_within(max_block_share)}; an epoch of all costs {len(among) / epochs:g} trainings"
+    )
+    return View({"signs": results}, [Shown(title, ["evidence", *_AGREEMENT], rows)])
+
+
+def _means(ranked: Sequence[Judgement]) -> list[str]:
+    n = len(ranked)
+    return [
+        "mean",
+        "",
+        _percent(sum(each.test_accuracy or 0 for each in ranked) / n),
+        f"{sum(each.rank or 0 for each in ranked) / n:.1f}",
+        _percent(sum(each.regret or 0 for each in ranked) / n),
+        f"{sum(each.cut_correlation for each in ranked) / n:.2f}",
+        f"{sum(each.full_correlation for each in ranked) / n:.2f}",
+        "",
+    ]
+
+
+def _agreements(name: str, found: Sequence[Agreement]) -> list[str]:
+    """Return a row for readers, see `_AGREEMENT`."""
+    correlations = [each.correlation for each in found]
+    ranks = [each.rank for each in found]
+    return [
+        name,
+        f"{sum(correlations) / len(found):.2f}",
+        f"{min(correlations):.2f}",
+        f"{sum(ranks) / len(found):.1f}",
+        " ".join(map(str, ranks)),
+    ]
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _within(max_block_share: str | None) -> str:
+    return "" if max_block_share is None else f" within {max_block_share}"
