@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from sedona_nni.data.batches import Batch
+    from sedona_nni.reporting.trial import AnyResult, AnyTrial
 
 
 def _process_start() -> float:
@@ -32,19 +35,19 @@ def _reach(what: str) -> None:
 
 def main() -> int:
     """Run the trial that NNI has started this process for; return the exit code."""
-    import sedona_nni.trials.__main__ as trial
+    import sedona_nni.trials.__main__ as trials
 
     _reach("imports")
-    run = trial._run
+    run = trials.run
 
-    def timed_run(parameters: dict[str, object], *arguments: object) -> object:
+    def timed_run(trial: AnyTrial, device: torch.device, directory: Path) -> AnyResult:
         _reach("parameters")
-        if parameters["stage"] == "search":
+        if trial.kind == "search":
             _watch_search()
-        return run(parameters, *arguments)  # type: ignore[arg-type]
+        return run(trial, device, directory)
 
-    trial._run = timed_run  # type: ignore[assignment]
-    return trial.main()
+    trials.run = timed_run
+    return trials.main()
 
 
 def _watch_search() -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedona_nni.strategies.ledger_tuner import COMPUTE_FILE, LedgerTuner
-from sedona_nni.strategies.nni_border.tuner import Parameters
 
 if TYPE_CHECKING:
     from nni.nas.strategy import Strategy
 
     from sedona_nni.decouplings.decoupling import Decoupling
+    from sedona_nni.reporting.trial import AnyResult, AnyTrial
 
 __all__ = ["BridgeTuner"]
 
@@ -37,7 +37,6 @@ class BridgeTuner(LedgerTuner):
 
     def configure(self, search_space: dict[str, Any]) -> None:
         """See `BorderTuner.configure`."""
-        from sedona_nni.decouplings.decoupling import Decoupling
         from sedona_nni.strategies.trial_engine import TrialEngine, build_strategy
 
         super().configure(search_space)
@@ -46,8 +45,8 @@ class BridgeTuner(LedgerTuner):
         self._explored = False
         self._engine = TrialEngine(self._start, self._is_free, self._lock, self.settings, bound)
         for record in self.ledger:
-            decoupling = Decoupling.model_validate(record.parameters["decoupling"])
             accuracy = record.validation_accuracy if record.status == "succeeded" else None
+            decoupling = self._decoupling(record.key)
             self._engine.remember(decoupling, record.status == "running", accuracy)
         strategy = build_strategy(self.settings)
         threading.Thread(target=self._explore, args=[strategy], daemon=True).start()
@@ -67,28 +66,39 @@ class BridgeTuner(LedgerTuner):
     def _is_free(self) -> bool:
         return self.free_slots > len(self._wanted)
 
-    def new_parameters(self) -> Parameters | None:
+    def new_trial(self) -> AnyTrial | None:
         """Return a training that the strategy wants."""
+        from sedona_nni.reporting.trial import TrainTrial
+
         if not self._wanted:
             return None
         number = sum(1 for _ in self.ledger)
         settings = self.settings
-        wanted = self._wanted.popleft()
-        return self.training(settings.strategy, number, wanted, settings.train, {})
+        train = settings.train
+        return TrainTrial(
+            key=f"{settings.strategy}-{number:03d}",
+            strategy=settings.strategy,
+            task=settings.task,
+            machine=settings.machine,
+            decoupling=self._wanted.popleft(),
+            train={**train.model_dump(mode="json"), "seed": train.seed + number},
+        )
 
     def no_more(self) -> bool:
         """See `LedgerTuner.no_more`."""
         return self._explored and not self._wanted
 
-    def take(self, key: str, result: dict[str, Any]) -> None:
+    def take(self, key: str, result: AnyResult) -> None:
         """Tell the strategy."""
-        self._engine.finish(self._decoupling(key), result["default"])
+        self._engine.finish(self._decoupling(key), result.default)
 
     def miss(self, key: str) -> None:
         """Tell the strategy."""
         self._engine.finish(self._decoupling(key), None)
 
     def _decoupling(self, key: str) -> Decoupling:
-        from sedona_nni.decouplings.decoupling import Decoupling
+        from sedona_nni.reporting.trial import TrainTrial
 
-        return Decoupling.model_validate(self.ledger[key].parameters["decoupling"])
+        trial = self.ledger[key].parameters
+        assert isinstance(trial, TrainTrial)
+        return trial.decoupling

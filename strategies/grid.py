@@ -6,10 +6,12 @@ It needs no results to go on, so an interrupted experiment goes on where it was.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sedona_nni.strategies.ledger_tuner import LedgerTuner
-from sedona_nni.strategies.nni_border.tuner import Parameters
+
+if TYPE_CHECKING:
+    from sedona_nni.reporting.trial import AnyResult, AnyTrial
 
 __all__ = ["GridTuner"]
 
@@ -36,22 +38,29 @@ class GridTuner(LedgerTuner):
             for decoupling in self.settings.decouplings(part)
         ]
 
-    def new_parameters(self) -> Parameters | None:
+    def new_trial(self) -> AnyTrial | None:
         """Return the next decoupling's trainings."""
+        from sedona_nni.reporting.trial import RepeatedTrial
+
         if self.no_more():
             return None
         number = sum(1 for _ in self.ledger)
         part, decoupling = self._grid[number]
-        train = self.settings.train
-        parameters = self.training(part.name, number, decoupling, train, {})
-        parameters["train"]["seed"] = train.seed
-        return {**parameters, "repetitions": part.seeds}
+        return RepeatedTrial(
+            key=f"{part.name}-{number:03d}",
+            strategy=part.name,
+            task=self.settings.task,
+            machine=self.settings.machine,
+            decoupling=decoupling,
+            train=self.settings.train.model_dump(mode="json"),
+            repetitions=part.seeds,
+        )
 
     def no_more(self) -> bool:
         """See `LedgerTuner.no_more`."""
         return sum(1 for _ in self.ledger) == len(self._grid)
 
-    def take(self, key: str, result: dict[str, Any]) -> None:
+    def take(self, key: str, result: AnyResult) -> None:
         """Do nothing: the grid does not depend on results."""
 
     def miss(self, key: str) -> None:

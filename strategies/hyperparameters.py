@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from sqlalchemy import URL
 
 from sedona_nni.errors import InputError
-from sedona_nni.reporting.results import SecondObjective
+from sedona_nni.reporting.trial import SecondObjective
 from sedona_nni.training.settings import TrainSettings
 
 if TYPE_CHECKING:

@@ -79,7 +79,7 @@ def _known(stored: dict[str, Any], folder: Path, config: dict[str, Any]) -> Know
     with contextlib.suppress(InputError):  # damaged: `report` says so
         records = list(Ledger(path))
     ended = sum(record.status != "running" for record in records)
-    trained = [r for r in records if r.stage == "train" and r.status == "succeeded"]
+    trained = [r for r in records if not r.is_search and r.status == "succeeded"]
     best = max(trained, key=lambda record: record.validation_accuracy, default=None)
     planned = config.get("maxTrialNumber")
     running = stored["status"] not in ("DONE", "ERROR", "STOPPED", "VIEWED")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedona_nni.strategies.nni_border.tuner import BorderTuner, ExperimentFailedError, Parameters
 
 if TYPE_CHECKING:
-    from sedona_nni.decouplings.decoupling import Decoupling
-    from sedona_nni.training.settings import TrainSettings
+    from sedona_nni.reporting.trial import AnyResult, AnyTrial
 
 __all__ = ["COMPUTE_FILE", "LEDGER_FILE", "LedgerTuner"]
 
@@ -37,15 +36,15 @@ class LedgerTuner(BorderTuner):
         """Return the tuner's settings; relative paths in them are relative to ``folder``."""
 
     @abstractmethod
-    def new_parameters(self) -> Parameters | None:
-        """Return the parameters of a new trial, None while there is none to start."""
+    def new_trial(self) -> AnyTrial | None:
+        """Return a new trial, None while there is none to start."""
 
     @abstractmethod
     def no_more(self) -> bool:
         """Return whether there will never be a new trial again."""
 
     @abstractmethod
-    def take(self, key: str, result: dict[str, Any]) -> None:
+    def take(self, key: str, result: AnyResult) -> None:
         """Use the result of a trial; for known ones again after a resume."""
 
     @abstractmethod
@@ -66,7 +65,7 @@ class LedgerTuner(BorderTuner):
             platform = config.get("trainingService", {}).get("platform", "")
             Experiment(self.settings, self.folder, platform).check_machine()
         self.ledger = Ledger(self.checkpoint / LEDGER_FILE)
-        self._lost: list[Parameters] = []
+        self._lost: list[AnyTrial] = []
 
     def resumed(self, running: list[Parameters]) -> None:
         """See `BorderTuner.resumed`."""
@@ -80,18 +79,18 @@ class LedgerTuner(BorderTuner):
     def next_parameters(self) -> Parameters | None:
         """Return a trial that NNI has lost, or a new one."""
         if self._lost:
-            return self._lost.pop(0)
-        parameters = self.new_parameters()
-        if parameters is not None:
-            if self.settings.plugins:  # the trial loads them before it reads the rest
-                parameters["plugins"] = list(self.settings.plugins)
-            self.ledger.start(parameters)
-        return parameters
+            return _sent(self._lost.pop(0))
+        trial = self.new_trial()
+        if trial is None:
+            return None
+        if self.settings.plugins:  # the trial loads them before it looks any name up
+            trial = trial.model_copy(update={"plugins": self.settings.plugins})
+        self.ledger.start(trial)
+        return _sent(trial)
 
-    def shown(self, parameters: Parameters) -> Collection[str]:
-        """See `BorderTuner.shown`."""
-        tuned = parameters.get("hyperparameters", {})
-        return ("key", "strategy", "replicate", "blocks", "cuts", "method", *tuned)
+    def summary(self, parameters: Parameters) -> Mapping[str, Any]:
+        """See `BorderTuner.summary`."""
+        return self.ledger[parameters["key"]].parameters.summary
 
     def remaining(self) -> int:
         """See `BorderTuner.remaining`; a tuner may run out of trials before."""
@@ -108,53 +107,58 @@ class LedgerTuner(BorderTuner):
 
     def is_hopeless(self, parameters: Parameters, metrics: Any) -> bool:
         """See `BorderTuner.is_hopeless`; only trainings are judged."""
-        key = parameters["key"]
-        if self.ledger[key].status == "stopped":  # and was started again by a resume
+        from sedona_nni.reporting.trial import TrainTrial
+
+        record = self.ledger[parameters["key"]]
+        if record.status == "stopped":  # and was started again by a resume
             return True
-        if self.ledger[key].stage != "train" or not isinstance(metrics, dict):
+        if not isinstance(record.parameters, TrainTrial) or not isinstance(metrics, dict):
             return False
         accuracy, epoch = metrics.get("default", math.nan), metrics.get("epoch")
         if epoch is None or not math.isfinite(accuracy):
             return False
-        if not self.judge(key, int(epoch), float(accuracy)):
+        if not self.judge(record.key, int(epoch), float(accuracy)):
             return False
-        train = {**parameters.get("train", {}), **parameters.get("hyperparameters", {})}
-        epochs = int(metrics.get("epochs") or train["epochs"])
+        epochs = int(metrics.get("epochs") or record.parameters.settings["epochs"])
         reason = (
             f"stopped early after epoch {epoch:.0f} of {epochs}, validation accuracy {accuracy:.1%}"
         )
-        self.ledger.stop(key, reason, min(1.0, epoch / epochs))
+        self.ledger.stop(record.key, reason, min(1.0, epoch / epochs))
         return True
 
     def succeeded(self, parameters: Parameters, result: Any) -> None:
         """See `BorderTuner.succeeded`."""
+        from sedona_nni.errors import InputError
+        from sedona_nni.reporting.trial import read_result
+
         key = parameters["key"]
         if key not in self.ledger:
             _logger.warning("ignored the result of a trial that is not ours: %s", key)
             return
-        if self.ledger[key].status == "stopped":  # at the moment of its end
+        record = self.ledger[key]
+        if record.status == "stopped":  # at the moment of its end
             return
-        if (known := self.ledger[key].result) is not None:  # seen again after a resume
-            self.take(key, known)
+        if record.result is not None:  # seen again after a resume
+            self.take(key, record.result)
             return
-        self._check_same_data(key, result)
-        accuracy = result.get("default") if isinstance(result, dict) else None
-        if isinstance(accuracy, int | float) and math.isfinite(accuracy):
-            self.ledger.succeed(key, result)
-            self.take(key, result)
-        else:
-            self.failed(parameters, f"its result has no finite validation accuracy: {result!r}")
+        try:
+            known = read_result(record.parameters, result)
+        except InputError as error:
+            self.failed(parameters, f"its result makes no sense: {error}")
+            return
+        self._check_same_data(key, known)
+        self.ledger.succeed(key, known)
+        self.take(key, known)
 
-    def _check_same_data(self, key: str, result: Any) -> None:
+    def _check_same_data(self, key: str, result: AnyResult) -> None:
         """Check that a trial has had the images of those before; versions ago none said which.
 
         Raises:
             ExperimentFailedError: if not: results would not be comparable.
         """
-        data = result.get("data") if isinstance(result, dict) else None
         for record in self.ledger:
-            before = (record.result or {}).get("data")
-            if data and before and data != before:
+            before = None if record.result is None else record.result.data
+            if result.data and before and result.data != before:
                 reason = f"its images are others than those of {record.key}: the data have changed"
                 self.ledger.fail(key, reason)
                 raise ExperimentFailedError(f"{key}: {reason}")
@@ -170,40 +174,12 @@ class LedgerTuner(BorderTuner):
             return
         self.ledger.fail(key, reason)
         self.miss(key)
-        statuses = [record.status for record in self.ledger if record.stage == "train"]
+        statuses = [record.status for record in self.ledger if not record.is_search]
         failures = statuses.count("failed")
         was_last = self.finished() and "running" not in statuses
         if "succeeded" not in statuses and (failures >= _FAILURES_TO_GIVE_UP or was_last):
             raise ExperimentFailedError(f"all of the first {failures} trainings failed; {reason}")
 
-    def training(
-        self,
-        strategy: str,
-        number: int,
-        decoupling: Decoupling,
-        train: TrainSettings,
-        hyperparameters: dict[str, Any],
-    ) -> Parameters:
-        """Return the parameters of a strategy's training ``number``, from 0."""
-        return {
-            "key": f"{strategy}-{number:03d}",
-            "stage": "train",
-            "strategy": strategy,
-            "task": self.settings.task.model_dump(mode="json"),
-            "decoupling": decoupling.model_dump(mode="json"),
-            "train": {**train.model_dump(mode="json"), "seed": train.seed + number},
-            "hyperparameters": hyperparameters,
-            "device": self.settings.device,
-            "threads": self.settings.threads,
-            "workers": self.settings.workers,
-            # Once more for people, see `sedona_nni.strategies.nni_border.wire.with_summary`
-            "blocks": decoupling.num_blocks,
-            "cuts": _briefly(decoupling),
-            "method": train.method.name,
-            **hyperparameters,
-        }
 
-
-def _briefly(decoupling: Decoupling) -> str:
-    places = (f"{cut} {name}" for cut, name in zip(decoupling.cuts, decoupling.aux, strict=True))
-    return ", ".join(places) or "none"
+def _sent(trial: AnyTrial) -> Parameters:
+    return trial.model_dump(mode="json", exclude_none=True)

@@ -23,6 +23,7 @@ from sedona_nni.reporting.results import (
     compromises,
     markdown_table,
 )
+from sedona_nni.reporting.trial import SearchTrial, SearchTrialResult
 from sedona_nni.searches import SEARCHES
 from sedona_nni.searches.documents import parse_result
 from sedona_nni.strategies.experiment import Experiment, remember_file
@@ -119,7 +120,7 @@ def supervise(
 def _missing(ledger: Ledger, experiment: Experiment) -> list[str]:
     """Say in words which trials an experiment was to have and has not had to their end."""
     ended = Counter(
-        "" if record.stage == "search" else record.strategy
+        "" if record.is_search else record.strategy
         for record in ledger
         if record.status != "running"
     )
@@ -235,10 +236,8 @@ def _result_in_words(trial: TrialView, result: Any) -> str:
     default = result.get("default") if isinstance(result, dict) else None
     if not isinstance(default, int | float):
         return "without a result"
-    if not trial.is_training:
-        for name in SEARCHES:
-            if SEARCHES[name].field in trial.parameters:
-                return SEARCHES[name].in_words(result)
+    if isinstance(trial.trial, SearchTrial):
+        return SEARCHES[trial.trial.search].in_words(result)
     return f"validation accuracy {default:.1%}"
 
 
@@ -280,10 +279,9 @@ def write_results(ledger: Ledger, folder: Path, planned: Mapping[str, int] | Non
         if row.decoupling is not None:
             row.decoupling.save(folder / f"{row.strategy}.json")
     for record in ledger:
-        search: dict[str, Any] | None = (record.result or {}).get("search_result")
-        if search is not None:
+        if isinstance(record.result, SearchTrialResult):
             name = record.key.replace("search", "search-result", 1)
-            parse_result(search).save(folder / f"{name}.json")
+            parse_result(record.result.search_result).save(folder / f"{name}.json")
     write_json(folder / "table.json", [row.model_dump(mode="json") for row in rows])
     table = as_markdown(rows)
     write_atomically(folder / "table.md", lambda path: _write(path, table))

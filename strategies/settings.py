@@ -30,9 +30,10 @@ from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.decouplings.rules import decoupling_by_rule, is_rule
 from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
+from sedona_nni.machine import Machine
 from sedona_nni.models import check_image_size, check_stem, num_layers
 from sedona_nni.plugins import load_plugins
-from sedona_nni.reporting.results import SecondObjective
+from sedona_nni.reporting.trial import SecondObjective
 from sedona_nni.searches.documents import load_document
 from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.searches.sedona.settings import SearchSettings
@@ -122,6 +123,11 @@ class CommonSettings(BaseModel, ABC):
     workers: int | None = Field(default=None, ge=0)
     seed: Seed = 2021
     plugins: tuple[str, ...] = ()
+
+    @property
+    def machine(self) -> Machine:
+        """What each trial may use."""
+        return Machine(device=self.device, threads=self.threads, workers=self.workers)
 
     @property
     @abstractmethod

@@ -6,10 +6,12 @@ It needs no results to go on, so an interrupted study goes on where it was.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sedona_nni.strategies.ledger_tuner import LedgerTuner
-from sedona_nni.strategies.nni_border.tuner import Parameters
+
+if TYPE_CHECKING:
+    from sedona_nni.reporting.trial import AnyResult, AnyTrial
 
 __all__ = ["StudyTuner"]
 
@@ -27,25 +29,39 @@ class StudyTuner(LedgerTuner):
 
         return read_settings(StudySettings, self.class_args, folder)
 
-    def new_parameters(self) -> Parameters | None:
+    def new_trial(self) -> AnyTrial | None:
         """Return the next trial."""
+        from sedona_nni.reporting.trial import StudyTrial
+        from sedona_nni.searches import SEARCHES
+
         if self.no_more():
             return None
-        strategy, replicate = self.settings.trials[sum(1 for _ in self.ledger)]
-        return {
-            "key": f"{strategy}-{replicate:03d}",
-            "stage": "train",
-            "strategy": strategy,
-            "replicate": replicate,
-            "decoupling": None,  # it trains several
-            **self.settings.model_dump(mode="json"),
-        }
+        settings = self.settings
+        strategy, replicate = settings.trials[sum(1 for _ in self.ledger)]
+        return StudyTrial(
+            key=f"{strategy}-{replicate:03d}",
+            strategy=strategy,
+            task=settings.task,
+            machine=settings.machine,
+            replicate=replicate,
+            aux=settings.aux,
+            train=settings.train.model_dump(mode="json"),
+            seed=settings.seed,
+            spaces=settings.spaces,
+            budget=settings.budget,
+            pretrain_share=settings.pretrain_share,
+            meta_share=settings.meta_share,
+            searches={
+                name: getattr(settings, SEARCHES[name].field).model_dump(mode="json")
+                for name in ("sedona", "probe")
+            },
+        )
 
     def no_more(self) -> bool:
         """See `LedgerTuner.no_more`."""
         return sum(1 for _ in self.ledger) == len(self.settings.trials)
 
-    def take(self, key: str, result: dict[str, Any]) -> None:
+    def take(self, key: str, result: AnyResult) -> None:
         """Do nothing: what comes does not depend on results."""
 
     def miss(self, key: str) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from sedona_nni.decouplings.balance import BlockBound, BlockShare
+from sedona_nni.decouplings.balance import BlockBound
 from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks, uniform_cuts
 from sedona_nni.errors import InputError
 from sedona_nni.models import num_layers
+from sedona_nni.reporting.trial import StudySpace
 from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.strategies.settings import CommonSettings
@@ -21,7 +22,14 @@ from sedona_nni.task import Task
 from sedona_nni.teachers.auxiliary import check_auxiliary
 from sedona_nni.training.task_backbone import task_backbone
 
-__all__ = ["StudySettings", "StudySpace", "fixed_aux"]
+__all__ = [
+    "StudySettings",
+    "check_space",
+    "fixed_aux",
+    "space_bound",
+    "uniform_in",
+    "why_not_uniform",
+]
 
 _SEARCHING = ("sedona", "probe")
 _ASKING = ("random", "evolution")
@@ -40,65 +48,56 @@ def fixed_aux(strategy: str) -> str | None:
     return "predsim" if strategy == "predsim" else None
 
 
-class StudySpace(BaseModel):
-    """Decouplings that strategies choose from.
+def space_bound(space: StudySpace, task: Task, aux: tuple[str, ...]) -> BlockBound | None:
+    """Return the bound on the blocks of a task's backbone, None if there is none.
 
-    Attributes:
-        num_blocks: K.
-        max_block_share: Only those within this bound, by MACs.
+    Args:
+        space: The space.
+        task: The task.
+        aux: Auxiliary networks that may be used.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_blocks: int = Field(ge=2)
-    max_block_share: BlockShare | None = None
-
-    def bound(self, task: Task, aux: tuple[str, ...]) -> BlockBound | None:
-        """Return the bound on the blocks of a task's backbone, None if there is none.
-
-        Args:
-            task: The task.
-            aux: Auxiliary networks that may be used.
-        """
-        if self.max_block_share is None:
-            return None
-        with torch.device("meta"):
-            compute = compute_in_macs(task_backbone(task), aux)
-        return BlockBound(compute, self.max_block_share)
-
-    def uniform(self, task: Task, aux: str) -> Decoupling:
-        """Return uniform cuts with the same auxiliary network at each, or what is nearest to them.
-
-        Raises:
-            InputError: if no such decoupling is within the bound.
-        """
-        layers = num_layers(task.backbone)
-        cuts = uniform_cuts(layers, self.num_blocks)
-        bound = self.bound(task, (aux,))
-        if bound is not None:
-            return bound.nearest(cuts, [[aux]] * (layers - 1))
-        return Decoupling(backbone=task.backbone, cuts=cuts, aux=[aux] * len(cuts))
-
-    def why_not(self, task: Task, aux: str) -> str | None:
-        """Return why `uniform` is not possible, None if it is."""
-        try:
-            self.uniform(task, aux)
-        except InputError as error:
-            return str(error)
+    if space.max_block_share is None:
         return None
+    with torch.device("meta"):
+        compute = compute_in_macs(task_backbone(task), aux)
+    return BlockBound(compute, space.max_block_share)
 
-    def check(self, task: Task, aux: tuple[str, ...]) -> None:
-        """Check that a search can choose from the space, whatever it prefers.
 
-        Raises:
-            InputError: unless 2 <= K <= L, and if the costliest auxiliary networks leave no
-                decoupling within the bound.
-        """
-        check_num_blocks(self.num_blocks, num_layers(task.backbone))
-        bound = self.bound(task, aux)
-        if bound is not None:
-            ends = bound.ends([aux] * (bound.num_layers - 1), costliest=True)
-            bound.check(self.num_blocks, ends, f" whichever of {', '.join(aux)} is preferred")
+def uniform_in(space: StudySpace, task: Task, aux: str) -> Decoupling:
+    """Return uniform cuts with the same auxiliary network at each, or what is nearest to them.
+
+    Raises:
+        InputError: if no such decoupling is within the bound.
+    """
+    layers = num_layers(task.backbone)
+    cuts = uniform_cuts(layers, space.num_blocks)
+    bound = space_bound(space, task, (aux,))
+    if bound is not None:
+        return bound.nearest(cuts, [[aux]] * (layers - 1))
+    return Decoupling(backbone=task.backbone, cuts=cuts, aux=[aux] * len(cuts))
+
+
+def why_not_uniform(space: StudySpace, task: Task, aux: str) -> str | None:
+    """Return why `uniform_in` is not possible, None if it is."""
+    try:
+        uniform_in(space, task, aux)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def check_space(space: StudySpace, task: Task, aux: tuple[str, ...]) -> None:
+    """Check that a search can choose from a space, whatever it prefers.
+
+    Raises:
+        InputError: unless 2 <= K <= L, and if the costliest auxiliary networks leave no decoupling
+            within the bound.
+    """
+    check_num_blocks(space.num_blocks, num_layers(task.backbone))
+    bound = space_bound(space, task, aux)
+    if bound is not None:
+        ends = bound.ends([aux] * (bound.num_layers - 1), costliest=True)
+        bound.check(space.num_blocks, ends, f" whichever of {', '.join(aux)} is preferred")
 
 
 class StudySettings(CommonSettings):
@@ -186,7 +185,7 @@ class StudySettings(CommonSettings):
             raise InputError("spaces: must be different from each other")
         task = self.task_in(folder)
         for space in self.spaces:
-            space.check(task, self.aux)
+            check_space(space, task, self.aux)
         for strategy, count in self.replicates.items():
             if count < 1:
                 raise InputError.rule(f"replicates.{strategy}", "must be at least 1", count)
@@ -204,6 +203,6 @@ class StudySettings(CommonSettings):
             return
         check_auxiliary(aux)
         self.train.method.check([aux])
-        reasons = [space.why_not(task, aux) for space in self.spaces]
+        reasons = [why_not_uniform(space, task, aux) for space in self.spaces]
         if all(reasons):
             raise InputError(f"replicates.{strategy}: fits into none of the spaces; {reasons[0]}")

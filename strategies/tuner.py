@@ -14,6 +14,7 @@ from sedona_nni.strategies.nni_border.tuner import ExperimentFailedError, Parame
 if TYPE_CHECKING:
     from sedona_nni.decouplings.decoupling import Decoupling
     from sedona_nni.decouplings.outcome import SearchOutcome
+    from sedona_nni.reporting.trial import AnyResult, AnyTrial, SearchTrial, SearchTrialResult
     from sedona_nni.strategies.hyperparameters import Study
     from sedona_nni.strategies.settings import Contender
 
@@ -109,13 +110,15 @@ class OptunaTuner(LedgerTuner):
         return Decoupling(backbone=backbone, cuts=cuts, aux=[aux] * len(cuts))
 
     def _trained(self, strategy: str) -> list[str]:
-        return [r.key for r in self.ledger if r.strategy == strategy and r.stage == "train"]
+        return [r.key for r in self.ledger if r.strategy == strategy and not r.is_search]
 
     def _left(self, strategy: str) -> int:
         return int(self.settings.trials_per_strategy) - len(self._trained(strategy))
 
-    def new_parameters(self) -> Parameters | None:
+    def new_trial(self) -> AnyTrial | None:
         """Return a training for the contender that has had the fewest."""
+        from sedona_nni.reporting.trial import TrainTrial
+
         ready = {
             name: decoupling
             for name, contender in self._contenders.items()
@@ -133,21 +136,27 @@ class OptunaTuner(LedgerTuner):
         }
         number, hyperparameters = self._studies[neediest].ask(shown)
         train = self.settings.train_settings(strategy)
-        parameters = self.training(neediest, number, chosen, train, hyperparameters)
-        if self.settings.second_objective is not None:
-            parameters["second_objective"] = self.settings.second_objective
-        if self._costs is not None:
-            parameters["ideal_speedup"] = 1 / self._costs.largest_share(chosen)
-        return parameters
+        costs = self._costs
+        return TrainTrial(
+            key=f"{neediest}-{number:03d}",
+            strategy=neediest,
+            task=self.settings.task,
+            machine=self.settings.machine,
+            decoupling=chosen,
+            train={**train.model_dump(mode="json"), "seed": train.seed + number},
+            hyperparameters=hyperparameters,
+            second_objective=self.settings.second_objective,
+            ideal_speedup=None if costs is None else 1 / costs.largest_share(chosen),
+        )
 
     def no_more(self) -> bool:
         """See `LedgerTuner.no_more`."""
         return all(self._left(name) == 0 for name in self._contenders)
 
-    def take(self, key: str, result: dict[str, Any]) -> None:
+    def take(self, key: str, result: AnyResult) -> None:
         """Tell Optuna."""
         record = self.ledger[key]
-        values = [result["default"], *record.second_value]
+        values = [result.default, *record.second_value]
         self._studies[record.strategy].tell(_number(key), *values)
 
     def judge(self, key: str, epoch: int, accuracy: float) -> bool:
@@ -167,59 +176,52 @@ class SearchingTuner(OptunaTuner):
     """
 
     def _known_documents(self) -> dict[str, Decoupling | SearchOutcome]:
+        from sedona_nni.reporting.trial import SearchTrialResult
+
         return {
             record.strategy: _found(record.result)
             for record in self.ledger
-            if record.stage == "search" and record.result is not None
+            if isinstance(record.result, SearchTrialResult)
         }
 
-    def new_parameters(self) -> Parameters | None:
+    def new_trial(self) -> AnyTrial | None:
         """Return the searches first, and again those that failed in an earlier session."""
         for strategy in self.settings.sources:
             key = self._search_key(strategy)
             if key not in self.ledger or self.ledger[key].status == "failed":
                 return self._search(strategy)
-        return super().new_parameters()
+        return super().new_trial()
 
     def remaining(self) -> int:
         """See `LedgerTuner.remaining`; a search that failed in an earlier session comes again."""
-        searches = (record for record in self.ledger if record.stage == "search")
+        searches = (record for record in self.ledger if record.is_search)
         return super().remaining() + sum(record.status == "failed" for record in searches)
 
     def _search_key(self, strategy: str) -> str:
         return "search" if strategy == self.settings.main_strategy else f"search-{strategy}"
 
-    def _search(self, strategy: str) -> Parameters:
-        settings = self.settings
-        return {
-            "key": self._search_key(strategy),
-            "stage": "search",
-            "strategy": strategy,
-            "task": settings.task.model_dump(mode="json"),
-            "aux": list(settings.aux),
-            **(self._probing() if strategy == "probe" else self._differentiable()),
-            "device": settings.device,
-            "threads": settings.threads,
-            "workers": settings.workers,
-        }
+    def _search(self, strategy: str) -> SearchTrial:
+        from sedona_nni.reporting.trial import SearchTrial
+        from sedona_nni.searches import SEARCHES
 
-    def _differentiable(self) -> Parameters:
-        """Return what is particular to SEDONA's search."""
-        return {"search": self.settings.search.model_dump(mode="json")}
+        settings, kind = self.settings, SEARCHES[strategy]
+        how = getattr(settings, kind.field)
+        train = settings.train_settings(strategy) if kind.uses_training else None
+        return SearchTrial(
+            key=self._search_key(strategy),
+            strategy=strategy,
+            task=settings.task,
+            machine=settings.machine,
+            search=strategy,
+            aux=settings.aux,
+            settings=how.model_dump(mode="json"),
+            train=None if train is None else train.model_dump(mode="json"),
+        )
 
-    def _probing(self) -> Parameters:
-        """Return what is particular to a probing."""
-        train = self.settings.train_settings("probe")
-        return {
-            "probe": self.settings.probe.model_dump(mode="json"),
-            "train": train.model_dump(mode="json"),
-        }
-
-    def take(self, key: str, result: dict[str, Any]) -> None:
+    def take(self, key: str, result: AnyResult) -> None:
         """Take what was found, or tell Optuna of a training."""
-        record = self.ledger[key]
-        if record.stage == "search":
-            self._documents[record.strategy] = _found(result)
+        if result.kind == "search":
+            self._documents[self.ledger[key].strategy] = _found(result)
         else:
             super().take(key, result)
 
@@ -230,7 +232,7 @@ class SearchingTuner(OptunaTuner):
             ExperimentFailedError: as said.
         """
         record = self.ledger[parameters["key"]]
-        if record.stage == "search" and record.result is None:
+        if record.is_search and record.result is None:
             self.ledger.fail(record.key, reason)
             raise ExperimentFailedError(f"the search failed; {reason}")
         super().failed(parameters, reason)
@@ -264,7 +266,7 @@ def _number(key: str) -> int:
     return int(key.rsplit("-", 1)[1])
 
 
-def _found(result: dict[str, Any]) -> SearchOutcome:
+def _found(result: SearchTrialResult) -> SearchOutcome:
     from sedona_nni.searches.documents import parse_result
 
-    return parse_result(result["search_result"])
+    return parse_result(result.search_result)

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.plugins import load_plugins
+from sedona_nni.reporting.trial import (
+    AnyResult,
+    AnyTrial,
+    RepeatedTrial,
+    SearchTrial,
+    StudyTrial,
+    TrainTrial,
+    read_result,
+    read_trial,
+)
 from sedona_nni.strategies.nni_border.devices import claim_device
 from sedona_nni.strategies.nni_border.trial import (
     report_final,
     report_intermediate,
     trial_parameters,
 )
-from sedona_nni.task import Task
+
+if TYPE_CHECKING:
+    from sedona_nni.training.settings import TrainSettings
 
 # Of a training, in the web UI; a search has no place among trainings
 _SHOWN = ("default", "loss", "test_accuracy", "peak_memory_mib", "time_s")
@@ -26,14 +39,12 @@ _SHOWN = ("default", "loss", "test_accuracy", "peak_memory_mib", "time_s")
 def main() -> int:
     """Run the trial that NNI has started this process for; return the exit code."""
     try:
-        parameters = trial_parameters()
-        load_plugins(parameters.get("plugins", ()), Path.cwd())  # which is trialCodeDirectory
-        with claim_device(parameters["device"], threads=parameters["threads"]) as device:
-            result = _run(parameters, device, Path(os.environ["NNI_OUTPUT_DIR"]))
-        repeated = ("key", "stage", "strategy", "hyperparameters")
-        echo = {name: parameters[name] for name in repeated if name in parameters}
-        shown = () if parameters["stage"] == "search" else _SHOWN
-        report_final({**result, **echo}, shown)
+        trial = read_trial(trial_parameters())
+        load_plugins(trial.plugins, Path.cwd())  # which is trialCodeDirectory
+        with claim_device(trial.machine.device, threads=trial.machine.threads) as device:
+            result = run(trial, device, Path(os.environ["NNI_OUTPUT_DIR"]))
+        shown = () if isinstance(trial, SearchTrial) else _SHOWN
+        report_final({**result.model_dump(mode="json", exclude_none=True), "key": trial.key}, shown)
     except SedonaError as error:
         print(f"sedona-nni: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
@@ -43,72 +54,105 @@ def main() -> int:
     return 0
 
 
-def _run(parameters: dict[str, Any], device: torch.device, directory: Path) -> dict[str, Any]:
-    """Run the stage; what it needs is imported here, as a training needs no Lightning."""
-    task = Task.model_validate(parameters["task"])
-    if parameters["stage"] == "search":
-        return _search(task, parameters, device, directory)
-    if "spaces" in parameters:
-        return _study(parameters, device, directory)
-    from sedona_nni.decouplings.decoupling import Decoupling
+def run(trial: AnyTrial, device: torch.device, directory: Path) -> AnyResult:
+    """Run a trial; what its kind needs is imported here, as a training needs no Lightning.
+
+    Args:
+        trial: What to do.
+        device: Where.
+        directory: Where to keep what an interrupted trial goes on with.
+
+    Raises:
+        SedonaError: as the training or the search does.
+    """
+    runs: dict[type, Callable[..., dict[str, Any]]] = {
+        SearchTrial: _search,
+        TrainTrial: _train,
+        RepeatedTrial: _train_repeatedly,
+        StudyTrial: _study,
+    }
+    return read_result(trial, runs[type(trial)](trial, device, directory))
+
+
+def _train(trial: TrainTrial, device: torch.device, directory: Path) -> dict[str, Any]:
+    from sedona_nni.training.settings import TrainSettings
+
+    return _trained(trial, TrainSettings.model_validate(trial.settings), device, directory)
+
+
+def _train_repeatedly(
+    trial: RepeatedTrial, device: torch.device, directory: Path
+) -> dict[str, Any]:
     from sedona_nni.training.settings import TrainSettings
     from sedona_nni.trials.repeated import repeated
-    from sedona_nni.trials.train import run_training
 
     def train(settings: TrainSettings, directory: Path) -> dict[str, Any]:
-        return run_training(
-            task,
-            Decoupling.model_validate(parameters["decoupling"]),
-            settings,
-            device=device,
-            workers=parameters.get("workers"),
-            report=report_intermediate,
-            directory=directory,
-        )
+        return _trained(trial, settings, device, directory)
 
-    settings = TrainSettings.model_validate(
-        {**parameters["train"], **parameters["hyperparameters"]}
-    )
-    repetitions = parameters.get("repetitions")
-    if repetitions is None:
-        return train(settings, directory)
-    return repeated(train, settings, repetitions, directory)
+    settings = TrainSettings.model_validate(trial.settings)
+    return repeated(train, settings, trial.repetitions, directory)
 
 
-def _search(
-    task: Task, parameters: dict[str, Any], device: torch.device, directory: Path
+def _trained(
+    trial: TrainTrial | RepeatedTrial,
+    settings: TrainSettings,
+    device: torch.device,
+    directory: Path,
 ) -> dict[str, Any]:
-    """Run the search that the parameters have the settings of."""
-    from sedona_nni.searches import SEARCHES
-    from sedona_nni.training.settings import TrainSettings
-    from sedona_nni.trials.search import run_search
+    from sedona_nni.trials.train import run_training
 
-    kind = next(SEARCHES[name] for name in SEARCHES if SEARCHES[name].field in parameters)
-    train = parameters.get("train")
-    return run_search(
-        kind.name,
-        task,
-        kind.settings.model_validate(parameters[kind.field]),
-        aux=parameters["aux"],
-        train=None if train is None else TrainSettings.model_validate(train),
+    return run_training(
+        trial.task,
+        trial.decoupling,
+        settings,
         device=device,
-        workers=parameters.get("workers"),
+        workers=trial.machine.workers,
         report=report_intermediate,
         directory=directory,
     )
 
 
-def _study(parameters: dict[str, Any], device: torch.device, directory: Path) -> dict[str, Any]:
+def _search(trial: SearchTrial, device: torch.device, directory: Path) -> dict[str, Any]:
+    from sedona_nni.searches import SEARCHES
+    from sedona_nni.training.settings import TrainSettings
+    from sedona_nni.trials.search import run_search
+
+    return run_search(
+        trial.search,
+        trial.task,
+        SEARCHES[trial.search].settings.model_validate(trial.settings),
+        aux=trial.aux,
+        train=None if trial.train is None else TrainSettings.model_validate(trial.train),
+        device=device,
+        workers=trial.machine.workers,
+        report=report_intermediate,
+        directory=directory,
+    )
+
+
+def _study(trial: StudyTrial, device: torch.device, directory: Path) -> dict[str, Any]:
     """Run a strategy of a study."""
     from sedona_nni.strategies.study_settings import StudySettings
     from sedona_nni.trials.study import run_study_trial
 
-    fields = StudySettings.model_fields
-    given = {name: parameters[name] for name in fields if name in parameters}
+    settings = {
+        "task": trial.task,
+        "aux": trial.aux,
+        "train": trial.train,
+        "workers": trial.machine.workers,
+        "seed": trial.seed,
+        "spaces": trial.spaces,
+        "budget": trial.budget,
+        "replicates": {trial.strategy: trial.replicate + 1},
+        "pretrain_share": trial.pretrain_share,
+        "meta_share": trial.meta_share,
+        "search": trial.searches["sedona"],
+        "probe": trial.searches["probe"],
+    }
     return run_study_trial(
-        StudySettings.model_validate(given),
-        parameters["strategy"],
-        parameters["replicate"],
+        StudySettings.model_validate(settings),
+        trial.strategy,
+        trial.replicate,
         device=device,
         report=report_intermediate,
         directory=directory,

@@ -20,9 +20,16 @@ from sedona_nni.data.sets import load_splits
 from sedona_nni.decouplings.balance import leaders
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.reporting.trial import StudySpace
 from sedona_nni.searches.documents import parse_result
 from sedona_nni.strategies.settings import BridgeSettings
-from sedona_nni.strategies.study_settings import StudySettings, StudySpace, fixed_aux
+from sedona_nni.strategies.study_settings import (
+    StudySettings,
+    fixed_aux,
+    space_bound,
+    uniform_in,
+    why_not_uniform,
+)
 from sedona_nni.training.weights import MODEL_FILE
 from sedona_nni.trials.search import run_search
 from sedona_nni.trials.train import run_training
@@ -130,7 +137,7 @@ class _Trial:
         aux = fixed_aux(self._strategy)
         if number is None or aux is None:
             return None
-        return self._settings.spaces[number].why_not(self._settings.task, aux)
+        return why_not_uniform(self._settings.spaces[number], self._settings.task, aux)
 
     def trained_in(self, number: int | None) -> list[dict[str, Any]]:
         """Return the trainings that the strategy spends its budget in a space on."""
@@ -139,13 +146,13 @@ class _Trial:
             return self._with_seeds(Decoupling(backbone=settings.task.backbone))
         space = settings.spaces[number]
         if aux is not None:
-            return self._with_seeds(space.uniform(settings.task, aux))
+            return self._with_seeds(uniform_in(space, settings.task, aux))
         if self._strategy in ("sedona", "probe"):
             if self.search is None:
                 self.search = self._searched()
             count = settings.num_leaders(self._strategy)
             found = parse_result(self.search["search_result"])
-            bound = space.bound(settings.task, settings.aux)
+            bound = space_bound(space, settings.task, settings.aux)
             best = itertools.cycle(leaders(found, space.num_blocks, count, bound))
             return [self._train(next(best), number) for number in range(count)]
         return self._asked_for(number, space)
@@ -177,7 +184,7 @@ class _Trial:
             found.append(self._train(decoupling, len(found)))
             return float(found[-1]["validation_accuracy"])
 
-        ask_by_nni(bridge, space.bound(settings.task, settings.aux), ask)
+        ask_by_nni(bridge, space_bound(space, settings.task, settings.aux), ask)
         return found
 
     def _train(self, decoupling: Decoupling, number: int) -> dict[str, Any]:

@@ -10,25 +10,16 @@ from pydantic import ValidationError
 from benchmarks.record import Header
 from benchmarks.study.document import Study
 from sedona_nni.errors import InputError
-from sedona_nni.reporting.ledger import Ledger, TrialRecord
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.reporting.trial import StudyRun, StudyTrial, StudyTrialResult
+from sedona_nni.task import Task
 
 __all__ = ["collect"]
 
 _DIGITS = 5  # more than one test image in 10,000
 _COMMON = ("aux", "train", "spaces", "budget")
 _OF_SEARCHES = {"sedona": ("pretrain_share", "meta_share", "search"), "probe": ("probe",)}
-_RUN_FIELDS = (
-    "space",
-    "seed",
-    "validation_accuracy",
-    "test_accuracy",
-    "time_s",
-    "images",
-    "macs",
-    "parameters",
-    "peak_memory_mib",
-    "largest_share",
-)
+_Done = tuple[StudyTrial, StudyTrialResult]
 
 
 def collect(ledgers: Sequence[Ledger], header: Header) -> Study:
@@ -42,21 +33,21 @@ def collect(ledgers: Sequence[Ledger], header: Header) -> Study:
     Raises:
         InputError: if there is no such trial, or not all trials of a net have the same settings.
     """
-    by_net: list[tuple[dict[str, Any], dict[str, TrialRecord]]] = []
+    by_net: list[tuple[Task, dict[str, _Done]]] = []
     for ledger in ledgers:
         for record in ledger:
-            if record.status != "succeeded":
+            trial, result = record.parameters, record.result
+            if result is None:
                 continue
-            if "replicate" not in record.parameters:
+            if not isinstance(trial, StudyTrial) or not isinstance(result, StudyTrialResult):
                 raise InputError.rule(
                     f"{ledger.path}: trial {record.key}", "must be one of a study", record.strategy
                 )
-            task = record.parameters["task"]
-            found = next((found for known, found in by_net if known == task), None)
+            found = next((found for known, found in by_net if known == trial.task), None)
             if found is None:
                 found = {}
-                by_net.append((task, found))
-            found.setdefault(record.key, record)
+                by_net.append((trial.task, found))
+            found.setdefault(record.key, (trial, result))
     if not by_net:
         raise InputError(f"{ledgers[0].path}: no trial has succeeded yet")
     try:
@@ -67,43 +58,50 @@ def collect(ledgers: Sequence[Ledger], header: Header) -> Study:
     return study.model_copy(update={"header": header.model_copy(update={"n": study.replicates})})
 
 
-def _net(task: dict[str, Any], records: Sequence[TrialRecord]) -> dict[str, Any]:
-    known: dict[str, TrialRecord] = {}
-    for record in records:
-        for name in (*_COMMON, *_OF_SEARCHES.get(record.strategy, ())):
-            first = known.setdefault(name, record)
-            if record.parameters[name] != first.parameters[name]:
-                raise InputError(f"trial {record.key}: must have the {name} of {first.key}")
+def _net(task: Task, done: Sequence[_Done]) -> dict[str, Any]:
+    known: dict[str, tuple[str, Any]] = {}
+    for trial, _ in done:
+        settings = _settings(trial)
+        for name in (*_COMMON, *_OF_SEARCHES.get(trial.strategy, ())):
+            first, value = known.setdefault(name, (trial.key, settings[name]))
+            if settings[name] != value:
+                raise InputError(f"trial {trial.key}: must have the {name} of {first}")
+    values = {name: value for name, (_, value) in known.items()}
     searches = {
-        strategy: {name: known[name].parameters[name] for name in names}
+        strategy: {name: values[name] for name in names}
         for strategy, names in _OF_SEARCHES.items()
-        if names[0] in known
+        if names[0] in values
     }
     return {
         "task": task,
-        **{name: known[name].parameters[name] for name in _COMMON},
+        **{name: values[name] for name in _COMMON},
         "searches": searches,
-        "trials": [_trial(record) for record in records],
+        "trials": [_trial(trial, result) for trial, result in done],
     }
 
 
-def _trial(record: TrialRecord) -> dict[str, Any]:
-    result = record.result or {}
+def _settings(trial: StudyTrial) -> dict[str, Any]:
+    """Return the settings of a trial's study by the names that they have in its file."""
+    settings = trial.model_dump(mode="json", exclude_none=True)
+    return {**settings, "search": trial.searches["sedona"], "probe": trial.searches["probe"]}
+
+
+def _trial(trial: StudyTrial, result: StudyTrialResult) -> dict[str, Any]:
     return {
-        "key": record.key,
-        "strategy": record.strategy,
-        "replicate": record.parameters["replicate"],
-        **_rounded({name: result[name] for name in ("time_s", "images")}),
-        "search": None if result["search"] is None else _rounded(result["search"]),
-        "runs": [_run(run) for run in result["runs"]],
-        "picks": [pick for pick in result["picks"] if pick is not None],
-        "left_out": result["left_out"],
+        "key": trial.key,
+        "strategy": trial.strategy,
+        "replicate": trial.replicate,
+        **_rounded(result.model_dump(include={"time_s", "images"})),
+        "search": None if result.search is None else _rounded(result.search.model_dump()),
+        "runs": [_run(run) for run in result.runs],
+        "picks": [pick for pick in result.picks if pick is not None],
+        "left_out": result.left_out,
     }
 
 
-def _run(run: dict[str, Any]) -> dict[str, Any]:
-    cut = {name: run["decoupling"][name] for name in ("cuts", "aux")}
-    return {**_rounded({name: run[name] for name in _RUN_FIELDS}), **cut}
+def _run(run: StudyRun) -> dict[str, Any]:
+    numbers = _rounded(run.model_dump(exclude={"decoupling"}))
+    return {**numbers, "cuts": run.decoupling.cuts, "aux": run.decoupling.aux}
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 
@@ -13,7 +12,8 @@ from benchmarks.tabular.table import Entry, Table, Training
 from sedona_nni.decouplings.compute import Compute, compute_in_macs
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.reporting.ledger import Ledger, TrialRecord
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.reporting.trial import RepeatedTrial, RepeatedTrialResult, SeedResult
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import task_backbone
@@ -35,25 +35,26 @@ def collect(ledgers: Sequence[Ledger], header: Header, aux_choices: tuple[str, .
     Raises:
         InputError: if there is none, or not all have the same task and settings.
     """
-    found: dict[Decoupling, TrialRecord] = {}
+    found: dict[Decoupling, tuple[RepeatedTrial, RepeatedTrialResult]] = {}
     for ledger in ledgers:
         for record in ledger:
-            if record.status == "succeeded":
-                found.setdefault(_decoupling(record), record)
+            trial, result = record.parameters, record.result
+            if isinstance(trial, RepeatedTrial) and isinstance(result, RepeatedTrialResult):
+                found.setdefault(trial.decoupling, (trial, result))
     if not found:
         raise InputError(f"{ledgers[0].path}: no training has succeeded yet")
-    common = {name: next(iter(found.values())).parameters[name] for name in ("task", "train")}
-    for record in found.values():
-        if any(record.parameters[name] != value for name, value in common.items()):
-            raise InputError(f"trial {record.key}: must have the task and training of the others")
-    task = Task.model_validate(common["task"])
+    first, _ = next(iter(found.values()))
+    for trial, _ in found.values():
+        if (trial.task, trial.train) != (first.task, first.train):
+            raise InputError(f"trial {trial.key}: must have the task and training of the others")
+    task = first.task
     compute = _compute(task, aux_choices)
-    entries = tuple(_entry(record, compute) for record in found.values())
+    entries = tuple(_entry(trial.decoupling, result, compute) for trial, result in found.values())
     return Table(
         header=header,
         task=task,
         aux_choices=aux_choices,
-        train=TrainSettings.model_validate(common["train"]),
+        train=TrainSettings.model_validate(first.train),
         compute=compute,
         entries=tuple(sorted(entries, key=lambda entry: (len(entry.cuts), entry.cuts, entry.aux))),
     )
@@ -64,41 +65,44 @@ def _compute(task: Task, aux_choices: tuple[str, ...]) -> Compute:
         return compute_in_macs(task_backbone(task), aux_choices)
 
 
-def _decoupling(record: TrialRecord) -> Decoupling:
-    return Decoupling.model_validate(record.parameters["decoupling"])
-
-
-def _entry(record: TrialRecord, compute: Compute) -> Entry:
-    decoupling = _decoupling(record)
-    result = record.result or {}
+def _entry(decoupling: Decoupling, result: RepeatedTrialResult, compute: Compute) -> Entry:
+    peak = result.peak_memory_mib
+    assert result.parameters is not None
+    assert result.macs is not None
+    assert peak is not None
     return Entry(
         cuts=tuple(decoupling.cuts),
         aux=tuple(decoupling.aux),
-        parameters=round(result["parameters"]),
-        macs=round(result["macs"]),
+        parameters=round(result.parameters),
+        macs=round(result.macs),
         largest_share=round(compute.largest_share(decoupling), _DIGITS),
-        peak_memory_mib=round(result["peak_memory_mib"], 2),
-        trainings=tuple(_training(run) for run in result["runs"]),
+        peak_memory_mib=round(peak, 2),
+        trainings=tuple(_training(run) for run in result.runs),
     )
 
 
-def _rounded(values: Iterable[float]) -> tuple[float, ...]:
-    return tuple(round(value, _DIGITS) for value in values)
+def _rounded(values: Iterable[float | None]) -> tuple[float, ...]:
+    return tuple(round(value, _DIGITS) for value in values if value is not None)
 
 
-def _training(run: dict[str, Any]) -> Training:
-    history = run["history"]
+def _training(run: SeedResult) -> Training:
     blocks = itertools.takewhile(
-        history.__contains__, (f"block_{number}_accuracy" for number in itertools.count(1))
+        run.history.__contains__, (f"block_{number}_accuracy" for number in itertools.count(1))
     )
-    return Training(
-        seed=run["seed"],
-        validation_accuracy=round(run["default"], _DIGITS),
-        test_accuracy=round(run["test_accuracy"], _DIGITS),
-        validation_loss=round(run["loss"], _DIGITS),
-        test_loss=round(run["test_loss"], _DIGITS),
-        best_epoch=run["best_epoch"],
-        block_curves=tuple(_rounded(history[block]) for block in blocks),
-        train_losses=_rounded(history["train_loss"]),
-        time_s=round(run["time_s"], 1),
+    numbers = {
+        "validation_accuracy": run.default,
+        "test_accuracy": run.test_accuracy,
+        "validation_loss": run.loss,
+        "test_loss": run.test_loss,
+    }
+    rounded = {name: round(value, _DIGITS) for name, value in numbers.items() if value is not None}
+    return Training.model_validate(
+        {
+            "seed": run.seed,
+            **rounded,
+            "best_epoch": run.best_epoch,
+            "block_curves": [_rounded(run.history[block]) for block in blocks],
+            "train_losses": _rounded(run.history["train_loss"]),
+            "time_s": None if run.time_s is None else round(run.time_s, 1),
+        }
     )

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from sedona_nni.decouplings.balance import FrontPoint, pareto_front
 from sedona_nni.decouplings.compute import Compute, compute_in_macs
@@ -33,8 +33,14 @@ from sedona_nni.reporting.data import (
 )
 from sedona_nni.reporting.equal_cost import CostPath, best_of, curve_of, paths_of, within_of
 from sedona_nni.reporting.ledger import TrialRecord
-from sedona_nni.reporting.results import is_of_study
 from sedona_nni.reporting.studies import unfolded
+from sedona_nni.reporting.trial import (
+    RepeatedTrial,
+    SearchTrial,
+    SearchTrialResult,
+    StudyTrial,
+    TrainTrial,
+)
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
 from sedona_nni.training.task_backbone import task_backbone
@@ -92,7 +98,7 @@ def build_report(sources: Iterable[Source], importance: Importance) -> Report:
     for source in sources:
         if not source.records:
             raise InputError(f"{source.name}: has no trials yet")
-        task = _task(source)
+        task = source.records[0].parameters.task
         same = task.model_dump_json(exclude={"data_dir", "split_seed"})
         for space, part in _parts(source).items():
             tasks.setdefault((same, space), task)
@@ -104,24 +110,16 @@ def build_report(sources: Iterable[Source], importance: Importance) -> Report:
 
 def _parts(source: Source) -> dict[str | None, _Part]:
     """Return an experiment, of a study each of its spaces."""
-    if not any(is_of_study(record) for record in source.records):
+    if not any(isinstance(record.parameters, StudyTrial) for record in source.records):
         return {None: _Part(source, {source.name: source.records})}
     by_space = unfolded(source.name, source.records)
     return {space: _Part(source, runs) for space, runs in by_space.items()}
 
 
-def _task(source: Source) -> Task:
-    record = source.records[0]
-    try:
-        return Task.model_validate(record.parameters.get("task", {}))
-    except ValidationError as error:
-        raise InputError.from_validation(error, f"{source.name}: {record.key}.task") from None
-
-
 def _group(task: Task, space: str | None, parts: Sequence[_Part], importance: Importance) -> Group:
     known = [(name, r) for part in parts for name, records in part.runs.items() for r in records]
-    trials = [_trial(name, record) for name, record in known if record.stage == "train"]
-    searches = [_search(name, record) for name, record in known if record.stage == "search"]
+    trials = [_trial(name, record) for name, record in known if not record.is_search]
+    searches = [_search(name, record) for name, record in known if record.is_search]
     searches = [_with_compromises(search, trials, task) for search in searches]
     paths = paths_of(trials, searches)
     budgets: dict[Cost, float] = {}
@@ -168,26 +166,36 @@ def _experiment(source: Source) -> Experiment:
         lost={
             record.key: record.reason or "no reason is known"
             for record in source.records
-            if record.status == "failed" and is_of_study(record)
+            if record.status == "failed" and isinstance(record.parameters, StudyTrial)
         },
     )
 
 
+def _numbers(record: TrialRecord, view: type[BaseModel]) -> dict[str, Any]:
+    """Return what of a trial's result a view of it shows under the same name."""
+    result = {} if record.result is None else record.result.model_dump(exclude_none=True)
+    return {name: result[name] for name in view.model_fields if name in result}
+
+
 def _trial(experiment: str, record: TrialRecord) -> TrialView:
-    given, result = record.parameters, dict(record.result or {})
+    given = record.parameters
+    assert isinstance(given, TrainTrial | RepeatedTrial)
     shown = {
-        **{name: result[name] for name in TrialView.model_fields if name in result},
+        **_numbers(record, TrialView),
         "experiment": experiment,
         "key": record.key,
         "strategy": record.strategy,
         "status": record.status,
         "reason": record.reason,
         "share_done": record.share_done,
-        "decoupling": given.get("decoupling"),
-        "hyperparameters": given.get("hyperparameters", {}),
-        "seed": given.get("train", {}).get("seed"),
-        "validation_accuracy": result.get("default"),
+        "decoupling": given.decoupling,
+        "hyperparameters": {},
+        "seed": given.train.get("seed"),
+        "validation_accuracy": None if record.result is None else record.result.default,
     }
+    if isinstance(given, TrainTrial):
+        drawn = {"hyperparameters": given.hyperparameters, "ideal_speedup": given.ideal_speedup}
+        shown |= drawn
     try:
         trial = TrialView.model_validate(shown)
     except ValidationError as error:
@@ -221,19 +229,21 @@ def _blocks(decoupling: Decoupling, compute: Compute) -> list[Block]:
 
 
 def _search(experiment: str, record: TrialRecord) -> SearchView:
-    result = dict(record.result or {})
-    kind = "probing" if "probe" in record.parameters else "relaxation"
+    given, result = record.parameters, record.result
+    assert isinstance(given, SearchTrial)
+    kind = "probing" if given.search == "probe" else "relaxation"
+    accuracy = None if result is None or kind == "probing" else result.default
     shown = {
-        **{name: result[name] for name in SearchView.model_fields if name in result},
+        **_numbers(record, SearchView),
         "experiment": experiment,
         "key": record.key,
         "strategy": record.strategy,
         "kind": kind,
         "status": record.status,
         "reason": record.reason,
-        "pretrain_steps": record.parameters.get("search", {}).get("pretrain_steps"),
-        "result": result.get("search_result"),
-        "validation_accuracy": result.get("default") if kind == "relaxation" else None,
+        "pretrain_steps": given.settings.get("pretrain_steps"),
+        "result": result.search_result if isinstance(result, SearchTrialResult) else None,
+        "validation_accuracy": accuracy,
     }
     try:
         search = SearchView.model_validate(shown)
@@ -360,9 +370,12 @@ def _studies(trials: Sequence[TrialView], importance: Importance) -> list[Study]
 
 def _differing(records: Sequence[TrialRecord]) -> list[str]:
     seen: dict[str, set[str]] = {}
-    for record in (record for record in records if record.stage == "train"):
-        tuned = record.parameters.get("hyperparameters", {})
-        for name, value in record.parameters.get("train", {}).items():
+    for record in records:
+        trial = record.parameters
+        if not isinstance(trial, TrainTrial | RepeatedTrial):
+            continue
+        tuned = trial.hyperparameters if isinstance(trial, TrainTrial) else {}
+        for name, value in trial.train.items():
             if name != "seed" and name not in tuned:
                 seen.setdefault(name, set()).add(repr(value))
     return sorted(name for name, values in seen.items() if len(values) > 1)

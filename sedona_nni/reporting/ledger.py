@@ -10,11 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from typing_extensions import Self
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
+from sedona_nni.reporting.trial import (
+    AnyResult,
+    AnyTrial,
+    SearchTrial,
+    TrainTrial,
+    TrainTrialResult,
+    read_result,
+)
 
 __all__ = ["Ledger", "TrialRecord"]
 
@@ -23,7 +30,7 @@ class TrialRecord(BaseModel):
     """One trial.
 
     Attributes:
-        parameters: All that defines the trial, with ``"key"``, ``"stage"`` and ``"strategy"``.
+        parameters: All that defines the trial.
         status: Whether it has ended, and how.
         result: Its final result, once it has succeeded.
         reason: Why it failed or was stopped, once it has.
@@ -32,67 +39,59 @@ class TrialRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    parameters: dict[str, Any]
+    parameters: AnyTrial
     status: Literal["running", "succeeded", "failed", "stopped"] = "running"
-    result: dict[str, Any] | None = None
+    result: AnyResult | None = None
     reason: str | None = None
     share_done: float | None = None
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for name in ("key", "stage", "strategy"):
-            if not isinstance(self.parameters.get(name), str):
-                raise ValueError(f"parameters must have a text {name}, but got {self.parameters}")
-        return self
+    @field_validator("result", mode="before")
+    @classmethod
+    def _of_its_kind(cls, given: Any, info: ValidationInfo) -> Any:
+        trial = info.data.get("parameters")
+        return read_result(trial, given) if trial is not None and given is not None else given
 
     @property
     def key(self) -> str:
         """Its name, unique in the experiment."""
-        return str(self.parameters["key"])
-
-    @property
-    def stage(self) -> str:
-        """``"search"`` or ``"train"``."""
-        return str(self.parameters["stage"])
+        return self.parameters.key
 
     @property
     def strategy(self) -> str:
         """What its decoupling comes from, e.g. ``"sedona"``."""
-        return str(self.parameters["strategy"])
+        return self.parameters.strategy
 
     @property
-    def method(self) -> str:
-        """Name of the method that it trains with, see `sedona_nni.training.methods`."""
-        settings = {
-            **self.parameters.get("train", {}),
-            **self.parameters.get("hyperparameters", {}),
-        }
-        method = settings.get("method", "greedy")
-        return method if isinstance(method, str) else str(method["name"])
+    def is_search(self) -> bool:
+        """Whether it is a search; all others train."""
+        return isinstance(self.parameters, SearchTrial)
 
     @property
     def validation_accuracy(self) -> float:
         """The accuracy that trials are chosen by, a fraction; only of a succeeded trial."""
         assert self.result is not None
-        return float(self.result["default"])
+        assert self.result.default is not None
+        return self.result.default
 
     @property
     def second_value(self) -> list[float | None]:
         """What a training is judged by beside its accuracy: nothing, or peak memory in MiB or ideal
         speed-up; None if that is not known."""
-        second = self.parameters.get("second_objective")
-        if second is None:
+        trial = self.parameters
+        if not isinstance(trial, TrainTrial) or trial.second_objective is None:
             return []
-        if second == "memory":
-            return [(self.result or {}).get("peak_memory_mib")]
-        return [self.parameters["ideal_speedup"]]
+        if trial.second_objective == "memory":
+            return [
+                self.result.peak_memory_mib if isinstance(self.result, TrainTrialResult) else None
+            ]
+        return [trial.ideal_speedup]
 
 
 class _LedgerFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal["sedona-nni/trials/1"] = "sedona-nni/trials/1"
-    trials: list[TrialRecord] = []
+    format: Literal["sedona-nni/trials/1", "sedona-nni/trials/2"] = "sedona-nni/trials/2"
+    trials: list[dict[str, Any]] = []
 
 
 class Ledger:
@@ -113,7 +112,8 @@ class Ledger:
                 stored = _LedgerFile.model_validate(read_json(path))
             except ValidationError as error:
                 raise InputError.from_validation(error, str(path)) from None
-            self._records = {record.key: record for record in stored.trials}
+            records = [_read(path, number, given) for number, given in enumerate(stored.trials)]
+            self._records = {record.key: record for record in records}
 
     def __iter__(self) -> Iterator[TrialRecord]:
         return iter(self._records.values())
@@ -124,11 +124,11 @@ class Ledger:
     def __getitem__(self, key: str) -> TrialRecord:
         return self._records[key]
 
-    def start(self, parameters: dict[str, Any]) -> None:
+    def start(self, parameters: AnyTrial) -> None:
         """Enter a trial that is handed out, or forget how it ended earlier."""
         self._put(TrialRecord(parameters=parameters))
 
-    def succeed(self, key: str, result: dict[str, Any]) -> None:
+    def succeed(self, key: str, result: AnyResult) -> None:
         """Enter the final result of a trial."""
         parameters = self._records[key].parameters
         self._put(TrialRecord(parameters=parameters, status="succeeded", result=result))
@@ -149,5 +149,17 @@ class Ledger:
 
     def _put(self, record: TrialRecord) -> None:
         self._records[record.key] = record
-        stored = _LedgerFile(trials=list(self._records.values()))
-        write_json(self.path, stored.model_dump(mode="json", exclude_none=True))
+        trials = [
+            each.model_dump(mode="json", exclude_none=True) for each in self._records.values()
+        ]
+        write_json(self.path, _LedgerFile(trials=trials).model_dump(mode="json"))
+
+
+def _read(path: Path, number: int, given: dict[str, Any]) -> TrialRecord:
+    try:
+        return TrialRecord.model_validate(given)
+    except ValidationError as error:
+        parameters = given.get("parameters")
+        key = parameters.get("key") if isinstance(parameters, dict) else None
+        name = key if isinstance(key, str) else f"trials.{number}"
+        raise InputError.from_validation(error, f"{path}: {name}") from None

@@ -6,24 +6,33 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.reporting.ledger import TrialRecord
+from sedona_nni.reporting.trial import (
+    RepeatedTrial,
+    RepeatedTrialResult,
+    SearchTrialResult,
+    SecondObjective,
+    StudyTrial,
+    StudyTrialResult,
+    TrainTrial,
+    TrainTrialResult,
+    method_of,
+)
 
 __all__ = [
     "HEADINGS",
     "Compromise",
-    "SecondObjective",
     "StrategyRow",
     "as_markdown",
     "cells",
     "comparison",
     "compromise_table",
     "compromises",
-    "is_of_study",
     "markdown_table",
     "serves",
     "trials_in_words",
@@ -41,9 +50,6 @@ HEADINGS = (
     "search",
     "trials",
 )
-
-
-SecondObjective = Literal["memory", "speed-up"]
 
 
 class StrategyRow(BaseModel):
@@ -87,11 +93,6 @@ class StrategyRow(BaseModel):
     is_mean: bool = False
 
 
-def is_of_study(record: TrialRecord) -> bool:
-    """Return whether a trial lets a strategy choose what to train, see `trials.study`."""
-    return "replicate" in record.parameters
-
-
 def serves(search: str, strategy: str) -> bool:
     """Return whether a strategy trains what a search of another name finds.
 
@@ -117,7 +118,7 @@ def comparison(
             have; then each of these has a row, in this order.
     """
     known = list(records)
-    trained = {record.strategy for record in known if record.stage == "train"}
+    trained = {record.strategy for record in known if not record.is_search}
     strategies = planned or [
         strategy
         for strategy in dict.fromkeys(record.strategy for record in known)
@@ -130,7 +131,7 @@ def comparison(
                 record
                 for record in known
                 if record.strategy == strategy
-                or (record.stage == "search" and serves(record.strategy, strategy))
+                or (record.is_search and serves(record.strategy, strategy))
             ],
             (planned or {}).get(strategy),
         )
@@ -139,38 +140,50 @@ def comparison(
 
 
 def _row(strategy: str, records: list[TrialRecord], planned: int | None) -> StrategyRow:
-    trained = [r for r in records if r.stage == "train" and r.status == "succeeded"]
-    searched = [r.result for r in records if r.stage == "search" and r.result is not None]
-    ended = Counter(r.status for r in records if r.stage == "train" and r.status != "running")
+    own = [r for r in records if not r.is_search]
+    trained = [r for r in own if r.status == "succeeded"]
+    searched = [r.result for r in records if isinstance(r.result, SearchTrialResult)]
+    ended = Counter(r.status for r in own if r.status != "running")
     row: dict[str, Any] = {
         "strategy": strategy,
         "num_trials": len(trained),
         "num_failed": ended["failed"],
         "num_stopped": ended["stopped"],
         "num_planned": None if ended.total() == planned else planned,
-        "search_time_s": sum(result["time_s"] for result in searched) if searched else None,
+        "search_time_s": sum(each.time_s or 0.0 for each in searched) if searched else None,
     }
-    if any(is_of_study(record) for record in records):
-        row |= {"is_mean": True, **_means([record.result or {} for record in trained])}
+    if any(isinstance(record.parameters, StudyTrial) for record in records):
+        studied = [r.result for r in trained if isinstance(r.result, StudyTrialResult)]
+        row |= {"is_mean": True, **_means(studied)}
     elif trained:
-        best = max(trained, key=lambda record: record.validation_accuracy)
-        assert best.result is not None
-        row["decoupling"] = best.parameters["decoupling"]
-        row["method"] = best.method
-        row["validation_accuracy"] = best.validation_accuracy
-        for name in ("test_accuracy", "parameters", "peak_memory_mib", "time_s"):
-            row[name] = best.result.get(name)
+        row |= _of_the_best(max(trained, key=lambda record: record.validation_accuracy))
     return StrategyRow.model_validate(row)
 
 
-def _means(results: list[dict[str, Any]]) -> dict[str, float]:
+def _of_the_best(record: TrialRecord) -> dict[str, Any]:
+    """Return what the table says of a training that succeeded."""
+    trial, result = record.parameters, record.result
+    assert isinstance(trial, TrainTrial | RepeatedTrial)
+    assert isinstance(result, TrainTrialResult | RepeatedTrialResult)
+    return {
+        "decoupling": trial.decoupling,
+        "method": method_of(trial),
+        "validation_accuracy": result.default,
+        "test_accuracy": result.test_accuracy,
+        "parameters": result.parameters,
+        "peak_memory_mib": result.peak_memory_mib,
+        "time_s": result.time_s,
+    }
+
+
+def _means(results: list[StudyTrialResult]) -> dict[str, float]:
     """Return the means of a study's trials; nothing of none, and no search of those without."""
-    searched = [(result.get("search") or {}).get("time_s") for result in results]
+    searched = [0.0 if result.search is None else result.search.time_s for result in results]
     columns = {
-        "validation_accuracy": [result["default"] for result in results],
-        "test_accuracy": [result["test_accuracy"] for result in results],
-        "time_s": [r["time_s"] - (s or 0) for r, s in zip(results, searched, strict=True)],
-        "search_time_s": [time for time in searched if time is not None],
+        "validation_accuracy": [result.default for result in results],
+        "test_accuracy": [result.test_accuracy for result in results],
+        "time_s": [(r.time_s or 0.0) - s for r, s in zip(results, searched, strict=True)],
+        "search_time_s": [r.search.time_s for r in results if r.search is not None],
     }
     return {name: fmean(values) for name, values in columns.items() if values}
 
@@ -203,17 +216,19 @@ def compromises(records: Iterable[TrialRecord]) -> list[Compromise]:
     one, by falling accuracy; none of an experiment with one objective."""
     found = []
     for record in records:
-        if record.status == "succeeded" and record.result and None not in record.second_value:
-            for value in record.second_value:
-                assert value is not None
+        trial, result = record.parameters, record.result
+        if not isinstance(trial, TrainTrial) or not isinstance(result, TrainTrialResult):
+            continue
+        for value in record.second_value:
+            if trial.second_objective is not None and value is not None:
                 found.append(
                     Compromise(
                         key=record.key,
-                        decoupling=record.parameters["decoupling"],
-                        hyperparameters=record.parameters.get("hyperparameters", {}),
-                        validation_accuracy=record.validation_accuracy,
-                        test_accuracy=record.result.get("test_accuracy"),
-                        second_objective=record.parameters["second_objective"],
+                        decoupling=trial.decoupling,
+                        hyperparameters=trial.hyperparameters,
+                        validation_accuracy=result.default,
+                        test_accuracy=result.test_accuracy,
+                        second_objective=trial.second_objective,
                         value=value,
                     )
                 )

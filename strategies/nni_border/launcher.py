@@ -14,8 +14,9 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -28,7 +29,14 @@ from sedona_nni.strategies.nni_border.rest import (
     trial_record,
 )
 from sedona_nni.strategies.nni_border.terminal import TunerError, finish_mark
-from sedona_nni.strategies.nni_border.wire import trial_folder, unpacked
+from sedona_nni.strategies.nni_border.wire import (
+    trial_folder,
+    unpacked,
+    without_summary,
+)
+
+if TYPE_CHECKING:
+    from sedona_nni.reporting.trial import AnyTrial
 
 __all__ = [
     "RUN_MARK",
@@ -227,10 +235,20 @@ class TrialView:
         """The tuner's name of the trial, NNI's for one that is not the tuner's."""
         return str(self.parameters.get("key", self.id))
 
+    @cached_property
+    def trial(self) -> AnyTrial | None:
+        """What it is, None of one that is not the tuner's."""
+        from sedona_nni.reporting.trial import read_trial  # late: tuners start with this module
+
+        try:
+            return read_trial(self.parameters)
+        except InputError:
+            return None
+
     @property
     def is_training(self) -> bool:
         """Whether it is one of those that the experiment ranks."""
-        return self.parameters.get("stage") == "train"
+        return self.trial is not None and self.trial.kind != "search"
 
     @property
     def accuracy(self) -> float | None:
@@ -314,7 +332,7 @@ class RunningExperiment:
         return [
             TrialView(
                 id=job["trialJobId"],
-                parameters=trial_record(job).get("parameters") or {},
+                parameters=without_summary(trial_record(job).get("parameters") or {}),
                 status=job["status"],
                 result=final_metric(job),
                 started_at=job.get("startTime", math.inf) / 1000,

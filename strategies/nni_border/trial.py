@@ -21,7 +21,7 @@ from sedona_nni.strategies.nni_border.rest import (
     without_proxy,
 )
 from sedona_nni.strategies.nni_border.terminal import ERROR_PARAMETER
-from sedona_nni.strategies.nni_border.wire import packed
+from sedona_nni.strategies.nni_border.wire import packed, without_summary
 
 __all__ = ["report_final", "report_intermediate", "trial_parameters"]
 
@@ -53,7 +53,7 @@ def trial_parameters() -> dict[str, Any]:
         raise InputError("NNI has no parameters for this trial")
     if ERROR_PARAMETER in parameters:
         raise InputError(parameters[ERROR_PARAMETER])
-    return parameters
+    return without_summary(parameters)
 
 
 def _manager() -> ManagerApi:

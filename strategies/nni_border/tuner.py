@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -39,7 +39,12 @@ from sedona_nni.strategies.nni_border.terminal import (
     finish_mark,
     tell,
 )
-from sedona_nni.strategies.nni_border.wire import trial_folder, unpacked, with_summary
+from sedona_nni.strategies.nni_border.wire import (
+    trial_folder,
+    unpacked,
+    with_summary,
+    without_summary,
+)
 
 __all__ = ["BorderTuner", "ExperimentFailedError", "Parameters"]
 
@@ -176,8 +181,8 @@ class BorderTuner(Tuner, ABC):
     def resumed(self, running: list[Parameters]) -> None:
         """Take note of which trials NNI starts again when an experiment is resumed."""
 
-    def shown(self, parameters: Parameters) -> Collection[str]:
-        """Return which of a trial's parameters the web UI gives an axis and a column."""
+    def summary(self, parameters: Parameters) -> Mapping[str, Any]:
+        """Return what of a trial the web UI gives an axis and a column: texts and numbers."""
         return parameters
 
     def remaining(self) -> int | None:
@@ -217,7 +222,7 @@ class BorderTuner(Tuner, ABC):
                 # A number of the dispatcher's own counter, so that it never meets it again.
                 parameter_id = msg_dispatcher._create_parameter_id()
                 self._running[parameter_id] = parameters
-                self._send(parameter_id, with_summary(parameters, self.shown(parameters)))
+                self._send(parameter_id, with_summary(parameters, self.summary(parameters)))
             if self._send is not None and not self._ending and self._is_done():
                 self._ending = True
                 finish_mark(self.checkpoint).touch()
@@ -279,7 +284,7 @@ class BorderTuner(Tuner, ABC):
             if parameters is None:
                 break
             self._running[parameter_id] = parameters
-            found.append(with_summary(parameters, self.shown(parameters)))
+            found.append(with_summary(parameters, self.summary(parameters)))
         self._owed += len(wanted) - len(found)
         self.supply()
         return found
@@ -390,8 +395,9 @@ class BorderTuner(Tuner, ABC):
         recovered: dict[int, Parameters] = self._dispatcher.recovered_trial_params
         msg_dispatcher._trial_params.update(recovered)
         self._dispatcher.recovered_max_param_id = -1  # i.e. none is an earlier session's
-        self._running.update(recovered)
-        self.resumed(list(recovered.values()))
+        again = {number: without_summary(parameters) for number, parameters in recovered.items()}
+        self._running.update(again)
+        self.resumed(list(again.values()))
         remaining = self.remaining()
         if remaining is not None and self._may_announce():
             self._announce(len(self._api().get("trial-jobs")) + remaining)

@@ -15,24 +15,28 @@ from typing import Any
 
 from sedona_nni.files import read_json, write_json
 
-__all__ = ["packed", "trial_folder", "unpacked", "with_summary"]
+__all__ = ["packed", "trial_folder", "unpacked", "with_summary", "without_summary"]
 
 _SUMMARY = "mutation_summary"
 _DETAILS = "details"
 _DETAILS_FILE = "final-result.json"
 
 
-def with_summary(parameters: Mapping[str, Any], shown: Collection[str]) -> dict[str, Any]:
-    """Return a trial's parameters as they are sent: with a summary of those to show.
+def with_summary(parameters: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial's parameters as they are sent: with a summary.
 
     Args:
         parameters: All that defines the trial.
-        shown: Names of texts and numbers that get an axis and a column.
+        summary: Texts and numbers that get an axis and a column, by name.
     """
-    chosen = {name: parameters[name] for name in shown if name in parameters}
     # The page would break at a None
-    summary = {name: "null" if value is None else value for name, value in chosen.items()}
-    return {**parameters, _SUMMARY: summary}
+    shown = {name: "null" if value is None else value for name, value in summary.items()}
+    return {**parameters, _SUMMARY: shown}
+
+
+def without_summary(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial's parameters as they were before they were sent."""
+    return {name: value for name, value in parameters.items() if name != _SUMMARY}
 
 
 def trial_folder(experiment: Path, trial_id: str) -> Path:

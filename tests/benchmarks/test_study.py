@@ -22,6 +22,7 @@ from benchmarks.study.tables import comparison_tables, picks_of, picks_table
 from benchmarks.study.views import show
 from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.reporting.trial import StudyTrialResult, read_trial
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
 
@@ -83,14 +84,18 @@ def trial(strategy: str, tests: tuple[float, float | None], number: int) -> dict
 
 
 def made_ledger(
-    path: Path, picks: dict[str, Any] = PICKS, backbone: str = "vgg11", **other: Any
+    path: Path,
+    picks: dict[str, Any] = PICKS,
+    backbone: str = "vgg11",
+    search: dict[str, Any] | None = None,
+    **other: Any,
 ) -> Ledger:
     ledger = Ledger(path)
     for strategy, replicates in picks.items():
         for number, tests in enumerate(replicates):
             parameters = {
+                "kind": "study",
                 "key": f"{strategy}-{number:03}",
-                "stage": "train",
                 "strategy": strategy,
                 "replicate": number,
                 "task": Task(backbone=backbone).model_dump(mode="json"),
@@ -99,13 +104,14 @@ def made_ledger(
                 "budget": 2,
                 "pretrain_share": 0.5,
                 "meta_share": 0.1,
-                "search": {},
-                "probe": {"cost": 2.5},
+                "searches": {"sedona": search or {}, "probe": {"cost": 2.5}},
                 "train": TrainSettings().model_dump(mode="json"),
                 **other,
             }
-            ledger.start(parameters)
-            ledger.succeed(parameters["key"], trial(strategy, tests, number))
+            ledger.start(read_trial(parameters))
+            ledger.succeed(
+                parameters["key"], StudyTrialResult.model_validate(trial(strategy, tests, number))
+            )
     return ledger
 
 
@@ -142,7 +148,8 @@ def test_trials_that_cannot_be_are_refused(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     ledger = made_ledger(tmp_path / "trials.json", {"backprop": [(0.7, None)]})
-    ledger.succeed("backprop-000", {**trial("backprop", (0.7, None), 0), **change})
+    result = {**trial("backprop", (0.7, None), 0), **change}
+    ledger.succeed("backprop-000", StudyTrialResult.model_validate(result))
     with pytest.raises(InputError, match=message):
         collect([ledger], header(n=1))
 

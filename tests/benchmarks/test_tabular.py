@@ -23,6 +23,7 @@ from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.reporting.trial import RepeatedTrial, RepeatedTrialResult
 from sedona_nni.searches.documents import load_outcome
 from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.searches.probing.result import ProbeResult
@@ -297,18 +298,27 @@ def test_collecting_what_an_experiment_left(tmp_path: Path) -> None:
             "train_loss": [2.0, 1.0],
         },
     }
-    parameters = {
-        "stage": "train",
-        "strategy": "grid-k2",
-        "task": task.model_dump(mode="json"),
-        "train": train.model_dump(mode="json"),
-    }
+
+    def start(key: str, cut: int, train: TrainSettings = train) -> None:
+        trial = RepeatedTrial(
+            key=key,
+            strategy="grid-k2",
+            task=task,
+            decoupling=at(cut),
+            train=train.model_dump(mode="json"),
+            repetitions=2,
+        )
+        ledger.start(trial)
+
+    def succeed(key: str) -> None:
+        sizes = {"default": 0.5, "parameters": 10.0, "macs": 20.0, "peak_memory_mib": 1.5}
+        runs = [{"seed": 1, **run}, {"seed": 2, **run}]
+        ledger.succeed(key, RepeatedTrialResult.model_validate({**sizes, "runs": runs}))
+
     for key, cut in (("a", 3), ("b", 1), ("c", 2)):
-        decoupling = at(cut).model_dump(mode="json")
-        ledger.start({**parameters, "key": key, "decoupling": decoupling})
-    sizes = {"parameters": 10.0, "macs": 20.0, "peak_memory_mib": 1.5}
+        start(key, cut)
     for key in ("a", "b"):
-        ledger.succeed(key, {**sizes, "runs": [{"seed": 1, **run}, {"seed": 2, **run}]})
+        succeed(key)
     collected = collect([ledger], header(n=1), AUX)
     path = tmp_path / "table.json"
     collected.save(path)
@@ -319,10 +329,8 @@ def test_collecting_what_an_experiment_left(tmp_path: Path) -> None:
     assert collected[at(1)].largest_share == pytest.approx(
         collected.compute.largest_share(at(1)), abs=1e-5
     )
-    other = TrainSettings(epochs=3).model_dump(mode="json")
-    decoupling = at(4).model_dump(mode="json")
-    ledger.start({**parameters, "key": "d", "decoupling": decoupling, "train": other})
-    ledger.succeed("d", {**sizes, "runs": [{"seed": 1, **run}]})
+    start("d", 4, TrainSettings(epochs=3))
+    succeed("d")
     with pytest.raises(InputError, match="trial d: must have the task"):
         collect([ledger], header(n=1), AUX)
 

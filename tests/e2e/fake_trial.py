@@ -1,6 +1,6 @@
 """A trial that takes its parameters at the border and makes its results up.
 
-The environment variable FAKE_TRIAL holds JSON, by the stage or the key of a trial:
+The environment variable FAKE_TRIAL holds JSON, by the kind or the key of a trial:
     {"search": {"seconds": 3}, "uniform-001": {"fail": true, "accuracies": [0.1, 0.2]}, ...}
 and "first_asks_late": true lets the first trial ask for its parameters after the second.
 """
@@ -24,9 +24,9 @@ plan: dict[str, Any] = json.loads(os.environ.get("FAKE_TRIAL", "{}"))
 if plan.get("first_asks_late") and os.environ["NNI_TRIAL_SEQ_ID"] == "0":
     time.sleep(4)
 parameters = trial_parameters()
-key, stage = parameters["key"], parameters["stage"]
+key, kind = parameters["key"], parameters["kind"]
 behaviour: dict[str, Any] = {}
-for name in (stage, key):
+for name in (kind, key):
     behaviour.update(plan.get(name, {}))
 
 started = {"key": key, "id": os.environ["NNI_TRIAL_JOB_ID"]}
@@ -46,8 +46,7 @@ if behaviour.get("fail"):
 
 result: dict[str, Any] = {
     "key": key,
-    "stage": stage,
-    "strategy": parameters["strategy"],
+    "kind": kind,
     "default": 0.5,
     "test_accuracy": 0.4,
     "loss": 1.0,
@@ -56,7 +55,7 @@ result: dict[str, Any] = {
     "peak_memory_mib": 10.0,
     "time_s": 1.0,
 }
-if stage == "search":
+if kind == "search":
     boundaries = 7  # vgg11
     aux = parameters["aux"]
     result["search_result"] = {
@@ -67,4 +66,4 @@ if stage == "search":
         "alpha": [[float(i == 4), 0.0] for i in range(boundaries)],
         "beta": [[float(c == 1) for c in range(len(aux))]] * boundaries,
     }
-report_final(result, [] if stage == "search" else ["default", "test_accuracy"])
+report_final(result, [] if kind == "search" else ["default", "test_accuracy"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,12 @@ from report_records import studied
 from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.reporting.results import as_markdown, comparison
+from sedona_nni.reporting.trial import (
+    SearchTrial,
+    SearchTrialResult,
+    TrainTrial,
+    TrainTrialResult,
+)
 
 CUT_AT_4 = {"backbone": "vgg11", "cuts": [4], "aux": ["conv2"]}
 CUT_AT_1 = {"backbone": "vgg11", "cuts": [1], "aux": ["conv1"]}
@@ -18,28 +26,34 @@ CUT_AT_1 = {"backbone": "vgg11", "cuts": [1], "aux": ["conv1"]}
 UNTAUGHT = {"backbone": "vgg11", "cuts": [4], "aux": ["none"]}
 
 
-def train(key: str, decoupling: dict[str, Any] = CUT_AT_4) -> dict[str, Any]:
-    strategy = key.split("-")[0]
-    return {"key": key, "stage": "train", "strategy": strategy, "decoupling": decoupling}
+def train(key: str, decoupling: dict[str, Any] = CUT_AT_4, **more: Any) -> TrainTrial:
+    given = {"key": key, "strategy": key.split("-")[0], "decoupling": decoupling}
+    return TrainTrial.model_validate({**given, **more})
 
 
-def result(validation: float, test: float, **more: Any) -> dict[str, Any]:
-    return {
-        "default": validation,
-        "test_accuracy": test,
-        "parameters": 12345,
-        "peak_memory_mib": 56.4,
-        "time_s": 7.89,
-        **more,
-    }
+SEARCH = SearchTrial(key="search", strategy="sedona", search="sedona")
+
+
+def result(validation: float, test: float) -> TrainTrialResult:
+    return TrainTrialResult(
+        default=validation,
+        test_accuracy=test,
+        parameters=12345,
+        peak_memory_mib=56.4,
+        time_s=7.89,
+    )
+
+
+def found(time_s: float) -> SearchTrialResult:
+    return SearchTrialResult(default=0.1, time_s=time_s, search_result={})
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     ledger = Ledger(tmp_path / "trials.json")
-    ledger.start({"key": "search", "stage": "search", "strategy": "sedona"})
+    ledger.start(SEARCH)
     ledger.start(train("uniform-000"))
-    ledger.succeed("search", result(0.1, 0.1, time_s=100.0))
+    ledger.succeed("search", found(100.0))
     ledger.start(train("sedona-000"))
     ledger.start(train("sedona-001", CUT_AT_1))
     ledger.start(train("sedona-002"))
@@ -75,11 +89,11 @@ def test_the_table_in_markdown(ledger: Ledger) -> None:
 
 def test_one_search_serves_every_number_of_blocks(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "trials.json")
-    ledger.start({"key": "search", "stage": "search", "strategy": "sedona"})
-    ledger.succeed("search", result(0.1, 0.1, time_s=100.0))
+    ledger.start(SEARCH)
+    ledger.succeed("search", found(100.0))
     assert [(row.strategy, row.num_trials) for row in comparison(ledger)] == [("sedona", 0)]
     for name in ("sedona-k2", "sedona-k4", "sedona-k4-3", "uniform-k2"):
-        ledger.start({**train(f"{name}-000"), "strategy": name})
+        ledger.start(train(f"{name}-000", strategy=name))
         ledger.succeed(f"{name}-000", result(0.8, 0.7))
     assert [(row.strategy, row.num_trials, row.search_time_s) for row in comparison(ledger)] == [
         ("sedona-k2", 1, 100.0),
@@ -128,7 +142,7 @@ def test_the_method_is_named_where_it_matters(
     tmp_path: Path, settings: dict[str, Any], decoupling: dict[str, Any], words: str
 ) -> None:
     ledger = Ledger(tmp_path / "trials.json")
-    ledger.start({**train("uniform-000", decoupling), **settings})
+    ledger.start(train("uniform-000", decoupling, **settings))
     ledger.succeed("uniform-000", result(0.8, 0.7))
     (row,) = comparison(ledger)
     assert as_markdown([row]).splitlines()[2].split(" | ")[1] == words
@@ -151,6 +165,41 @@ def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
     path.write_text('{"format": "another"}')
     with pytest.raises(InputError, match=r"trials\.json\.format"):
         Ledger(path)
-    path.write_text('{"trials": [{"parameters": {"key": "a", "stage": "train"}}]}')
-    with pytest.raises(InputError, match=r"trials\.0: parameters must have a text strategy"):
+
+
+@pytest.mark.parametrize(
+    ("parameters", "result_", "message"),
+    [
+        ({"kind": "train"}, None, r"trials\.0\.parameters\.train\.key: this field is required"),
+        ({"kind": "walk", "key": "a"}, None, r"a\.parameters: Input tag 'walk'"),
+        (
+            {"decoupling": {"cuts": [1]}},
+            None,
+            r"a\.parameters\.train\.decoupling\.backbone: this field is required",
+        ),
+        ({"task": {"backbon": 1}}, None, r"a\.parameters\.train\.task\.backbon: unknown field"),
+        ({}, {"default": math.nan}, r"a\.result: train\.default: .* nan"),
+        ({}, {"test_accuracy": 0.5}, r"a\.result: train\.default: this field is required"),
+        (
+            {},
+            {"kind": "search", "search_result": {}},
+            r"a\.result: kind: must be that of the trial, train, but got 'search'",
+        ),
+    ],
+)
+def test_a_ledger_that_makes_no_sense_is_refused_in_one_line(
+    tmp_path: Path,
+    parameters: dict[str, Any],
+    result_: dict[str, Any] | None,
+    message: str,
+) -> None:
+    usual = {"key": "a", "strategy": "a", "kind": "train", "decoupling": CUT_AT_4}
+    if "key" in parameters or "kind" not in parameters:
+        parameters = {**usual, **parameters}
+    status = "running" if result_ is None else "succeeded"
+    trial = {"parameters": parameters, "status": status, "result": result_}
+    path = tmp_path / "trials.json"
+    path.write_text(json.dumps({"trials": [trial]}))
+    with pytest.raises(InputError, match=message) as refused:
         Ledger(path)
+    assert "\n" not in str(refused.value)

@@ -309,15 +309,6 @@ def test_importance_is_asked_for_from_enough_trainings_of_all_experiments_togeth
     [
         ([], "e: has no trials yet"),
         ([trained("uniform-000", 1.5)], "e: uniform-000.validation_accuracy: .* 1.5"),
-        ([trained("uniform-000", math.nan)], "e: uniform-000.validation_accuracy: .* nan"),
-        (
-            [record("uniform-000", given={"decoupling": {"cuts": [1]}})],
-            "e: uniform-000.decoupling.backbone: this field is required",
-        ),
-        (
-            [record("uniform-000", given={"task": {"backbon": 1}})],
-            "e: uniform-000.task.backbon: unknown field",
-        ),
         (
             [trained("uniform-000", 0.5, compute={**COMPUTE, "layers": [1] * 3})],
             "e: uniform-000.compute: auxiliary must have one entry per boundary",
@@ -330,10 +321,6 @@ def test_importance_is_asked_for_from_enough_trainings_of_all_experiments_togeth
         (
             [studied("random", 0, 0.5), record("uniform-000")],
             "e: uniform-000: is not of a study, unlike others",
-        ),
-        (
-            [studied("random", 0, status="succeeded", result={"default": 0.5})],
-            "e: random-000.runs: this field is required",
         ),
     ],
 )

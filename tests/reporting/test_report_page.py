@@ -199,7 +199,7 @@ def test_hostile_names_are_escaped_everywhere() -> None:
     records = [
         trained("a-000", 0.5, **ALL),
         TrialRecord(
-            parameters={**record("b-000").parameters, **nasty, "key": HOSTILE},
+            parameters=record("b-000").parameters.model_copy(update={**nasty, "key": HOSTILE}),
             status="succeeded",
             result=trained("b-000", 0.6, **ALL).result,
         ),
@@ -245,7 +245,7 @@ def test_little_or_nothing_to_show(records: list[TrialRecord], more: dict[str, A
     ended = sum(record.status != "running" for record in records)
     open_ = any(record.status == "running" for record in records)
     assert (f"experiment e0 {state}{ended}" in text) == bool(more or open_)
-    if records[0].stage == "search" and records[0].status == "failed":
+    if records[0].is_search and records[0].status == "failed":
         assert "<pre>lost</pre>" in text
 
 

@@ -351,8 +351,8 @@ class Planning(Counting):
         parameters = super().next_parameters()
         return None if parameters is None else {**parameters, "lr": 0.1, "task": {"data": "digits"}}
 
-    def shown(self, parameters: dict[str, Any]) -> list[str]:
-        return ["key", "lr"]
+    def summary(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        return {name: parameters[name] for name in ("key", "lr")}
 
     def remaining(self) -> int:
         return int(self.total - self.handed_out)

@@ -12,6 +12,7 @@ import pytest
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.reporting.trial import TrainTrial
 from sedona_nni.strategies.bridge import BridgeTuner
 from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
 from sedona_nni.strategies.settings import BridgeSettings
@@ -24,7 +25,7 @@ EVOLUTION = {
 
 
 def session(
-    dispatch: Any, concurrency: int = 2, again: list[dict[str, Any]] | None = None, **changes: Any
+    dispatch: Any, concurrency: int = 2, again: list[TrainTrial] | None = None, **changes: Any
 ) -> Any:
     class_args = {
         "task": {"backbone": "vgg11"},
@@ -36,7 +37,10 @@ def session(
     }
     nni = dispatch(BridgeTuner(**class_args))
     nni.initialize({})
-    trials = [{"parameter_id": n, "parameters": p} for n, p in enumerate(again or [], start=1)]
+    trials = [
+        {"parameter_id": number, "parameters": trial.model_dump(mode="json")}
+        for number, trial in enumerate(again or [], start=1)
+    ]
     nni.trials = {trial["parameter_id"]: trial for trial in trials}
     nni.dispatcher.handle_add_customized_trial(trials)
     nni.request(concurrency)
@@ -69,10 +73,7 @@ def finish(nni: Any, accuracy: Callable[[dict[str, Any]], float] | None = None) 
 
 
 def decouplings(nni: Any) -> list[Decoupling]:
-    return [
-        Decoupling.model_validate(record.parameters["decoupling"])
-        for record in Ledger(nni.folder / LEDGER_FILE)
-    ]
+    return [record.parameters.decoupling for record in Ledger(nni.folder / LEDGER_FILE)]
 
 
 @pytest.mark.parametrize("changes", [{}, EVOLUTION, {"strategy": "tpe"}])
@@ -118,7 +119,7 @@ def test_only_decouplings_within_the_bound_are_trained(
 ) -> None:
     bounded = {"num_blocks": 3, "max_block_share": "1.7/K", "max_trials": 12, **changes}
     nni = session(dispatch, **bounded)
-    finish(nni, lambda parameters: sum(parameters["decoupling"]["cuts"]) / 20)
+    finish(nni, lambda parameters: sum(parameters.decoupling.cuts) / 20)
     bound = nni.tuner.settings.bound(nni.folder)
     assert len(set(decouplings(nni))) == 12
     for decoupling in decouplings(nni):
@@ -175,8 +176,8 @@ def test_evolution_waits_for_a_first_result_before_it_chooses_parents(dispatch: 
 
 
 def test_a_resume_goes_on_where_it_was(dispatch: Any) -> None:
-    def accuracy(parameters: dict[str, Any]) -> float:
-        return float(parameters["decoupling"]["cuts"][0]) / 10
+    def accuracy(parameters: TrainTrial) -> float:
+        return float(parameters.decoupling.cuts[0]) / 10
 
     through = session(dispatch, concurrency=1, **EVOLUTION)
     finish(through, accuracy)
@@ -194,7 +195,7 @@ def test_a_resume_goes_on_where_it_was(dispatch: Any) -> None:
     nni = session(dispatch, concurrency=1, again=[interrupted], **EVOLUTION)
     time.sleep(0.01)
     assert nni.started == []
-    nni.succeed(interrupted["key"], default=accuracy(interrupted))
+    nni.succeed(interrupted.key, default=accuracy(interrupted))
     finish(nni, accuracy)
     assert len(nni.started) == 1
     assert decouplings(nni) == expected

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from report_records import search, training
 
 from sedona_nni.strategies.forecast import Forecast
 from sedona_nni.strategies.nni_border.launcher import TrialView
@@ -14,11 +15,11 @@ from sedona_nni.strategies.nni_border.launcher import TrialView
 def trial(
     key: str, status: str, started: float, ended: float = math.inf, accuracy: Any = None
 ) -> TrialView:
-    stage = "search" if key == "search" else "train"
+    trial = search("sedona") if key == "search" else training(key)
     result = None if accuracy is None else {"default": accuracy}
     return TrialView(
         f"id-{key}",
-        {"key": key, "stage": stage},
+        trial.model_dump(mode="json"),
         status,
         result,
         started_at=started,

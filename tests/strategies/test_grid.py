@@ -54,11 +54,11 @@ def test_the_whole_grid_is_trained_and_no_more(dispatch: Any) -> None:
         resumed.succeed(resumed.started[-1])
     assert resumed.ended
     records = list(Ledger(resumed.folder / LEDGER_FILE))
-    trained = [Decoupling.model_validate(record.parameters["decoupling"]) for record in records]
+    trained = [record.parameters.decoupling for record in records]
     assert len(trained) == len(set(trained)) == 1 + 3 + 14
     assert [each.num_blocks for each in trained] == [1] + 3 * [3] + 14 * [2]
-    assert {record.parameters["train"]["seed"] for record in records} == {4}
-    repetitions = [record.parameters["repetitions"] for record in records]
+    assert {record.parameters.train["seed"] for record in records} == {4}
+    repetitions = [record.parameters.repetitions for record in records]
     assert repetitions == [5] + 3 * [1] + 14 * [2]
     assert records[0].strategy == "backprop"
     assert resumed.tuner.settings.num_trials == 18

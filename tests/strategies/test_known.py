@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_records import search, training
 
 from sedona_nni import command_line
 from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.reporting.trial import SearchTrialResult, TrainTrialResult
 from sedona_nni.strategies import known
 
 TUNER = {"className": "sedona_nni.strategies.tuner.SedonaTuner"}
@@ -44,10 +46,13 @@ def add(stored: dict[str, dict[str, Any]], folder: Path, name: str, status: str,
 def trials(folder: Path, name: str, results: list[tuple[str, float | None]]) -> None:
     ledger = Ledger(folder / name / "checkpoint" / "trials.json")
     for number, (strategy, accuracy) in enumerate(results):
-        key, stage = f"{strategy}-{number:03d}", "search" if strategy == "search" else "train"
-        ledger.start({"key": key, "stage": stage, "strategy": strategy})
-        if accuracy is not None:
-            ledger.succeed(key, {"default": accuracy})
+        key = f"{strategy}-{number:03d}"
+        is_search = strategy == "search"
+        ledger.start(search("sedona", key) if is_search else training(key))
+        if accuracy is None:
+            continue
+        found = SearchTrialResult(default=accuracy, search_result={})
+        ledger.succeed(key, found if is_search else TrainTrialResult(default=accuracy))
 
 
 def listed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

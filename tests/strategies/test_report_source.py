@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from report_records import training
 
 from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
@@ -13,7 +14,7 @@ from sedona_nni.strategies.report_source import read_sources
 
 def ledger(path: Path, key: str = "uniform-000") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Ledger(path).start({"key": key, "stage": "train", "strategy": "uniform"})
+    Ledger(path).start(training(key))
     return path
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from report_records import search, training
 from rich.console import Console
 
 from sedona_nni.reporting.ledger import Ledger
@@ -19,7 +20,7 @@ from sedona_nni.strategies import runner
 from sedona_nni.strategies.nni_border.launcher import Outcome, TrialView
 from sedona_nni.strategies.nni_border.wire import packed
 
-SEARCH = {"key": "search", "stage": "search", "strategy": "probe", "probe": {}}
+SEARCH = search("probe")
 PROBED = {"loss": 2.319, "probe": 3, "probes": 29, "probed": "cut after layer 4 (conv2)"}
 
 
@@ -40,12 +41,14 @@ class Started:
     def polls(self) -> Iterator[tuple[list[TrialView], Outcome | None]]:
         now = time.time()
         sent = packed(self.results["a"], [], None)
-        training = {"key": "probe-000", "stage": "train", "strategy": "probe"}
-        yield [TrialView("a", SEARCH, "RUNNING", None, now - 6)], None
-        done = TrialView("a", SEARCH, "SUCCEEDED", sent, now - 6, now)
-        yield [done, TrialView("b", training, "RUNNING", None, now - 10)], None
-        trained = TrialView("b", training, "SUCCEEDED", self.results["b"], now - 40, now)
-        yield [done, trained], self._outcomes.pop(0)
+        probing, trained = (
+            trial.model_dump(mode="json") for trial in (SEARCH, training("probe-000"))
+        )
+        yield [TrialView("a", probing, "RUNNING", None, now - 6)], None
+        done = TrialView("a", probing, "SUCCEEDED", sent, now - 6, now)
+        yield [done, TrialView("b", trained, "RUNNING", None, now - 10)], None
+        last = TrialView("b", trained, "SUCCEEDED", self.results["b"], now - 40, now)
+        yield [done, last], self._outcomes.pop(0)
 
     def latest_intermediate(self, trial_id: str) -> dict[str, Any]:
         numbers = {"default": 0.942, "epoch": 1, "epochs": 4}

@@ -21,7 +21,7 @@ from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
 from sedona_nni.strategies.settings import read_settings
 from sedona_nni.strategies.study import StudyTuner
-from sedona_nni.strategies.study_settings import StudySettings
+from sedona_nni.strategies.study_settings import StudySettings, space_bound
 from sedona_nni.trials import __main__ as trial_main
 from sedona_nni.trials import study
 from sedona_nni.trials.study import run_study_trial
@@ -51,12 +51,12 @@ def test_first_all_strategies_once_then_again(dispatch: Any) -> None:
     nni.initialize({})
     nni.request()
     for _ in range(4):
-        nni.succeed(nni.started[-1])
+        nni.succeed(nni.started[-1], test_accuracy=0.4, runs=[])
     resumed = dispatch(StudyTuner(**STUDY))
     resumed.initialize({})
     resumed.request()
     while not resumed.ended:
-        resumed.succeed(resumed.started[-1])
+        resumed.succeed(resumed.started[-1], test_accuracy=0.4, runs=[])
     records = list(Ledger(resumed.folder / LEDGER_FILE))
     assert [record.key for record in records] == [
         "random-000",
@@ -69,9 +69,10 @@ def test_first_all_strategies_once_then_again(dispatch: Any) -> None:
     ]
     assert resumed.tuner.settings.num_trials == 7
     given = records[4].parameters
-    assert (given["strategy"], given["replicate"], given["stage"]) == ("uniform:conv1", 1, "train")
-    again = StudySettings.model_validate({name: given[name] for name in StudySettings.model_fields})
-    assert again == resumed.tuner.settings
+    assert (given.strategy, given.replicate, given.kind) == ("uniform:conv1", 1, "study")
+    settings = resumed.tuner.settings
+    assert (given.spaces, given.budget) == (settings.spaces, settings.budget)
+    assert given.searches["probe"] == settings.probe.model_dump(mode="json")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +272,7 @@ def test_one_search_serves_all_spaces(
         budget=4, pretrain_share=0.5, meta_share=0.1, probe={"cost": 1.5, "seed": 60}
     )
     result = run_study_trial(settings, strategy, 2, directory=tmp_path)
-    bound = settings.spaces[1].bound(settings.task, settings.aux)
+    bound = space_bound(settings.spaces[1], settings.task, settings.aux)
     count = 2 if strategy == "probe" else 1  # the budget less what probing costs
     assert [run["decoupling"] for run in result["runs"]] == [
         leader.model_dump(mode="json")
@@ -306,21 +307,18 @@ def test_an_interrupted_trial_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         aux=["conv1"],
         spaces=[{"num_blocks": 2}],
         budget=2,
+        replicates={"probe": 1},
         task={**STUDY["task"], "train_limit": 200},
         train={"epochs": 1, "batch_size": 64, "seed": 5},
         probe={"cost": 1},
     )
-    parameters = {
-        **settings.model_dump(mode="json"),
-        "key": "probe-000",
-        "stage": "train",
-        "strategy": "probe",
-        "replicate": 0,
-    }
+    tuner = StudyTuner()
+    tuner.settings, tuner.ledger = settings, Ledger(tmp_path / "trials.json")
+    trial = tuner.new_trial()
 
     def run(directory: Path, report: Callable[[dict[str, float]], None]) -> dict[str, Any]:
         monkeypatch.setattr(trial_main, "report_intermediate", report)
-        return trial_main._run(parameters, torch.device("cpu"), directory)
+        return trial_main.run(trial, torch.device("cpu"), directory).model_dump()
 
     def interrupt(numbers: dict[str, float]) -> None:
         raise KeyboardInterrupt

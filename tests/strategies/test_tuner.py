@@ -17,6 +17,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.models import build_backbone
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.reporting.results import cells, comparison, compromise_table, compromises
+from sedona_nni.reporting.trial import AnyTrial, method_of
 from sedona_nni.searches.documents import parse_result
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.strategies.hyperparameters import study_url
@@ -40,7 +41,7 @@ SEARCH_RESULT = {
 def session(
     dispatch: Any,
     concurrency: int = 2,
-    again: list[dict[str, Any]] | None = None,
+    again: list[AnyTrial] | None = None,
     tuner: type[OptunaTuner] = SedonaTuner,
     **changes: Any,
 ) -> Any:
@@ -56,11 +57,16 @@ def session(
     nni = dispatch(tuner(**{name: value for name, value in class_args.items() if value != "-"}))
     nni.initialize(SPACE)
     if again is not None:
-        trials = [{"parameter_id": n, "parameters": p} for n, p in enumerate(again, start=1)]
+        trials = [{"parameter_id": n, "parameters": sent(p)} for n, p in enumerate(again, start=1)]
         nni.trials = {trial["parameter_id"]: trial for trial in trials}
         nni.dispatcher.handle_add_customized_trial(trials)
     nni.request(concurrency)
     return nni
+
+
+def sent(trial: AnyTrial) -> dict[str, Any]:
+    """What NNI keeps of a trial."""
+    return {**trial.model_dump(mode="json"), "mutation_summary": trial.summary}
 
 
 def finish(nni: Any) -> None:
@@ -86,7 +92,7 @@ def test_every_strategy_gets_the_same_number_of_trials_and_the_experiment_ends(
     finish(nni)
     assert nni.ended
     assert nni.error is None
-    counts = Counter(record.strategy for record in ledger(nni) if record.stage == "train")
+    counts = Counter(record.strategy for record in ledger(nni) if not record.is_search)
     assert counts == {"sedona": 2, "uniform": 2, "random": 2, "backprop": 2}
     assert all(record.status == "succeeded" for record in ledger(nni))
 
@@ -110,8 +116,8 @@ def test_each_strategy_trains_its_own_decoupling(dispatch: Any) -> None:
     finish(nni)
     decouplings: dict[str, set[Decoupling]] = {}
     for record in ledger(nni):
-        if record.stage == "train":
-            decoupling = Decoupling.model_validate(record.parameters["decoupling"])
+        if not record.is_search:
+            decoupling = record.parameters.decoupling
             decouplings.setdefault(record.strategy, set()).add(decoupling)
     assert decouplings["sedona"] == {Decoupling(backbone="vgg11", cuts=[4], aux=["conv2"])}
     assert decouplings["uniform"] == {Decoupling(backbone="vgg11", cuts=[3], aux=["mlp-sr"])}
@@ -125,10 +131,10 @@ def test_strategies_start_from_the_same_draws_and_seeds(dispatch: Any) -> None:
     nni = session(dispatch)
     finish(nni)
     by_key = {record.key: record.parameters for record in ledger(nni)}
-    assert by_key["sedona-000"]["hyperparameters"] == by_key["uniform-000"]["hyperparameters"]
-    assert by_key["sedona-000"]["hyperparameters"] != by_key["sedona-001"]["hyperparameters"]
-    assert by_key["sedona-001"]["train"]["seed"] == by_key["uniform-001"]["train"]["seed"]
-    assert by_key["sedona-001"]["train"]["seed"] == by_key["sedona-000"]["train"]["seed"] + 1
+    assert by_key["sedona-000"].hyperparameters == by_key["uniform-000"].hyperparameters
+    assert by_key["sedona-000"].hyperparameters != by_key["sedona-001"].hyperparameters
+    assert by_key["sedona-001"].train["seed"] == by_key["uniform-001"].train["seed"]
+    assert by_key["sedona-001"].train["seed"] == by_key["sedona-000"].train["seed"] + 1
 
 
 @pytest.mark.parametrize("accuracy", [math.nan, math.inf, None, "high"])
@@ -326,11 +332,11 @@ def test_what_is_fixed_for_a_strategy_is_not_tuned_for_it(dispatch: Any) -> None
     fixed = {"predsim": {"optimizer": "adam", "lr": 0.0005, "lr_min": 5e-6}}
     nni = session(dispatch, compare=["predsim"], train_for=fixed, train={"lr": 0.3})
     finish(nni)
-    records = {record.key: record.parameters for record in ledger(nni) if record.stage == "train"}
+    records = {record.key: record.parameters for record in ledger(nni) if not record.is_search}
     predsim = records["predsim-001"]
-    assert set(predsim["hyperparameters"]) == {"batch_size"}
-    assert {**predsim["train"], **predsim["hyperparameters"]}["lr"] == 0.0005
-    assert set(records["sedona-001"]["hyperparameters"]) == {"lr", "batch_size"}
+    assert set(predsim.hyperparameters) == {"batch_size"}
+    assert predsim.settings["lr"] == 0.0005
+    assert set(records["sedona-001"].hyperparameters) == {"lr", "batch_size"}
 
 
 def test_published_settings_are_not_tuned_either(dispatch: Any) -> None:
@@ -354,9 +360,9 @@ def test_an_assessor_is_refused_also_by_plain_nnictl(dispatch: Any) -> None:
 def trained(nni: Any) -> dict[str, Decoupling]:
     """What each contender trains."""
     return {
-        record.strategy: Decoupling.model_validate(record.parameters["decoupling"])
+        record.strategy: record.parameters.decoupling
         for record in ledger(nni)
-        if record.stage == "train"
+        if not record.is_search
     }
 
 
@@ -428,7 +434,7 @@ def test_a_strategy_may_train_otherwise(dispatch: Any) -> None:
         train_for={"predsim": {**other, "classes_per_batch": 3}, "backprop": {"lr": 0.2}},
     )
     finish(nni)
-    settings = {record.key: record.parameters.get("train") for record in ledger(nni)}
+    settings = {record.key: record.parameters.train for record in ledger(nni)}
     for key, train in settings.items():
         if key == "search":
             continue
@@ -546,9 +552,9 @@ def test_further_decouplings_by_name(dispatch: Any, tmp_path: Path) -> None:
         "slow": [2, 5],
         "dni": [3],
     }
-    rates = {record.key: record.parameters["train"]["lr"] for record in ledger(nni)}
+    rates = {record.key: record.parameters.train["lr"] for record in ledger(nni)}
     assert rates["slow-000"] == 0.01 != rates["dgl-000"]
-    methods = {record.key: record.parameters["train"]["method"]["name"] for record in ledger(nni)}
+    methods = {record.key: method_of(record.parameters) for record in ledger(nni)}
     assert (methods["dgl-000"], methods["dni-000"]) == ("greedy", "dni")
     assert len(nni.started) == 2 * 6 == nni.tuner.settings.num_trials
 
@@ -559,13 +565,13 @@ def test_a_given_decoupling_needs_no_search(dispatch: Any) -> None:
     assert nni.ended
     trained = {record.key for record in ledger(nni) if record.strategy == "given"}
     assert trained == {"given-000", "given-001"}
-    assert ledger(nni)["given-000"].parameters["decoupling"]["cuts"] == [2]
+    assert ledger(nni)["given-000"].parameters.decoupling.cuts == [2]
 
 
 def test_a_decoupling_may_be_a_file_beside_the_trial_code(dispatch: Any, tmp_path: Path) -> None:
     Decoupling.model_validate(GIVEN).save(tmp_path / "found.json")
     nni = session(dispatch, **ALONE, decoupling="found.json")
-    assert ledger(nni)["given-000"].parameters["decoupling"]["cuts"] == [2]
+    assert ledger(nni)["given-000"].parameters.decoupling.cuts == [2]
 
 
 def test_a_search_result_may_be_a_file_beside_the_trial_code(dispatch: Any, tmp_path: Path) -> None:
@@ -586,7 +592,7 @@ def test_what_comes_from_files_keeps_to_a_bound(dispatch: Any, tmp_path: Path) -
     SearchResult.model_validate(LOPSIDED).save(tmp_path / "found.json")
     bounded = {**ALONE, "compare": [], "max_block_share": "0.7"}
     nni = session(dispatch, **{**bounded, "decoupling": "found.json", "num_blocks": [2]})
-    assert ledger(nni)["given-000"].parameters["decoupling"]["cuts"] == [4]
+    assert ledger(nni)["given-000"].parameters.decoupling.cuts == [4]
     measured = tmp_path / "measured.json"
     compute = nni.tuner.settings.bound(tmp_path).compute
     compute.model_copy(update={"layers": [1] * 7 + [9]}).save(measured)
@@ -648,15 +654,15 @@ PROBE_RESULT = {
 def test_probing_comes_first_and_what_it_finds_is_trained(dispatch: Any) -> None:
     nni = session(dispatch, tuner=ProbeTuner, num_blocks=[2, 3], compare=["uniform"], concurrency=1)
     search = nni.tuner.ledger["search"].parameters
-    assert (search["stage"], search["strategy"]) == ("search", "probe")
-    assert search["probe"]["cost"] == 1
-    assert search["train"]["epochs"] == 182
+    assert (search.kind, search.strategy, search.search) == ("search", "probe", "probe")
+    assert search.settings["cost"] == 1
+    assert search.train["epochs"] == 182
     nni.succeed("search", search_result=PROBE_RESULT)
     finish(nni)
     assert nni.ended
-    trained = {r.strategy: r.parameters["decoupling"] for r in ledger(nni) if r.stage == "train"}
+    trained = {r.strategy: r.parameters.decoupling for r in ledger(nni) if not r.is_search}
     assert set(trained) == {"probe-k2", "probe-k3", "uniform-k2", "uniform-k3"}
-    assert trained["probe-k3"]["aux"] == ["conv2", "conv2"]
+    assert trained["probe-k3"].aux == ["conv2", "conv2"]
 
 
 @pytest.mark.parametrize(
@@ -669,18 +675,16 @@ def test_two_searches_beside_each_other(
     assert nni.tuner.settings.num_trials == 8
     assert nni.started == ["search", f"search-{other}", "random-000"]
     searches = [nni.tuner.ledger[key].parameters for key in ("search", f"search-{other}")]
-    assert [search["strategy"] for search in searches] == [main, other]
-    assert [("probe" in search, "search" in search) for search in searches] == [
-        (name == "probe", name == "sedona") for name in (main, other)
-    ]
+    assert [search.strategy for search in searches] == [main, other]
+    assert [search.search for search in searches] == [main, other]
     results = {"sedona": SEARCH_RESULT, "probe": PROBE_RESULT}
     nni.succeed(f"search-{other}", search_result=results[other])
     assert f"{main}-000" not in nni.started  # each trains what its own search finds
     nni.succeed("search", search_result=results[main])
     finish(nni)
     assert nni.ended
-    trained = [r for r in ledger(nni) if r.stage == "train"]
-    found = {r.strategy: r.parameters["decoupling"]["cuts"] for r in trained}
+    trained = [r for r in ledger(nni) if not r.is_search]
+    found = {r.strategy: r.parameters.decoupling.cuts for r in trained}
     for strategy, result in results.items():
         assert found[strategy] == discretise(parse_result(result), 2, None).cuts
     assert found["sedona"] != found["probe"]
@@ -706,7 +710,7 @@ def test_leaders_are_trained_on_the_same_budget(dispatch: Any) -> None:
     nni = session(dispatch, leaders=3, compare=["uniform"], max_block_share="1.6/K")
     finish(nni)
     assert nni.ended
-    counts = Counter(record.strategy for record in ledger(nni) if record.stage == "train")
+    counts = Counter(record.strategy for record in ledger(nni) if not record.is_search)
     assert counts == {"sedona": 2, "sedona-2": 2, "sedona-3": 2, "uniform": 2}
     found = SearchResult.model_validate(SEARCH_RESULT)
     with torch.device("meta"):
@@ -715,13 +719,13 @@ def test_leaders_are_trained_on_the_same_budget(dispatch: Any) -> None:
     best = leaders(found, 2, 3, BlockBound(compute, "1.6/K"))
     for name, leader in zip(("sedona", "sedona-2", "sedona-3"), best, strict=True):
         trained = {
-            Decoupling.model_validate(record.parameters["decoupling"])
+            record.parameters.decoupling
             for record in ledger(nni)
-            if record.strategy == name and record.stage == "train"
+            if record.strategy == name and not record.is_search
         }
         assert trained == {leader}
     first = [r for r in ledger(nni) if r.key in ("sedona-000", "sedona-3-000")]
-    assert first[0].parameters["train"] == first[1].parameters["train"]
+    assert first[0].parameters.train == first[1].parameters.train
 
 
 def test_leaders_of_several_numbers_of_blocks_have_names_of_their_own(dispatch: Any) -> None:
@@ -827,7 +831,7 @@ def test_a_hopeless_training_is_stopped_and_counts(dispatch: Any) -> None:
     assert [t.state.name for t in studies(nni)["uniform"].trials] == [
         *("COMPLETE", "PRUNED", "COMPLETE"),
     ]
-    rows = comparison(record for record in ledger(nni) if record.stage == "train")
+    rows = comparison(record for record in ledger(nni) if not record.is_search)
     row = next(row for row in rows if row.strategy == "uniform")
     assert cells(row)[-1] == "2 (1 stopped early)"
     assert nni.ended
@@ -932,7 +936,7 @@ def test_the_web_ui_gets_what_people_look_for(dispatch: Any) -> None:
         for trial in nni.trials.values()
     }
     assert summaries["search"] == {"key": "search", "strategy": "sedona"}
-    drawn = ledger(nni)["uniform-000"].parameters["hyperparameters"]
+    drawn = ledger(nni)["uniform-000"].parameters.hyperparameters
     assert set(drawn) == {"lr", "batch_size"}
     assert summaries["uniform-000"] == {
         "key": "uniform-000",
@@ -943,7 +947,7 @@ def test_the_web_ui_gets_what_people_look_for(dispatch: Any) -> None:
         **drawn,
     }
     assert summaries["backprop-000"]["cuts"] == "none"
-    assert "mutation_summary" not in ledger(nni)["uniform-000"].parameters
+    assert "mutation_summary" not in (nni.folder / LEDGER_FILE).read_text()
 
 
 def test_the_number_of_trials_is_announced(dispatch: Any) -> None:

@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 
-from sedona_nni.strategies.nni_border.wire import packed, unpacked, with_summary
+from sedona_nni.strategies.nni_border.wire import packed, unpacked, with_summary, without_summary
 
 PARAMETERS = {"key": "sedona-000", "task": {"backbone": "vgg11"}, "lr": 0.1, "schedule": None}
 RESULT = {"default": 0.5, "time_s": 3.0, "key": "sedona-000", "history": {"loss": [1.0, 0.5]}}
 
 
 def test_parameters_get_a_summary_and_lose_nothing() -> None:
-    sent = with_summary(PARAMETERS, ["key", "lr", "schedule", "momentum"])
+    summary = {"key": "sedona-000", "lr": 0.1, "schedule": None}
+    sent = with_summary(PARAMETERS, summary)
     # the web UI's own name for it, in whose place nothing else is shown; it breaks at a null
     assert sent.pop("mutation_summary") == {"key": "sedona-000", "lr": 0.1, "schedule": "null"}
     assert sent == PARAMETERS
+    assert without_summary(with_summary(PARAMETERS, summary)) == PARAMETERS
 
 
 def test_a_result_shows_what_it_should_and_loses_nothing(tmp_path: Path) -> None:

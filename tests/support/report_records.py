@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.reporting.ledger import TrialRecord
+from sedona_nni.reporting.trial import SearchTrial, TrainTrial
 
 TASK = {"backbone": "vgg11", "dataset": "digits"}
 CUT = {"backbone": "vgg11", "cuts": [4], "aux": ["conv2"]}
@@ -16,6 +18,17 @@ COMPUTE = {
     "layers": [10] * 8,
     "auxiliary": [{"conv2": 10}] * 7,
 }
+
+
+def training(key: str) -> TrainTrial:
+    """A training as a tuner sends it."""
+    decoupling = Decoupling.model_validate(CUT)
+    return TrainTrial(key=key, strategy=key.rsplit("-", 1)[0], decoupling=decoupling)
+
+
+def search(name: str, key: str = "search") -> SearchTrial:
+    """A search as a tuner sends it."""
+    return SearchTrial(key=key, strategy=name, search=name)
 
 
 def trained(
@@ -49,8 +62,8 @@ def trained(
 def record(key: str, given: dict[str, Any] | None = None, **more: Any) -> TrialRecord:
     """A training that has not ended unless ``more`` says so."""
     parameters = {
+        "kind": "train",
         "key": key,
-        "stage": "train",
         "strategy": key.rsplit("-", 1)[0],
         "task": TASK,
         "decoupling": CUT,
@@ -71,9 +84,15 @@ def searched(images: float = 100, strategy: str = "sedona", **more: Any) -> Tria
         "beta": [[0, 1]] * 7,
     }
     result = {"default": 0.4, "images": images, "time_s": images / 10, "search_result": found}
-    parameters = {"key": "search", "stage": "search", "strategy": strategy, "task": TASK}
     return TrialRecord(
-        parameters={**parameters, "search": {"pretrain_steps": 60}},
+        parameters={
+            "kind": "search",
+            "key": "search",
+            "strategy": strategy,
+            "task": TASK,
+            "search": "sedona",
+            "settings": {"pretrain_steps": 60},
+        },
         status="succeeded",
         result={**result, **more},
     )
@@ -95,9 +114,15 @@ def probed(**more: Any) -> TrialRecord:
         "undivided": 2.25,
     }
     result = {"default": -0.5, "steps": 24, "trainings": 2.44, "images": 70, "time_s": 7.0}
-    parameters = {"key": "search", "stage": "search", "strategy": "probe", "task": TASK}
     return TrialRecord(
-        parameters={**parameters, "probe": {"cost": 2.5}},
+        parameters={
+            "kind": "search",
+            "key": "search",
+            "strategy": "probe",
+            "task": TASK,
+            "search": "probe",
+            "settings": {"cost": 2.5},
+        },
         status="succeeded",
         result={**result, "search_result": found, **more},
     )
@@ -116,7 +141,8 @@ def studied(strategy: str, replicate: int, *accuracies: float, **more: Any) -> T
     """
     is_backprop = strategy == "backprop"
     searches = {"sedona": searched, "probe": probed}
-    search = searches[strategy]().result if strategy in searches else None
+    found = searches[strategy]().result if strategy in searches else None
+    search = None if found is None else found.model_dump()
     runs = [
         {
             "space": None if is_backprop else space,
@@ -135,16 +161,14 @@ def studied(strategy: str, replicate: int, *accuracies: float, **more: Any) -> T
         for number, accuracy in enumerate(accuracies)
     ]
     parameters = {
+        "kind": "study",
         "key": f"{strategy}-{replicate:03d}",
-        "stage": "train",
         "strategy": strategy,
         "replicate": replicate,
         "task": TASK,
-        "decoupling": None,
         "train": {"seed": 3, "epochs": 2, "lr": 0.1},
         "spaces": [{"num_blocks": 2}, {"num_blocks": 2, "max_block_share": "1.5/K"}],
-        "search": {"seed": 1},
-        "probe": {"seed": 1},
+        "searches": {"sedona": {"seed": 1}, "probe": {"seed": 1}},
     }
     if more:
         return TrialRecord(parameters=parameters, **more)
