@@ -44,8 +44,8 @@ def place(numbers: Mapping[str, Any]) -> Place | None:
     """Return how far the reporter of numbers is, None if they do not tell.
 
     Args:
-        numbers: What a training, a search or a probing reports, see `training.loop.train`,
-            `sedona_nni.trials.search.run_search` and `sedona_nni.trials.probe.run_probes`.
+        numbers: What a training, a search or a probing reports, see `training.loop.train`
+            and `sedona_nni.trials.search.run_search`.
     """
     for part in ("epoch", "step", "probe"):
         if f"{part}s" in numbers:

@@ -97,7 +97,7 @@ class Search(BaseModel):
     Attributes:
         time_s: Seconds.
         images: Images learned from, each as often as it was.
-        search_result: For `sedona_nni.decouplings.decoupling.parse_result`.
+        search_result: For `sedona_nni.searches.documents.parse_result`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -149,7 +149,7 @@ def train(
     Raises:
         DivergedError: if a loss is not finite at the end of an epoch.
         InputError: if the checkpoint in ``directory`` was made with other settings or images, or
-            the method cannot train the network, see `training.methods.MethodSettings.check`.
+            the method cannot train the network, see `method_settings.MethodSettings.check`.
 
     Examples:
         >>> from sedona_nni import (

@@ -58,6 +58,8 @@ def test_what_a_document_points_to_is_there(document: str) -> None:
         assert pointed.is_file(), target
         if anchor:
             assert anchor in slugs(pointed), f"{target}#{anchor}"
+    for shown, target in re.findall(r"\[`([\w.]+\.py)`\]\(([^)]+)\)", text):
+        assert target.endswith(f"/{shown}")
     for test in re.findall(r"`(tests/[^`\s]+)`", text):
         place, *names = test.split("::")
         assert (ROOT / place).exists(), test

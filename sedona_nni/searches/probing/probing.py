@@ -9,7 +9,7 @@ Notation (L layers; C auxiliary choices; M MACs of the whole backbone for one im
     1. Train the layers 0..j with c alone for n steps, for each j and c, from the same initial
        weights, with the same images: l_jc. What is above a cut does not matter to what is below.
        So, too, the undivided backbone, with R = 4 seeds, as all else is compared with it: l_bp.
-    2. e_ijc = - (j-i)/L (l_jc - min(l, l_bp)), with l smoothed: `decoupling.ProbeResult`.
+    2. e_ijc = - (j-i)/L (l_jc - min(l, l_bp)), with l smoothed: `result.ProbeResult`.
     3. Discretise, for any K: the K-1 cuts of the largest total evidence, with or without a bound on
        the blocks: `balance.discretise`.
 

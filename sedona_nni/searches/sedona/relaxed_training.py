@@ -63,7 +63,7 @@ class RelaxedClassifier(AuxiliaryNetwork):
 
 
 def build_relaxed(backbone: Backbone, found: SearchResult) -> DecoupledNetwork:
-    """Return the relaxed network of a search result, ready for `training.train`.
+    """Return the relaxed network of a search result, ready for `training.loop.train`.
 
     It learns in the mode in which it was found.
 

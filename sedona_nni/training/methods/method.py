@@ -106,7 +106,7 @@ class TrainingMethod(ABC):
     """How one batch after the other changes a decoupled network, and what is kept for that.
 
     A subclass calls `optimize` in its constructor, which may draw weights from torch's global
-    generator: `training.train` seeds it. It seeds it again before every step.
+    generator: `training.loop.train` seeds it. It seeds it again before every step.
 
     Attributes:
         network: What is trained, on its device.
