@@ -1,14 +1,21 @@
 """SEDONA and decoupled greedy learning: where to cut a network into blocks that train alone.
 
 What is here is what a user needs, and stays; everything comes when it is first asked for, so that
-importing this costs nothing. A decoupling of one's own, trained on scikit-learn's digits:
+importing this costs nothing. A search on scikit-learn's digits, and a training of what it found:
 
     >>> import sedona_nni as sn
     >>> task = sn.Task(backbone="dgl-cnn4", width_multiplier=0.1, image_size=8, train_limit=200)
-    >>> backbone = sn.task_backbone(task)
+    >>> settings = sn.SearchSettings(pretrain_steps=4, meta_steps=2, batch_size=20)
+    >>> network = sn.RelaxedNetwork(sn.task_backbone(task), ["conv1", "mlp-sr"])
+    >>> found = sn.search(network, sn.load_splits(task, settings.validation_fraction), settings)
+    >>> decoupling = sn.discretise(found, num_blocks=3)
+
+or one of one's own
+
     >>> decoupling = sn.Decoupling(backbone="dgl-cnn4", cuts=[0, 1], aux=["conv1", "mlp-sr"])
     >>> decoupling.in_words()
     'cut after layer 0 (conv1) and 1 (mlp-sr)'
+    >>> backbone = sn.task_backbone(task)
     >>> round(sn.describe(backbone, decoupling)["ideal_speedup"], 2)
     1.41
     >>> network = sn.build_decoupled(backbone, decoupling)
@@ -56,10 +63,19 @@ if TYPE_CHECKING:
         register_backbone,
     )
     from sedona_nni.searches.documents import load_decoupling, load_outcome
+    from sedona_nni.searches.kind import (
+        SEARCHES,
+        Findings,
+        SearchKind,
+        SearchSetup,
+        register_search,
+    )
     from sedona_nni.searches.probing.probing import ProbeSettings
     from sedona_nni.searches.probing.result import ProbeResult
+    from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
     from sedona_nni.searches.sedona.release import import_release
     from sedona_nni.searches.sedona.result import SearchResult
+    from sedona_nni.searches.sedona.search import search
     from sedona_nni.searches.sedona.settings import SearchSettings
     from sedona_nni.task import Task
     from sedona_nni.teachers.auxiliary import (
@@ -78,6 +94,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "SEARCHES",
     "AuxiliaryContext",
     "AuxiliaryNetwork",
     "Backbone",
@@ -89,6 +106,7 @@ __all__ = [
     "DivergedError",
     "Evaluation",
     "FeatureShape",
+    "Findings",
     "FrontPoint",
     "ImageParts",
     "InputError",
@@ -96,9 +114,12 @@ __all__ = [
     "MemoryImages",
     "ProbeResult",
     "ProbeSettings",
+    "RelaxedNetwork",
+    "SearchKind",
     "SearchOutcome",
     "SearchResult",
     "SearchSettings",
+    "SearchSetup",
     "SedonaError",
     "Splits",
     "Task",
@@ -129,6 +150,8 @@ __all__ = [
     "register_backbone",
     "register_dataset",
     "register_method",
+    "register_search",
+    "search",
     "task_backbone",
     "train",
 ]
@@ -155,10 +178,13 @@ _BEHIND = {
         "register_backbone",
     ),
     "searches.documents": ("load_decoupling", "load_outcome"),
+    "searches.kind": ("SEARCHES", "Findings", "SearchKind", "SearchSetup", "register_search"),
     "searches.probing.probing": ("ProbeSettings",),
     "searches.probing.result": ("ProbeResult",),
+    "searches.sedona.relaxation": ("RelaxedNetwork",),
     "searches.sedona.release": ("import_release",),
     "searches.sedona.result": ("SearchResult",),
+    "searches.sedona.search": ("search",),
     "searches.sedona.settings": ("SearchSettings",),
     "task": ("Task",),
     "teachers.auxiliary": (

@@ -31,6 +31,13 @@ class Registry(Generic[T]):
 
     Attributes:
         kind: What they are, as in the settings that name them, e.g. ``"dataset"``.
+
+    Examples:
+        >>> from sedona_nni import SEARCHES
+        >>> [*SEARCHES]
+        ['sedona', 'probe']
+        >>> SEARCHES["probe"].settings.__name__
+        'ProbeSettings'
     """
 
     def __init__(self, kind: str, *, reserved: Collection[str] = ()) -> None:

@@ -185,9 +185,6 @@ OWED = {
     "tests/data/test_workers.py": {"_Trial", "_search", "_run", "_steps"},
     "tests/experiments/test_dgl_experiments.py": {"_decoupling", "_document"},
     "tests/experiments/test_published.py": {"_decoupling"},
-    "tests/searches/sedona/test_search.py": {
-        *("_problem", "_memory", "_seed", "_lr", "_DROPOUT"),
-    },
     "tests/strategies/conftest.py": {"_api"},
     "tests/strategies/test_bridge.py": {"_error", "_run"},
     "tests/strategies/test_hyperparameters.py": {"_study", "_span"},

@@ -57,6 +57,18 @@ class SearchSetup:
         progress: What outlives an interruption, small things; it keeps the time, too.
         directory: What outlives an interruption, large things; None keeps nothing. Not before
             something is put there need it exist, and a finished search's is removed.
+
+    Examples:
+        >>> from sedona_nni import (
+        ...     SEARCHES, ProbeSettings, SearchSetup, Task, TrainSettings, load_splits,
+        ... )
+        >>> task = Task(backbone="dgl-cnn4", width_multiplier=0.1, image_size=8, train_limit=100)
+        >>> train = TrainSettings(epochs=2, batch_size=20)
+        >>> splits = load_splits(task, train.validation_fraction)
+        >>> setup = SearchSetup(task, splits, aux=("conv1", "mlp"), train=train)
+        >>> findings = SEARCHES["probe"].run(setup, ProbeSettings(cost=4))
+        >>> findings.outcome.decoupling(num_blocks=3).num_blocks
+        3
     """
 
     task: Task
@@ -79,6 +91,15 @@ class Findings:
         default: What stands for it in NNI, which maximises; for searches it has no further use.
         images: How many its steps took, the same one as often as it was taken.
         numbers: Whatever else its results say, fit for JSON.
+
+    Examples:
+        >>> from sedona_nni import Findings, ProbeResult
+        >>> outcome = ProbeResult(
+        ...     backbone="mine", dataset="digits", aux_choices=["conv1"],
+        ...     losses=[[0.9], [0.5], [0.4]], undivided=0.3,
+        ... )
+        >>> Findings(outcome, default=-0.3, images=1000).numbers
+        {}
     """
 
     outcome: SearchOutcome
@@ -96,6 +117,11 @@ class SearchKind(ABC, Generic[SettingsT]):
         settings: Class of its settings; they have a ``seed``, and no field without a default.
         outcome: Class of its outcome.
         uses_training: Whether how it searches depends on how its decouplings will be trained.
+
+    Examples:
+        >>> from sedona_nni import SEARCHES, SearchKind
+        >>> all(isinstance(SEARCHES[name], SearchKind) for name in SEARCHES)
+        True
     """
 
     name: str
@@ -148,6 +174,30 @@ def register_search(kind: SearchKind[Any]) -> None:
     Raises:
         InputError: if its name, the field of its settings, or the format of its outcome is taken by
             another search; searches may share the class of an outcome.
+
+    Examples:
+        >>> import random
+        >>> from pydantic import BaseModel
+        >>> from sedona_nni import (
+        ...     Findings, SearchKind, SearchResult, register_search, task_backbone,
+        ... )
+        >>> class LuckSettings(BaseModel):
+        ...     seed: int = 0
+        >>> class Luck(SearchKind[LuckSettings]):
+        ...     name, field, settings, outcome = "luck", "luck", LuckSettings, SearchResult
+        ...
+        ...     def run(self, setup, settings):
+        ...         draw = random.Random(settings.seed).random
+        ...         boundaries = task_backbone(setup.task).num_layers - 1
+        ...         found = SearchResult(
+        ...             backbone=setup.task.backbone,
+        ...             dataset=setup.task.dataset,
+        ...             aux_choices=setup.aux,
+        ...             alpha=[(draw(), draw()) for _ in range(boundaries)],
+        ...             beta=[[draw() for _ in setup.aux] for _ in range(boundaries)],
+        ...         )
+        ...         return Findings(found, default=0.0, images=0)
+        >>> register_search(Luck())
     """
     for other in SEARCHES.so_far:
         if other.field == kind.field:

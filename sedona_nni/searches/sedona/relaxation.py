@@ -162,6 +162,14 @@ class RelaxedNetwork(nn.Module):
         auxiliaries: ``auxiliaries[i]`` holds the candidates at boundary i.
         alpha: Shape (L-1, 2), starts at 0 (column 0: local loss, i.e. cut; column 1: upstream).
         beta: Shape (L-1, C), starts at 0.
+
+    Examples:
+        >>> import torch
+        >>> from sedona_nni import RelaxedNetwork, build_backbone
+        >>> backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+        >>> network = RelaxedNetwork(backbone, ["conv1", "mlp"])
+        >>> network.a[0].tolist(), network.b.shape
+        ([0.5, 0.5], torch.Size([7, 2]))
     """
 
     def __init__(self, backbone: Backbone, aux_choices: Sequence[str]) -> None:

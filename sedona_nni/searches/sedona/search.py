@@ -42,11 +42,11 @@ from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.searches.sedona.weight_memory import WeightMemory
 from sedona_nni.teachers.losses import LabelSmoothing
 
-__all__ = ["Search", "search"]
+__all__ = ["DROPOUT", "SNAPSHOT_DRAW", "Search", "search"]
 
 Report = Callable[[dict[str, float]], None]
 
-_SNAPSHOT_DRAW, _DROPOUT = 0, 1  # what random numbers are for, so that the two never coincide
+SNAPSHOT_DRAW, DROPOUT = 0, 1  # what random numbers are for, so that the two never coincide
 
 
 def search(
@@ -77,6 +77,21 @@ def search(
 
     Raises:
         InputError: if the directory holds the checkpoint of another search.
+
+    Examples:
+        >>> from sedona_nni import (
+        ...     RelaxedNetwork, SearchSettings, Task, load_splits, search, task_backbone,
+        ... )
+        >>> task = Task(backbone="dgl-cnn4", width_multiplier=0.1, image_size=8, train_limit=100)
+        >>> network = RelaxedNetwork(task_backbone(task), ["conv1", "mlp"])
+        >>> settings = SearchSettings(pretrain_steps=2, meta_steps=2, inner_steps=2, batch_size=20)
+        >>> splits = load_splits(task, settings.validation_fraction)
+        >>> steps = []
+        >>> found = search(network, splits, settings, report=steps.append)
+        >>> [numbers["step"] for numbers in steps]
+        [1, 2, 3, 4]
+        >>> found.decoupling(num_blocks=2).num_blocks
+        2
     """
     data = splits.identity
     under_way = Search(network.to(device), settings, None if data is None else data.fingerprint)
@@ -166,7 +181,7 @@ class Search:
                 [self._next(train=train) for _ in range(settings.inner_steps)],
                 self._next(validation=validation),
                 lr=self.lr_at(w_0.step),
-                seed=self.seed_of(_DROPOUT, 0),
+                seed=self.seed_of(DROPOUT, 0),
             )
             # (alpha, beta) <- (alpha, beta) - meta_lr d CE(w_T) / d (alpha, beta), by its optimizer
             network.alpha.grad, network.beta.grad = ahead.alpha, ahead.beta
@@ -186,7 +201,7 @@ class Search:
         """Do one training step with the present alpha and beta; it becomes the current state."""
         lr = self.lr_at(start.step)
         self.state, losses = self.problem.step(
-            start, self._next(train=train), lr, self.seed_of(_DROPOUT, 1)
+            start, self._next(train=train), lr, self.seed_of(DROPOUT, 1)
         )
         local = losses[:-1].mean() if len(losses) > 1 else losses[-1]
         return {"train_loss": float(losses[-1]), "local_loss": float(local), "lr": lr}
@@ -269,7 +284,7 @@ class Search:
         return step % every == 0 or step == last
 
     def _take_snapshot(self) -> TrainingState:
-        generator = torch.Generator().manual_seed(self.seed_of(_SNAPSHOT_DRAW, 0))
+        generator = torch.Generator().manual_seed(self.seed_of(SNAPSHOT_DRAW, 0))
         state = self.memory.take(generator)
         device = self.network.alpha.device
         return TrainingState(

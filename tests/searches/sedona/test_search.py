@@ -25,7 +25,7 @@ from sedona_nni.searches.sedona.checkpoint import (
 )
 from sedona_nni.searches.sedona.hypergradient import hypergradient
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
-from sedona_nni.searches.sedona.search import _DROPOUT, Search
+from sedona_nni.searches.sedona.search import DROPOUT, Search
 from sedona_nni.searches.sedona.settings import SearchSettings
 
 SETTINGS = {
@@ -91,7 +91,7 @@ def test_without_pretraining_a_search_follows_one_trajectory() -> None:
     numbers = this.advance(batches(1), batches(2))
     first = [next(part) for part in [batches(1)] for _ in range(3)]
     ahead = hypergradient(
-        problem, initial, first[:2], next(batches(2)), lr=0.1, seed=plain.seed_of(_DROPOUT, 0)
+        problem, initial, first[:2], next(batches(2)), lr=0.1, seed=plain.seed_of(DROPOUT, 0)
     )
     assert numbers["lr"] == 0.1
     assert numbers["meta_loss"] == ahead.meta_loss.item()
@@ -99,7 +99,7 @@ def test_without_pretraining_a_search_follows_one_trajectory() -> None:
     with torch.no_grad():
         problem.network.alpha.copy_(this.network.alpha)
         problem.network.beta.copy_(this.network.beta)
-    state, _ = problem.step(initial, first[2], 0.1, plain.seed_of(_DROPOUT, 1))
+    state, _ = problem.step(initial, first[2], 0.1, plain.seed_of(DROPOUT, 1))
     (kept,) = this.memory.snapshots
     assert torch.equal(kept.state.weights, state.weights)
     assert kept.state.step == 1
