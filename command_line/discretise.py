@@ -25,7 +25,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
 
 if TYPE_CHECKING:
-    from sedona_nni.decouplings.balance import FrontPoint
+    from sedona_nni.decouplings.choice import FrontPoint
     from sedona_nni.decouplings.compute import Compute
     from sedona_nni.decouplings.outcome import SearchOutcome
     from sedona_nni.models import Backbone, Stem
@@ -75,7 +75,8 @@ def derive(
     """
     import torch
 
-    from sedona_nni.decouplings.balance import BlockBound, FrontPoint, leaders, pareto_front
+    from sedona_nni.decouplings.bounds import BlockBound
+    from sedona_nni.decouplings.choice import FrontPoint, leaders, pareto_front
     from sedona_nni.files import check_output_file
     from sedona_nni.models import build_backbone
     from sedona_nni.searches.documents import load_outcome

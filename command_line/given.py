@@ -10,7 +10,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
 
 if TYPE_CHECKING:
-    from sedona_nni.decouplings.balance import BlockBound
+    from sedona_nni.decouplings.bounds import BlockBound
     from sedona_nni.decouplings.decoupling import Decoupling
     from sedona_nni.decouplings.outcome import SearchOutcome
     from sedona_nni.strategies.experiment import Experiment
@@ -31,7 +31,7 @@ def bound_of(
     planned: Experiment, share: str | None, directory: Path, aux: Iterable[str] = ()
 ) -> BlockBound | None:
     """Return the experiment's bound on blocks, or one of another share; times go to a directory."""
-    from sedona_nni.decouplings.balance import allowed_share
+    from sedona_nni.decouplings.bounds import allowed_share
     from sedona_nni.strategies.ledger_tuner import COMPUTE_FILE
     from sedona_nni.strategies.settings import BalancedSettings
 
@@ -56,7 +56,7 @@ def decoupling_of(
 
     ``bound_for`` returns what it has to respect, given the auxiliary networks that it may use.
     """
-    from sedona_nni.decouplings.balance import discretise
+    from sedona_nni.decouplings.choice import discretise
     from sedona_nni.decouplings.rules import decoupling_by_rule, is_rule
     from sedona_nni.models import backbone_names, num_layers
     from sedona_nni.searches.documents import load_decoupling

@@ -32,6 +32,7 @@ def import_release(
     as_json: Json = False,
 ) -> None:
     """Read a search result that the authors of SEDONA published."""
+    from sedona_nni.decouplings.choice import discretise
     from sedona_nni.decouplings.decoupling import Decoupling
     from sedona_nni.files import check_output_file
     from sedona_nni.searches.sedona.release import import_release as read
@@ -39,7 +40,7 @@ def import_release(
     if output is not None:
         check_output_file("--output", output)
     result = read(alpha, beta, backbone=backbone, dataset=dataset)
-    shown = result if num_blocks is None else result.decoupling(num_blocks)
+    shown = result if num_blocks is None else discretise(result, num_blocks)
     if output is not None:
         shown.save(output)
     if as_json:

@@ -43,7 +43,7 @@ def search(
     decoupling-k<K>.json. Called again with the same directory, it continues an interrupted search.
     A bound on the blocks replaces that of the experiment.
     """
-    from sedona_nni.decouplings.balance import leaders
+    from sedona_nni.decouplings.choice import leaders
     from sedona_nni.files import check_output_folder
     from sedona_nni.searches.documents import parse_result
     from sedona_nni.strategies.nni_border.devices import claim_device

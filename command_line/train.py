@@ -24,7 +24,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
 
 if TYPE_CHECKING:
-    from sedona_nni.decouplings.balance import BlockBound
+    from sedona_nni.decouplings.bounds import BlockBound
     from sedona_nni.decouplings.decoupling import Decoupling
     from sedona_nni.searches.sedona.result import SearchResult
     from sedona_nni.training.settings import TrainSettings

@@ -35,7 +35,7 @@ import numpy as np
 from nni.mutable import Categorical, Sample, label_scope
 from torch import Tensor, nn
 
-from sedona_nni.decouplings.balance import BlockBound
+from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
 from sedona_nni.errors import InputError

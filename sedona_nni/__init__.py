@@ -39,13 +39,8 @@ if TYPE_CHECKING:
     from sedona_nni.data.batches import MemoryImages
     from sedona_nni.data.dataset import ImageParts, register_dataset
     from sedona_nni.data.sets import Splits, dataset_names, load_splits
-    from sedona_nni.decouplings.balance import (
-        BlockBound,
-        FrontPoint,
-        discretise,
-        leaders,
-        pareto_front,
-    )
+    from sedona_nni.decouplings.bounds import BlockBound
+    from sedona_nni.decouplings.choice import FrontPoint, discretise, leaders, pareto_front
     from sedona_nni.decouplings.compute import Compute, compute_in_macs
     from sedona_nni.decouplings.cost import describe
     from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
@@ -160,7 +155,8 @@ _BEHIND = {
     "data.batches": ("MemoryImages",),
     "data.dataset": ("ImageParts", "register_dataset"),
     "data.sets": ("Splits", "dataset_names", "load_splits"),
-    "decouplings.balance": ("BlockBound", "FrontPoint", "discretise", "leaders", "pareto_front"),
+    "decouplings.bounds": ("BlockBound",),
+    "decouplings.choice": ("FrontPoint", "discretise", "leaders", "pareto_front"),
     "decouplings.compute": ("Compute", "compute_in_macs"),
     "decouplings.cost": ("describe",),
     "decouplings.decoupled": ("DecoupledNetwork", "build_decoupled"),

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from sedona_nni.decouplings.balance import BlockBound
+from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.strategies.settings import BridgeSettings
 from sedona_nni.strategies.trial_engine import TrialEngine, build_strategy

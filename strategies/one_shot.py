@@ -33,7 +33,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sedona_nni.data.batches import ImageSet
-from sedona_nni.decouplings.balance import discretise
+from sedona_nni.decouplings.choice import discretise
 from sedona_nni.errors import InputError
 from sedona_nni.files import check_output_folder
 from sedona_nni.search_spaces import DecouplingSpace

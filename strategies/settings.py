@@ -22,7 +22,8 @@ from pydantic import (
 from typing_extensions import Self
 
 from sedona_nni.data.sets import image_size_of
-from sedona_nni.decouplings.balance import BlockBound, BlockShare, discretise, leaders
+from sedona_nni.decouplings.bounds import BlockBound, BlockShare
+from sedona_nni.decouplings.choice import discretise, leaders
 from sedona_nni.decouplings.compute import Compute, compute_in_macs, load_compute
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
 from sedona_nni.decouplings.layer_time import compute_in_time
@@ -284,7 +285,7 @@ class _TunedSettings(BalancedSettings):
             decoupling, the path of its file, or a rule, see `sedona_nni.decouplings.rules`, e.g.
             ``{layerwise: every:1:mlp-sr}``.
         leaders: How many decouplings that a search found are trained for each K: those of the most
-            evidence, as `decouplings.balance.leaders` orders them. The table calls the second one,
+            evidence, as `decouplings.choice.leaders` orders them. The table calls the second one,
             e.g., ``sedona-2``.
         train_for: What single strategies have otherwise than ``train``, by their names, e.g.
             ``{predsim: {optimizer: adam, lr: 0.0005}}``. What is given here, or by ``published``,
@@ -666,7 +667,7 @@ def derived(
         place: See `Contender`.
 
     Raises:
-        InputError: as `decouplings.balance.discretise` does, or if there are not as many.
+        InputError: as `decouplings.choice.discretise` does, or if there are not as many.
     """
     if isinstance(document, Decoupling):
         return document

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from sedona_nni.decouplings.balance import BlockBound
+from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks, uniform_cuts
 from sedona_nni.errors import InputError

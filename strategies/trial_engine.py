@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sedona_nni.decouplings.balance import BlockBound
+from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.search_spaces import DecouplingSpace, DistinctDecouplings

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from sedona_nni.data.batches import BatchStream
 from sedona_nni.data.sets import load_splits
-from sedona_nni.decouplings.balance import leaders
+from sedona_nni.decouplings.choice import leaders
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.reporting.trial import StudySpace

@@ -36,7 +36,7 @@ class Space(BaseModel):
 
     Attributes:
         num_blocks: K.
-        max_block_share: Only those within this bound, see `decouplings.balance`; by default all.
+        max_block_share: Only those within this bound, see `decouplings.bounds`; by default all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tabular.table import Table, rank_correlation
-from sedona_nni.decouplings.balance import discretise
+from sedona_nni.decouplings.choice import discretise
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.searches.probing.result import ProbeResult

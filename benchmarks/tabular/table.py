@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from typing_extensions import Self
 
 from benchmarks.record import Header
-from sedona_nni.decouplings.balance import BlockBound
+from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
@@ -154,7 +154,7 @@ class Table(Document):
 
         Args:
             num_blocks: K.
-            max_block_share: Only those within this bound, see `sedona_nni.decouplings.balance`.
+            max_block_share: Only those within this bound, see `sedona_nni.decouplings.bounds`.
 
         Raises:
             InputError: if there are none.

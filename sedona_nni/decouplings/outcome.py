@@ -45,6 +45,12 @@ class SearchOutcome(Document, ABC):
     tells_num_blocks: ClassVar[bool]
     """Whether the evidence also tells where no cut is better, so that K can be left to it."""
 
+    rule_for_num_blocks: ClassVar[str] = "most evidence"
+    """What that comes to in words, for the provenance of a decoupling whose K was left to it."""
+
+    one_aux_each: ClassVar[bool] = False
+    """Whether there is but one auxiliary network for each boundary, be it too large for a block."""
+
     format: str
     backbone: str
     dataset: str
@@ -77,17 +83,6 @@ class SearchOutcome(Document, ABC):
         """Return the auxiliary network that a cut there gets if nothing forbids it."""
         return self.ranked_aux(boundary)[0]
 
-    @abstractmethod
-    def decoupling(self, num_blocks: int) -> Decoupling:
-        """Discretise: the K-1 cuts with the largest total evidence.
-
-        At each cut stands the preferred auxiliary network. Ties go to the lower boundary. K = 0
-        leaves their number to the search, where it tells.
-
-        Raises:
-            InputError: unless 0 <= num_blocks <= L, or if 0 is not for this kind of search.
-        """
-
     def check_tells_num_blocks(self) -> None:
         """Check that K can be left to the search.
 
@@ -95,7 +90,7 @@ class SearchOutcome(Document, ABC):
             InputError: if it cannot.
         """
         if not self.tells_num_blocks:
-            rule = "must be at least 1 for a probing, which tells where to cut but not how often"
+            rule = "must be at least 1 for a search that tells where to cut but not how often"
             raise InputError.rule("num_blocks", rule, 0)
 
     def at(self, cuts: list[int], how: dict[str, Any], aux: list[str] | None = None) -> Decoupling:

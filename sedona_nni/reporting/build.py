@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from pydantic import BaseModel, ValidationError
 
-from sedona_nni.decouplings.balance import FrontPoint, pareto_front
+from sedona_nni.decouplings.choice import FrontPoint, pareto_front
 from sedona_nni.decouplings.compute import Compute, compute_in_macs
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.outcome import SearchOutcome

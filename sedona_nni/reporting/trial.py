@@ -25,7 +25,7 @@ from pydantic import (
     ValidationError,
 )
 
-from sedona_nni.decouplings.balance import BlockShare
+from sedona_nni.decouplings.bounds import BlockShare
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.machine import Machine

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny, TypeAdapter, ValidationError
 
-from sedona_nni.decouplings.balance import discretise
+from sedona_nni.decouplings.choice import discretise
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
@@ -92,7 +92,7 @@ def load_decoupling(
 
     Args:
         path: Of either kind of document.
-        num_blocks: K; 0 leaves it to the search, see `decouplings.balance.discretise`. Needed with
+        num_blocks: K; 0 leaves it to the search, see `decouplings.choice.discretise`. Needed with
             what a search found, and only there.
         derive: Makes the decoupling of a search's outcome for K.
 

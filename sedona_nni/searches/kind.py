@@ -2,7 +2,7 @@
 
 A search looks at a task and finds out what speaks for a cut at each boundary and for each auxiliary
 network there: its *outcome*, see `sedona_nni.decouplings.outcome`. How that becomes decouplings is
-common to all searches, see `sedona_nni.decouplings.balance`; so is what surrounds one in a trial:
+common to all searches, see `sedona_nni.decouplings.choice`; so is what surrounds one in a trial:
 reading the data, going on, results. A search says how it is done:
 
     settings    a pydantic model of its options, as users write them

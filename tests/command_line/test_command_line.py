@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from sedona_nni import command_line
 from sedona_nni.data.batches import Batch
 from sedona_nni.data.sets import dataset_names, evaluation_batches, load_splits
+from sedona_nni.decouplings.choice import discretise
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
@@ -714,7 +715,7 @@ def test_measured_times_are_reused_from_what_was_derived_with_them(
     small = ("--num-blocks", "3", "--max-block-share", "1", "--width-multiplier", "0.0625")
     timed = (*small, "--device", "cpu", "--batch-size", "2")
     monkeypatch.setattr(
-        "sedona_nni.decouplings.balance.allowed_share", lambda share, num_blocks: Fraction(9)
+        "sedona_nni.decouplings.bounds.allowed_share", lambda share, num_blocks: Fraction(9)
     )
     first = discretised(
         monkeypatch, capsys, found, *timed, "--compute", "time", "--output", "d.json"
@@ -763,7 +764,7 @@ def test_probing_and_its_compromises(
     assert len(cuts) > 1
     assert "undecided_share" not in shown
     assert sedona(monkeypatch, "discretise", "d/search-result.json", "--num-blocks", "0") == 2
-    assert "--num-blocks: must be at least 1 for a probing" in capsys.readouterr().err
+    assert "--num-blocks: must be at least 1 for a search that tells" in capsys.readouterr().err
 
 
 def test_search_and_train_keep_to_the_bound(
@@ -783,7 +784,7 @@ def test_search_and_train_keep_to_the_bound(
         "search-result.json",
         "decoupling-k3.json",
     }
-    assert searched.cuts != [5, 6] == SearchResult.load(Path(found)).decoupling(3).cuts
+    assert searched.cuts != [5, 6] == discretise(SearchResult.load(Path(found)), 3).cuts
     assert searched.provenance["max_block_share"] == "1.5/K"
 
     trained: list[Decoupling] = []

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sedona_nni.decouplings.choice import discretise
 from sedona_nni.decouplings.cost import (
     Cost,
     block_costs,
@@ -117,7 +118,7 @@ def test_blocks_of_the_published_decouplings(
     mlp_sr: tuple[int, float],
 ) -> None:
     backbone = on_meta(name)
-    decoupling = SearchResult.load(PUBLISHED / f"{name}.json").decoupling(4)
+    decoupling = discretise(SearchResult.load(PUBLISHED / f"{name}.json"), 4)
     described = describe(backbone, decoupling, aux_names=[])
     shares = [block["share"] for block in described["blocks"]]
     assert [sum(shares[:k]) for k in (1, 2, 3)] == pytest.approx(cumulative, abs=0.0006)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from sedona_nni.decouplings.choice import discretise
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks, uniform_cuts
 from sedona_nni.errors import InputError
 from sedona_nni.models import num_layers
@@ -82,7 +83,7 @@ def test_number_of_blocks_out_of_range(blocks: int) -> None:
         assert str(caught.value) == message
     if blocks:  # a search result can decide on the number itself
         with pytest.raises(InputError, match=f"8, but got {blocks}"):
-            result([(0.0, 0.0)] * 7).decoupling(blocks)
+            discretise(result([(0.0, 0.0)] * 7), blocks)
 
 
 # Published decouplings: "cut:depth" that K = 2, 3, ... 8 adds in turn, and the cuts of the
@@ -115,7 +116,7 @@ class TestPublished:
                 (int(cut), f"conv{depth}")
                 for cut, depth in (added.split(":") for added in ADDED[name][: blocks - 1])
             )
-            decoupling = published.decoupling(blocks)
+            decoupling = discretise(published, blocks)
             assert decoupling.backbone == name
             assert list(zip(decoupling.cuts, decoupling.aux, strict=True)) == pairs
             assert decoupling.num_blocks == blocks
@@ -124,7 +125,7 @@ class TestPublished:
 
     @pytest.mark.parametrize("name", list(ADDED))
     def test_threshold_rule(self, name: str) -> None:
-        decoupling = SearchResult.load(PUBLISHED / f"{name}.json").decoupling(0)
+        decoupling = discretise(SearchResult.load(PUBLISHED / f"{name}.json"), 0)
         assert decoupling.cuts == THRESHOLD[name]
 
     @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ class TestPublished:
         published = SearchResult.load(PUBLISHED / f"{name}.json")
         rounded = published.a_loc().astype(np.float32)
         assert rounded[tied[0]] == rounded[tied[1]]
-        every_cut = [set(published.decoupling(blocks).cuts) for blocks in range(1, 15)]
+        every_cut = [set(discretise(published, blocks).cuts) for blocks in range(1, 15)]
         assert next(cuts for cuts in every_cut if cuts & set(tied)) & set(tied) == {first}
 
     @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ class TestPublished:
         assert [k for k in counts if falling[k - 2] == falling[k - 1]] == undecided
         for k in set(counts) - set(undecided):
             least = falling[k - 2]
-            assert published.decoupling(k).cuts == [i for i, a in enumerate(a_loc) if a >= least]
+            assert discretise(published, k).cuts == [i for i, a in enumerate(a_loc) if a >= least]
 
     @pytest.mark.parametrize(
         ("name", "undecided"),
@@ -178,12 +179,12 @@ class TestDiscretisation:
     def test_cuts_where_the_local_loss_weighs_most(self) -> None:
         """Differences of the logits: -2, 3, 0, 1."""
         relaxed = result([(0, 2), (1, -2), (5, 5), (1, 0)])
-        assert relaxed.decoupling(1).cuts == []
-        assert relaxed.decoupling(2).cuts == [1]
-        assert relaxed.decoupling(3).cuts == [1, 3]
-        assert relaxed.decoupling(4).cuts == [1, 2, 3]
-        assert relaxed.decoupling(5).cuts == [0, 1, 2, 3]
-        assert relaxed.decoupling(0).cuts == [1, 3]
+        assert discretise(relaxed, 1).cuts == []
+        assert discretise(relaxed, 2).cuts == [1]
+        assert discretise(relaxed, 3).cuts == [1, 3]
+        assert discretise(relaxed, 4).cuts == [1, 2, 3]
+        assert discretise(relaxed, 5).cuts == [0, 1, 2, 3]
+        assert discretise(relaxed, 0).cuts == [1, 3]
 
     def test_a_loc_is_the_softmax(self) -> None:
         assert result([(0, 0), (np.log(3), 0), (-5000, 5000)]).a_loc() == pytest.approx(
@@ -192,20 +193,20 @@ class TestDiscretisation:
 
     def test_the_auxiliary_network_with_the_largest_beta(self) -> None:
         relaxed = result([(0, 0)] * 3, beta=[[0, 1], [1, 0], [-1, -0.5]])
-        assert relaxed.decoupling(4).aux == ["conv2", "conv1", "conv2"]
+        assert discretise(relaxed, 4).aux == ["conv2", "conv1", "conv2"]
 
     def test_ties_go_to_the_lower_boundary_and_the_earlier_choice(self) -> None:
         relaxed = result([(0, 0), (1, 1), (-2, -2), (0, 0)], beta=[[3, 3]] * 4)
-        assert relaxed.decoupling(3).cuts == [0, 1]
-        assert relaxed.decoupling(3).aux == ["conv1", "conv1"]
-        assert relaxed.decoupling(0).cuts == []
+        assert discretise(relaxed, 3).cuts == [0, 1]
+        assert discretise(relaxed, 3).aux == ["conv1", "conv1"]
+        assert discretise(relaxed, 0).cuts == []
         every_other = result([(0, 0), (1, 0)] * 25)
-        assert every_other.decoupling(6).cuts == [1, 3, 5, 7, 9]
+        assert discretise(every_other, 6).cuts == [1, 3, 5, 7, 9]
 
     def test_differences_too_small_for_a_softmax_count(self) -> None:
         relaxed = result([(0, 0), (1e-13, 0), (9, -9), (8, -8 - 1e-9)])
-        assert relaxed.decoupling(2).cuts == [2]
-        assert relaxed.decoupling(4).cuts == [1, 2, 3]
+        assert discretise(relaxed, 2).cuts == [2]
+        assert discretise(relaxed, 4).cuts == [1, 2, 3]
 
 
 class TestDecoupling:

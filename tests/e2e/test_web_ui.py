@@ -15,6 +15,7 @@ import pytest
 from nni_world import World, get, new_world, unused_port, wait_for
 from web_ui import Browser, new_browser
 
+from sedona_nni.decouplings.choice import discretise
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.searches.sedona.result import SearchResult
 
@@ -197,7 +198,7 @@ def test_the_run_ends_well_with_a_table_and_results(run: Run) -> None:
     # the decoupling is the one that was searched for
     found = SearchResult.load(run.results / "search-result.json")
     sedona = Decoupling.load(run.results / "sedona.json")
-    assert found.decoupling(2).cuts == sedona.cuts
+    assert discretise(found, 2).cuts == sedona.cuts
     assert found.provenance["steps_done"] == 120
     assert Decoupling.load(run.results / "uniform.json").cuts == [3]
     assert Decoupling.load(run.results / "backprop.json").cuts == []

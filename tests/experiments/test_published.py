@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from sedona_nni.data.batches import MemoryImages
+from sedona_nni.decouplings.choice import discretise
 from sedona_nni.decouplings.cost import block_costs, summarise_blocks
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
@@ -97,7 +98,7 @@ def test_every_row_can_be_built(path: Path, tmp_path: Path) -> None:
         expected = 1 if contender.name == "backprop" else settings.num_blocks[0]
         assert len(network.blocks) == expected
         if contender.name == "sedona":
-            assert decoupling == published.decoupling(expected)
+            assert decoupling == discretise(published, expected)
         else:
             aux = {"uniform": "mlp-sr", "predsim": "predsim", "backprop": None}[contender.name]
             assert set(decoupling.aux) <= {aux}
@@ -214,7 +215,7 @@ def test_the_overview_is_what_the_files_hold() -> None:
         with torch.device("meta"):
             backbone = build_backbone(net, num_classes=10)
         for blocks in (*range(2, 9), 0):
-            decoupling = published.decoupling(blocks)
+            decoupling = discretise(published, blocks)
             cuts = ", ".join(
                 f"{cut}:{aux.removeprefix('conv')}"
                 for cut, aux in zip(decoupling.cuts, decoupling.aux, strict=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from nni.mutable import SampleValidationError
 
-from sedona_nni.decouplings.balance import BlockBound
+from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.decouplings.decoupling import Decoupling

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sedona_nni.data.batches import Batch, BatchStream
+from sedona_nni.decouplings.choice import discretise
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.errors import InputError
 from sedona_nni.models import num_layers
@@ -177,10 +178,10 @@ def test_nas_experiment_runs_and_exports_it(
     finally:
         experiment.stop()
     assert result.dataset == "blobs"
-    assert sample == space.sample(result.decoupling(3))
+    assert sample == space.sample(discretise(result, 3))
     assert isinstance(network, DecoupledNetwork)
     assert [len(b.layers) for b in network.blocks] == [
-        len(b) for b in result.decoupling(3).blocks(8)
+        len(b) for b in discretise(result, 3).blocks(8)
     ]
     assert result.provenance["settings"]["batch_size"] == 8  # the loaders'
     assert result.provenance["settings"]["validation_batch_size"] == 4

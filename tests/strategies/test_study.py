@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sedona_nni.decouplings.balance import leaders
+from sedona_nni.decouplings.choice import leaders
 from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError

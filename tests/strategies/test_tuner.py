@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from sedona_nni.decouplings.balance import BlockBound, discretise, leaders
+from sedona_nni.decouplings.bounds import BlockBound
+from sedona_nni.decouplings.choice import discretise, leaders
 from sedona_nni.decouplings.compute import Compute, compute_in_macs
 from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
 from sedona_nni.errors import InputError

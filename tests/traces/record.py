@@ -32,7 +32,8 @@ from torch import nn
 # All that is named here of the library is imported here, to be found when something moves
 from sedona_nni.data.batches import BatchStream
 from sedona_nni.data.sets import load_splits
-from sedona_nni.decouplings.balance import BlockBound, discretise, leaders, pareto_front
+from sedona_nni.decouplings.bounds import BlockBound
+from sedona_nni.decouplings.choice import discretise, leaders, pareto_front
 from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.cost import (
     block_costs,

@@ -11,7 +11,7 @@ Notation (L layers; C auxiliary choices; M MACs of the whole backbone for one im
        So, too, the undivided backbone, with R = 4 seeds, as all else is compared with it: l_bp.
     2. e_ijc = - (j-i)/L (l_jc - min(l, l_bp)), with l smoothed: `result.ProbeResult`.
     3. Discretise, for any K: the K-1 cuts of the largest total evidence, with or without a bound on
-       the blocks: `balance.discretise`.
+       the blocks: `choice.discretise`.
 
 How good a signal is shows after some number of steps rather than of images, so the batches are
 smaller than those of the trainings that a decoupling is wanted for: b instead of B images. A loss

@@ -11,8 +11,6 @@ import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from sedona_nni.decouplings.best_cuts import best_cuts, exact
-from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
 from sedona_nni.decouplings.outcome import SearchOutcome
 
 __all__ = ["ProbeResult"]
@@ -40,7 +38,7 @@ class ProbeResult(SearchOutcome):
         ...     backbone="mine", dataset="digits", aux_choices=["conv1"],
         ...     losses=[[0.9], [0.5], [0.4]], undivided=0.3,
         ... )
-        >>> found.decoupling(num_blocks=2).cuts
+        >>> discretise(found, 2).cuts
         [0]
     """
 
@@ -100,12 +98,3 @@ class ProbeResult(SearchOutcome):
         """Return all auxiliary networks, that which falls short the least first."""
         order = np.argsort(self.shortfalls()[boundary], kind="stable")
         return [self.aux_choices[c] for c in order]
-
-    def decoupling(self, num_blocks: int) -> Decoupling:
-        """See `SearchOutcome.decoupling`."""
-        if num_blocks == 0:
-            self.check_tells_num_blocks()
-        check_num_blocks(num_blocks, self.num_layers)
-        scores = np.pad(exact(self.evidence().max(axis=2)), (0, 1))  # the last block is worth 0
-        ((_, cuts),) = best_cuts(self.num_layers, num_blocks, lambda _, i, j: scores[i + 1, j])
-        return self.at(cuts, {"num_blocks": num_blocks})

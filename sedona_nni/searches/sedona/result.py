@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import model_validator
 from typing_extensions import Self
 
-from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
 from sedona_nni.decouplings.outcome import SearchOutcome
 
 __all__ = ["SearchResult"]
@@ -40,11 +39,13 @@ class SearchResult(SearchOutcome):
         ... )
         >>> found.a_loc().round(2).tolist()
         [0.73, 0.95, 0.12]
-        >>> found.decoupling(num_blocks=2).in_words()
+        >>> discretise(found, 2).in_words()
         'cut after layer 1 (conv1)'
     """
 
     tells_num_blocks: ClassVar[bool] = True
+    rule_for_num_blocks: ClassVar[str] = "a_loc > a_up"
+    one_aux_each: ClassVar[bool] = True
 
     format: Literal["sedona-nni/search-result/1"] = "sedona-nni/search-result/1"
     alpha: list[tuple[float, float]]
@@ -101,13 +102,3 @@ class SearchResult(SearchOutcome):
     def ranked_aux(self, boundary: int) -> list[str]:
         """Return the auxiliary network with the largest beta alone; of equals the first."""
         return [self.aux_choices[int(np.argmax(self.beta[boundary]))]]
-
-    def decoupling(self, num_blocks: int) -> Decoupling:
-        """See `SearchOutcome.decoupling`: the K-1 boundaries with the largest a^loc, and for K = 0
-        those where a_i^loc > a_i^up."""
-        margins = self.margins()
-        if num_blocks == 0:
-            return self.at([int(i) for i in np.flatnonzero(margins > 0)], {"rule": "a_loc > a_up"})
-        check_num_blocks(num_blocks, self.num_layers)
-        best = np.argsort(-margins, kind="stable")[: num_blocks - 1]
-        return self.at(sorted(int(cut) for cut in best), {"num_blocks": num_blocks})

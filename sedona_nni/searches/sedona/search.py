@@ -7,7 +7,7 @@ Notation: w weights, alpha and beta the logits of the relaxation (`relaxation`).
                look T training steps ahead, w_0 -> w_T(alpha, beta)      the inner level
                move (alpha, beta) against d CE(w_T) / d (alpha, beta)    the outer level
                train one step from w_0 with the new (alpha, beta) and put the result back.
-    3. Discretise, for any K: `sedona_nni.decouplings.balance.discretise`.
+    3. Discretise, for any K: `sedona_nni.decouplings.choice.discretise`.
 
 1 and 2 are the two loops of `Search.steps`.
 Source: Pyeon et al., "SEDONA: Search for Decoupled Neural Networks toward Greedy Block-wise

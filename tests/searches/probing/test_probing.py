@@ -14,7 +14,8 @@ from sklearn.kernel_ridge import KernelRidge
 
 from sedona_nni.data.batches import Batch, BatchStream
 from sedona_nni.data.sets import Splits, load_splits
-from sedona_nni.decouplings.balance import BlockBound, discretise, evidence, leaders, pareto_front
+from sedona_nni.decouplings.bounds import BlockBound
+from sedona_nni.decouplings.choice import discretise, evidence, leaders, pareto_front
 from sedona_nni.decouplings.compute import Compute, compute_in_macs
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
@@ -100,14 +101,14 @@ class TestResult:
         losses[4] = [2.2, 1.0]
         for undivided, best in ((3.0, 4), (1.0, 0)):
             result = found(losses, undivided)
-            assert result.decoupling(2).cuts == [best]
+            assert discretise(result, 2).cuts == [best]
         assert found(losses).evidence()[:, 4, 1].tolist() == [0.0] * 7
-        assert found(losses).decoupling(2).aux == ["conv2"]
+        assert discretise(found(losses), 2).aux == ["conv2"]
 
     def test_nothing_observed_is_nothing_preferred(self) -> None:
         result = found([[2.3, 2.3]] * 7)
         assert not result.evidence().any()
-        assert result.decoupling(3).cuts == [0, 1]
+        assert discretise(result, 3).cuts == [0, 1]
 
     @pytest.mark.parametrize("seed", range(4))
     @pytest.mark.parametrize("undivided", [0.2, 3.0])
@@ -131,7 +132,7 @@ class TestResult:
         chosen = discretise(result, 3, bound)
         assert chosen in within
         assert evidence(result, chosen) == pytest.approx(best(within), abs=1e-12)
-        assert evidence(result, result.decoupling(3)) == pytest.approx(best(all_), abs=1e-12)
+        assert evidence(result, discretise(result, 3)) == pytest.approx(best(all_), abs=1e-12)
         front = pareto_front(result, 3, compute)
         assert front[0].evidence == pytest.approx(best(all_), abs=1e-12)
         for point, after in itertools.pairwise(front):
@@ -150,14 +151,14 @@ class TestResult:
         losses[4] = [1.2, 1.0]  # the heavier one is better
         result = found(losses, 2.0)
         shares = [compute.largest_share(result.at([4], {}, [name])) for name in AUX]
-        assert result.decoupling(2) == result.at([4], {}, ["conv2"])
+        assert discretise(result, 2) == result.at([4], {}, ["conv2"])
         assert shares[0] < shares[1]
         between = BlockBound(compute, f"{sum(shares) / 2:.4f}")
         assert discretise(result, 2, between) == result.at([4], {}, ["conv1"])
 
     def test_it_does_not_tell_how_many_blocks(self, compute: Compute) -> None:
         for derive in (
-            lambda: random_result(0).decoupling(0),
+            lambda: discretise(random_result(0), 0),
             lambda: discretise(random_result(0), 0, BlockBound(compute, "1.5/K")),
         ):
             with pytest.raises(InputError, match=r"num_blocks: must be at least 1 .* but got 0"):
@@ -167,7 +168,7 @@ class TestResult:
         result = random_result(2)
         result.save(tmp_path / "probe.json")
         assert load_document(tmp_path / "probe.json") == result
-        assert load_decoupling(tmp_path / "probe.json", 3) == result.decoupling(3)
+        assert load_decoupling(tmp_path / "probe.json", 3) == discretise(result, 3)
 
     @pytest.mark.parametrize("losses", [[[0.1]], [[0.1, -1.2]], [], [[0.1, float("nan")]]])
     def test_what_is_no_result(self, losses: Any) -> None:

@@ -1,27 +1,19 @@
-"""`decouplings.balance`: bounds as they are written, cases by hand, the published results.
+"""`decouplings.choice`: cases by hand, the published results.
 
-Against all decouplings of small random instances: tests/decouplings/test_balance_exhaustively.py.
+Against all decouplings of small random instances: tests/decouplings/test_choice_exhaustively.py.
 """
 
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter, ValidationError
 
-from sedona_nni.decouplings.balance import (
-    BlockBound,
-    BlockShare,
-    allowed_share,
-    discretise,
-    evidence,
-    pareto_front,
-)
+from sedona_nni.decouplings.bounds import BlockBound
+from sedona_nni.decouplings.choice import discretise, evidence, pareto_front
 from sedona_nni.decouplings.compute import Compute, compute_in_macs
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
@@ -29,34 +21,6 @@ from sedona_nni.models import build_backbone
 from sedona_nni.searches.sedona.result import SearchResult
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.mark.parametrize(
-    ("text", "num_blocks", "share"),
-    [
-        ("0.4", 4, Fraction(2, 5)),
-        ("1", 4, Fraction(1)),
-        ("1.3/K", 4, Fraction(13, 40)),
-        ("1/K", 3, Fraction(1, 3)),  # and not the float below it
-        (" 2 / K ", 4, Fraction(1, 2)),
-    ],
-)
-def test_bounds_as_users_write_them(text: str, num_blocks: int, share: Fraction) -> None:
-    assert allowed_share(text, num_blocks) == share
-
-
-@pytest.mark.parametrize(
-    "text", ["0", "-0.1", "1.5", "0.4/k", "1.3/", "/K", "1.3/4", "much", "nan"]
-)
-def test_what_is_no_bound(text: str) -> None:
-    with pytest.raises(InputError, match=r"max_block_share: must be a share .*e\.g\. 1\.3/K, but"):
-        allowed_share(text, 4)
-    with pytest.raises(ValidationError):
-        TypeAdapter(BlockShare).validate_python(text)
-
-
-def test_a_bound_in_yaml_may_be_a_number() -> None:
-    assert TypeAdapter(BlockShare).validate_python(0.4) == "0.4"
 
 
 BY_HAND = Compute(
@@ -164,6 +128,6 @@ def test_the_published_results_with_and_without_a_bound() -> None:
             )
             if bound is not None:
                 assert share <= 1.3 / 4
-                assert evidence(found, chosen) <= evidence(found, found.decoupling(4))
+                assert evidence(found, chosen) <= evidence(found, discretise(found, 4))
     text = (ROOT / "docs" / "method.md").read_text()
     assert re.findall(r"^\| \w+ \| (?:none|1\.3/K) \|.*\|$", text, re.MULTILINE) == lines

@@ -1,25 +1,14 @@
-"""Decouplings whose largest block is bounded: exact choices, by dynamic programming.
+"""Bounds on the largest block: which decouplings respect one, and which of those is nearest.
 
 Notation (L layers, K blocks; see `decouplings.compute` for the compute of a block and its share):
     C(i, j)   compute of the block of the layers i+1..j, with the auxiliary network at boundary j
     limit     the most compute that a block may have: max_block_share x the backbone's compute
-    e_i       evidence for a cut at boundary i: alpha_i^loc - alpha_i^up = log(a^loc / a^up);
-              that of a probing depends on the next cut below and on the auxiliary network as well,
-              `ProbeResult.evidence`
-Chosen are the K-1 cuts of the largest total evidence whose blocks all respect the limit, exactly,
-see `sedona_nni.decouplings.best_cuts`.
-
-Read as independent decisions, a relaxation gives a set of cuts S the probability
-prod_{i in S} a_i^loc prod_{i not in S} a_i^up, whose logarithm is sum_{i in S} e_i + const. So the
-result is the most probable set of those within the limit. Without a limit it is that of the K-1
-largest a^loc and, with K open, that of all boundaries where a^loc > a^up, as in
-`SearchOutcome.decoupling`.
+All is exact: by `sedona_nni.decouplings.best_cuts`, and by counting.
 """
 
 from __future__ import annotations
 
 import bisect
-import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -30,22 +19,12 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator
 
-from sedona_nni.decouplings.best_cuts import best_cuts, exact
+from sedona_nni.decouplings.best_cuts import best_cuts
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
-from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
 
-__all__ = [
-    "BlockBound",
-    "BlockShare",
-    "FrontPoint",
-    "allowed_share",
-    "discretise",
-    "evidence",
-    "leaders",
-    "pareto_front",
-]
+__all__ = ["BlockBound", "BlockShare", "allowed_share"]
 
 
 def allowed_share(max_block_share: str, num_blocks: int) -> Fraction:
@@ -284,234 +263,3 @@ class BlockBound:
         return Decoupling(
             backbone=self.compute.backbone, cuts=cuts, aux=aux, provenance=self.provenance
         )
-
-
-def discretise(
-    result: SearchOutcome, num_blocks: int, bound: BlockBound | None = None
-) -> Decoupling:
-    """Derive the decoupling of a search result, with or without a bound on its blocks.
-
-    With a bound, the cuts are those of the largest total evidence among those within it; see the
-    top of this file. Of the auxiliary networks that a search ranks at a boundary, the first one
-    that fits into the block stands there: after a probing any may, after SEDONA's search only the
-    preferred one. Where none fits, that block is not possible.
-    With K = 0 any number of cuts is considered; of equals the fewest, then the first in
-    lexicographic order.
-
-    Raises:
-        InputError: unless 0 <= K <= L, if no decoupling is within the bound, or for K = 0 if such a
-            search cannot tell K.
-
-    Examples:
-        >>> from sedona_nni import SearchResult, discretise
-        >>> found = SearchResult(
-        ...     backbone="dgl-cnn4", dataset="digits", aux_choices=["conv1", "conv2"],
-        ...     alpha=[(3, 0), (2, 0), (0, 1)], beta=[(0, 1), (1, 0), (1, 0)],
-        ... )
-        >>> discretise(found, 3).in_words()
-        'cut after layer 0 (conv2) and 1 (conv1)'
-    """
-    if bound is None:
-        return result.decoupling(num_blocks)
-    return leaders(result, num_blocks, 1, bound)[0]
-
-
-def leaders(
-    result: SearchOutcome, num_blocks: int, count: int, bound: BlockBound | None = None
-) -> list[Decoupling]:
-    """Return the decouplings of the most evidence: that of `discretise`, and the next ones.
-
-    They have different cuts; which auxiliary network stands at each: see `discretise`.
-
-    Args:
-        result: What was searched.
-        num_blocks: K; 0 considers any number.
-        count: How many are wanted.
-        bound: What they have to respect.
-
-    Returns:
-        The most evident first; fewer than wanted if there are no more.
-
-    Raises:
-        InputError: as `discretise` does.
-
-    Examples:
-        >>> from sedona_nni import SearchResult, leaders
-        >>> found = SearchResult(
-        ...     backbone="dgl-cnn4", dataset="digits", aux_choices=["conv1", "conv2"],
-        ...     alpha=[(3, 0), (2, 0), (0, 1)], beta=[(0, 1), (1, 0), (1, 0)],
-        ... )
-        >>> [decoupling.cuts for decoupling in leaders(found, 2, 2)]
-        [[0], [1]]
-    """
-    if num_blocks == 0:
-        result.check_tells_num_blocks()
-    check_num_blocks(num_blocks or 1, result.num_layers)
-    if bound is not None:
-        bound.compute.check_covers(result.backbone, result.aux_choices)
-    counts = [num_blocks] if num_blocks else range(1, result.num_layers + 1)
-    found = []
-    for k in counts:
-        limit = None if bound is None else (bound.compute, bound.limit(k))
-        found += _most_evident(result, k, count, limit)
-    if bound is not None and not found:
-        bound.check(num_blocks, _smallest_ends(result, bound))
-    found.sort(key=lambda each: -each[0])  # stable: of equals the fewest cuts
-    how = {"num_blocks": num_blocks} if num_blocks else {"rule": "a_loc > a_up"}
-    how |= {} if bound is None else bound.provenance
-    return [result.at(cuts, how, aux) for _, cuts, aux in found[:count]]
-
-
-def _most_evident(
-    result: SearchOutcome, num_blocks: int, count: int, limit: tuple[Compute, int] | None
-) -> list[tuple[int, list[int], list[str]]]:
-    """Return the cuts of the most evidence with their auxiliary networks, see `discretise`.
-
-    Args:
-        result: What was searched.
-        num_blocks: K, at least 1.
-        count: How many are wanted.
-        limit: What blocks cost, and how much they may; None: any.
-
-    Returns:
-        The largest evidence first, in a unit in which it is an integer.
-    """
-    names, last = list(result.aux_choices), result.num_layers - 1
-    ranked = [result.ranked_aux(i) for i in range(last)]
-    of_blocks = exact(result.evidence())
-
-    def fits(start: int, end: int, name: str | None) -> bool:
-        if limit is None:
-            return True
-        compute, most = limit
-        extra = 0 if name is None else compute.auxiliary[end][name]
-        return compute.between(start, end) + extra <= most
-
-    @functools.cache
-    def aux(start: int, end: int) -> str | None:
-        return next((name for name in ranked[end] if fits(start, end, name)), None)
-
-    def score(_: int, start: int, end: int) -> int | None:
-        if end == last:
-            return 0 if fits(start, end, None) else None
-        name = aux(start, end)
-        return None if name is None else int(of_blocks[start + 1, end, names.index(name)])
-
-    return [
-        (total, cuts, [str(aux(start, end)) for start, end in itertools.pairwise([-1, *cuts])])
-        for total, cuts in best_cuts(result.num_layers, num_blocks, score, count)
-    ]
-
-
-def _smallest_ends(result: SearchOutcome, bound: BlockBound) -> list[int]:
-    """Return what the cheapest auxiliary network that a boundary may get adds to a block there."""
-    return bound.ends(result.ranked_aux(i) for i in range(result.num_layers - 1))
-
-
-def evidence(result: SearchOutcome, decoupling: Decoupling) -> float:
-    """Return the total evidence for a decoupling, nats, see `SearchOutcome.evidence`.
-
-    Raises:
-        ValueError: if the search did not have one of its auxiliary networks to choose from.
-    """
-    of_blocks = result.evidence()
-    pairs = zip(itertools.pairwise([-1, *decoupling.cuts]), decoupling.aux, strict=True)
-    return math.fsum(
-        of_blocks[below + 1, cut, result.aux_choices.index(name)] for (below, cut), name in pairs
-    )
-
-
-@dataclass(frozen=True)
-class FrontPoint:
-    """A decoupling with what speaks for it.
-
-    Attributes:
-        decoupling: The decoupling.
-        evidence: See `evidence`.
-        largest_share: See `Compute.largest_share`.
-
-    Examples:
-        >>> import torch
-        >>> from sedona_nni import (
-        ...     FrontPoint, SearchResult, build_backbone, compute_in_macs, discretise,
-        ... )
-        >>> found = SearchResult(
-        ...     backbone="dgl-cnn4", dataset="digits", aux_choices=["conv1", "conv2"],
-        ...     alpha=[(3, 0), (2, 0), (0, 1)], beta=[(0, 1), (1, 0), (1, 0)],
-        ... )
-        >>> with torch.device("meta"):
-        ...     backbone = build_backbone("dgl-cnn4", num_classes=10)
-        >>> compute = compute_in_macs(backbone, found.aux_choices)
-        >>> point = FrontPoint.of(found, discretise(found, 2), compute)
-        >>> point.evidence, round(point.ideal_speedup, 2)
-        (3.0, 1.02)
-    """
-
-    decoupling: Decoupling
-    evidence: float
-    largest_share: float
-
-    @property
-    def ideal_speedup(self) -> float:
-        """What a pipeline with a device per block gains at best over back-propagation on one."""
-        return 1 / self.largest_share
-
-    @classmethod
-    def of(cls, result: SearchOutcome, decoupling: Decoupling, compute: Compute) -> FrontPoint:
-        """Judge a decoupling by a search result."""
-        return cls(decoupling, evidence(result, decoupling), compute.largest_share(decoupling))
-
-
-def pareto_front(
-    result: SearchOutcome,
-    num_blocks: int,
-    compute: Compute,
-    max_block_share: str | None = None,
-) -> list[FrontPoint]:
-    """Return the whole Pareto front of evidence against ideal speed-up for K blocks.
-
-    Every decoupling into K blocks that `discretise` could choose has at most the evidence or at
-    most the ideal speed-up of one on the front; those on it are not surpassed in one without
-    loss in the other. Exact: from the most evident on, the next has the largest evidence among
-    those whose largest block is smaller than before.
-
-    Args:
-        result: What was searched.
-        num_blocks: K, at least 1.
-        compute: What layers and auxiliary networks cost.
-        max_block_share: Only what respects this.
-
-    Returns:
-        Falling evidence, rising speed-up.
-
-    Raises:
-        InputError: unless 1 <= K <= L, or if no decoupling respects the bound.
-
-    Examples:
-        >>> import torch
-        >>> from sedona_nni import SearchResult, build_backbone, compute_in_macs, pareto_front
-        >>> found = SearchResult(
-        ...     backbone="dgl-cnn4", dataset="digits", aux_choices=["conv1", "conv2"],
-        ...     alpha=[(3, 0), (2, 0), (0, 1)], beta=[(0, 1), (1, 0), (1, 0)],
-        ... )
-        >>> with torch.device("meta"):
-        ...     backbone = build_backbone("dgl-cnn4", num_classes=10)
-        >>> compute = compute_in_macs(backbone, found.aux_choices)
-        >>> for point in pareto_front(found, 2, compute):
-        ...     print(point.decoupling.cuts, point.evidence, round(point.ideal_speedup, 2))
-        [0] 3.0 1.02
-        [1] 2.0 1.35
-    """
-    check_num_blocks(num_blocks, result.num_layers)
-    compute.check_covers(result.backbone, result.aux_choices)
-    bound = BlockBound(compute, max_block_share or "1")
-    limit = (compute, bound.limit(num_blocks)) if max_block_share else None
-    front: dict[int, Decoupling] = {}  # of equal evidence the last, whose largest block is smaller
-    while best := _most_evident(result, num_blocks, 1, limit):
-        ((total, cuts, aux),) = best
-        how = {"num_blocks": num_blocks, "compute": compute.as_provenance}
-        front[total] = result.at(cuts, how, aux)
-        limit = (compute, max(compute.blocks(front[total])) - 1)
-    if not front:
-        bound.check(num_blocks, _smallest_ends(result, bound))
-    return [FrontPoint.of(result, decoupling, compute) for decoupling in front.values()]
