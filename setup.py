@@ -1,21 +1,50 @@
-"""Installs sedona-nni: the library and the three packages that plug it into NNI."""
+"""Installs sedona-nni: the library, and its plugin of NNI for those who ask for it.
 
-from setuptools import find_packages, setup
+The folders of the plugin, of the command line and of the experiments lie beside the library, and
+links put them into its namespace: `trials` or `strategies` may well be names of the user's own, so
+nothing but ``sedona_nni`` is installed. A checkout therefore has to keep links: git on Windows
+does with ``core.symlinks``, and an archive of a forge does if what unpacks it does. What is built
+from a checkout, wheel or source archive, has files in their place.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+
+HERE = Path(__file__).parent
+DOOR = (HERE / "sedona_nni" / "__init__.py").read_text(encoding="utf-8")  # not to be imported yet
+(VERSION,) = re.findall(r'^__version__ = "(.+)"$', DOOR, re.MULTILINE)
+
+NNI = [
+    "nni==3.0",
+    "setuptools<81",  # nnictl imports pkg_resources, removed in setuptools 81
+    "pytorch-lightning>=2.4",  # nni.nas
+    "optuna>=4.0",
+    "sqlalchemy>=2.1",  # Optuna's file; the first that escapes its path
+    "requests>=2.31",
+    "psutil>=6",
+]
+REPORT = [
+    "matplotlib>=3.8",
+    "jinja2>=3.1",
+    "optuna>=4.0",  # which hyperparameters mattered
+    "sqlalchemy>=2.1",
+]
+DASHBOARD = ["optuna-dashboard>=0.18"]
+ALL = [*NNI, *REPORT, *DASHBOARD]
 
 setup(
     name="sedona-nni",
-    version="0.1.0",
+    version=VERSION,
     description="SEDONA and decoupled greedy learning as a plugin of Microsoft's NNI",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    # The plugin and the command line lie beside the library; links put them into its namespace,
-    # as `trials` or `strategies` may well be names of the user's own.
-    packages=["sedona_nni", *(f"sedona_nni.{name}" for name in find_packages("sedona_nni"))],
-    package_data={
-        "sedona_nni": ["py.typed"],
-        "sedona_nni.reporting": ["*.jinja"],
-        "sedona_nni.strategies.nni_border": ["*.js"],
-    },
+    # `experiments` has no Python in it
+    packages=find_namespace_packages(include=["sedona_nni*"], exclude=["*__pycache__*"]),
+    package_data={"": ["py.typed", "*.jinja", "*.js", "*.yml", "*.json", "*.md"]},
     install_requires=[
         "torch>=2.9",
         "torchvision>=0.24",
@@ -25,24 +54,18 @@ setup(
         "scikit-learn>=1.4",  # the embedded digits; its scipy reads SVHN
         "typer>=0.12",
         "rich>=13",
-        "optuna>=4.0",
-        "sqlalchemy>=2.1",  # Optuna's file; the first that escapes its path
         "pyyaml>=6",
-        "matplotlib>=3.8",  # the pictures of a report
-        "jinja2>=3.1",
-        "nni==3.0",
-        "setuptools<81",  # nnictl imports pkg_resources, removed in setuptools 81
-        "pytorch-lightning>=2.4",  # nni.nas
-        "requests>=2.31",
-        "psutil>=6",
         "filelock>=3.9",
         "typing-extensions>=4.8",
     ],
     extras_require={
-        "dashboard": ["optuna-dashboard>=0.18"],
+        "nni": NNI,
+        "report": REPORT,
+        "dashboard": DASHBOARD,
+        "all": ALL,
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "test": [
-            "optuna-dashboard>=0.18",
+            *ALL,
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
@@ -54,5 +77,10 @@ setup(
             "types-psutil",
         ],
     },
-    entry_points={"console_scripts": ["sedona-nni=sedona_nni.command_line:main"]},
+    entry_points={
+        "console_scripts": [
+            "sedona-nni=sedona_nni.command_line:main",
+            "sedona-nni-trial=sedona_nni.trials.command:main",
+        ]
+    },
 )

@@ -1,6 +1,6 @@
 """A trial of an experiment that writes down when it reached what.
 
-It is ``python -m trials`` with a clock: `start_up` puts it in its place. A search trial leaves
+It is ``sedona-nni-trial`` with a clock: `start_up` puts it in its place. A search trial leaves
 ``start-up.json`` in its folder, once it has done its first training step.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -9,10 +10,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from sedona_nni import __version__
 from sedona_nni.command_line.data import data
 from sedona_nni.command_line.describe import describe
 from sedona_nni.command_line.discretise import derive
 from sedona_nni.command_line.listing import list_experiments
+from sedona_nni.command_line.options import Plugins
 from sedona_nni.command_line.release import import_release
 from sedona_nni.command_line.report import report
 from sedona_nni.command_line.retest import retest
@@ -20,16 +23,25 @@ from sedona_nni.command_line.run import resume, run
 from sedona_nni.command_line.search import search
 from sedona_nni.command_line.train import train
 from sedona_nni.errors import InputError
+from sedona_nni.extras import how_to_get
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 class _Command(TyperCommand):
-    """A command whose errors name an option as it is typed: ``--num-blocks: must be ...``."""
+    """A command whose errors name an option as it is typed: ``--num-blocks: must be ...``.
+
+    And an extra that is not installed as what it is.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            missing = how_to_get(error)
+            if missing is None:
+                raise
+            raise InputError(f"{self.name} needs {missing}") from None
         except InputError as error:
             name, _, complaint = str(error).partition(": ")
             typed = {each.name: each.opts[0] for each in self.params if each.opts[0][:2] == "--"}
@@ -41,9 +53,7 @@ class _Command(TyperCommand):
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        print(f"sedona-nni {version('sedona-nni')}")
+        print(f"sedona-nni {__version__}")
         raise typer.Exit
 
 
@@ -78,5 +88,26 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "discretise": derive,
     "import-release": import_release,
 }
+
+
+def _with_plugins(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that has ``--plugin``, too; it has done its work when the command begins."""
+    signature = inspect.signature(command, eval_str=True)
+    if "plugins" in signature.parameters:
+        return command
+
+    @functools.wraps(command)
+    def with_plugins(*, plugins: Plugins = None, **given: Any) -> None:
+        command(**given)
+
+    option = inspect.Parameter(
+        "plugins", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Plugins
+    )
+    parameters = [*signature.parameters.values(), option]
+    with_plugins.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_plugins.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_plugins
+
+
 for _name, _function in COMMANDS.items():
-    app.command(_name, cls=_Command, help=_help(_function))(_function)
+    app.command(_name, cls=_Command, help=_help(_function))(_with_plugins(_function))

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 
 
 def derive(
-    result: Annotated[Path, typer.Argument(help="JSON file of a search result.", parser=user_path)],
+    result: Annotated[
+        Path,
+        typer.Argument(
+            help="JSON file of a search result, or published:<backbone>.", parser=user_path
+        ),
+    ],
     num_blocks: Annotated[
         int, typer.Option(help="K; 0: any number, without a bound wherever a_loc > a_up.")
     ],
@@ -79,11 +84,11 @@ def derive(
     from sedona_nni.decouplings.choice import FrontPoint, leaders, pareto_front
     from sedona_nni.files import check_output_file
     from sedona_nni.models import build_backbone
-    from sedona_nni.searches.documents import load_outcome
+    from sedona_nni.searches.documents import document_path, load_outcome
 
     if output is not None:
         check_output_file("--output", output)
-    found = load_outcome(result)
+    found = load_outcome(document_path(result))
     if pareto and count > 1:
         raise InputError.rule("--leaders", "must not be given with --pareto", count)
     if output is not None and (pareto or count > 1):

@@ -7,24 +7,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedona_nni.errors import InputError
-from sedona_nni.files import user_path
 
 if TYPE_CHECKING:
     from sedona_nni.decouplings.bounds import BlockBound
     from sedona_nni.decouplings.decoupling import Decoupling
     from sedona_nni.decouplings.outcome import SearchOutcome
     from sedona_nni.strategies.experiment import Experiment
+    from sedona_nni.strategies.experiment_file import ExperimentFile
 
 
-def read_given(experiment: Path) -> Experiment:
-    """Read an experiment; its errors name its file, as options have the same names as fields."""
-    from sedona_nni.strategies.experiment import read_experiment
+def read_given(experiment: Path, file: ExperimentFile | None = None) -> Experiment:
+    """Read an experiment; its errors name its file, as options have the same names as fields.
 
+    Args:
+        experiment: As the user has named it.
+        file: What that is, where it is known.
+    """
+    from sedona_nni.strategies.experiment import Experiment
+    from sedona_nni.strategies.experiment_file import find_experiment
+
+    found = find_experiment(experiment) if file is None else file
     try:
-        return read_experiment(experiment)
+        return Experiment.from_config(found.config())
     except InputError as error:
-        file = f"{experiment}: "
-        raise InputError(file + str(error).removeprefix(file)) from None
+        raise InputError(f"{experiment}: {error}") from None
 
 
 def bound_of(
@@ -32,7 +38,7 @@ def bound_of(
 ) -> BlockBound | None:
     """Return the experiment's bound on blocks, or one of another share; times go to a directory."""
     from sedona_nni.decouplings.bounds import allowed_share
-    from sedona_nni.strategies.ledger_tuner import COMPUTE_FILE
+    from sedona_nni.strategies.checkpoint import COMPUTE_FILE
     from sedona_nni.strategies.settings import BalancedSettings
 
     settings = planned.settings
@@ -59,7 +65,7 @@ def decoupling_of(
     from sedona_nni.decouplings.choice import discretise
     from sedona_nni.decouplings.rules import decoupling_by_rule, is_rule
     from sedona_nni.models import backbone_names, num_layers
-    from sedona_nni.searches.documents import load_decoupling
+    from sedona_nni.searches.documents import document_path, load_decoupling
     from sedona_nni.teachers import NO_AUXILIARY
     from sedona_nni.teachers.auxiliary import check_auxiliary
 
@@ -68,7 +74,7 @@ def decoupling_of(
         def derive(result: SearchOutcome, num_blocks: int) -> Decoupling:
             return discretise(result, num_blocks, bound_for(result.aux_choices))
 
-        chosen = load_decoupling(user_path(text), num_blocks, derive)
+        chosen = load_decoupling(document_path(text), num_blocks, derive)
         if backbone not in (None, chosen.backbone):
             raise InputError.rule("--decoupling", f"must be one of {backbone}", chosen.backbone)
         chosen.blocks(num_layers(chosen.backbone))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
 
-ExperimentFile = Annotated[
-    Path, typer.Argument(metavar="EXPERIMENT.yml", help="An experiment.", parser=user_path)
+ExperimentName = Annotated[
+    Path,
+    typer.Argument(
+        metavar="EXPERIMENT",
+        help="An experiment's YAML file, or the name of one that comes with this project.",
+        parser=user_path,
+    ),
 ]
 Port = Annotated[int, typer.Option(help="Of the web UI; if it is taken, the next free one.")]
 Public = Annotated[
@@ -22,6 +29,33 @@ Public = Annotated[
 Results = Annotated[
     Path,
     typer.Option(help="Folder for results/<experiment id>/.", parser=user_path, metavar="PATH"),
+]
+
+
+def _load_first(plugins: Sequence[str] | None) -> list[str]:
+    """Load plug-ins before anything else is done, so that the names that they register are known.
+
+    Raises:
+        InputError: if one cannot be loaded.
+    """
+    from sedona_nni.plugins import load_plugins
+
+    try:
+        load_plugins(plugins or [], Path.cwd())
+    except InputError as error:
+        raise InputError(f"--plugin: {str(error).removeprefix('plugins: ')}") from None
+    return list(plugins or [])
+
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="MODULE",
+        callback=_load_first,
+        help="Load this first: a module of your own, or a file like ./my_networks.py, that "
+        "registers auxiliary networks, methods, models, data sets or searches. May be repeated.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON for machines.")]
 Folder = Annotated[
@@ -43,8 +77,8 @@ DecouplingText = Annotated[
     str,
     typer.Option(
         "--decoupling",
-        help="JSON file of a decoupling or search result, or a rule: backprop, uniform:<K>:<aux> "
-        "or every:<layers per block>:<aux>.",
+        help="JSON file of a decoupling or search result, published:<backbone> for SEDONA's "
+        "published one, or a rule: backprop, uniform:<K>:<aux> or every:<layers per block>:<aux>.",
     ),
 ]
 NumBlocks = Annotated[

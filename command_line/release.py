@@ -13,7 +13,10 @@ from sedona_nni.files import user_path
 
 def import_release(
     alpha: Annotated[
-        Path, typer.Argument(help="alpha.pt, or a JSON file (of both).", parser=user_path)
+        Path,
+        typer.Argument(
+            help="alpha.pt, a JSON file (of both), or published:<backbone>.", parser=user_path
+        ),
     ],
     backbone: Annotated[str, typer.Option(help="What was searched on.")],
     beta: Annotated[
@@ -35,11 +38,12 @@ def import_release(
     from sedona_nni.decouplings.choice import discretise
     from sedona_nni.decouplings.decoupling import Decoupling
     from sedona_nni.files import check_output_file
+    from sedona_nni.searches.documents import document_path
     from sedona_nni.searches.sedona.release import import_release as read
 
     if output is not None:
         check_output_file("--output", output)
-    result = read(alpha, beta, backbone=backbone, dataset=dataset)
+    result = read(document_path(alpha), beta, backbone=backbone, dataset=dataset)
     shown = result if num_blocks is None else discretise(result, num_blocks)
     if output is not None:
         shown.save(output)

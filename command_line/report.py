@@ -36,10 +36,10 @@ def report(
 ) -> None:
     """Report on experiments, also while they run: a table, or a page with pictures."""
     from datetime import datetime
-    from importlib.metadata import version
 
     import optuna
 
+    from sedona_nni import __version__
     from sedona_nni.files import check_output_file, write_atomically
     from sedona_nni.reporting.build import build_report
     from sedona_nni.reporting.text import experiment_in_words, task_in_words
@@ -54,7 +54,7 @@ def report(
         from sedona_nni.reporting.page import render
 
         now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-        page = render(made, f"Made by sedona-nni {version('sedona-nni')} on {now}")
+        page = render(made, f"Made by sedona-nni {__version__} on {now}")
         write_atomically(html, lambda path: path.write_text(page, encoding="utf-8"))
         print(f"report: {html}", file=sys.stderr)
     if as_json:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from sedona_nni.command_line.given import read_given
-from sedona_nni.command_line.options import ExperimentFile, Json, Port, Public, Results
+from sedona_nni.command_line.options import ExperimentName, Json, Plugins, Port, Public, Results
 from sedona_nni.command_line.tables import show_table
 from sedona_nni.command_line.telling import tell_contents
 from sedona_nni.errors import InputError
@@ -20,6 +20,7 @@ from sedona_nni.errors import InputError
 if TYPE_CHECKING:
     from sedona_nni.reporting.results import StrategyRow
     from sedona_nni.strategies.experiment import Experiment
+    from sedona_nni.strategies.experiment_file import ExperimentFile
 
 DEFAULT_PORT = 8080
 FIRST_PORT, LAST_PORT = 1024, 65534  # below are those of the system; NNI may need the next one
@@ -27,10 +28,11 @@ _CHANGES = 6  # named of a file that was edited
 
 
 def run(
-    experiment: ExperimentFile,
+    experiment: ExperimentName,
     port: Port = DEFAULT_PORT,
     public: Public = False,
     results: Results = Path("results"),
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Run an experiment under NNI, to its end, and print what came of it.
@@ -38,11 +40,20 @@ def run(
     This is `nnictl create` with checks beforehand, a web UI that only this machine can reach,
     progress and errors in the terminal, a closing table, an exit code that tells the truth, and
     nothing left running: Ctrl-C stops the experiment.
+
+    An experiment that comes with this project is known by its name, e.g. quickstart; its trials run
+    in the current folder, where it also looks for data.
     """
+    from sedona_nni.plugins import absolute_plugins
+    from sedona_nni.strategies.experiment_file import find_experiment
+
     _check_start(port, results)
-    planned = read_given(experiment)
+    file = find_experiment(experiment)
+    loaded = absolute_plugins(plugins or (), Path.cwd())
+    file = file.model_copy(update={"plugins": tuple(loaded)})
+    planned = read_given(experiment, file)
     tell_contents(planned.check_machine())
-    _supervise(experiment, planned, port, public, results, as_json)
+    _supervise(file, planned, port, public, results, as_json)
 
 
 def resume(
@@ -82,7 +93,7 @@ def _check_start(port: int, results: Path) -> None:
 
 def _tell_changes(config: dict[str, Any], checkpoint: Path) -> None:
     """Say that a file was edited in vain: an experiment keeps the configuration of its start."""
-    from sedona_nni.strategies.experiment import changed_since_start
+    from sedona_nni.strategies.experiment_file import changed_since_start
 
     found = changed_since_start(config, checkpoint)
     if found is not None and found[1]:
@@ -96,7 +107,7 @@ def _tell_changes(config: dict[str, Any], checkpoint: Path) -> None:
 
 
 def _supervise(
-    what: Path | str,
+    what: ExperimentFile | str,
     planned: Experiment,
     port: int,
     public: bool,

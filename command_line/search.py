@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sedona_nni.command_line.given import bound_of, read_given
 from sedona_nni.command_line.options import (
     Device,
-    ExperimentFile,
+    ExperimentName,
     Folder,
     Json,
     MaxBlockShare,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def search(
-    experiment: ExperimentFile,
+    experiment: ExperimentName,
     directory: Folder,
     max_block_share: MaxBlockShare = None,
     device: Device = "auto",

@@ -12,7 +12,7 @@ from sedona_nni.command_line.given import bound_of, decoupling_of, read_given
 from sedona_nni.command_line.options import (
     DecouplingText,
     Device,
-    ExperimentFile,
+    ExperimentName,
     Folder,
     Json,
     MaxBlockShare,
@@ -21,7 +21,6 @@ from sedona_nni.command_line.options import (
 )
 from sedona_nni.command_line.telling import narrator, show_numbers, tell_contents
 from sedona_nni.errors import InputError
-from sedona_nni.files import user_path
 
 if TYPE_CHECKING:
     from sedona_nni.decouplings.bounds import BlockBound
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    experiment: ExperimentFile,
+    experiment: ExperimentName,
     directory: Folder,
     decoupling: DecouplingText,
     num_blocks: NumBlocks = None,
@@ -144,8 +143,9 @@ def _changed(train: TrainSettings, settings: Iterable[str], method: str | None) 
 
 
 def _search_result(text: str, num_blocks: int | None) -> SearchResult:
+    from sedona_nni.searches.documents import document_path
     from sedona_nni.searches.sedona.result import SearchResult
 
     if num_blocks is not None:
         raise InputError.rule("--num-blocks", "must not be given with --relaxed", num_blocks)
-    return SearchResult.load(user_path(text))
+    return SearchResult.load(document_path(text))

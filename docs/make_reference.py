@@ -64,29 +64,35 @@ MODELS: dict[type[BaseModel], tuple[str, str]] = {
     CommonSettings: ("Every tuner", "Beside these, each tuner has options of its own, see below."),
     ExperimentSettings: (
         "SedonaTuner",
-        "`className: strategies.tuner.SedonaTuner`: searches, then tunes what was found.",
+        "`className: sedona_nni.strategies.tuner.SedonaTuner`: "
+        "searches, then tunes what was found.",
     ),
     ProbeExperimentSettings: (
         "ProbeTuner",
-        "`className: strategies.tuner.ProbeTuner`: probes single cuts by short trainings, then "
+        "`className: sedona_nni.strategies.tuner.ProbeTuner`: "
+        "probes single cuts by short trainings, then "
         "tunes what was found.",
     ),
     TuningSettings: (
         "OptunaTuner",
-        "`className: strategies.tuner.OptunaTuner`: tunes the training of a known decoupling.",
+        "`className: sedona_nni.strategies.tuner.OptunaTuner`: "
+        "tunes the training of a known decoupling.",
     ),
     BridgeSettings: (
         "BridgeTuner",
-        "`className: strategies.bridge.BridgeTuner`: lets a strategy of NNI explore decouplings.",
+        "`className: sedona_nni.strategies.bridge.BridgeTuner`: "
+        "lets a strategy of NNI explore decouplings.",
     ),
     GridSettings: (
         "GridTuner",
-        "`className: strategies.grid.GridTuner`: trains every decoupling, or a sample of them.",
+        "`className: sedona_nni.strategies.grid.GridTuner`: "
+        "trains every decoupling, or a sample of them.",
     ),
     GridPart: ("Part of a grid (`parts`)", "Some of the decouplings of a GridTuner."),
     StudySettings: (
         "StudyTuner",
-        "`className: strategies.study.StudyTuner`: compares strategies at the same cost, see "
+        "`className: sedona_nni.strategies.study.StudyTuner`: "
+        "compares strategies at the same cost, see "
         "[study.md](study.md).",
     ),
     StudySpace: ("Space of a study (`spaces`)", "Decouplings that strategies choose from."),

@@ -11,7 +11,8 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sedona_nni.strategies.ledger_tuner import COMPUTE_FILE, LedgerTuner
+from sedona_nni.strategies.checkpoint import COMPUTE_FILE
+from sedona_nni.strategies.ledger_tuner import LedgerTuner
 
 if TYPE_CHECKING:
     from nni.nas.strategy import Strategy

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib.machinery
+import importlib.util
+import re
+import shutil
 import sys
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import sedona_nni
 from sedona_nni.data.sets import Contents, load_splits
 from sedona_nni.errors import InputError
-from sedona_nni.files import write_atomically
-from sedona_nni.strategies.hyperparameters import read_search_spaces
+from sedona_nni.strategies.experiment_file import TAKES_A_GPU, find_experiment
 from sedona_nni.strategies.nni_border.devices import check_device
+from sedona_nni.strategies.nni_border.scripts import TRIAL, path_of_trials
 from sedona_nni.strategies.settings import (
     BalancedSettings,
     BridgeSettings,
@@ -31,11 +34,9 @@ from sedona_nni.task import Task
 
 __all__ = [
     "Experiment",
-    "changed_since_start",
     "check_no_assessor",
     "check_trials",
     "read_experiment",
-    "remember_file",
 ]
 
 _TUNERS: dict[str, type[CommonSettings]] = {
@@ -75,7 +76,7 @@ class Experiment:
             InputError: if a value breaks a rule.
         """
         check_no_assessor(config)
-        check_trials(config)
+        check_trials(config, path_of_trials())
         tuner = config.get("tuner") or {}
         # Without the first name in experiments of a checkout, whose folders it is
         model = _TUNERS.get(str(tuner.get("className")).removeprefix("sedona_nni."))
@@ -91,7 +92,10 @@ class Experiment:
         settings = read_settings(model, tuner.get("classArgs") or {}, folder)
         space = config.get("searchSpace") or {}
         if isinstance(settings, SearchingSettings | TuningSettings):
-            read_search_spaces(space, settings, folder)
+            if importlib.util.find_spec("optuna") is not None:  # without it nothing is tuned
+                from sedona_nni.strategies.hyperparameters import read_search_spaces
+
+                read_search_spaces(space, settings, folder)
         elif space:
             raise InputError("searchSpace: must be {} for a tuner that tunes nothing")
         platform = config["trainingService"]["platform"]
@@ -141,119 +145,80 @@ def check_no_assessor(config: Mapping[str, Any]) -> None:
         raise InputError.rule("assessor", rule, name)
 
 
-_TAKES_A_GPU = "must be left out, as each trial takes a GPU of its own by itself"
-
-
-def check_trials(config: Mapping[str, Any]) -> None:
+def check_trials(config: Mapping[str, Any], path: str) -> None:
     """Check what a configuration in NNI's complete form says about trials, but for the tuner.
 
+    Args:
+        config: That.
+        path: The PATH that trials on this machine will have.
+
     Raises:
-        InputError: if NNI is to hand out GPUs, or the trials would run other code than ours.
+        InputError: if NNI is to hand out GPUs, or there is no such command as ours, or it would
+            run other code.
     """
     service = config.get("trainingService", {})
     number = config.get("trialGpuNumber") or service.get("trialGpuNumber")
     if number:
-        raise InputError.rule("trialGpuNumber", _TAKES_A_GPU, number)
+        raise InputError.rule("trialGpuNumber", TAKES_A_GPU, number)
     if service.get("platform") == "local" and service.get("gpuIndices") is not None:
-        rule = f"{_TAKES_A_GPU}; CUDA_VISIBLE_DEVICES says which there are"
+        rule = f"{TAKES_A_GPU}; CUDA_VISIBLE_DEVICES says which there are"
         raise InputError.rule("trainingService.gpuIndices", rule, service["gpuIndices"])
-    folder = Path(config["trialCodeDirectory"])
-    for name in ("sedona_nni", "search_spaces", "strategies", "trials"):
-        found = _would_import(name, folder)
-        if found is not None and not _is_ours(found, name):
-            raise InputError(
-                f"trialCodeDirectory: must not have {found.name} of its own, which trials would "
-                f"import in place of the installed one, but got {str(found)!r}"
-            )
+    command = str(config.get("trialCommand"))
+    started = _MODULE.search(command)
+    if started is not None:  # Python looks first in the folder that it is started in
+        _check_module(command, started[1], Path(config["trialCodeDirectory"]))
+    on_this_machine = service.get("platform") == "local"
+    if (
+        on_this_machine
+        and command.split()[:1] == [TRIAL]
+        and shutil.which(TRIAL, path=path) is None
+    ):
+        raise InputError(
+            f"trialCommand: {TRIAL} is not on the PATH of trials, as the environment that this "
+            "project is installed in is not activated; `sedona-nni run` does without"
+        )
 
 
-def _would_import(name: str, folder: Path) -> Path | None:
-    """Return the package or module of a name that a process in a folder finds, None if none."""
+_MODULE = re.compile(r"python[\d.]*\s+-m\s+(trials|sedona_nni)\b")
+
+
+def _check_module(command: str, name: str, folder: Path) -> None:
+    """Check that a command that starts a module in a folder finds ours there."""
     importlib.machinery.PathFinder.invalidate_caches()
     spec = importlib.machinery.PathFinder.find_spec(name, [str(folder), *sys.path])
-    if spec is None:  # then a hook of an installation finds ours
-        return None
-    if spec.submodule_search_locations is not None:
-        return Path(next(iter(spec.submodule_search_locations))).resolve()
-    return Path(str(spec.origin)).resolve()
+    if spec is None and name == "sedona_nni":  # then a hook of an editable installation finds it
+        return
+    if spec is None:
+        found = "finds them only in a checkout of this project"
+    else:
+        places = spec.submodule_search_locations
+        path = Path(str(spec.origin) if places is None else next(iter(places))).resolve()
+        if _is_ours(path, name):
+            return
+        found = f"would run {str(path)!r}"
+    raise InputError(
+        f"trialCommand: must start this project's trials, but {command!r} {found}; "
+        f"{TRIAL} starts them in any folder"
+    )
 
 
 def _is_ours(found: Path, name: str) -> bool:
     """Return whether it is the installed package, or another copy of it, as in a clone."""
-    ours = Path(__file__).resolve().parents[1] / name
+    package = Path(sedona_nni.__path__[0])
+    ours = (package if name == "sedona_nni" else package / name).resolve()
     beginning = found / "__init__.py"
     return found == ours or (
         beginning.is_file() and beginning.read_bytes() == (ours / "__init__.py").read_bytes()
     )
 
 
-def read_experiment(path: Path) -> Experiment:
+def read_experiment(given: str | Path) -> Experiment:
     """Read an experiment's file as NNI does, and check it.
+
+    Args:
+        given: See `sedona_nni.strategies.experiment_file.find_experiment`.
 
     Raises:
         InputError: if it is missing, NNI would refuse it, or our tuner would.
     """
-    return Experiment.from_config(_read_config(path))
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    from nni.experiment.config import ExperimentConfig, utils
-
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    try:
-        config: dict[str, Any] = ExperimentConfig.load(path).json()
-    except Exception as error:  # whatever NNI raises, from bare assertions to yaml's errors
-        utils.unset_base_path()  # which NNI omits then
-        source = traceback.extract_tb(error.__traceback__)[-1].line
-        reason = " ".join(str(error).split()) or str(source)
-        if "use_active_gpu" in reason:  # which would be no help: NNI is not to know of GPUs
-            raise InputError(f"{path}: trialGpuNumber: {_TAKES_A_GPU}") from None
-        raise InputError(f"{path}: NNI does not accept it ({reason})") from None
-    return config
-
-
-def _file_mark(checkpoint: Path) -> Path:
-    return checkpoint / "experiment-file"
-
-
-def remember_file(path: Path, checkpoint: Path) -> None:
-    """Leave the path of an experiment's file in its checkpoint folder."""
-    absolute = str(path.resolve())
-    write_atomically(
-        _file_mark(checkpoint), lambda mark: mark.write_text(absolute, encoding="utf-8")
-    )
-
-
-def changed_since_start(
-    config: Mapping[str, Any], checkpoint: Path
-) -> tuple[Path, list[str]] | None:
-    """Compare an experiment, which keeps its configuration, with the file that it came from.
-
-    Args:
-        config: The experiment's, in NNI's complete form.
-        checkpoint: Its checkpoint folder.
-
-    Returns:
-        The file, and the fields in which it differs; None where there is no such file (any more).
-    """
-    mark = _file_mark(checkpoint)
-    if not mark.exists():
-        return None
-    path = Path(mark.read_text(encoding="utf-8"))
-    if not path.is_file():
-        return None
-    try:
-        now = _read_config(path)
-    except InputError:
-        return path, ["which NNI does not accept any more"]
-    return path, list(_differences(config, now))
-
-
-def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for field in sorted({*one, *other}):
-            inner = f"{name}.{field}" if name else field
-            yield from _differences(one.get(field), other.get(field), inner)
-    elif one != other:
-        yield name
+    return Experiment.from_config(find_experiment(given).config())

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
-from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
+from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.nni_border.launcher import all_experiments, experiment_config
 
 __all__ = ["KnownExperiment", "known_experiments"]

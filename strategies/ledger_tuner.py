@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.nni_border.tuner import BorderTuner, ExperimentFailedError, Parameters
 
 if TYPE_CHECKING:
     from sedona_nni.reporting.trial import AnyResult, AnyTrial
 
-__all__ = ["COMPUTE_FILE", "LEDGER_FILE", "LedgerTuner"]
-
-COMPUTE_FILE = "compute.json"  # measured once, so that a resumed experiment goes by the same
-LEDGER_FILE = "trials.json"
+__all__ = ["LedgerTuner"]
 
 _FAILURES_TO_GIVE_UP = 3
 
@@ -58,7 +57,7 @@ class LedgerTuner(BorderTuner):
 
         config = self.experiment_config()
         check_no_assessor(config)
-        check_trials(config)
+        check_trials(config, os.environ.get("PATH", os.defpath))
         self.folder = Path(config["trialCodeDirectory"])
         self.settings = self.read_settings(self.folder)
         if not self.is_supervised:  # else that is done

@@ -6,10 +6,12 @@ stopped stays in the study, as pruned, and counts as one of ``trials_per_strateg
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import optuna
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import optuna
 
 __all__ = ["AnyPruner", "HalvingSettings", "MedianSettings", "build_pruner"]
 
@@ -66,6 +68,8 @@ AnyPruner = Annotated[
 
 def build_pruner(settings: MedianSettings | HalvingSettings | None) -> optuna.pruners.BasePruner:
     """Return Optuna's object; of None one that stops nothing."""
+    import optuna
+
     if isinstance(settings, MedianSettings):
         return optuna.pruners.MedianPruner(
             n_startup_trials=settings.startup_trials, n_warmup_steps=settings.min_epochs

@@ -12,7 +12,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
 from sedona_nni.reporting.build import Source
 from sedona_nni.reporting.ledger import Ledger, TrialRecord
-from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
+from sedona_nni.strategies.checkpoint import LEDGER_FILE
 
 __all__ = ["read_sources"]
 

@@ -26,10 +26,11 @@ from sedona_nni.reporting.results import (
 from sedona_nni.reporting.trial import SearchTrial, SearchTrialResult
 from sedona_nni.searches import SEARCHES
 from sedona_nni.searches.documents import parse_result
-from sedona_nni.strategies.experiment import Experiment, remember_file
+from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
+from sedona_nni.strategies.experiment import Experiment
+from sedona_nni.strategies.experiment_file import ExperimentFile, remember_file
 from sedona_nni.strategies.forecast import Forecast, Standing
 from sedona_nni.strategies.hyperparameters import study_url
-from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
 from sedona_nni.strategies.nni_border.launcher import (
     Interrupted,
     Outcome,
@@ -39,7 +40,6 @@ from sedona_nni.strategies.nni_border.launcher import (
     running,
 )
 from sedona_nni.strategies.nni_border.rest import ManagerGoneError
-from sedona_nni.strategies.tuner import STUDY_FILE
 
 __all__ = ["supervise", "write_results"]
 
@@ -48,7 +48,7 @@ _FINISH_S = 2.0  # and then to say that it has finished
 
 
 def supervise(
-    what: Path | str,
+    what: ExperimentFile | str,
     experiment: Experiment,
     *,
     port: int,
@@ -60,7 +60,7 @@ def supervise(
     """Start an experiment, show its progress until it ends, and stop it.
 
     Args:
-        what: The file of an experiment to create, or NNI's id of one to resume.
+        what: The experiment to create, or NNI's id of one to resume.
         experiment: What is going to happen.
         port: See `sedona_nni.strategies.nni_border.launcher.running`.
         public: See there.
@@ -72,15 +72,17 @@ def supervise(
         The exit code: 0 if all went well, 2 if the user can mend what went wrong, 128 and more for
         a signal, else 1. And the experiment's folder in ``results``, if there are results.
     """
-    create = isinstance(what, Path)
-    arguments = ["create", "--config", str(what)] if create else ["resume", str(what)]
-    with one_interrupt():
+    with one_interrupt(), contextlib.ExitStack() as stack:
+        if isinstance(what, ExperimentFile):
+            arguments = ["create", "--config", str(stack.enter_context(what.completed()))]
+        else:
+            arguments = ["resume", what]
         started: RunningExperiment | None = None
         limit = ""
         try:
             with running(arguments, port=port, public=public) as started:
                 _greet(started, port, public, console)
-                if isinstance(what, Path):
+                if isinstance(what, ExperimentFile):
                     remember_file(what, started.checkpoint)
                 if unlimited and not started.has_finished:
                     started.lift_limits()

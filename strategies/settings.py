@@ -35,7 +35,7 @@ from sedona_nni.machine import Machine
 from sedona_nni.models import check_image_size, check_stem, num_layers
 from sedona_nni.plugins import load_plugins
 from sedona_nni.reporting.trial import SecondObjective
-from sedona_nni.searches.documents import load_document
+from sedona_nni.searches.documents import document_path, load_document
 from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.seed import Seed
@@ -410,7 +410,7 @@ class _TunedSettings(BalancedSettings):
         if is_rule(given):
             backbone = self.task.backbone
             return decoupling_by_rule(given, backbone, num_layers(backbone))
-        return load_document(folder / user_path(given))
+        return load_document(document_path(given, folder))
 
     def _check_decoupling(self, decoupling: Decoupling, strategy: str) -> None:
         """Check that a decoupling fits the backbone, and how the strategy trains."""

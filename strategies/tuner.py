@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sedona_nni.strategies.ledger_tuner import COMPUTE_FILE, LedgerTuner
+from sedona_nni.strategies.checkpoint import COMPUTE_FILE, STUDY_FILE
+from sedona_nni.strategies.ledger_tuner import LedgerTuner
 from sedona_nni.strategies.nni_border.tuner import ExperimentFailedError, Parameters
 
 if TYPE_CHECKING:
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
     from sedona_nni.strategies.hyperparameters import Study
     from sedona_nni.strategies.settings import Contender
 
-__all__ = ["STUDY_FILE", "OptunaTuner", "ProbeTuner", "SearchingTuner", "SedonaTuner"]
-
-STUDY_FILE = "optuna.db"
+__all__ = ["OptunaTuner", "ProbeTuner", "SearchingTuner", "SedonaTuner"]
 
 
 class OptunaTuner(LedgerTuner):

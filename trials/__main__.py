@@ -1,4 +1,4 @@
-"""A trial under NNI: ``trialCommand: python -m trials``."""
+"""A trial under NNI; the command that starts it is `sedona_nni.trials.command`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Reading what searches found, and decouplings, from files."""
+"""Reading what searches found, and decouplings, from files.
+
+What the authors of SEDONA published comes with this project: ``published:vgg19`` and the like name
+its files wherever the path of one can be given.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,17 @@ from sedona_nni.decouplings.choice import discretise
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
-from sedona_nni.files import read_json
+from sedona_nni.files import read_json, user_path
 from sedona_nni.searches.kind import SEARCHES
 
-__all__ = ["AnyOutcome", "load_decoupling", "load_document", "load_outcome", "parse_result"]
+__all__ = [
+    "AnyOutcome",
+    "document_path",
+    "load_decoupling",
+    "load_document",
+    "load_outcome",
+    "parse_result",
+]
 
 
 def _formats() -> dict[str, type[SearchOutcome]]:
@@ -47,6 +58,29 @@ def parse_result(content: Any) -> SearchOutcome:
         ValidationError: if it is of none that is known, or breaks a rule.
     """
     return _AnyOutcome.validate_python(content)
+
+
+_PUBLISHED = "published:"
+_PUBLISHED_FOLDER = Path(__file__).parents[1] / "experiments" / "published"
+
+
+def document_path(text: str | Path, folder: Path = Path()) -> Path:
+    """Return the file of a decoupling or of a search's outcome that a user names.
+
+    Args:
+        text: Its path, or ``published:`` and the backbone of what was published.
+        folder: What a relative path is relative to.
+
+    Raises:
+        InputError: if nothing was published of the backbone.
+    """
+    if not str(text).startswith(_PUBLISHED):
+        return folder / user_path(text)
+    name = str(text).removeprefix(_PUBLISHED)
+    names = sorted(path.stem for path in _PUBLISHED_FOLDER.glob("*.json"))
+    if name not in names:
+        raise InputError.rule("published", f"must be one of {', '.join(names)}", name)
+    return _PUBLISHED_FOLDER / f"{name}.json"
 
 
 def load_outcome(path: Path) -> SearchOutcome:

@@ -28,6 +28,7 @@ from sedona_nni.strategies.nni_border.rest import (
     proxy_exceptions,
     trial_record,
 )
+from sedona_nni.strategies.nni_border.scripts import path_of_trials
 from sedona_nni.strategies.nni_border.terminal import TunerError, finish_mark
 from sedona_nni.strategies.nni_border.wire import (
     trial_folder,
@@ -478,9 +479,7 @@ def require_option(script: Path) -> str:
 
 def _environment(public: bool, mark: str) -> dict[str, str]:
     environment = {**os.environ, **proxy_exceptions(os.environ), RUN_MARK: mark}
-    # So that `python` in a trialCommand is the one that runs this, without activating anything.
-    here = str(Path(sys.executable).parent)
-    environment["PATH"] = os.pathsep.join([here, environment.get("PATH", os.defpath)])
+    environment["PATH"] = path_of_trials()
     hooks = ["patience.js"] if public else ["patience.js", "loopback.js"]
     loaded = [require_option(Path(__file__).with_name(hook)) for hook in hooks]
     environment["NODE_OPTIONS"] = " ".join([environment.get("NODE_OPTIONS", ""), *loaded]).strip()

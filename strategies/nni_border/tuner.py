@@ -25,6 +25,7 @@ from nni.tuner import Tuner
 
 from sedona_nni.errors import SedonaError
 from sedona_nni.files import read_json, write_json
+from sedona_nni.strategies.checkpoint import ANNOUNCED_FILE
 from sedona_nni.strategies.nni_border.launcher import RUN_MARK, own_manager
 from sedona_nni.strategies.nni_border.rest import (
     ManagerApi,
@@ -59,7 +60,6 @@ _logger = logging.getLogger(__name__)
 _FINAL_RESULT_GRACE_S = 10.0
 _STDERR_LINES = 15
 _MESSENGER_S = 60.0
-_ANNOUNCED_FILE = "max-trial-number.json"  # ours, and so not one of the experiment's file
 
 
 class ExperimentFailedError(SedonaError):
@@ -419,12 +419,12 @@ class BorderTuner(Tuner, ABC):
     def _may_announce(self) -> bool:
         """Return whether the experiment's file leaves open how many trials there are."""
         given = self.experiment_config().get("maxTrialNumber")
-        return given is None or given == _read_number(self.checkpoint / _ANNOUNCED_FILE)
+        return given is None or given == _read_number(self.checkpoint / ANNOUNCED_FILE)
 
     def _announce(self, number: int) -> None:
         """Let the web UI say "3/13" in place of "3/Infinity"."""
         self._announced = max(1, number)
-        write_json(self.checkpoint / _ANNOUNCED_FILE, self._announced)
+        write_json(self.checkpoint / ANNOUNCED_FILE, self._announced)
         self._api().set_max_trials(self._announced)
 
     def _trial_ended(self, parameter_id: int, success: bool) -> None:

@@ -91,7 +91,7 @@ class Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     with new_world(tmp_path_factory.mktemp("home")) as world:
         experiment = world.experiment(
-            trialCommand="python -m trials",
+            trialCommand="sedona-nni-trial",
             searchSpace={"lr": {"_type": "loguniform", "_value": [0.05, 0.1]}},
             class_args={
                 "task": {"backbone": "vgg11", "width_multiplier": 0.25, "train_limit": 600},

@@ -14,7 +14,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.reporting.trial import TrainTrial
 from sedona_nni.strategies.bridge import BridgeTuner
-from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
+from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.settings import BridgeSettings
 from sedona_nni.strategies.trial_engine import build_strategy
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import math
 import shutil
 import subprocess
@@ -15,13 +17,17 @@ import yaml
 from nni.experiment.config import ExperimentConfig
 
 from sedona_nni.errors import InputError
-from sedona_nni.strategies.experiment import (
-    Experiment,
+from sedona_nni.strategies.checkpoint import ANNOUNCED_FILE
+from sedona_nni.strategies.experiment import Experiment, check_trials, read_experiment
+from sedona_nni.strategies.experiment_file import (
+    ExperimentFile,
     changed_since_start,
-    read_experiment,
+    find_experiment,
     remember_file,
+    shipped_names,
 )
 from sedona_nni.strategies.nni_border.launcher import require_option
+from sedona_nni.strategies.nni_border.scripts import path_of_trials
 from sedona_nni.strategies.pruners import MedianSettings
 from sedona_nni.strategies.settings import BalancedSettings
 
@@ -42,16 +48,12 @@ def test_there_are_experiments() -> None:
 def test_each_is_valid_and_opens_with_the_command_that_runs_it(path: Path) -> None:
     experiment = read_experiment(path)
     assert experiment.settings.num_trials > 0
-    assert experiment.folder == EXPERIMENTS.parent
+    assert experiment.folder == path.parent
     command = path.read_text().splitlines()[0]
     if not command.startswith("# sedona-nni search"):
         assert "nnictl's is open to the whole network" in path.read_text()
-    place = path.relative_to(EXPERIMENTS.parent)
-    assert command in (
-        f"# sedona-nni run {place}",
-        f"# sedona-nni search {place} --directory DIR",
-        f"# make {path.stem}",
-    )
+    name = path.relative_to(EXPERIMENTS).with_suffix("")
+    assert command in (f"# sedona-nni run {name}", f"# sedona-nni search {name} --directory DIR")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -66,6 +68,13 @@ def changed(tmp_path: Path, *place: str, value: Any) -> Path:
     """Write the quickstart with one value changed."""
     config = yaml.safe_load((EXPERIMENTS / "quickstart.yml").read_text())
     config["trialCodeDirectory"] = config["tuner"]["codeDirectory"] = str(EXPERIMENTS.parent)
+    (tmp_path / "experiment.yml").write_text(yaml.safe_dump(config))
+    return changed_further(tmp_path, *place, value=value)
+
+
+def changed_further(tmp_path: Path, *place: str, value: Any) -> Path:
+    """Change one more value of what `changed` has written."""
+    config = yaml.safe_load((tmp_path / "experiment.yml").read_text())
     node = config
     for key in place[:-1]:
         node = node[key]
@@ -156,41 +165,76 @@ def test_a_seed_of_a_date_is_a_seed(tmp_path: Path) -> None:
     read_experiment(changed(tmp_path, *ARGS, "seed", value=20240101))
 
 
-@pytest.mark.parametrize("place", ["trials.py", "strategies/__init__.py"])
-def test_what_trials_would_import_in_place_of_ours_is_refused(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("python -m trials", "trials.py"),
+        ("python3.11 -m trials", "trials/__init__.py"),
+        ("cd . && python3 -m sedona_nni.trials", "sedona_nni/__init__.py"),
+    ],
+)
+def test_what_trials_would_run_in_place_of_ours_is_refused(
+    tmp_path: Path, command: str, file: str
+) -> None:
     """Trials run in ``trialCodeDirectory``, where Python looks first."""
-    path = changed(tmp_path, "trialCodeDirectory", value=str(tmp_path))
-    read_experiment(path)
-    (tmp_path / place).parent.mkdir(exist_ok=True)
-    (tmp_path / place).write_text("print('not ours')")
-    name = place.partition("/")[0]
+    changed(tmp_path, "trialCodeDirectory", value=str(tmp_path))
+    path = changed_further(tmp_path, "trialCommand", value=command)
+    read_experiment(path)  # the tests' own folder has them
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("print('not ours')")
     with pytest.raises(InputError) as caught:
         read_experiment(path)
+    name = file.partition("/")[0]
     assert str(caught.value) == (
-        f"trialCodeDirectory: must not have {name} of its own, which trials would import in place "
-        f"of the installed one, but got {str(tmp_path / name)!r}"
+        f"trialCommand: must start this project's trials, but {command!r} would run "
+        f"{str(tmp_path / name)!r}; sedona-nni-trial starts them in any folder"
     )
 
 
-def test_a_folder_that_is_no_package_is_refused_where_python_prefers_it(
+def test_a_module_that_only_a_checkout_has_is_refused_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it does to an editable installation, which is found by a hook that comes last."""
-    path = changed(tmp_path, "trialCodeDirectory", value=str(tmp_path))
-    (tmp_path / "trials").mkdir()
-    (tmp_path / "trials" / "1.log").touch()
+    changed(tmp_path, "trialCodeDirectory", value=str(tmp_path))
+    path = changed_further(tmp_path, "trialCommand", value="python -m trials")
     others = [each for each in sys.path if not Path(each, "trials").exists()]
-    monkeypatch.setattr(sys, "path", [*others, str(EXPERIMENTS.parent)])
-    read_experiment(path)
     monkeypatch.setattr(sys, "path", others)
-    with pytest.raises(InputError, match="must not have trials of its own"):
+    with pytest.raises(InputError, match=r"'python -m trials' finds them only in a checkout"):
         read_experiment(path)
+    changed_further(tmp_path, "trialCodeDirectory", value=str(EXPERIMENTS.parent))
+    read_experiment(path)
+
+
+def test_our_command_may_run_in_any_folder(tmp_path: Path) -> None:
+    for name in ("trials", "strategies", "search_spaces"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise AssertionError")
+    read_experiment(changed(tmp_path, "trialCodeDirectory", value=str(tmp_path)))
 
 
 def test_another_copy_of_ours_is_none_of_the_users_own(tmp_path: Path) -> None:
-    path = changed(tmp_path, "trialCodeDirectory", value=str(tmp_path))
+    changed(tmp_path, "trialCodeDirectory", value=str(tmp_path))
+    path = changed_further(tmp_path, "trialCommand", value="python -m trials")
     shutil.copytree(EXPERIMENTS.parent / "trials", tmp_path / "trials")
     read_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("command", "platform", "is_refused"),
+    [
+        ("sedona-nni-trial", "local", True),
+        ("sedona-nni-trial", "remote", False),
+        ("/opt/bin/sedona-nni-trial", "local", False),
+        ("bash mine.sh", "local", False),
+    ],
+)
+def test_a_command_that_trials_would_not_find_is_refused(
+    command: str, platform: str, is_refused: bool
+) -> None:
+    config = {"trialCommand": command, "trainingService": {"platform": platform}}
+    refusal = pytest.raises(InputError, match=r"trialCommand: sedona-nni-trial is not on the PATH")
+    with refusal if is_refused else contextlib.nullcontext():
+        check_trials(config, "/usr/bin:/bin")
+    check_trials(config, path_of_trials())
 
 
 def test_a_file_that_was_edited_since_the_start_is_compared(tmp_path: Path) -> None:
@@ -198,7 +242,7 @@ def test_a_file_that_was_edited_since_the_start_is_compared(tmp_path: Path) -> N
     config = ExperimentConfig.load(path).json()
     checkpoint = tmp_path / "checkpoint"
     assert changed_since_start(config, checkpoint) is None  # as of plain nnictl
-    remember_file(path, checkpoint)
+    remember_file(ExperimentFile(path=path), checkpoint)
     assert changed_since_start(config, checkpoint) == (path, [])
     changed(tmp_path, *ARGS, "seed", value=2)
     assert changed_since_start(config, checkpoint) == (path, ["tuner.classArgs.seed"])
@@ -212,6 +256,73 @@ def test_a_file_that_was_edited_since_the_start_is_compared(tmp_path: Path) -> N
     assert found == (path, ["which NNI does not accept any more"])
     path.unlink()
     assert changed_since_start(config, checkpoint) is None
+
+
+def test_the_number_of_trials_that_the_tuner_has_announced_is_no_edit(tmp_path: Path) -> None:
+    path = changed(tmp_path, *ARGS, "seed", value=1)
+    config = {**ExperimentConfig.load(path).json(), "maxTrialNumber": 5}
+    remember_file(ExperimentFile(path=path), tmp_path)
+    for announced, changes in ((5, []), (6, ["maxTrialNumber"])):
+        (tmp_path / ANNOUNCED_FILE).write_text(str(announced))
+        assert changed_since_start(config, tmp_path) == (path, changes)
+
+
+def test_a_file_that_versions_ago_left_its_path_alone(tmp_path: Path) -> None:
+    path = changed(tmp_path, *ARGS, "seed", value=1)
+    config = ExperimentConfig.load(path).json()
+    (tmp_path / "experiment-file").write_text(str(path))
+    assert changed_since_start(config, tmp_path) == (path, [])
+
+
+class TestByName:
+    """Experiments that come with the project, wherever the user is."""
+
+    @pytest.fixture(autouse=True)
+    def elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+    def test_each_runs_in_the_users_folder(self, path: Path, elsewhere: Path) -> None:
+        name = str(path.relative_to(EXPERIMENTS).with_suffix(""))
+        assert name in shipped_names()
+        experiment = Experiment.from_config(find_experiment(name).config())
+        assert experiment.folder == elsewhere
+        data_dir = experiment.task.data_dir
+        assert data_dir is None or elsewhere in Path(data_dir).parents
+
+    def test_what_is_written_for_nnictl_is_what_was_checked(self, elsewhere: Path) -> None:
+        file = find_experiment("published/cifar10_vgg19")
+        with file.completed() as written:
+            config = ExperimentConfig.load(written).json()
+        assert config == file.config()
+        assert config["trialCodeDirectory"] == str(elsewhere)
+        assert config["trainingService"]["trialCodeDirectory"] == str(elsewhere)
+        assert not written.exists()
+
+    def test_it_is_not_taken_for_edited(self, elsewhere: Path) -> None:
+        plugin = elsewhere / "mine.py"
+        plugin.touch()
+        file = find_experiment("quickstart").model_copy(update={"plugins": (str(plugin),)})
+        remember_file(file, elsewhere)
+        assert file.config()["tuner"]["classArgs"]["plugins"] == [str(plugin)]
+        assert changed_since_start(file.config(), elsewhere) == (file.path, [])
+
+    def test_a_file_of_the_user_comes_first(self, elsewhere: Path) -> None:
+        (elsewhere / "quickstart").write_text("mine")
+        assert find_experiment("quickstart") == ExperimentFile(path=elsewhere / "quickstart")
+
+    def test_a_folder_is_no_experiment(self, elsewhere: Path) -> None:
+        (elsewhere / "quickstart").mkdir()
+        assert find_experiment("quickstart").folder == elsewhere
+
+    def test_unknown_ones(self) -> None:
+        with pytest.raises(InputError) as caught:
+            find_experiment("quickstar")
+        assert str(caught.value).startswith("experiment: must be a file or one of evolution_digits")
+        assert "dgl/digits" in str(caught.value)
+        with pytest.raises(InputError, match=r"^nowhere\.yml: there is no such file$"):
+            find_experiment("nowhere.yml")
 
 
 def test_the_bridge_has_no_hyperparameters(tmp_path: Path) -> None:
@@ -255,19 +366,39 @@ def test_relative_paths_are_relative_to_the_trial_code(tmp_path: Path) -> None:
     assert read_experiment(path).task.data_dir == str(EXPERIMENTS.parent / "data")
 
 
-@pytest.mark.parametrize("content", [None, "- a list", "{"])
-def test_files_that_are_no_experiment(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize("content", ["- a list", "{", "", "trialCommand: x"])
+def test_files_that_are_no_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
     path = tmp_path / "experiment.yml"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(InputError, match=r"experiment\.yml: "):
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"^NNI does not accept it \("):
         read_experiment(path)
+    without_nni(monkeypatch)
+    with pytest.raises(InputError, match=r"^(is not YAML|must have the fields|\w+: this field is)"):
+        read_experiment(path)
+
+
+def without_nni(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read experiments as where NNI is not installed."""
+    find = importlib.util.find_spec
+    hidden = {"nni": None}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: hidden.get(name, find(name, *rest))
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_without_nni_an_experiment_is_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_nni = read_experiment(path)
+    without_nni(monkeypatch)
+    assert read_experiment(path) == with_nni
 
 
 @pytest.mark.parametrize("name", ["sedona_vgg19.yml", "probe_vgg19.yml"])
 def test_the_pruner_that_the_files_suggest(name: str, tmp_path: Path) -> None:
     text = (EXPERIMENTS / name).read_text().replace("# pruner", "pruner")
-    (tmp_path / name).write_text(text.replace(": ..", f": {EXPERIMENTS}/.."))
+    (tmp_path / name).write_text(text)
     settings = read_experiment(tmp_path / name).settings
     assert settings.pruner == MedianSettings()  # type: ignore[attr-defined]
 
@@ -276,10 +407,7 @@ def test_the_pruner_that_the_files_suggest(name: str, tmp_path: Path) -> None:
 def test_the_bound_that_the_files_suggest(name: str, tmp_path: Path) -> None:
     text = (EXPERIMENTS / name).read_text()
     assert "# max_block_share: 1.3/K" in text
-    text = text.replace("# max_block_share", "max_block_share").replace(
-        ": ..", f": {EXPERIMENTS}/.."
-    )
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text.replace("# max_block_share", "max_block_share"))
     settings = read_experiment(tmp_path / name).settings
     assert isinstance(settings, BalancedSettings)
     assert settings.max_block_share == "1.3/K"

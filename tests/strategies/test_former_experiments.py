@@ -22,12 +22,13 @@ from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.reporting.trial import read_trial
 from sedona_nni.strategies import known
 from sedona_nni.strategies.bridge import BridgeTuner
+from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
 from sedona_nni.strategies.grid import GridTuner
-from sedona_nni.strategies.ledger_tuner import LEDGER_FILE, LedgerTuner
+from sedona_nni.strategies.ledger_tuner import LedgerTuner
 from sedona_nni.strategies.report_source import read_sources
 from sedona_nni.strategies.runner import write_results
 from sedona_nni.strategies.study import StudyTuner
-from sedona_nni.strategies.tuner import STUDY_FILE, OptunaTuner, SedonaTuner
+from sedona_nni.strategies.tuner import OptunaTuner, SedonaTuner
 from sedona_nni.trials import __main__ as trial_main
 
 FORMER = Path(__file__).parents[1] / "former"

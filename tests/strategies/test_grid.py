@@ -10,8 +10,8 @@ import pytest
 from sedona_nni.decouplings.decoupling import Decoupling, every_decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.grid import GridTuner
-from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
 from sedona_nni.strategies.settings import GridSettings, read_settings
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.trials.repeated import repeated

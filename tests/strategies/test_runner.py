@@ -19,6 +19,7 @@ from sedona_nni.files import write_json
 from sedona_nni.reporting.ledger import TrialRecord
 from sedona_nni.strategies import runner
 from sedona_nni.strategies.experiment import read_experiment
+from sedona_nni.strategies.experiment_file import find_experiment
 from sedona_nni.strategies.nni_border.launcher import Outcome
 from sedona_nni.strategies.nni_border.terminal import finish_mark
 
@@ -91,7 +92,9 @@ def supervised(
         said = io.StringIO()
         options = {"port": 8080, "public": False, "results": tmp_path / "results", **options}
         console = Console(file=said, width=1000)
-        code, folder = runner.supervise(QUICKSTART, planned, console=console, **options)
+        code, folder = runner.supervise(
+            find_experiment(QUICKSTART), planned, console=console, **options
+        )
         assert started.lifted == options.get("unlimited", False)
         return code, folder, said.getvalue()
 

@@ -18,7 +18,7 @@ from sedona_nni.models import build_backbone
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.searches.probing.result import ProbeResult
 from sedona_nni.searches.sedona.result import SearchResult
-from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
+from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.settings import read_settings
 from sedona_nni.strategies.study import StudyTuner
 from sedona_nni.strategies.study_settings import StudySettings, space_bound

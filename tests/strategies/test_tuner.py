@@ -21,9 +21,9 @@ from sedona_nni.reporting.results import cells, comparison, compromise_table, co
 from sedona_nni.reporting.trial import AnyTrial, method_of
 from sedona_nni.searches.documents import parse_result
 from sedona_nni.searches.sedona.result import SearchResult
+from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
 from sedona_nni.strategies.hyperparameters import study_url
-from sedona_nni.strategies.ledger_tuner import LEDGER_FILE
-from sedona_nni.strategies.tuner import STUDY_FILE, OptunaTuner, ProbeTuner, SedonaTuner
+from sedona_nni.strategies.tuner import OptunaTuner, ProbeTuner, SedonaTuner
 
 SPACE = {
     "lr": {"_type": "loguniform", "_value": [0.01, 0.2]},

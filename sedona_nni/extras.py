@@ -1,0 +1,27 @@
+"""What is installed only on request, and how to get it.
+
+``pip install sedona-nni`` is the library and those commands that need no more. Experiments under
+NNI are the extra ``nni``, pages with pictures ``report``, and ``all`` is everything.
+"""
+
+from __future__ import annotations
+
+__all__ = ["how_to_get"]
+
+# By the module that is not found: what it is part of, and the extra that has it
+_EXTRAS = {
+    **dict.fromkeys(("nni", "pkg_resources", "psutil", "requests"), ("NNI", "nni")),
+    **dict.fromkeys(("lightning", "pytorch_lightning"), ("Lightning", "nni")),
+    **dict.fromkeys(("optuna", "sqlalchemy"), ("Optuna", "report")),
+    "jinja2": ("Jinja", "report"),
+    "matplotlib": ("Matplotlib", "report"),
+}
+
+
+def how_to_get(missing: ModuleNotFoundError) -> str | None:
+    """Return what is missing and how to install it, None of what is in no extra.
+
+    For example ``"NNI: pip install 'sedona-nni[nni]'"``.
+    """
+    part, extra = _EXTRAS.get((missing.name or "").partition(".")[0], (None, None))
+    return None if part is None else f"{part}: pip install 'sedona-nni[{extra}]'"
