@@ -60,14 +60,14 @@ class SearchSetup:
 
     Examples:
         >>> from sedona_nni import (
-        ...     SEARCHES, ProbeSettings, SearchSetup, Task, TrainSettings, load_splits,
+        ...     SEARCHES, ProbeSettings, SearchSetup, Task, TrainSettings, discretise, load_splits,
         ... )
         >>> task = Task(backbone="dgl-cnn4", width_multiplier=0.1, image_size=8, train_limit=100)
         >>> train = TrainSettings(epochs=2, batch_size=20)
         >>> splits = load_splits(task, train.validation_fraction)
         >>> setup = SearchSetup(task, splits, aux=("conv1", "mlp"), train=train)
         >>> findings = SEARCHES["probe"].run(setup, ProbeSettings(cost=4))
-        >>> findings.outcome.decoupling(num_blocks=3).num_blocks
+        >>> discretise(findings.outcome, num_blocks=3).num_blocks
         3
     """
 

@@ -33,7 +33,7 @@ class ProbeResult(SearchOutcome):
         undivided: That of the undivided backbone's head, in as many steps of back-propagation.
 
     Examples:
-        >>> from sedona_nni import ProbeResult
+        >>> from sedona_nni import ProbeResult, discretise
         >>> found = ProbeResult(
         ...     backbone="mine", dataset="digits", aux_choices=["conv1"],
         ...     losses=[[0.9], [0.5], [0.4]], undivided=0.3,

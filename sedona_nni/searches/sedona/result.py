@@ -32,7 +32,7 @@ class SearchResult(SearchOutcome):
         beta: The logits of its auxiliary choices.
 
     Examples:
-        >>> from sedona_nni import SearchResult
+        >>> from sedona_nni import SearchResult, discretise
         >>> found = SearchResult(
         ...     backbone="mine", dataset="digits", aux_choices=["conv1", "conv2"],
         ...     alpha=[(1, 0), (3, 0), (0, 2)], beta=[(0, 1), (1, 0), (0, 0)],

@@ -80,7 +80,8 @@ def search(
 
     Examples:
         >>> from sedona_nni import (
-        ...     RelaxedNetwork, SearchSettings, Task, load_splits, search, task_backbone,
+        ...     RelaxedNetwork, SearchSettings, Task, discretise, load_splits, search,
+        ...     task_backbone,
         ... )
         >>> task = Task(backbone="dgl-cnn4", width_multiplier=0.1, image_size=8, train_limit=100)
         >>> network = RelaxedNetwork(task_backbone(task), ["conv1", "mlp"])
@@ -90,7 +91,7 @@ def search(
         >>> found = search(network, splits, settings, report=steps.append)
         >>> [numbers["step"] for numbers in steps]
         [1, 2, 3, 4]
-        >>> found.decoupling(num_blocks=2).num_blocks
+        >>> discretise(found, num_blocks=2).num_blocks
         2
     """
     data = splits.identity
