@@ -1,0 +1,86 @@
+"""``sedona-nni describe``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from shell import EXPERIMENTS, VGG19, sedona
+
+from sedona_nni.decouplings.decoupling import Decoupling
+
+
+def test_describe_as_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ResNet-152 as torchvision has it, and the shares of its published decoupling."""
+    published = str(EXPERIMENTS / "published" / "resnet152.json")
+    chosen = ("--decoupling", published, "--num-blocks", "4")
+    form = ("--width-multiplier", "4", "--image-size", "224", "--num-classes", "1000")
+    assert sedona(monkeypatch, "describe", "--backbone", "resnet152", *form, "--json") == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["parameters"] == {
+        "trunk": 60_192_808 - 2_049_000,
+        "head": 2_049_000,
+        "total": 60_192_808,
+    }
+    assert len(whole["layers"]) == 50
+    assert len(whole["boundaries"]) == 49
+    assert len(whole["blocks"]) == 1
+    assert sedona(monkeypatch, "describe", *chosen, *form, "--json") == 0
+    cut = json.loads(capsys.readouterr().out)
+    assert cut["parameters"] == whole["parameters"]
+    layers = [block["last_layer"] - block["first_layer"] + 1 for block in cut["blocks"]]
+    assert layers == [11, 2, 4, 33]
+    shares = torch.tensor([block["share"] for block in cut["blocks"]]).cumsum(0)
+    assert shares[:3].tolist() == pytest.approx([0.233, 0.285, 0.361], abs=5e-4)
+    assert cut["ideal_speedup"] == pytest.approx(1 / (1 - 0.361), abs=5e-3)
+
+
+def test_describe_says_what_the_stem_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resnet = ("describe", "--backbone", "resnet18", "--image-size", "64")
+    assert sedona(monkeypatch, *resnet) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[1] == "stem: published, 7x7 convolution of stride 2"
+    assert sedona(monkeypatch, *resnet, "--stem", "torchvision", "--json") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["stem"] == "torchvision, 7x7 convolution of stride 2, max-pool"
+    assert described["layers"][0]["size"] == 16
+    assert sedona(monkeypatch, "describe", "--backbone", "vgg11", "--stem", "torchvision") == 2
+    assert "stem: must be published for vgg11, but got 'torchvision'" in capsys.readouterr().err
+
+
+def test_describe_in_tables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    decoupling = Decoupling(backbone="vgg19", cuts=[5, 12, 13], aux=["conv4", "conv1", "conv1"])
+    decoupling.save(Path("d.json"))
+    chosen = (
+        ["--decoupling", "d.json"],
+        ["--backbone", "vgg19", "--decoupling", VGG19, "--num-blocks", "4"],
+    )
+    shown = []
+    for options in chosen:
+        assert sedona(monkeypatch, "describe", *options) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    lines = [line.split() for line in shown[0].splitlines()]
+    for row in (
+        "trunk 1,254,256 25,214,976",
+        "head 1,191,946 1,189,888",
+        "total 2,446,202 26,404,864",
+        "8 conv4_1 128 4 73,984 1,179,648",
+        "boundary: 16x32x32 32x16x16 64x8x8 128x4x4 128x2x2",
+        "conv4 10.7k / 410.1k 16.5k / 277.2k 31.9k / 210.8k 78.2k / 177.6k 56.8k / 66.2k",
+        "cut after layer 5 (conv4), 12 (conv1) and 13 (conv1)",
+        "1 6-12 738,816 13,565,952 51.4% conv1 27,050 38,176",
+        "3 14-15 1,487,370 2,369,536 9.0% (head) 0 0",
+        "largest block: 51.4% of the MACs, so an ideal speed-up of 1.95 "
+        "(1.94 with auxiliary networks)",
+    ):
+        assert row.split() in lines, row

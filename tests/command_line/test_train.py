@@ -1,0 +1,174 @@
+"""``sedona-nni train`` and ``test``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from shell import EXPERIMENTS, QUICKSTART, RESNET50, sedona
+
+from sedona_nni.data.batches import Batch
+from sedona_nni.data.sets import evaluation_batches, load_splits
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.models import build_backbone
+from sedona_nni.searches.sedona.result import SearchResult
+from sedona_nni.task import Task
+
+
+def small_experiment(folder: Path) -> str:
+    """Write the quickstart with fewer images and a narrower backbone."""
+    experiment = (EXPERIMENTS / "quickstart.yml").read_text()
+    small = experiment.replace(
+        "dataset: digits", "dataset: digits, train_limit: 100, width_multiplier: 0.25"
+    )
+    (folder / "small.yml").write_text(small.replace(": ..", ": ."))
+    return "small.yml"
+
+
+def test_train_and_test(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PredSim's blocks, and their ensemble, which the release could not form."""
+    train = ("train", small_experiment(elsewhere), "--directory", "trained")
+    changes = ("--set", "epochs=2", "--set", "batch_size=16", "--set", "amp=no")
+    multistep = ("--set", "schedule=multistep", "--set", "milestones=[1]", "--set", "lr=1e-2")
+    changes += (*multistep, "--set", "classes_per_batch=null")
+    chosen = ("--decoupling", "uniform:2:predsim")
+    assert sedona(monkeypatch, *train, *chosen, *changes, "--json", "--device", "cpu") == 0
+    captured = capsys.readouterr()
+    trained = json.loads(captured.out)
+    assert captured.err.startswith("digits: 10 classes (0, 1, 2, 3, 4, 5, and 4 more); images: ")
+    assert re.findall(r"^epoch (\d) of 2, validation accuracy ", captured.err, re.M) == ["1", "2"]
+    settings = json.loads(Path("trained/run.json").read_text())["settings"]
+    assert (settings["milestones"], settings["lr"], settings["amp"]) == ([1], 0.01, "no")
+    assert sedona(monkeypatch, "test", "trained", "--json", "--device", "cpu") == 0
+    tested = json.loads(capsys.readouterr().out)
+    assert tested["test_accuracy"] == trained["test_accuracy"] == tested["block_2_accuracy"]
+    assert tested["same_data"] is True
+    assert "test_ensemble_accuracy" not in tested
+    assert sedona(monkeypatch, "test", "trained", "--ensemble", "2", "--json") == 0
+    both = json.loads(capsys.readouterr().out)
+    assert both["test_accuracy"] == tested["test_accuracy"]
+    network = trained_network(Path("trained"))
+    right = total = 0
+    for images, labels in digits_test_part():
+        with torch.no_grad():
+            logits = network.classifier_logits(images)
+        votes = sum(part.log_softmax(1) for part in logits)
+        right += int((votes.argmax(1) == labels).sum())
+        total += len(labels)
+    assert both["test_ensemble_accuracy"] == pytest.approx(right / total)
+    assert sedona(monkeypatch, "test", "trained", "--ensemble", "0") == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("milestones=[2", "--set: must have a VALUE as in YAML, but got 'milestones=[2'"),
+        ("lr.x=1", "--set.lr.x: unknown field"),
+        ("nowhere.x=1", "--set.nowhere.x: unknown field"),
+        (
+            "epochs=1e1",
+            "--set.epochs: Input should be a valid integer, unable to parse string as an integer "
+            "(YAML 1.1 takes 1e1 for a text; write 10), but got '1e1'",
+        ),
+        ("optimizer=no", "--set.optimizer: Input should be 'sgd'"),
+    ],
+)
+def test_settings_that_are_wrong(
+    setting: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train = ("train", QUICKSTART, "--directory", "d", "--decoupling", "backprop")
+    assert sedona(monkeypatch, *train, "--set", setting) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("d").exists()
+
+
+def test_train_by_another_method(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ("train", small_experiment(elsewhere), "--decoupling", "uniform:2:conv1")
+    common = ("--set", "epochs=1", "--set", "batch_size=16", "--json", "--device", "cpu")
+    sequential = ("--method", "sequential", "--directory", "sequential")
+    assert sedona(monkeypatch, *train, *common, *sequential) == 0
+    assert json.loads(capsys.readouterr().out)["best_epoch"] == 2  # the second block's first
+
+    options = ("--set", "method.buffer=2", "--set", "method.order=round-robin")
+    asynchronous = ("--method", "asynchronous", *options, "--directory", "asynchronous")
+    assert sedona(monkeypatch, *train, *common, *asynchronous) == 0
+    run = json.loads(Path("asynchronous/run.json").read_text())
+    assert run["settings"]["method"] == {
+        "name": "asynchronous",
+        "buffer": 2,
+        "max_draws": None,
+        "order": "round-robin",
+        "slow_block": None,
+        "slowdown": 1.0,
+    }
+    capsys.readouterr()
+    wrong = ("--set", "method.buffer=2", "--directory", "wrong")
+    assert sedona(monkeypatch, *train, *common, *wrong) == 2
+    assert "--set.method.buffer: unknown field" in capsys.readouterr().err
+    twice = ("--method", "sequential", "--set", "method={name: greedy}", "--directory", "wrong")
+    assert sedona(monkeypatch, *train, *common, *twice) == 2
+    assert "--method: must not be given with --set method" in capsys.readouterr().err
+    assert not Path("wrong").exists()
+
+
+def trained_network(directory: Path) -> DecoupledNetwork:
+    backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+    network = build_decoupled(backbone, Decoupling.load(directory / "decoupling.json"))
+    network.load_state_dict(load_file(directory / "model.safetensors"))
+    return network.eval()
+
+
+def digits_test_part() -> Iterator[Batch]:
+    return evaluation_batches(load_splits(Task(), 0.1).test, 512, "cpu")
+
+
+def test_train_the_relaxed_network(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = SearchResult(
+        backbone="vgg11",
+        dataset="digits",
+        aux_choices=["conv1"],
+        alpha=[(0.0, 0.0)] * 7,
+        beta=[[0.0]] * 7,
+    )
+    found.save(Path("found.json"))
+    train = ("train", small_experiment(elsewhere), "--directory", "trained", "--relaxed")
+    changes = ("--set", "epochs=1", "--set", "batch_size=16")
+    assert sedona(monkeypatch, *train, "--decoupling", "found.json", *changes, "--json") == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert SearchResult.load(Path("trained", "search-result.json")) == found
+    assert sedona(monkeypatch, "test", "trained", "--json") == 0
+    tested = json.loads(capsys.readouterr().out)
+    assert tested["test_accuracy"] == trained["test_accuracy"]
+
+
+@pytest.mark.parametrize(("blocks", "cuts"), [("4", [9, 10, 11]), ("0", [9, 10, 11, 12, 14])])
+def test_train_a_published_decoupling(
+    blocks: str, cuts: list[int], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[Decoupling] = []
+
+    def remember(task: Task, decoupling: Decoupling, *rest: object, **more: object) -> object:
+        chosen.append(decoupling)
+        return {}
+
+    monkeypatch.setattr("sedona_nni.trials.train.run_training", remember)
+    experiment = Path(small_experiment(elsewhere))
+    experiment.write_text(experiment.read_text().replace("vgg11", "resnet50"))
+    train = ("train", str(experiment), "--directory", "d", "--decoupling", RESNET50)
+    assert sedona(monkeypatch, *train, "--num-blocks", blocks) == 0
+    assert [decoupling.cuts for decoupling in chosen] == [cuts]
