@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,17 +40,23 @@ def bound_of(
     """Return the experiment's bound on blocks, or one of another share; times go to a directory."""
     from sedona_nni.decouplings.bounds import allowed_share
     from sedona_nni.strategies.checkpoint import COMPUTE_FILE
-    from sedona_nni.strategies.settings import BalancedSettings
+    from sedona_nni.strategies.measuring import run_bound, run_costs
+    from sedona_nni.strategies.settings.explored import ExploredSettings
+    from sedona_nni.strategies.settings.tuned import TunedSettings
 
     settings = planned.settings
-    if not isinstance(settings, BalancedSettings):
+    if not isinstance(settings, TunedSettings | ExploredSettings):
         if share is not None:
             raise InputError("--max-block-share: the experiment's tuner knows no bound on blocks")
         return None
     if share is not None:
         allowed_share(share, 1)
-        settings = settings.model_copy(update={"max_block_share": share})
-    return settings.bound(planned.folder, directory / COMPUTE_FILE, aux)
+        limits = settings.bound.model_copy(update={"max_block_share": share})
+        settings = replace(settings, bound=limits)
+    if settings.bound.max_block_share is None:
+        return None
+    costs = run_costs(settings, planned.folder, directory / COMPUTE_FILE, aux)
+    return run_bound(settings, planned.folder, costs)
 
 
 def decoupling_of(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from sedona_nni.strategies.experiment import Experiment
+    from sedona_nni.strategies.settings.tuned import TunedSettings
 
 
 def search(
@@ -47,21 +48,21 @@ def search(
     from sedona_nni.files import check_output_folder
     from sedona_nni.searches.documents import parse_result
     from sedona_nni.strategies.nni_border.devices import claim_device
-    from sedona_nni.strategies.settings import SearchingSettings
+    from sedona_nni.strategies.settings.tuned import Searches, TunedSettings
 
     check_output_folder("--directory", directory)
     planned = read_given(experiment)
     settings = planned.settings
-    if not isinstance(settings, SearchingSettings):
-        raise InputError(f"{experiment}: must be an experiment of the SedonaTuner or ProbeTuner")
+    if not isinstance(settings, TunedSettings) or not isinstance(settings.source, Searches):
+        raise InputError(f"{experiment}: must be an experiment that searches")
     bound = bound_of(planned, max_block_share, directory)
-    with claim_device(device, threads=settings.threads) as claimed:
+    with claim_device(device, threads=settings.machine.threads) as claimed:
         tell_contents(planned.contents())
-        result = _run_search(planned, claimed, directory, workers)
+        result = _run_search(planned, settings, claimed, directory, workers)
     found = parse_result(result["search_result"])
     found.save(directory / "search-result.json")
-    for count in settings.num_blocks:
-        best = leaders(found, count, settings.leaders, bound)
+    for count in settings.block_counts:
+        best = leaders(found, count, settings.comparison.leaders, bound)
         for place, decoupling in enumerate(best, start=1):
             name = f"decoupling-k{count}" if place == 1 else f"decoupling-k{count}-{place}"
             decoupling.save(directory / f"{name}.json")
@@ -76,24 +77,25 @@ def search(
 
 
 def _run_search(
-    planned: Experiment, device: torch.device, directory: Path, workers: int | None
+    planned: Experiment,
+    settings: TunedSettings,
+    device: torch.device,
+    directory: Path,
+    workers: int | None,
 ) -> dict[str, Any]:
     """Run the search of an experiment that has one."""
-    from sedona_nni.searches import SEARCHES
-    from sedona_nni.strategies.settings import SearchingSettings
+    from sedona_nni.strategies.settings.tuned import Searches, train_settings
     from sedona_nni.trials.search import run_search
 
-    settings = planned.settings
-    assert isinstance(settings, SearchingSettings)
-    kind = SEARCHES[settings.main_strategy]
+    assert isinstance(settings.source, Searches)
     return run_search(
-        kind.name,
+        settings.main,
         planned.task,
-        getattr(settings, kind.field),
-        aux=settings.aux,
-        train=settings.train_settings(kind.name),
+        settings.source.settings[settings.main],
+        aux=settings.training.aux,
+        train=train_settings(settings, settings.main),
         device=device,
-        workers=settings.workers if workers is None else workers,
+        workers=settings.machine.workers if workers is None else workers,
         report=narrator(),
         directory=directory,
     )

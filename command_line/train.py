@@ -74,7 +74,7 @@ def train(
 
     check_output_folder("--directory", directory)
     planned = read_given(experiment)
-    settings = _changed(planned.settings.train, setting or [], method)
+    settings = _changed(planned.settings.training.train, setting or [], method)
     chosen: Decoupling | SearchResult
     if relaxed:
         if max_block_share is not None:
@@ -91,14 +91,14 @@ def train(
             return bound_of(planned, max_block_share, directory, aux)
 
         chosen = decoupling_of(decoupling, num_blocks, planned.task.backbone, bound_for)
-    with claim_device(device, threads=planned.settings.threads) as claimed:
+    with claim_device(device, threads=planned.settings.machine.threads) as claimed:
         tell_contents(planned.contents())
         result = run_training(
             planned.task,
             chosen,
             settings,
             device=claimed,
-            workers=planned.settings.workers if workers is None else workers,
+            workers=planned.settings.machine.workers if workers is None else workers,
             report=narrator(),
             directory=directory,
         )

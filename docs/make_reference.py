@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 from pydantic import BaseModel
@@ -21,19 +21,23 @@ import sedona_nni.data.picture
 import sedona_nni.data.sets
 from sedona_nni.command_line import app
 from sedona_nni.data.sets import dataset_names
+from sedona_nni.machine import Machine
 from sedona_nni.models import backbone_names, num_layers
-from sedona_nni.searches.probing.probing import ProbeSettings
-from sedona_nni.searches.sedona.settings import SearchSettings
-from sedona_nni.strategies.settings import (
-    BridgeSettings,
-    CommonSettings,
-    ExperimentSettings,
+from sedona_nni.reporting.trial import StudySpace
+from sedona_nni.searches import SEARCHES
+from sedona_nni.strategies.settings.parts import (
+    Bound,
+    Comparison,
+    Exploration,
+    Given,
+    Grid,
     GridPart,
-    GridSettings,
-    ProbeExperimentSettings,
-    TuningSettings,
+    Plugins,
+    Searched,
+    Study,
+    Training,
+    Tuning,
 )
-from sedona_nni.strategies.study_settings import StudySettings, StudySpace
 from sedona_nni.task import Task
 from sedona_nni.teachers.auxiliary import auxiliary_names
 from sedona_nni.training.method_settings import METHODS, MethodSettings
@@ -42,61 +46,107 @@ from sedona_nni.training.settings import TrainSettings
 PATH = Path(__file__).with_name("reference.md")
 DGL = Path(__file__).parents[1] / "experiments" / "dgl"
 
-MODELS: dict[type[BaseModel], tuple[str, str]] = {
-    Task: ("Task (`task`)", "What is learned. Part of every experiment."),
-    SearchSettings: (
-        "Search (`search`)",
-        "How SEDONA searches. The same names are options of `strategies.Sedona` in Python.",
+_TUNED = (Bound, Tuning, Comparison)
+_SEARCHES = [SEARCHES[name] for name in SEARCHES]
+
+
+class Section(NamedTuple):
+    """A part of the reference: a table of options.
+
+    Attributes:
+        title: Its heading.
+        about: What stands below.
+        parts: Whose fields the options are.
+        searches: Whether the settings of searches stand beside them.
+    """
+
+    title: str
+    about: str
+    parts: tuple[type[BaseModel], ...]
+    searches: bool = False
+
+
+SECTIONS = [
+    Section("Task (`task`)", "What is learned. Part of every experiment.", (Task,)),
+    *(
+        Section(
+            f"Search `{kind.name}` (`{kind.field}`)",
+            inspect.cleandoc(kind.settings.__doc__ or "").partition("\n\n")[0],
+            (kind.settings,),
+        )
+        for kind in _SEARCHES
     ),
-    ProbeSettings: ("Probing (`probe`)", "How single cuts are probed."),
-    TrainSettings: (
+    Section(
         "Training (`train`)",
         "How K blocks are trained. Any of them can be tuned: `searchSpace` gives it a range of "
         "NNI's types `choice`, `randint`, `uniform`, `quniform` or `loguniform`.",
+        (TrainSettings,),
     ),
-    **{
-        method: (
+    *(
+        Section(
             f"Method `{method.model_fields['name'].default}` (`train.method`)",
             inspect.cleandoc(method.__doc__ or "").partition("\n\n")[0],
+            (method,),
         )
         for method in dict.fromkeys(each.settings for each in map(METHODS.__getitem__, METHODS))
-    },
-    CommonSettings: ("Every tuner", "Beside these, each tuner has options of its own, see below."),
-    ExperimentSettings: (
+    ),
+    Section(
+        "Every tuner",
+        "Beside these, each tuner has options of its own, see below.",
+        (Training, Machine, Plugins),
+    ),
+    Section(
         "SedonaTuner",
         "`className: sedona_nni.strategies.tuner.SedonaTuner`: "
         "searches, then tunes what was found.",
+        (*_TUNED, Searched),
+        searches=True,
     ),
-    ProbeExperimentSettings: (
+    Section(
         "ProbeTuner",
-        "`className: sedona_nni.strategies.tuner.ProbeTuner`: "
-        "probes single cuts by short trainings, then "
-        "tunes what was found.",
+        "`className: sedona_nni.strategies.tuner.ProbeTuner`: probes single cuts by short "
+        "trainings, then tunes what was found. Its options are those of the SedonaTuner.",
+        (),
     ),
-    TuningSettings: (
+    Section(
+        "SearchTuner",
+        "`className: sedona_nni.strategies.tuner.SearchTuner`: searches as the search does whose "
+        "name is given as `strategy`, then tunes what was found. Its other options are those of "
+        "the SedonaTuner; the settings of a search of one's own stand under the name that it has "
+        "for them, see `sedona_nni.searches.kind`.",
+        (),
+    ),
+    Section(
         "OptunaTuner",
         "`className: sedona_nni.strategies.tuner.OptunaTuner`: "
         "tunes the training of a known decoupling.",
+        (*_TUNED, Given),
     ),
-    BridgeSettings: (
+    Section(
         "BridgeTuner",
         "`className: sedona_nni.strategies.bridge.BridgeTuner`: "
         "lets a strategy of NNI explore decouplings.",
+        (Bound, Exploration),
     ),
-    GridSettings: (
+    Section(
         "GridTuner",
         "`className: sedona_nni.strategies.grid.GridTuner`: "
         "trains every decoupling, or a sample of them.",
+        (Grid,),
     ),
-    GridPart: ("Part of a grid (`parts`)", "Some of the decouplings of a GridTuner."),
-    StudySettings: (
+    Section("Part of a grid (`parts`)", "Some of the decouplings of a GridTuner.", (GridPart,)),
+    Section(
         "StudyTuner",
         "`className: sedona_nni.strategies.study.StudyTuner`: "
         "compares strategies at the same cost, see "
         "[study.md](study.md).",
+        (Study, *(kind.study_options for kind in _SEARCHES)),
+        searches=True,
     ),
-    StudySpace: ("Space of a study (`spaces`)", "Decouplings that strategies choose from."),
-}
+    Section(
+        "Space of a study (`spaces`)", "Decouplings that strategies choose from.", (StudySpace,)
+    ),
+]
 
 _OURS = "ours"
 _NNI = "NNI"
@@ -175,47 +225,43 @@ SOURCES: dict[str, str] = {
     "TrainSettings.ensemble_vote": "release; DGL's",
     "TrainSettings.amp": "release, `--fp16`",
     "TrainSettings.seed": "release, `--seed`",
-    "CommonSettings.task": _OURS,
-    "CommonSettings.plugins": _OURS,
-    "CommonSettings.aux": "release, `--max-dec-depth 4`; one name is `--no-beta`",
-    "CommonSettings.train": _OURS,
-    "CommonSettings.device": "ours; release, `--no-cuda`",
-    "CommonSettings.threads": _OURS,
-    "CommonSettings.workers": _OURS,
-    "CommonSettings.seed": _OURS,
-    "BalancedSettings.max_block_share": _OURS,
-    "BalancedSettings.compute": _OURS,
-    "_TunedSettings.published": "release's README",
-    "_TunedSettings.compare": "release's README: DGL (`uniform`), PredSim, back-propagation",
-    "_TunedSettings.uniform_aux": "release, `--baseline-dec-type`",
-    "_TunedSettings.also": _OURS,
-    "_TunedSettings.leaders": _OURS,
-    "_TunedSettings.train_for": _OURS,
-    "_TunedSettings.trials_per_strategy": _OURS,
-    "_TunedSettings.sampler": "Optuna's default",
-    "_TunedSettings.pruner": "Optuna's rules, see [optuna.md](optuna.md)",
-    "_TunedSettings.second_objective": _OURS,
-    "SearchingSettings.num_blocks": "ours; release, `--target-num-blocks`: 1",
-    "SearchingSettings.search": _OURS,
-    "SearchingSettings.probe": _OURS,
-    "TuningSettings.decoupling": "release, `--eval-base-dir`",
-    "TuningSettings.num_blocks": "release, `--target-num-blocks`",
-    "TuningSettings.name": _OURS,
-    "BridgeSettings.strategy": _NNI,
-    "BridgeSettings.strategy_args": _NNI,
-    "BridgeSettings.num_blocks": _OURS,
-    "BridgeSettings.max_trials": _NNI,
-    "GridSettings.parts": _OURS,
+    "Training.task": _OURS,
+    "Plugins.plugins": _OURS,
+    "Training.aux": "release, `--max-dec-depth 4`; one name is `--no-beta`",
+    "Training.train": _OURS,
+    "Machine.device": "ours; release, `--no-cuda`",
+    "Machine.threads": _OURS,
+    "Machine.workers": _OURS,
+    "Training.seed": _OURS,
+    "Bound.max_block_share": _OURS,
+    "Bound.compute": _OURS,
+    "Tuning.published": "release's README",
+    "Comparison.compare": "release's README: DGL (`uniform`), PredSim, back-propagation",
+    "Comparison.uniform_aux": "release, `--baseline-dec-type`",
+    "Comparison.also": _OURS,
+    "Comparison.leaders": _OURS,
+    "Tuning.train_for": _OURS,
+    "Tuning.trials_per_strategy": _OURS,
+    "Tuning.sampler": "Optuna's default",
+    "Tuning.pruner": "Optuna's rules, see [optuna.md](optuna.md)",
+    "Tuning.second_objective": _OURS,
+    "Searched.num_blocks": "ours; release, `--target-num-blocks`: 1",
+    "Given.decoupling": "release, `--eval-base-dir`",
+    "Given.num_blocks": "release, `--target-num-blocks`",
+    "Given.name": _OURS,
+    "Exploration.strategy": _NNI,
+    "Exploration.strategy_args": _NNI,
+    "Exploration.num_blocks": _OURS,
+    "Exploration.max_trials": _NNI,
+    "Grid.parts": _OURS,
     "GridPart.num_blocks": _OURS,
     "GridPart.seeds": _OURS,
     "GridPart.sample": _OURS,
-    "StudySettings.spaces": _OURS,
-    "StudySettings.budget": _OURS,
-    "StudySettings.replicates": _OURS,
-    "StudySettings.pretrain_share": "ours; published: 40,000 of 64,000, 0.625",
-    "StudySettings.meta_share": "ours; published: 2,000 of 64,000, 0.03",
-    "StudySettings.search": _OURS,
-    "StudySettings.probe": _OURS,
+    "Study.spaces": _OURS,
+    "Study.budget": _OURS,
+    "Study.replicates": _OURS,
+    "StudyOptions.pretrain_share": "ours; published: 40,000 of 64,000, 0.625",
+    "StudyOptions.meta_share": "ours; published: 2,000 of 64,000, 0.03",
     "StudySpace.num_blocks": _OURS,
     "StudySpace.max_block_share": _OURS,
 }
@@ -275,18 +321,19 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def options(model: type[BaseModel]) -> list[str]:
-    """Return the table of a model's fields, but for those that all tuners have."""
-    common = set() if model is CommonSettings else set(CommonSettings.model_fields)
-    said = meanings(model)
-    return table(
-        ("option", "default", "meaning", "source"),
-        (
-            (f"`{name}`", default(info), said[name], source(model, name))
-            for name, info in model.model_fields.items()
-            if not (issubclass(model, CommonSettings) and name in common)
-        ),
-    )
+def options(section: Section) -> list[str]:
+    """Return the table of a section's options."""
+    rows = [
+        (f"`{name}`", default(info), meanings(part)[name], source(part, name))
+        for part in section.parts
+        for name, info in part.model_fields.items()
+    ]
+    if section.searches:
+        rows += [
+            (f"`{kind.field}`", "its defaults", f"Settings of the search ``{kind.name}``.", _OURS)
+            for kind in _SEARCHES
+        ]
+    return table(("option", "default", "meaning", "source"), rows) if rows else []
 
 
 def commands() -> list[str]:
@@ -371,8 +418,10 @@ def reference() -> str:
         "",
         "What is written under `tuner.classArgs` of an experiment's YAML file.",
     ]
-    for model, (title, about) in MODELS.items():
-        lines += ["", f"### {title}", "", about, "", *options(model)]
+    for section in SECTIONS:
+        lines += ["", f"### {section.title}", "", markdown(section.about)]
+        if rows := options(section):
+            lines += ["", *rows]
     lines += ["", "## Command line", "", "`--json` prints results for machines.", *commands()]
     lines += [
         "",

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.decoupling import Decoupling
-from sedona_nni.strategies.settings import BridgeSettings
-from sedona_nni.strategies.trial_engine import TrialEngine, build_strategy
+from sedona_nni.strategies.settings.parts import Exploration
+from sedona_nni.strategies.trial_engine import TrialEngine, build_strategy, decoupling_space
 
 __all__ = ["ask_by_nni"]
 
 
 def ask_by_nni(
-    settings: BridgeSettings, bound: BlockBound | None, ask: Callable[[Decoupling], float]
+    exploration: Exploration,
+    backbone: str,
+    aux: Sequence[str],
+    *,
+    bound: BlockBound | None,
+    seed: int,
+    ask: Callable[[Decoupling], float],
 ) -> None:
     """Let one of NNI's strategies ask, on the engine that it has in experiments.
 
     Args:
-        settings: The strategy, its space, its seed, and how many decouplings it may ask for.
+        exploration: The strategy, K, and how many decouplings it may ask for.
+        backbone: What is cut.
+        aux: The auxiliary networks to choose from.
         bound: What the decouplings respect.
+        seed: Of the strategy.
         ask: Answers with a validation accuracy. It is asked once for each decoupling.
 
     Raises:
@@ -32,5 +41,6 @@ def ask_by_nni(
     def answer(decoupling: Decoupling) -> None:
         engine.finish(decoupling, ask(decoupling))
 
-    engine = TrialEngine(answer, lambda: True, threading.RLock(), settings, bound)
-    engine.explore(build_strategy(settings))
+    space = decoupling_space(exploration, backbone, aux, bound)
+    engine = TrialEngine(answer, lambda: True, threading.RLock(), exploration, space)
+    engine.explore(build_strategy(exploration, seed))

@@ -27,29 +27,37 @@ class BridgeTuner(LedgerTuner):
     """Trains the decouplings that one of NNI's strategies asks for, each once.
 
     After a resume the strategy starts anew with the same seed and gets known results at once, so it
-    comes back to where it was. Settings: `sedona_nni.strategies.settings.BridgeSettings`.
+    comes back to where it was. Settings: `sedona_nni.strategies.settings.explored`.
     """
 
     def read_settings(self, folder: Path) -> Any:
         """See `LedgerTuner.read_settings`."""
-        from sedona_nni.strategies.settings import BridgeSettings, read_settings
+        from sedona_nni.strategies.settings.explored import read_explored
 
-        return read_settings(BridgeSettings, self.class_args, folder)
+        return read_explored(self.class_args, folder)
 
     def configure(self, search_space: dict[str, Any]) -> None:
         """See `BorderTuner.configure`."""
-        from sedona_nni.strategies.trial_engine import TrialEngine, build_strategy
+        from sedona_nni.strategies.measuring import run_bound, run_costs
+        from sedona_nni.strategies.trial_engine import (
+            TrialEngine,
+            build_strategy,
+            decoupling_space,
+        )
 
         super().configure(search_space)
-        bound = self.settings.bound(self.folder, self.checkpoint / COMPUTE_FILE)
+        training, exploration = self.settings.training, self.settings.exploration
+        costs = run_costs(self.settings, self.folder, self.checkpoint / COMPUTE_FILE)
+        bound = run_bound(self.settings, self.folder, costs)
+        space = decoupling_space(exploration, training.task.backbone, training.aux, bound)
         self._wanted: deque[Decoupling] = deque()
         self._explored = False
-        self._engine = TrialEngine(self._start, self._is_free, self._lock, self.settings, bound)
+        self._engine = TrialEngine(self._start, self._is_free, self._lock, exploration, space)
         for record in self.ledger:
             accuracy = record.validation_accuracy if record.status == "succeeded" else None
             decoupling = self._decoupling(record.key)
             self._engine.remember(decoupling, record.status == "running", accuracy)
-        strategy = build_strategy(self.settings)
+        strategy = build_strategy(exploration, training.seed)
         threading.Thread(target=self._explore, args=[strategy], daemon=True).start()
 
     def _explore(self, strategy: Strategy) -> None:
@@ -74,13 +82,11 @@ class BridgeTuner(LedgerTuner):
         if not self._wanted:
             return None
         number = sum(1 for _ in self.ledger)
-        settings = self.settings
-        train = settings.train
+        strategy, train = self.settings.exploration.strategy, self.settings.training.train
         return TrainTrial(
-            key=f"{settings.strategy}-{number:03d}",
-            strategy=settings.strategy,
-            task=settings.task,
-            machine=settings.machine,
+            key=f"{strategy}-{number:03d}",
+            strategy=strategy,
+            **self.common,
             decoupling=self._wanted.popleft(),
             train={**train.model_dump(mode="json"), "seed": train.seed + number},
         )

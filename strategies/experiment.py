@@ -18,18 +18,11 @@ from sedona_nni.errors import InputError
 from sedona_nni.strategies.experiment_file import TAKES_A_GPU, find_experiment
 from sedona_nni.strategies.nni_border.devices import check_device
 from sedona_nni.strategies.nni_border.scripts import TRIAL, path_of_trials
-from sedona_nni.strategies.settings import (
-    BalancedSettings,
-    BridgeSettings,
-    CommonSettings,
-    ExperimentSettings,
-    GridSettings,
-    ProbeExperimentSettings,
-    SearchingSettings,
-    TuningSettings,
-    read_settings,
-)
-from sedona_nni.strategies.study_settings import StudySettings
+from sedona_nni.strategies.settings import AnySettings, read_settings
+from sedona_nni.strategies.settings.costs import MEASURED
+from sedona_nni.strategies.settings.explored import ExploredSettings
+from sedona_nni.strategies.settings.reading import task_in
+from sedona_nni.strategies.settings.tuned import TunedSettings, plan_of
 from sedona_nni.task import Task
 
 __all__ = [
@@ -38,15 +31,6 @@ __all__ = [
     "check_trials",
     "read_experiment",
 ]
-
-_TUNERS: dict[str, type[CommonSettings]] = {
-    "strategies.tuner.SedonaTuner": ExperimentSettings,
-    "strategies.tuner.ProbeTuner": ProbeExperimentSettings,
-    "strategies.tuner.OptunaTuner": TuningSettings,
-    "strategies.bridge.BridgeTuner": BridgeSettings,
-    "strategies.grid.GridTuner": GridSettings,
-    "strategies.study.StudyTuner": StudySettings,
-}
 
 
 @dataclass(frozen=True)
@@ -59,14 +43,14 @@ class Experiment:
         platform: Where trials run, e.g. ``"local"``.
     """
 
-    settings: CommonSettings
+    settings: AnySettings
     folder: Path
     platform: str
 
     @property
     def task(self) -> Task:
         """The task, with the path of its data made independent of the current folder."""
-        return self.settings.task_in(self.folder)
+        return task_in(self.settings.training.task, self.folder)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Experiment:
@@ -77,29 +61,26 @@ class Experiment:
         """
         check_no_assessor(config)
         check_trials(config, path_of_trials())
-        tuner = config.get("tuner") or {}
-        # Without the first name in experiments of a checkout, whose folders it is
-        model = _TUNERS.get(str(tuner.get("className")).removeprefix("sedona_nni."))
-        if model is None:
-            known = ", ".join(f"sedona_nni.{name}" for name in _TUNERS)
-            raise InputError.rule("tuner.className", f"must be one of {known}", tuner)
         folder = Path(config["trialCodeDirectory"])
         if not folder.is_dir():  # NNI sees to it at a start, but not when it resumes
             raise InputError(
                 f"trialCodeDirectory: {folder} is not there; an experiment goes on where it was "
                 "started, so if the project was moved, move it back or put a link there"
             )
-        settings = read_settings(model, tuner.get("classArgs") or {}, folder)
+        settings = read_settings(config.get("tuner") or {}, folder)
         space = config.get("searchSpace") or {}
-        if isinstance(settings, SearchingSettings | TuningSettings):
+        if isinstance(settings, TunedSettings):
             if importlib.util.find_spec("optuna") is not None:  # without it nothing is tuned
                 from sedona_nni.strategies.hyperparameters import read_search_spaces
 
-                read_search_spaces(space, settings, folder)
+                read_search_spaces(space, settings, plan_of(settings, folder))
         elif space:
             raise InputError("searchSpace: must be {} for a tuner that tunes nothing")
         platform = config["trainingService"]["platform"]
-        timed = isinstance(settings, BalancedSettings) and settings.compute == "time"
+        timed = (
+            isinstance(settings, TunedSettings | ExploredSettings)
+            and settings.bound.compute == MEASURED
+        )
         if timed and platform != "local":
             raise InputError(
                 f"compute: time is measured where the tuner runs, but trials run on {platform}; "
@@ -118,7 +99,7 @@ class Experiment:
         """
         if self.platform != "local":
             return None
-        check_device(self.settings.device)
+        check_device(self.settings.machine.device)
         return self.contents()
 
     def contents(self) -> Contents | None:
@@ -127,7 +108,8 @@ class Experiment:
         Raises:
             InputError: if it is not there.
         """
-        return load_splits(self.task, self.settings.train.validation_fraction).contents
+        fraction = self.settings.training.train.validation_fraction
+        return load_splits(self.task, fraction).contents
 
 
 def check_no_assessor(config: Mapping[str, Any]) -> None:

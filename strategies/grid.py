@@ -20,22 +20,24 @@ class GridTuner(LedgerTuner):
     """Trains each decoupling of the grid with several seeds, the same for all decouplings.
 
     One trial trains one decoupling with all its seeds: starting a process and reading the data
-    take as long as a short training. Settings: `sedona_nni.strategies.settings.GridSettings`.
+    take as long as a short training. Settings: `sedona_nni.strategies.settings.gridded`.
     """
 
     def read_settings(self, folder: Path) -> Any:
         """See `LedgerTuner.read_settings`."""
-        from sedona_nni.strategies.settings import GridSettings, read_settings
+        from sedona_nni.strategies.settings.gridded import read_grid
 
-        return read_settings(GridSettings, self.class_args, folder)
+        return read_grid(self.class_args, folder)
 
     def configure(self, search_space: dict[str, Any]) -> None:
         """See `BorderTuner.configure`."""
+        from sedona_nni.strategies.settings.gridded import grid_decouplings
+
         super().configure(search_space)
         self._grid = [
             (part, decoupling)
-            for part in self.settings.parts
-            for decoupling in self.settings.decouplings(part)
+            for part in self.settings.grid.parts
+            for decoupling in grid_decouplings(self.settings.training, part)
         ]
 
     def new_trial(self) -> AnyTrial | None:
@@ -49,10 +51,9 @@ class GridTuner(LedgerTuner):
         return RepeatedTrial(
             key=f"{part.name}-{number:03d}",
             strategy=part.name,
-            task=self.settings.task,
-            machine=self.settings.machine,
+            **self.common,
             decoupling=decoupling,
-            train=self.settings.train.model_dump(mode="json"),
+            train=self.settings.training.train.model_dump(mode="json"),
             repetitions=part.seeds,
         )
 

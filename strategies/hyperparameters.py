@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -25,16 +25,20 @@ from sqlalchemy import URL
 
 from sedona_nni.errors import InputError
 from sedona_nni.reporting.trial import SecondObjective
+from sedona_nni.strategies.plan import Plan
+from sedona_nni.strategies.settings.tuned import (
+    TunedSettings,
+    aux_of,
+    fixed_for,
+    train_settings,
+)
 from sedona_nni.training.settings import TrainSettings
-
-if TYPE_CHECKING:
-    from sedona_nni.strategies.settings import SearchingSettings, TuningSettings
 
 __all__ = ["Study", "importance", "read_search_space", "read_search_spaces", "study_url"]
 
 
 def read_search_spaces(
-    search_space: Mapping[str, Any], settings: TuningSettings | SearchingSettings, folder: Path
+    search_space: Mapping[str, Any], settings: TunedSettings, plan: Plan
 ) -> dict[str, dict[str, BaseDistribution]]:
     """Return what is tuned for each contender of an experiment, by its name.
 
@@ -44,22 +48,22 @@ def read_search_spaces(
     Args:
         search_space: See `read_search_space`.
         settings: Of the experiment.
-        folder: See `sedona_nni.strategies.settings.CommonSettings.check`.
+        plan: What is trained.
 
     Raises:
         InputError: as `read_search_space` does, for any of the contenders.
     """
     found = {}
-    for contender in settings.contenders:
-        aux = settings.aux_of(contender, folder)
+    for contender in plan.contenders:
+        aux = aux_of(settings, plan, contender)
 
         def check(train: TrainSettings, aux: Sequence[str] = aux) -> None:
             train.method.check(aux)
 
         found[contender.name] = read_search_space(
             search_space,
-            settings.train_settings(contender.strategy),
-            fixed=settings.fixed_for(contender.strategy),
+            train_settings(settings, contender.strategy),
+            fixed=fixed_for(settings, contender.strategy),
             whose=contender.name,
             check=check,
         )

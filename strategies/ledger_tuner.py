@@ -66,6 +66,16 @@ class LedgerTuner(BorderTuner):
         self.ledger = Ledger(self.checkpoint / LEDGER_FILE)
         self._lost: list[AnyTrial] = []
 
+    @property
+    def common(self) -> dict[str, Any]:
+        """What all trials of the experiment have."""
+        settings = self.settings
+        return {
+            "task": settings.training.task,
+            "machine": settings.machine,
+            "plugins": settings.plugins.plugins,
+        }
+
     def resumed(self, running: list[Parameters]) -> None:
         """See `BorderTuner.resumed`."""
         again = {parameters["key"] for parameters in running}
@@ -82,8 +92,6 @@ class LedgerTuner(BorderTuner):
         trial = self.new_trial()
         if trial is None:
             return None
-        if self.settings.plugins:  # the trial loads them before it looks any name up
-            trial = trial.model_copy(update={"plugins": self.settings.plugins})
         self.ledger.start(trial)
         return _sent(trial)
 

@@ -19,43 +19,23 @@ __all__ = ["StudyTuner"]
 class StudyTuner(LedgerTuner):
     """Hands out a trial for each replicate of each strategy; see `trials.study` for what it does.
 
-    Settings: `sedona_nni.strategies.study_settings.StudySettings`.
+    Settings: `sedona_nni.strategies.settings.studied`.
     """
 
     def read_settings(self, folder: Path) -> Any:
         """See `LedgerTuner.read_settings`."""
-        from sedona_nni.strategies.settings import read_settings
-        from sedona_nni.strategies.study_settings import StudySettings
+        from sedona_nni.strategies.settings.studied import read_study
 
-        return read_settings(StudySettings, self.class_args, folder)
+        return read_study(self.class_args, folder)
 
     def new_trial(self) -> AnyTrial | None:
         """Return the next trial."""
-        from sedona_nni.reporting.trial import StudyTrial
-        from sedona_nni.searches import SEARCHES
+        from sedona_nni.strategies.settings.studied import study_trial
 
         if self.no_more():
             return None
-        settings = self.settings
-        strategy, replicate = settings.trials[sum(1 for _ in self.ledger)]
-        return StudyTrial(
-            key=f"{strategy}-{replicate:03d}",
-            strategy=strategy,
-            task=settings.task,
-            machine=settings.machine,
-            replicate=replicate,
-            aux=settings.aux,
-            train=settings.train.model_dump(mode="json"),
-            seed=settings.seed,
-            spaces=settings.spaces,
-            budget=settings.budget,
-            pretrain_share=settings.pretrain_share,
-            meta_share=settings.meta_share,
-            searches={
-                name: getattr(settings, SEARCHES[name].field).model_dump(mode="json")
-                for name in ("sedona", "probe")
-            },
-        )
+        strategy, replicate = self.settings.trials[sum(1 for _ in self.ledger)]
+        return study_trial(self.settings, strategy, replicate)
 
     def no_more(self) -> bool:
         """See `LedgerTuner.no_more`."""

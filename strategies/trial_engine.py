@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sedona_nni.decouplings.bounds import BlockBound
@@ -12,7 +12,7 @@ from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.search_spaces import DecouplingSpace, DistinctDecouplings
 from sedona_nni.search_spaces.nni_nas import SimplifiedModelSpace
-from sedona_nni.strategies.settings import BridgeSettings
+from sedona_nni.strategies.settings.parts import Exploration
 
 from nni.nas.execution import ExecutionEngine  # isort: skip  # after search_spaces, see there
 from nni.nas.execution.event import FinalMetricEvent, TrainingEndEvent  # isort: skip
@@ -28,25 +28,46 @@ _STRATEGIES = {"random": Random, "regularized_evolution": RegularizedEvolution, 
 _PATIENCE = 50
 
 
-def build_strategy(settings: BridgeSettings) -> Strategy:
-    """Return the strategy that the settings name.
+def decoupling_space(
+    exploration: Exploration, backbone: str, aux: Sequence[str], bound: BlockBound | None
+) -> DecouplingSpace:
+    """Return what is explored.
+
+    Args:
+        exploration: K.
+        backbone: What is cut.
+        aux: The auxiliary networks to choose from.
+        bound: What the decouplings respect.
+    """
+    # No network is built here, so the number of classes does not matter.
+    return DecouplingSpace(
+        backbone, aux, num_classes=2, num_blocks=exploration.num_blocks, bound=bound
+    )
+
+
+def build_strategy(exploration: Exploration, seed: int) -> Strategy:
+    """Return the strategy that explores.
+
+    Args:
+        exploration: Which one, and its arguments.
+        seed: Of its draws.
 
     Raises:
         InputError: if the strategy does not accept ``strategy_args``.
     """
     where = "tuner.classArgs.strategy_args"
-    kind = _STRATEGIES[settings.strategy]
+    kind = _STRATEGIES[exploration.strategy]
     # TPE passes its arguments on, the others silently ignore what they do not know.
     options = inspect.signature(TpeTuner if kind is TPE else kind).parameters
     known = [name for name in options if name not in ("kwargs", "seed", "optimize_mode")]
-    for name in settings.strategy_args:
+    for name in exploration.strategy_args:
         if name not in known:
             raise InputError.rule(where, f"must be of {', '.join(known)}", name)
-    fixed: dict[str, Any] = {"seed": settings.seed}
+    fixed: dict[str, Any] = {"seed": seed}
     if kind is TPE:
         fixed["optimize_mode"] = "maximize"  # accuracy; NNI's default is the opposite
     try:
-        return kind(**settings.strategy_args, **fixed)
+        return kind(**exploration.strategy_args, **fixed)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -58,8 +79,8 @@ class TrialEngine(ExecutionEngine):
         start: Has a decoupling trained.
         is_free: Whether there is a slot for one more training.
         lock: Held when the tuner calls.
-        settings: Of the experiment.
-        bound: What the decouplings respect.
+        exploration: How many trainings there may be.
+        space: What is explored.
     """
 
     def __init__(
@@ -67,24 +88,17 @@ class TrialEngine(ExecutionEngine):
         start: Callable[[Decoupling], None],
         is_free: Callable[[], bool],
         lock: threading.RLock,
-        settings: BridgeSettings,
-        bound: BlockBound | None = None,
+        exploration: Exploration,
+        space: DecouplingSpace,
     ) -> None:
         super().__init__()
-        # No network is built here, so the number of classes does not matter.
-        self.space = DecouplingSpace(
-            settings.task.backbone,
-            settings.aux,
-            num_classes=2,
-            num_blocks=settings.num_blocks,
-            bound=bound,
-        )
+        self.space = space
         self._start = start
         self._is_free = is_free
         self._lock = lock
-        self._budget = settings.max_trials
+        self._budget = exploration.max_trials
         # Evolution chooses parents among results: after its first population it needs one.
-        self._population: int | None = settings.strategy_args.get("population_size")
+        self._population: int | None = exploration.strategy_args.get("population_size")
         self._models: list[Any] = []
         self._waiting: dict[Decoupling, list[Any]] = {}
         self._known: dict[Decoupling, float | None] = {}

@@ -14,7 +14,7 @@ import pytest
 
 from sedona_nni.errors import InputError
 from sedona_nni.plugins import GROUP, absolute_plugins, load_plugins
-from sedona_nni.strategies.settings import GridSettings, read_settings
+from sedona_nni.strategies.settings.gridded import read_grid
 from sedona_nni.teachers.auxiliary import AUXILIARY, auxiliary_names
 
 # A plug-in that needs no PyTorch
@@ -167,17 +167,18 @@ def test_words_for_any_folder(tmp_path: Path) -> None:
 # ---- Of experiments ------------------------------------------------------------------------------
 
 
-def settings(folder: Path, **changes: object) -> GridSettings:
+def aux_of(folder: Path, **changes: object) -> tuple[str, ...]:
+    """The auxiliary networks of an experiment's settings."""
     given = {"task": {}, "aux": ["mine"], "parts": [{"num_blocks": 2}], **changes}
-    return read_settings(GridSettings, given, folder)
+    return read_grid(given, folder).training.aux
 
 
 def test_an_experiment_loads_its_own_before_it_looks_names_up(tmp_path: Path) -> None:
     write(tmp_path / "my_networks.py", NETWORK.format(name="mine"))
     with pytest.raises(InputError, match=r"aux: must be one of conv1, .*, but got 'mine'"):
-        settings(tmp_path)
+        aux_of(tmp_path)
     for plugin in ("./my_networks.py", "my_networks"):
-        assert settings(tmp_path, plugins=[plugin]).aux == ("mine",)
+        assert aux_of(tmp_path, plugins=[plugin]) == ("mine",)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_an_experiment_loads_its_own_before_it_looks_names_up(tmp_path: Path) ->
 )
 def test_bad_ones_of_an_experiment(tmp_path: Path, plugins: object, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        settings(tmp_path, plugins=plugins)
+        aux_of(tmp_path, plugins=plugins)
     assert str(caught.value) == message.format(tmp_path.resolve())
 
 

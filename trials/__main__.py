@@ -131,32 +131,9 @@ def _search(trial: SearchTrial, device: torch.device, directory: Path) -> dict[s
 
 
 def _study(trial: StudyTrial, device: torch.device, directory: Path) -> dict[str, Any]:
-    """Run a strategy of a study."""
-    from sedona_nni.strategies.study_settings import StudySettings
     from sedona_nni.trials.study import run_study_trial
 
-    settings = {
-        "task": trial.task,
-        "aux": trial.aux,
-        "train": trial.train,
-        "workers": trial.machine.workers,
-        "seed": trial.seed,
-        "spaces": trial.spaces,
-        "budget": trial.budget,
-        "replicates": {trial.strategy: trial.replicate + 1},
-        "pretrain_share": trial.pretrain_share,
-        "meta_share": trial.meta_share,
-        "search": trial.searches["sedona"],
-        "probe": trial.searches["probe"],
-    }
-    return run_study_trial(
-        StudySettings.model_validate(settings),
-        trial.strategy,
-        trial.replicate,
-        device=device,
-        report=report_intermediate,
-        directory=directory,
-    )
+    return run_study_trial(trial, device=device, report=report_intermediate, directory=directory)
 
 
 if __name__ == "__main__":

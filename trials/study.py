@@ -13,23 +13,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 
 from sedona_nni.data.batches import BatchStream
 from sedona_nni.data.sets import load_splits
 from sedona_nni.decouplings.choice import leaders
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
-from sedona_nni.reporting.trial import StudySpace
+from sedona_nni.reporting.trial import StudySpace, StudyTrial
+from sedona_nni.searches import SEARCHES
 from sedona_nni.searches.documents import parse_result
-from sedona_nni.strategies.settings import BridgeSettings
-from sedona_nni.strategies.study_settings import (
-    StudySettings,
+from sedona_nni.strategies.plan import BACKPROP
+from sedona_nni.strategies.settings.parts import Exploration
+from sedona_nni.strategies.settings.studied import EVOLUTION, num_leaders
+from sedona_nni.strategies.study_spaces import (
     fixed_aux,
     space_bound,
     uniform_in,
     why_not_uniform,
 )
+from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.weights import MODEL_FILE
 from sedona_nni.trials.search import run_search
 from sedona_nni.trials.train import run_training
@@ -42,9 +44,7 @@ _REPORTS = 2  # of a search: each validates and saves, which costs time
 
 
 def run_study_trial(
-    settings: StudySettings,
-    strategy: str,
-    replicate: int,
+    trial: StudyTrial,
     *,
     device: torch.device | str = "cpu",
     report: Callable[[dict[str, float]], None] = lambda numbers: None,
@@ -56,9 +56,7 @@ def run_study_trial(
     decoupling with the same seed are one, also in several spaces.
 
     Args:
-        settings: Of the study.
-        strategy: One of its strategies.
-        replicate: Number of the replicate, from 0.
+        trial: The strategy, the replicate, and all that the study says.
         device: Where.
         report: Called with the validation accuracy of every training as ``default``.
         directory: Where to keep checkpoints and results.
@@ -78,35 +76,35 @@ def run_study_trial(
     Raises:
         DivergedError: if the loss of a training does not stay finite.
     """
-    trial = _Trial(settings, strategy, replicate, torch.device(device), report, directory)
+    doing = _Doing(trial, torch.device(device), report, directory)
     runs: list[dict[str, Any]] = []
     picks: list[int | None] = []
     left_out: dict[str, str] = {}
-    spaces = [None] if strategy == "backprop" else [*range(len(settings.spaces))]
+    spaces = [None] if trial.strategy == BACKPROP else [*range(len(trial.spaces))]
     for space in spaces:
-        if reason := trial.why_not(space):
+        if reason := doing.why_not(space):
             left_out[str(space)] = reason
             picks.append(None)
             continue
-        found = [{"space": space, **run} for run in trial.trained_in(space)]
+        found = [{"space": space, **run} for run in doing.trained_in(space)]
         best = max(range(len(found)), key=lambda i: found[i]["validation_accuracy"])
         picks.append(len(runs) + best)
         runs += found
     picked = [runs[pick] for pick in picks if pick is not None]
-    spent = [*trial.trained.values(), *([] if trial.search is None else [trial.search])]
+    spent = [*doing.trained.values(), *([] if doing.search is None else [doing.search])]
     return {
         "default": float(np.mean([run["validation_accuracy"] for run in picked])),
         "test_accuracy": float(np.mean([run["test_accuracy"] for run in picked])),
         "time_s": sum(each["time_s"] for each in spent),
         "images": sum(each["images"] for each in spent),
-        "search": trial.search,
+        "search": doing.search,
         "runs": runs,
         "picks": picks,
         "left_out": left_out,
     }
 
 
-class _Trial:
+class _Doing:
     """Trains and searches for a trial, nothing twice.
 
     Attributes:
@@ -116,16 +114,13 @@ class _Trial:
 
     def __init__(
         self,
-        settings: StudySettings,
-        strategy: str,
-        replicate: int,
+        trial: StudyTrial,
         device: torch.device,
         report: Callable[[dict[str, float]], None],
         directory: Path,
     ) -> None:
-        self._settings = settings
-        self._strategy = strategy
-        self._replicate = replicate
+        self._trial = trial
+        self._train_settings = TrainSettings.model_validate(trial.train)
         self._device = device
         self._report = report
         self._directory = directory
@@ -134,31 +129,32 @@ class _Trial:
 
     def why_not(self, number: int | None) -> str | None:
         """Return why the strategy cannot choose from a space, None if it can."""
-        aux = fixed_aux(self._strategy)
+        aux = fixed_aux(self._trial.strategy)
         if number is None or aux is None:
             return None
-        return why_not_uniform(self._settings.spaces[number], self._settings.task, aux)
+        return why_not_uniform(self._trial.spaces[number], self._trial.task, aux)
 
     def trained_in(self, number: int | None) -> list[dict[str, Any]]:
         """Return the trainings that the strategy spends its budget in a space on."""
-        settings, aux = self._settings, fixed_aux(self._strategy)
+        trial, aux = self._trial, fixed_aux(self._trial.strategy)
         if number is None:
-            return self._with_seeds(Decoupling(backbone=settings.task.backbone))
-        space = settings.spaces[number]
+            return self._with_seeds(Decoupling(backbone=trial.task.backbone))
+        space = trial.spaces[number]
         if aux is not None:
-            return self._with_seeds(uniform_in(space, settings.task, aux))
-        if self._strategy in ("sedona", "probe"):
-            if self.search is None:
-                self.search = self._searched()
-            count = settings.num_leaders(self._strategy)
-            found = parse_result(self.search["search_result"])
-            bound = space_bound(space, settings.task, settings.aux)
-            best = itertools.cycle(leaders(found, space.num_blocks, count, bound))
-            return [self._train(next(best), number) for number in range(count)]
-        return self._asked_for(number, space)
+            return self._with_seeds(uniform_in(space, trial.task, aux))
+        if trial.search is None:
+            return self._asked_for(number, space)
+        how = SEARCHES[trial.strategy].settings.model_validate(trial.search.settings)
+        if self.search is None:
+            self.search = self._searched(how, trial.search.options)
+        count = num_leaders(trial.strategy, how, trial.budget)
+        found = parse_result(self.search["search_result"])
+        bound = space_bound(space, trial.task, trial.aux)
+        best = itertools.cycle(leaders(found, space.num_blocks, count, bound))
+        return [self._train(next(best), number) for number in range(count)]
 
     def _with_seeds(self, decoupling: Decoupling) -> list[dict[str, Any]]:
-        return [self._train(decoupling, number) for number in range(self._settings.budget)]
+        return [self._train(decoupling, number) for number in range(self._trial.budget)]
 
     def _asked_for(self, number: int, space: StudySpace) -> list[dict[str, Any]]:
         """Train what one of NNI's strategies asks for; a small space may have less of it."""
@@ -166,17 +162,13 @@ class _Trial:
             ask_by_nni,  # with all of nni.nas, which others do without
         )
 
-        settings, evolves = self._settings, self._strategy == "evolution"
-        rng = np.random.default_rng([settings.seed, self._replicate, number])
-        bridge = BridgeSettings(
-            task=settings.task,
-            aux=settings.aux,
+        trial, evolves = self._trial, self._trial.strategy == EVOLUTION
+        rng = np.random.default_rng([trial.seed, trial.replicate, number])
+        exploration = Exploration(
             strategy="regularized_evolution" if evolves else "random",
             strategy_args=_EVOLUTION if evolves else {},
             num_blocks=space.num_blocks,
-            max_trials=settings.budget,
-            max_block_share=space.max_block_share,
-            seed=int(rng.integers(2**31)),
+            max_trials=trial.budget,
         )
         found: list[dict[str, Any]] = []
 
@@ -184,23 +176,30 @@ class _Trial:
             found.append(self._train(decoupling, len(found)))
             return float(found[-1]["validation_accuracy"])
 
-        ask_by_nni(bridge, space_bound(space, settings.task, settings.aux), ask)
+        ask_by_nni(
+            exploration,
+            trial.task.backbone,
+            trial.aux,
+            bound=space_bound(space, trial.task, trial.aux),
+            seed=int(rng.integers(2**31)),
+            ask=ask,
+        )
         return found
 
     def _train(self, decoupling: Decoupling, number: int) -> dict[str, Any]:
         """Return the replicate's training ``number``, from 0, of a decoupling."""
-        settings = self._settings
-        seed = settings.train.seed + 100 * self._replicate + number
+        trial, settings = self._trial, self._train_settings
+        seed = settings.seed + 100 * trial.replicate + number
         name = f"{decoupling.key} seed {seed}".replace(" ", "_").replace(":", "-")
         if name in self.trained:
             return self.trained[name]
         directory = self._directory / name
         found = run_training(
-            settings.task,
+            trial.task,
             decoupling,
-            settings.train.model_copy(update={"seed": seed}),
+            settings.model_copy(update={"seed": seed}),
             device=self._device,
-            workers=settings.workers,
+            workers=trial.machine.workers,
             directory=directory,
         )
         (directory / MODEL_FILE).unlink(missing_ok=True)  # hundreds of them would fill a disk
@@ -216,25 +215,32 @@ class _Trial:
         self._report({"default": found["default"]})
         return self.trained[name]
 
-    def _searched(self) -> dict[str, Any]:
-        settings, replicate = self._settings, self._replicate
-        how: dict[str, Any] = {
-            "aux": settings.aux,
-            "train": settings.train,
-            "num_reports": _REPORTS,
-            "device": self._device,
-            "workers": settings.workers,
-            "directory": self._directory / "search",
-        }
-        if self._strategy == "probe":
-            search: BaseModel = settings.probe_settings(replicate)
-        else:
-            search = settings.search_settings(replicate, self._steps())
-        found = run_search(self._strategy, settings.task, search, **how)
+    def _searched(self, settings: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """Search as the study says; replicate r has a seed of 100 r more."""
+        trial, kind = self._trial, SEARCHES[self._trial.strategy]
+        how = kind.for_study(
+            settings,
+            kind.study_options.model_validate(options),
+            self._train_settings,
+            self._steps(),
+        )
+        found = run_search(
+            kind.name,
+            trial.task,
+            how.model_copy(update={"seed": how.seed + 100 * trial.replicate}),
+            aux=trial.aux,
+            train=self._train_settings,
+            device=self._device,
+            workers=trial.machine.workers,
+            directory=self._directory / "search",
+            num_reports=_REPORTS,
+        )
         return {name: found[name] for name in ("time_s", "images", "search_result")}
 
     def _steps(self) -> int:
         """Return the steps of a training."""
-        train = self._settings.train
-        images = load_splits(self._settings.task, train.validation_fraction).train
-        return train.epochs * BatchStream(images, train.batch_size, 0, "cpu").batches_per_epoch
+        settings, workers = self._train_settings, self._trial.machine.workers
+        splits = load_splits(self._trial.task, settings.validation_fraction, workers=workers)
+        images = splits.train
+        per_epoch = BatchStream(images, settings.batch_size, 0, "cpu").batches_per_epoch
+        return settings.epochs * per_epoch

@@ -11,14 +11,14 @@ from benchmarks.record import Header
 from benchmarks.study.document import Study
 from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
-from sedona_nni.reporting.trial import StudyRun, StudyTrial, StudyTrialResult
+from sedona_nni.reporting.trial import SearchInStudy, StudyRun, StudyTrial, StudyTrialResult
+from sedona_nni.searches import SEARCHES
 from sedona_nni.task import Task
 
 __all__ = ["collect"]
 
 _DIGITS = 5  # more than one test image in 10,000
 _COMMON = ("aux", "train", "spaces", "budget")
-_OF_SEARCHES = {"sedona": ("pretrain_share", "meta_share", "search"), "probe": ("probe",)}
 _Done = tuple[StudyTrial, StudyTrialResult]
 
 
@@ -60,21 +60,18 @@ def collect(ledgers: Sequence[Ledger], header: Header) -> Study:
 
 def _net(task: Task, done: Sequence[_Done]) -> dict[str, Any]:
     known: dict[str, tuple[str, Any]] = {}
+    searches: dict[str, dict[str, Any]] = {}
     for trial, _ in done:
         settings = _settings(trial)
-        for name in (*_COMMON, *_OF_SEARCHES.get(trial.strategy, ())):
-            first, value = known.setdefault(name, (trial.key, settings[name]))
-            if settings[name] != value:
+        for name, own in settings.items():
+            first, value = known.setdefault(name, (trial.key, own))
+            if own != value:
                 raise InputError(f"trial {trial.key}: must have the {name} of {first}")
-    values = {name: value for name, (_, value) in known.items()}
-    searches = {
-        strategy: {name: values[name] for name in names}
-        for strategy, names in _OF_SEARCHES.items()
-        if names[0] in values
-    }
+        if trial.search is not None:
+            searches[trial.strategy] = _search(trial.strategy, trial.search)
     return {
         "task": task,
-        **{name: values[name] for name in _COMMON},
+        **{name: known[name][1] for name in _COMMON},
         "searches": searches,
         "trials": [_trial(trial, result) for trial, result in done],
     }
@@ -82,8 +79,14 @@ def _net(task: Task, done: Sequence[_Done]) -> dict[str, Any]:
 
 def _settings(trial: StudyTrial) -> dict[str, Any]:
     """Return the settings of a trial's study by the names that they have in its file."""
-    settings = trial.model_dump(mode="json", exclude_none=True)
-    return {**settings, "search": trial.searches["sedona"], "probe": trial.searches["probe"]}
+    settings = trial.model_dump(mode="json", exclude_none=True, include=set(_COMMON))
+    if trial.search is not None:
+        settings |= _search(trial.strategy, trial.search)
+    return settings
+
+
+def _search(strategy: str, search: SearchInStudy) -> dict[str, Any]:
+    return {**search.options, SEARCHES[strategy].field: search.settings}
 
 
 def _trial(trial: StudyTrial, result: StudyTrialResult) -> dict[str, Any]:

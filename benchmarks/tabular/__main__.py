@@ -65,7 +65,7 @@ def collect(
     head = head.model_copy(update={"command": f"sedona-nni run {experiment}"})
     if commit is not None:
         head = head.model_copy(update={"commit": commit, "dirty": False})
-    table = collected([Ledger(path) for path in ledgers], head, settings.aux)
+    table = collected([Ledger(path) for path in ledgers], head, settings.training.aux)
     text = table.model_dump_json(indent=1) + "\n"
     write_atomically(output, lambda path: path.write_text(text, encoding="utf-8"))
     trainings = sum(len(entry.trainings) for entry in table.entries)

@@ -140,19 +140,22 @@ def _ask_by_nni(
 ) -> None:
     """Let one of NNI's strategies ask."""
     from sedona_nni.strategies.asking import ask_by_nni
-    from sedona_nni.strategies.settings import BridgeSettings
+    from sedona_nni.strategies.settings.parts import Exploration
 
-    settings = BridgeSettings(
-        task=table.task,
-        aux=table.aux_choices,
+    exploration = Exploration(
         strategy=strategy,  # type: ignore[arg-type]  # checked by pydantic
         strategy_args=_BY_NNI[strategy],
         num_blocks=num_blocks,
         max_trials=num_queries,
-        max_block_share=max_block_share,
-        seed=int(rng.integers(2**31)),
     )
-    ask_by_nni(settings, table.bound(max_block_share), ask)
+    ask_by_nni(
+        exploration,
+        table.task.backbone,
+        table.aux_choices,
+        bound=table.bound(max_block_share),
+        seed=int(rng.integers(2**31)),
+        ask=ask,
+    )
 
 
 def _ask_by_tpe(

@@ -37,6 +37,7 @@ __all__ = [
     "AnyTrial",
     "RepeatedTrial",
     "RepeatedTrialResult",
+    "SearchInStudy",
     "SearchTrial",
     "SearchTrialResult",
     "SecondObjective",
@@ -172,6 +173,20 @@ class StudySpace(BaseModel):
         return words if self.max_block_share is None else f"{words} within {self.max_block_share}"
 
 
+class SearchInStudy(BaseModel):
+    """How a strategy of a study searches.
+
+    Attributes:
+        settings: Of its search.
+        options: What that has beside in a study, see `SearchKind.study_options`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+
+
 class StudyTrial(_Trial):
     """A strategy of a study, tried once in every space.
 
@@ -179,13 +194,11 @@ class StudyTrial(_Trial):
         replicate: Number of the replicate, from 0.
         aux: The auxiliary networks to choose from.
         train: Settings of the trainings; their seeds are this one's and others, see
-            `sedona_nni.strategies.study_settings.StudySettings`.
+            `sedona_nni.strategies.settings.parts.Study`.
         seed: Of what is drawn.
         spaces: What is chosen from.
         budget: What may be spent in each, in full trainings.
-        pretrain_share: See there, as for the next.
-        meta_share: Likewise.
-        searches: Settings of the study's searches, by their names.
+        search: How the strategy searches, if it does.
     """
 
     kind: Literal["study"] = "study"
@@ -195,9 +208,7 @@ class StudyTrial(_Trial):
     seed: int = 2021
     spaces: tuple[StudySpace, ...] = Field(min_length=1)
     budget: int = Field(default=1, ge=1)
-    pretrain_share: float = 0.5
-    meta_share: float = 0.1
-    searches: dict[str, dict[str, Any]] = {}
+    search: SearchInStudy | None = None
 
     @property
     def summary(self) -> dict[str, Any]:

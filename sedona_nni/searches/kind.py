@@ -19,10 +19,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.outcome import SearchOutcome
@@ -108,6 +109,12 @@ class Findings:
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
+class NoOptions(BaseModel):
+    """The options of a search that has none in a study."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
 class SearchKind(ABC, Generic[SettingsT]):
     """Base of all searches; a subclass has the attributes and `run`.
 
@@ -117,6 +124,11 @@ class SearchKind(ABC, Generic[SettingsT]):
         settings: Class of its settings; they have a ``seed``, and no field without a default.
         outcome: Class of its outcome.
         uses_training: Whether how it searches depends on how its decouplings will be trained.
+        cost: Which of its settings says what it costs, in full trainings by MACs, if one does. A
+            study's strategy trains as much as the rest of its budget allows; without such a
+            setting, once.
+        study_options: Class of the options that it has in a study beside its settings.
+        fixed_in_study: Settings that must not be given in a study, and what they follow from.
 
     Examples:
         >>> from sedona_nni import SEARCHES, SearchKind
@@ -129,6 +141,9 @@ class SearchKind(ABC, Generic[SettingsT]):
     settings: type[SettingsT]
     outcome: type[SearchOutcome]
     uses_training: bool = False
+    cost: str | None = None
+    study_options: type[BaseModel] = NoOptions
+    fixed_in_study: Mapping[str, str] = MappingProxyType({})
 
     def check(self, setup: SearchSetup, settings: SettingsT) -> None:
         """Check that it can be searched, before anything is kept or written.
@@ -153,6 +168,19 @@ class SearchKind(ABC, Generic[SettingsT]):
     def validation_fraction(self, settings: SettingsT, train: TrainSettings | None) -> float:
         """Return the share of the training images that validate: by default ``train``'s."""
         return (train or TrainSettings()).validation_fraction
+
+    def for_study(
+        self, settings: SettingsT, options: Any, train: TrainSettings, steps: int
+    ) -> SettingsT:
+        """Return how to search in a study: by default as the settings say.
+
+        Args:
+            settings: What its file has.
+            options: Its `study_options`.
+            train: How the study trains.
+            steps: Of such a training.
+        """
+        return settings
 
     def in_words(self, results: Mapping[str, Any]) -> str:
         """Return what is worth saying of the results, in a few words.

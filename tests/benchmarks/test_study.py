@@ -91,6 +91,13 @@ def made_ledger(
     **other: Any,
 ) -> Ledger:
     ledger = Ledger(path)
+    searches = {
+        "sedona": {
+            "settings": search or {},
+            "options": {"pretrain_share": 0.5, "meta_share": 0.1},
+        },
+        "probe": {"settings": {"cost": 2.5}},
+    }
     for strategy, replicates in picks.items():
         for number, tests in enumerate(replicates):
             parameters = {
@@ -102,9 +109,7 @@ def made_ledger(
                 "aux": ["conv1", "conv2"],
                 "spaces": SPACES,
                 "budget": 2,
-                "pretrain_share": 0.5,
-                "meta_share": 0.1,
-                "searches": {"sedona": search or {}, "probe": {"cost": 2.5}},
+                "search": searches.get(strategy),
                 "train": TrainSettings().model_dump(mode="json"),
                 **other,
             }

@@ -11,16 +11,15 @@ import torch
 
 from sedona_nni import command_line
 from sedona_nni.decouplings.decoupling import Decoupling
-from sedona_nni.searches.probing.probing import ProbeSettings
-from sedona_nni.searches.sedona.settings import SearchSettings
+from sedona_nni.reporting.trial import AnyTrial, SearchTrial, TrainTrial, read_trial
 from sedona_nni.strategies.ledger_tuner import LedgerTuner
-from sedona_nni.strategies.settings import ExperimentSettings
-from sedona_nni.strategies.study_settings import StudySettings
+from sedona_nni.strategies.settings.studied import read_study, study_trial
+from sedona_nni.strategies.settings.tuned import read_searching
 from sedona_nni.strategies.tuner import SedonaTuner
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.trials import __main__ as trial_main
-from sedona_nni.trials import probe, search, study, train
+from sedona_nni.trials import search, study, train
 
 TASK = Task(backbone="vgg11", width_multiplier=0.25)
 QUICKSTART = str(Path(__file__).parents[2] / "experiments" / "quickstart.yml")
@@ -35,61 +34,59 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(task: Task, fraction: float, *, workers: int | None = None) -> Any:
         raise Asked(workers)
 
-    for module in (probe, search, train):
+    for module in (search, study, train):
         monkeypatch.setattr(module, "load_splits", load)
-    monkeypatch.setattr(study._Trial, "_steps", lambda self: 100)
 
 
-def tuner(model: type[LedgerTuner], settings: Any) -> Any:
-    made = model.__new__(model)
-    made.settings = settings
-    return made
+MACHINE = {"device": "cpu", "workers": 3}
 
 
-SETTINGS = ExperimentSettings(task=TASK, num_blocks=[2], device="cpu", workers=3)
-TRAINING = tuner(SedonaTuner, SETTINGS).training(
-    "backprop", 0, Decoupling(backbone="vgg11"), TrainSettings(), {}
+def sent(tuner: LedgerTuner, settings: Any) -> dict[str, Any]:
+    """What of the settings is in every trial that a tuner sends."""
+    tuner.settings = settings
+    return tuner.common
+
+
+SEDONA = read_searching({"task": {}, "num_blocks": 2, **MACHINE}, Path(), "sedona")
+COMMON = sent(SedonaTuner(), SEDONA)
+STUDY = read_study(
+    {
+        "task": {},
+        "spaces": [{"num_blocks": 2}],
+        "budget": 2,
+        "replicates": {"sedona": 1, "probe": 1, "backprop": 1},
+        **MACHINE,
+    },
+    Path(),
 )
-SEARCH = tuner(SedonaTuner, SETTINGS)._search("sedona")
-PROBING = {**SEARCH, "probe": ProbeSettings().model_dump(), "train": TrainSettings().model_dump()}
-STUDY = StudySettings(
-    task=TASK,
-    spaces=[{"num_blocks": 2}],  # type: ignore[list-item]
-    budget=2,
-    replicates={"sedona": 1, "probe": 1, "backprop": 1},
-    device="cpu",
-    workers=3,
-).model_dump(mode="json")
+TRIALS: list[AnyTrial] = [
+    TrainTrial(key="t", strategy="backprop", **COMMON, decoupling=Decoupling(backbone="vgg11")),
+    SearchTrial(key="s", strategy="sedona", search="sedona", aux=("conv1",), **COMMON),
+    SearchTrial(key="p", strategy="probe", search="probe", aux=("conv1",), train={}, **COMMON),
+    *(study_trial(STUDY, strategy, 0) for strategy in STUDY.study.replicates),
+]
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        TRAINING,
-        SEARCH,
-        PROBING,
-        *(
-            {"stage": "train", "strategy": strategy, "replicate": 0, **STUDY}
-            for strategy in ("sedona", "probe", "backprop")
-        ),
-    ],
-)
-def test_a_trial_does_as_the_experiment_says(tmp_path: Path, parameters: dict[str, Any]) -> None:
-    assert SearchSettings.model_validate(SEARCH["search"]) == SETTINGS.search
+@pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.key)
+def test_a_trial_does_as_the_experiment_says(tmp_path: Path, trial: AnyTrial) -> None:
     with pytest.raises(Asked) as asked:
-        trial_main._run(parameters, torch.device("cpu"), tmp_path)
+        trial_main.run(trial, torch.device("cpu"), tmp_path)
     assert asked.value.args == (3,)
 
 
 def test_a_trial_of_an_older_experiment(tmp_path: Path) -> None:
-    for parameters in (
-        TRAINING,
-        {"stage": "train", "strategy": "backprop", "replicate": 0} | STUDY,
-    ):
-        older = {name: value for name, value in parameters.items() if name != "workers"}
-        with pytest.raises(Asked) as asked:
-            trial_main._run(older, torch.device("cpu"), tmp_path)
-        assert asked.value.args == (None,)
+    parameters = {
+        "key": "backprop-000",
+        "stage": "train",
+        "strategy": "backprop",
+        "task": {},
+        "decoupling": {"backbone": "vgg11"},
+        "device": "cpu",
+        "threads": None,
+    }
+    with pytest.raises(Asked) as asked:
+        trial_main.run(read_trial(parameters), torch.device("cpu"), tmp_path)
+    assert asked.value.args == (None,)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,13 @@ from sedona_nni.decouplings.cost import count_parameters
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.models import build_backbone
 from sedona_nni.strategies.experiment import Experiment, read_experiment
-from sedona_nni.strategies.settings import TuningSettings
-from sedona_nni.strategies.tuner import OptunaTuner
+from sedona_nni.strategies.plan import decoupling_of
+from sedona_nni.strategies.settings.tuned import (
+    TunedSettings,
+    contenders,
+    plan_of,
+    train_settings,
+)
 from sedona_nni.training.methods.asynchronous import AsynchronousSettings
 from sedona_nni.trials.train import run_training
 
@@ -78,26 +83,25 @@ def read(name: str) -> Experiment:
     return read_experiment(FOLDER / f"{name}.yml")
 
 
-def settings_of(name: str) -> TuningSettings:
+def settings_of(name: str) -> TunedSettings:
     settings = read(name).settings
-    assert isinstance(settings, TuningSettings)
+    assert isinstance(settings, TunedSettings)
     return settings
 
 
-def networks(name: str, folder: Path, **shape: int) -> dict[str, DecoupledNetwork]:
+def networks(name: str, **shape: int) -> dict[str, DecoupledNetwork]:
     """Build what the tuner would hand out, row by row."""
     settings = settings_of(name)
-    tuner: Any = OptunaTuner(**settings.model_dump())
-    tuner.checkpoint = folder
-    tuner.experiment_config = lambda: {"trialCodeDirectory": str(read(name).folder)}
-    tuner.configure({})
+    task = settings.training.task
+    plan = plan_of(settings, read(name).folder)
     built = {}
-    for contender in settings.contenders:
-        decoupling = tuner._decoupling(contender)
-        settings.train_settings(contender.strategy).method.check(decoupling.aux)
+    for contender in plan.contenders:
+        decoupling = decoupling_of(plan, contender, {})
+        assert decoupling is not None
+        train_settings(settings, contender.strategy).method.check(decoupling.aux)
         with torch.device("meta"):
             backbone = build_backbone(
-                settings.task.backbone, width_multiplier=settings.task.width_multiplier, **shape
+                task.backbone, width_multiplier=task.width_multiplier, **shape
             )
             built[contender.name] = build_decoupled(backbone, decoupling)
     return built
@@ -129,10 +133,10 @@ def test_every_published_command_has_a_row(maker: Any) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BLOCKS))
-def test_every_row_can_be_built(name: str, tmp_path: Path) -> None:
+def test_every_row_can_be_built(name: str) -> None:
     """With every layer of the backbone in some block."""
     shape = IMAGENET if name.startswith("imagenet") else CIFAR
-    built = networks(name, tmp_path, **shape)
+    built = networks(name, **shape)
     assert {row: len(network.blocks) for row, network in built.items()} == BLOCKS[name]
     sizes = {
         sum(count_parameters(block.layers) for block in network.blocks)
@@ -158,8 +162,8 @@ SCHEDULES = {
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_settings_are_the_published_ones(name: str) -> None:
     settings = settings_of(name)
-    for contender in settings.contenders:
-        train = settings.train_settings(contender.strategy)
+    for contender in contenders(settings):
+        train = train_settings(settings, contender.strategy)
         assert (train.epochs, train.batch_size, train.lr, train.weight_decay) == SCHEDULES[name][:4]
         assert (train.milestones, train.lr_decay) == SCHEDULES[name][4:]
         assert (train.optimizer, train.momentum, train.schedule) == ("sgd", 0.9, "multistep")
@@ -169,7 +173,7 @@ def test_settings_are_the_published_ones(name: str) -> None:
 
 def test_settings_of_the_comparison_with_dni() -> None:
     settings = settings_of("dni")
-    trains = {each.name: settings.train_settings(each.strategy) for each in settings.contenders}
+    trains = {each.name: train_settings(settings, each.strategy) for each in contenders(settings)}
     methods = {name: train.method.name for name, train in trains.items()}
     assert methods == {
         "dni": "dni",
@@ -195,8 +199,8 @@ def test_options_of_asynchronous_training() -> None:
         "in-turn": AsynchronousSettings(buffer=30, order="round-robin"),
         "reused": AsynchronousSettings(buffer=30, max_draws=4 - 1),
     }
-    for contender in settings.contenders:
-        train = settings.train_settings(contender.strategy)
+    for contender in contenders(settings):
+        train = train_settings(settings, contender.strategy)
         assert train.method == expected[contender.name]
         assert (train.ensemble, train.ensemble_vote) == (6, "logits")
 
@@ -204,12 +208,12 @@ def test_options_of_asynchronous_training() -> None:
 def test_every_way_of_training_runs_on_digits() -> None:
     """As the small experiment has it, with one epoch of fewer images."""
     settings = settings_of("digits")
-    task = settings.task.model_copy(update={"train_limit": 100, "width_multiplier": 0.0625})
-    for contender in settings.contenders:
-        train = settings.train_settings(contender.strategy).model_copy(update={"epochs": 1})
-        given = settings.also.get(contender.name, settings.decoupling)
-        decoupling = settings._document(
-            "backprop" if contender.name == "backprop" else given, read("digits").folder
-        )
+    small = {"train_limit": 100, "width_multiplier": 0.0625}
+    task = settings.training.task.model_copy(update=small)
+    plan = plan_of(settings, read("digits").folder)
+    for contender in plan.contenders:
+        train = train_settings(settings, contender.strategy).model_copy(update={"epochs": 1})
+        decoupling = decoupling_of(plan, contender, {})
+        assert decoupling is not None
         result = run_training(task, decoupling, train)
         assert 0 <= result["test_accuracy"] <= 1

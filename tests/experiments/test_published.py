@@ -21,9 +21,15 @@ from sedona_nni.models import build_backbone
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.strategies.experiment import Experiment, read_experiment
 from sedona_nni.strategies.hyperparameters import read_search_spaces
+from sedona_nni.strategies.plan import decoupling_of
 from sedona_nni.strategies.published import SETTINGS, with_published
-from sedona_nni.strategies.settings import TuningSettings, read_settings
-from sedona_nni.strategies.tuner import OptunaTuner
+from sedona_nni.strategies.settings.tuned import (
+    TunedSettings,
+    contenders,
+    plan_of,
+    read_given,
+    train_settings,
+)
 from sedona_nni.teachers.auxiliary import similarity_matrix
 from sedona_nni.training.evaluation import evaluate
 from sedona_nni.training.methods import build_method
@@ -50,9 +56,9 @@ def read(path: Path) -> Experiment:
     return read_experiment(path)
 
 
-def settings_of(path: Path) -> TuningSettings:
+def settings_of(path: Path) -> TunedSettings:
     settings = read(path).settings
-    assert isinstance(settings, TuningSettings)
+    assert isinstance(settings, TunedSettings)
     return settings
 
 
@@ -61,10 +67,10 @@ def test_every_row_has_its_experiment() -> None:
     rows = set()
     for path in FILES:
         settings = settings_of(path)
-        task, (blocks,) = settings.task, settings.num_blocks
+        task, (blocks,) = settings.training.task, settings.block_counts
         assert path.stem == f"{task.dataset.replace('-', '_')}_{task.backbone}"
         assert settings.num_trials == 4
-        rows |= {(task.dataset, task.backbone, blocks, each.name) for each in settings.contenders}
+        rows |= {(task.dataset, task.backbone, blocks, each.name) for each in contenders(settings)}
     assert len(FILES) == 10
     assert rows == {
         (dataset, net, blocks, method)
@@ -75,18 +81,16 @@ def test_every_row_has_its_experiment() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_row_can_be_built(path: Path, tmp_path: Path) -> None:
+def test_every_row_can_be_built(path: Path) -> None:
     """As the tuner hands it out, with the published decoupling and sizes."""
     settings = settings_of(path)
-    task = settings.task
+    task = settings.training.task
     num_classes, size, *_ = DATA[task.dataset]
-    tuner: Any = OptunaTuner(**settings.model_dump())
-    tuner.checkpoint = tmp_path
-    tuner.experiment_config = lambda: {"trialCodeDirectory": str(read(path).folder)}
-    tuner.configure({})
+    plan = plan_of(settings, read(path).folder)
     published = SearchResult.load(FOLDER / f"{task.backbone}.json")
-    for contender in settings.contenders:
-        decoupling = tuner._decoupling(contender)
+    for contender in plan.contenders:
+        decoupling = decoupling_of(plan, contender, {})
+        assert decoupling is not None
         with torch.device("meta"):
             backbone = build_backbone(
                 task.backbone,
@@ -95,7 +99,7 @@ def test_every_row_can_be_built(path: Path, tmp_path: Path) -> None:
                 width_multiplier=task.width_multiplier,
             )
             network = build_decoupled(backbone, decoupling)
-        expected = 1 if contender.name == "backprop" else settings.num_blocks[0]
+        expected = 1 if contender.name == "backprop" else settings.block_counts[0]
         assert len(network.blocks) == expected
         if contender.name == "sedona":
             assert decoupling == discretise(published, expected)
@@ -108,20 +112,20 @@ def test_every_row_can_be_built(path: Path, tmp_path: Path) -> None:
 def test_settings_are_the_published_ones(dataset: str) -> None:
     """Steps, batches, widths and precision of the release's README."""
     given = {"task": {"backbone": "vgg19"}, "decoupling": Decoupling(backbone="vgg19")}
-    settings = TuningSettings.model_validate({"published": dataset, **given})
+    settings = read_given({"published": dataset, **given}, FOLDER)
     _, _, images, steps = DATA[dataset]
-    train = settings.train
+    train = settings.training.train
     per_epoch = -(-images // train.batch_size)
     assert train.epochs * per_epoch == pytest.approx(steps, rel=0.005)
-    assert settings.task.dataset == dataset
+    assert settings.training.task.dataset == dataset
     small = dataset == "cifar10"
     assert train.batch_size == (128 if small else 256)
-    assert settings.task.width_multiplier == (1 if small else 4)
+    assert settings.training.task.width_multiplier == (1 if small else 4)
     assert train.amp == ("no" if small else "fp16")
     assert (train.optimizer, train.momentum, train.schedule) == ("sgd", 0.9, "cosine")
     assert (train.lr, train.lr_min, train.weight_decay) == (0.1, 0.001, 1e-4)
 
-    predsim = settings.train_settings("predsim")
+    predsim = train_settings(settings, "predsim")
     assert (predsim.epochs, predsim.amp) == (train.epochs, train.amp)
     assert predsim.label_smoothing == 0 < train.label_smoothing
     if small:
@@ -139,12 +143,12 @@ def test_all_blocks_of_predsim_learn_from_plain_labels(published: str | None) ->
     """The first losses of a training, and the loss that it reports, against the formulas."""
     given: dict[str, Any] = {"decoupling": "backprop", "compare": ["predsim"], "num_blocks": []}
     task = {"backbone": "vgg11", "dataset": "digits"}
-    settings = TuningSettings.model_validate({"published": published, "task": task, **given})
-    train = settings.train_settings("predsim").model_copy(update={"amp": "no"})
-    smoothed = settings.train_settings("uniform").label_smoothing
+    settings = read_given({"published": published, "task": task, **given}, FOLDER)
+    train = train_settings(settings, "predsim").model_copy(update={"amp": "no"})
+    smoothed = train_settings(settings, "uniform").label_smoothing
     assert smoothed == 0.1
     space = {"label_smoothing": {"_type": "choice", "_value": [0.05, 0.1]}}
-    tuned = read_search_spaces(space, settings, FOLDER)
+    tuned = read_search_spaces(space, settings, plan_of(settings, FOLDER))
     assert (list(tuned["predsim"]), list(tuned["given"])) == ([], ["label_smoothing"])
     torch.manual_seed(0)
     backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.0625)
@@ -203,7 +207,7 @@ def test_wrong_changes_are_one_line(changes: dict[str, Any], message: str, tmp_p
         "decoupling": {"backbone": "vgg19"},
     }
     with pytest.raises(InputError) as caught:
-        read_settings(TuningSettings, {**given, **changes}, tmp_path)
+        read_given({**given, **changes}, tmp_path)
     assert str(caught.value).startswith(message)
 
 

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.reporting.trial import TrainTrial
 from sedona_nni.strategies.bridge import BridgeTuner
 from sedona_nni.strategies.checkpoint import LEDGER_FILE
-from sedona_nni.strategies.settings import BridgeSettings
+from sedona_nni.strategies.measuring import run_bound, run_costs
+from sedona_nni.strategies.settings.parts import Exploration
 from sedona_nni.strategies.trial_engine import build_strategy
 
 EVOLUTION = {
@@ -45,6 +47,13 @@ def session(
     nni.dispatcher.handle_add_customized_trial(trials)
     nni.request(concurrency)
     return nni
+
+
+def bound_of(nni: Any) -> BlockBound:
+    settings, folder = nni.tuner.settings, nni.folder
+    bound = run_bound(settings, folder, run_costs(settings, folder, folder / "none.json"))
+    assert bound is not None
+    return bound
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -120,7 +129,7 @@ def test_only_decouplings_within_the_bound_are_trained(
     bounded = {"num_blocks": 3, "max_block_share": "1.7/K", "max_trials": 12, **changes}
     nni = session(dispatch, **bounded)
     finish(nni, lambda parameters: sum(parameters.decoupling.cuts) / 20)
-    bound = nni.tuner.settings.bound(nni.folder)
+    bound = bound_of(nni)
     assert len(set(decouplings(nni))) == 12
     for decoupling in decouplings(nni):
         assert max(bound.compute.blocks(decoupling)) * 3 <= 1.7 * bound.compute.total
@@ -130,7 +139,7 @@ def test_a_bounded_space_is_explored_to_its_end(dispatch: Any) -> None:
     bounded = {"num_blocks": 3, "max_block_share": "1.5/K", "max_trials": 50}
     nni = session(dispatch, **bounded, aux=["conv1"])
     finish(nni)
-    bound = nni.tuner.settings.bound(nni.folder)
+    bound = bound_of(nni)
     every = {
         decoupling
         for cuts in itertools.combinations(range(7), 2)
@@ -149,10 +158,8 @@ def test_a_repeated_decoupling_gets_the_known_result(dispatch: Any) -> None:
 
 
 def test_tpe_looks_for_high_accuracy() -> None:
-    settings = BridgeSettings.model_validate(
-        {"task": {}, "num_blocks": 2, "strategy": "tpe", "max_trials": 1}
-    )
-    assert build_strategy(settings).tuner.optimize_mode.value == "maximize"
+    exploration = Exploration(strategy="tpe", num_blocks=2, max_trials=1)
+    assert build_strategy(exploration, 0).tuner.optimize_mode.value == "maximize"
 
 
 def test_failed_trials_are_told_to_the_strategy(dispatch: Any) -> None:

@@ -29,7 +29,8 @@ from sedona_nni.strategies.experiment_file import (
 from sedona_nni.strategies.nni_border.launcher import require_option
 from sedona_nni.strategies.nni_border.scripts import path_of_trials
 from sedona_nni.strategies.pruners import MedianSettings
-from sedona_nni.strategies.settings import BalancedSettings
+from sedona_nni.strategies.settings.explored import ExploredSettings
+from sedona_nni.strategies.settings.tuned import TunedSettings
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FILES = sorted(EXPERIMENTS.rglob("*.yml"))
@@ -400,7 +401,8 @@ def test_the_pruner_that_the_files_suggest(name: str, tmp_path: Path) -> None:
     text = (EXPERIMENTS / name).read_text().replace("# pruner", "pruner")
     (tmp_path / name).write_text(text)
     settings = read_experiment(tmp_path / name).settings
-    assert settings.pruner == MedianSettings()  # type: ignore[attr-defined]
+    assert isinstance(settings, TunedSettings)
+    assert settings.tuning.pruner == MedianSettings()
 
 
 @pytest.mark.parametrize("name", ["sedona_vgg19.yml", "random_vgg19.yml"])
@@ -409,8 +411,8 @@ def test_the_bound_that_the_files_suggest(name: str, tmp_path: Path) -> None:
     assert "# max_block_share: 1.3/K" in text
     (tmp_path / name).write_text(text.replace("# max_block_share", "max_block_share"))
     settings = read_experiment(tmp_path / name).settings
-    assert isinstance(settings, BalancedSettings)
-    assert settings.max_block_share == "1.3/K"
+    assert isinstance(settings, TunedSettings | ExploredSettings)
+    assert settings.bound.max_block_share == "1.3/K"
 
 
 def test_a_bound_that_no_decoupling_respects(tmp_path: Path) -> None:

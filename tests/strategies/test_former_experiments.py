@@ -76,11 +76,12 @@ def test_searches_keep_their_settings() -> None:
     sedona, probe = (ledger[key].parameters for key in ("search", "search-probe"))
     assert (sedona.search, sedona.settings["meta_steps"], sedona.train) == ("sedona", 3, None)
     assert (probe.search, probe.settings["cost"], probe.train["epochs"]) == ("probe", 0.5, 2)
-    study = Ledger(FORMER / "study" / LEDGER_FILE)["probe-000"].parameters
-    assert {name: how["seed"] for name, how in study.searches.items()} == {
-        "sedona": 2000,
-        "probe": 3000,
-    }
+    study = Ledger(FORMER / "study" / LEDGER_FILE)
+    how = {key: study[f"{key}-000"].parameters.search for key in ("sedona", "probe", "random")}
+    assert how["random"] is None
+    assert (how["probe"].settings["seed"], how["probe"].options) == (3000, {})
+    assert how["sedona"].settings["seed"] == 2000
+    assert how["sedona"].options == {"pretrain_share": 0.5, "meta_share": 0.1}
 
 
 @pytest.mark.parametrize("name", TUNERS)

@@ -12,7 +12,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.grid import GridTuner
-from sedona_nni.strategies.settings import GridSettings, read_settings
+from sedona_nni.strategies.settings.gridded import grid_decouplings, read_grid
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.trials.repeated import repeated
 
@@ -66,8 +66,8 @@ def test_the_whole_grid_is_trained_and_no_more(dispatch: Any) -> None:
 
 def test_a_sample_is_the_same_each_time_and_the_seed_decides() -> None:
     def sample(seed: int) -> list[Decoupling]:
-        settings = GridSettings.model_validate({**GRID, "seed": seed})
-        return settings.decouplings(settings.parts[1])
+        settings = read_grid({**GRID, "seed": seed}, Path())
+        return grid_decouplings(settings.training, settings.grid.parts[1])
 
     assert sample(1) == sample(1) != sample(2)
     assert len(set(sample(1))) == 3
@@ -82,7 +82,7 @@ def test_a_sample_is_the_same_each_time_and_the_seed_decides() -> None:
 )
 def test_a_part_that_cannot_be(tmp_path: Path, part: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_settings(GridSettings, {**GRID, "parts": [{"num_blocks": 1}, part]}, tmp_path)
+        read_grid({**GRID, "parts": [{"num_blocks": 1}, part]}, tmp_path)
 
 
 def test_repeated_trainings_and_their_means(tmp_path: Path) -> None:

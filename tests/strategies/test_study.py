@@ -19,9 +19,9 @@ from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.searches.probing.result import ProbeResult
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.strategies.checkpoint import LEDGER_FILE
-from sedona_nni.strategies.settings import read_settings
+from sedona_nni.strategies.settings.studied import StudySettings, read_study, study_trial
 from sedona_nni.strategies.study import StudyTuner
-from sedona_nni.strategies.study_settings import StudySettings, space_bound
+from sedona_nni.strategies.study_spaces import space_bound
 from sedona_nni.trials import __main__ as trial_main
 from sedona_nni.trials import study
 from sedona_nni.trials.study import run_study_trial
@@ -42,7 +42,13 @@ COMPUTE = compute_in_macs(BACKBONE, ["conv1", "conv2", "mlp-sr", "predsim"])
 
 
 def settings_of(**changed: Any) -> StudySettings:
-    return StudySettings.model_validate({**STUDY, **changed})
+    return read_study({**STUDY, **changed}, Path())
+
+
+def tried(strategy: str, replicate: int, directory: Path, **changed: Any) -> dict[str, Any]:
+    """What a replicate of a strategy leaves."""
+    trial = study_trial(settings_of(**changed), strategy, replicate)
+    return run_study_trial(trial, directory=directory)
 
 
 def test_first_all_strategies_once_then_again(dispatch: Any) -> None:
@@ -71,8 +77,8 @@ def test_first_all_strategies_once_then_again(dispatch: Any) -> None:
     given = records[4].parameters
     assert (given.strategy, given.replicate, given.kind) == ("uniform:conv1", 1, "study")
     settings = resumed.tuner.settings
-    assert (given.spaces, given.budget) == (settings.spaces, settings.budget)
-    assert given.searches["probe"] == settings.probe.model_dump(mode="json")
+    assert (given.spaces, given.budget) == (settings.study.spaces, settings.study.budget)
+    assert given.search is None
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,7 @@ def test_first_all_strategies_once_then_again(dispatch: Any) -> None:
 )
 def test_a_study_that_cannot_be(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_settings(StudySettings, {**STUDY, **changed}, tmp_path)
+        read_study({**STUDY, **changed}, tmp_path)
 
 
 class Trainings:
@@ -156,9 +162,7 @@ def test_what_asks_trains_as_many_decouplings_as_it_may(
 ) -> None:
     reported: list[float] = []
     result = run_study_trial(
-        settings_of(),
-        strategy,
-        3,
+        study_trial(settings_of(), strategy, 3),
         directory=tmp_path,
         report=lambda numbers: reported.append(numbers["default"]),
     )
@@ -193,8 +197,7 @@ def test_what_asks_trains_as_many_decouplings_as_it_may(
 def test_draws_depend_on_seed_replicate_and_space(trainings: Trainings, tmp_path: Path) -> None:
     def drawn(strategy: str = "random", replicate: int = 0, **changed: Any) -> list[Decoupling]:
         spaces = [{"num_blocks": 4, "max_block_share": share} for share in ("0.99", "0.98")]
-        study = settings_of(spaces=spaces, budget=8, **changed)
-        result = run_study_trial(study, strategy, replicate, directory=tmp_path)
+        result = tried(strategy, replicate, tmp_path, spaces=spaces, budget=8, **changed)
         assert chosen(result, 0) != chosen(result, 1)
         return chosen(result, 0)
 
@@ -209,7 +212,7 @@ def test_draws_depend_on_seed_replicate_and_space(trainings: Trainings, tmp_path
 
 def test_a_training_of_two_spaces_is_done_once(trainings: Trainings, tmp_path: Path) -> None:
     spaces = [{"num_blocks": 2}, {"num_blocks": 2, "max_block_share": "0.99"}, {"num_blocks": 3}]
-    result = run_study_trial(settings_of(spaces=spaces), "uniform:conv1", 0, directory=tmp_path)
+    result = tried("uniform:conv1", 0, tmp_path, spaces=spaces)
     assert [run["space"] for run in result["runs"]] == 4 * [0] + 4 * [1] + 4 * [2]
     assert len(trainings.done) == len(set(trainings.done)) == 8
     assert (result["time_s"], result["images"]) == (16.0, 80)
@@ -222,13 +225,13 @@ def test_a_training_of_two_spaces_is_done_once(trainings: Trainings, tmp_path: P
 def test_a_space_that_uniform_cuts_cannot_respect_is_left_out(
     trainings: Trainings, tmp_path: Path
 ) -> None:
-    result = run_study_trial(settings_of(), "predsim", 0, directory=tmp_path)
+    result = tried("predsim", 0, tmp_path)
     assert result["picks"] == [3, None, 7]
     assert chosen(result, 1) == []
     assert list(result["left_out"]) == ["1"]
     assert "must be at least 1.3356/K" in result["left_out"]["1"]
     assert result["default"] == pytest.approx(0.1003)
-    within = run_study_trial(settings_of(), "uniform:mlp-sr", 0, directory=tmp_path)
+    within = tried("uniform:mlp-sr", 0, tmp_path)
     assert COMPUTE.largest_share(chosen(within, 1)[0]) <= 1.3 / 2
 
 
@@ -236,7 +239,7 @@ def test_of_equals_the_first_is_picked(
     trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(study, "run_training", lambda *a, **k: {**trainings(*a, **k), "default": 1})
-    assert run_study_trial(settings_of(), "backprop", 0, directory=tmp_path)["picks"] == [0]
+    assert tried("backprop", 0, tmp_path)["picks"] == [0]
 
 
 SEDONA = SearchResult(
@@ -271,8 +274,9 @@ def test_one_search_serves_all_spaces(
     settings = settings_of(
         budget=4, pretrain_share=0.5, meta_share=0.1, probe={"cost": 1.5, "seed": 60}
     )
-    result = run_study_trial(settings, strategy, 2, directory=tmp_path)
-    bound = space_bound(settings.spaces[1], settings.task, settings.aux)
+    result = run_study_trial(study_trial(settings, strategy, 2), directory=tmp_path)
+    training = settings.training
+    bound = space_bound(settings.study.spaces[1], training.task, training.aux)
     count = 2 if strategy == "probe" else 1  # the budget less what probing costs
     assert [run["decoupling"] for run in result["runs"]] == [
         leader.model_dump(mode="json")
@@ -293,7 +297,7 @@ def test_one_search_serves_all_spaces(
     assert options["directory"] == tmp_path / "search"
     how = args[-1]
     if strategy == "probe":
-        assert options["train"] == settings.train
+        assert options["train"] == training.train
         assert (how.cost, how.seed) == (1.5, 260)
     else:
         steps = 2 * 18  # 1,151 images in batches of 64
@@ -312,9 +316,7 @@ def test_an_interrupted_trial_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         train={"epochs": 1, "batch_size": 64, "seed": 5},
         probe={"cost": 1},
     )
-    tuner = StudyTuner()
-    tuner.settings, tuner.ledger = settings, Ledger(tmp_path / "trials.json")
-    trial = tuner.new_trial()
+    trial = study_trial(settings, "probe", 0)
 
     def run(directory: Path, report: Callable[[dict[str, float]], None]) -> dict[str, Any]:
         monkeypatch.setattr(trial_main, "report_intermediate", report)

@@ -23,6 +23,8 @@ from sedona_nni.searches.documents import parse_result
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
 from sedona_nni.strategies.hyperparameters import study_url
+from sedona_nni.strategies.measuring import run_bound, run_costs
+from sedona_nni.strategies.settings.tuned import contenders
 from sedona_nni.strategies.tuner import OptunaTuner, ProbeTuner, SedonaTuner
 
 SPACE = {
@@ -459,7 +461,8 @@ def test_every_strategy_keeps_to_a_bound_but_back_propagation(dispatch: Any) -> 
     nni.succeed("search", search_result=LOPSIDED)
     finish(nni)
     assert nni.ended
-    bound = nni.tuner.settings.bound(nni.folder)
+    settings = nni.tuner.settings
+    bound = run_bound(settings, nni.folder, run_costs(settings, nni.folder, nni.folder / "none"))
     chosen = trained(nni)
     assert chosen.pop("backprop").cuts == []
     assert len(chosen) == 8
@@ -484,7 +487,7 @@ def test_time_is_measured_once_and_travels_with_the_decouplings(
         free = [dict.fromkeys(names, 0) for _ in slow_end[1:]]
         return Compute(backbone=backbone.name, unit="ns", layers=slow_end, auxiliary=free)
 
-    monkeypatch.setattr("sedona_nni.strategies.settings.compute_in_time", measure)
+    monkeypatch.setattr("sedona_nni.strategies.measuring.compute_in_time", measure)
     changes = {"max_block_share": "0.7", "compute": "time", "train": {"batch_size": 48}}
     before = session(dispatch, **changes, concurrency=1, compare=[])
     before.succeed("search", search_result=LOPSIDED)
@@ -595,7 +598,8 @@ def test_what_comes_from_files_keeps_to_a_bound(dispatch: Any, tmp_path: Path) -
     nni = session(dispatch, **{**bounded, "decoupling": "found.json", "num_blocks": [2]})
     assert ledger(nni)["given-000"].parameters.decoupling.cuts == [4]
     measured = tmp_path / "measured.json"
-    compute = nni.tuner.settings.bound(tmp_path).compute
+    compute = run_costs(nni.tuner.settings, tmp_path, tmp_path / "none")
+    assert compute is not None
     compute.model_copy(update={"layers": [1] * 7 + [9]}).save(measured)
     (nni.folder / LEDGER_FILE).unlink()
     options = {**bounded, "decoupling": "found.json", "num_blocks": [2], "compute": measured.name}
@@ -698,7 +702,7 @@ def test_two_searches_beside_each_other(
     [
         ({"compare": ["probe"]}, "compare: must not name probe, which is what others are compared"),
         ({"search": {"meta_steps": 5}}, "search: must come with sedona in compare"),
-        ({"compare": ["sedona"], "num_blocks": [0, 2]}, "num_blocks: must be at least 1 for a pro"),
+        ({"compare": ["sedona"], "num_blocks": [0, 2]}, "num_blocks: must be at least 1 for probe"),
     ],
 )
 def test_two_searches_that_cannot_be(dispatch: Any, changes: dict[str, Any], message: str) -> None:
@@ -731,7 +735,7 @@ def test_leaders_are_trained_on_the_same_budget(dispatch: Any) -> None:
 
 def test_leaders_of_several_numbers_of_blocks_have_names_of_their_own(dispatch: Any) -> None:
     nni = session(dispatch, tuner=ProbeTuner, num_blocks=[2, 3], compare=[], leaders=2)
-    names = [each.name for each in nni.tuner.settings.contenders]
+    names = [each.name for each in contenders(nni.tuner.settings)]
     assert names == ["probe-k2", "probe-k2-2", "probe-k3", "probe-k3-2"]
 
 

@@ -168,7 +168,7 @@ def studied(strategy: str, replicate: int, *accuracies: float, **more: Any) -> T
         "task": TASK,
         "train": {"seed": 3, "epochs": 2, "lr": 0.1},
         "spaces": [{"num_blocks": 2}, {"num_blocks": 2, "max_block_share": "1.5/K"}],
-        "searches": {"sedona": {"seed": 1}, "probe": {"seed": 1}},
+        "search": {"settings": {"seed": 1}} if strategy in searches else None,
     }
     if more:
         return TrialRecord(parameters=parameters, **more)

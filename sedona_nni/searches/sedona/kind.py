@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from sedona_nni.searches.kind import Findings, SearchKind, SearchSetup
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.searches.sedona.search import Search
-from sedona_nni.searches.sedona.settings import SearchSettings
+from sedona_nni.searches.sedona.settings import SearchSettings, StudyOptions
 from sedona_nni.searches.sedona.watch import Watch, judge
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import task_backbone
@@ -43,10 +44,30 @@ class Sedona(SearchKind[SearchSettings]):
     field = "search"
     settings = SearchSettings
     outcome = SearchResult
+    study_options = StudyOptions
+    fixed_in_study = MappingProxyType(
+        {
+            "pretrain_steps": "pretrain_share, meta_share",
+            "meta_steps": "pretrain_share, meta_share",
+            "validation_fraction": "train",
+        }
+    )
 
     def validation_fraction(self, settings: SearchSettings, train: TrainSettings | None) -> float:
         """See `SearchKind.validation_fraction`: the search's own."""
         return settings.validation_fraction
+
+    def for_study(
+        self, settings: SearchSettings, options: StudyOptions, train: TrainSettings, steps: int
+    ) -> SearchSettings:
+        """See `SearchKind.for_study`: on the images of a training, for its share of the steps."""
+        return settings.model_copy(
+            update={
+                "pretrain_steps": max(1, round(options.pretrain_share * steps)),
+                "meta_steps": max(1, round(options.meta_share * steps)),
+                "validation_fraction": train.validation_fraction,
+            }
+        )
 
     def run(self, setup: SearchSetup, settings: SearchSettings) -> Findings:
         """See `SearchKind.run`."""

@@ -10,7 +10,7 @@ from typing_extensions import Self
 from sedona_nni.searches.sedona.weight_memory import Eviction
 from sedona_nni.seed import Seed
 
-__all__ = ["SearchSettings"]
+__all__ = ["SearchSettings", "StudyOptions"]
 
 
 class SearchSettings(BaseModel):
@@ -93,3 +93,17 @@ class SearchSettings(BaseModel):
                 f"meta_betas must be from 0 to below 1, but got {list(self.meta_betas)}"
             )
         return self
+
+
+class StudyOptions(BaseModel):
+    """How much to search in a study.
+
+    Attributes:
+        pretrain_share: Pre-training steps, as a share of a training's steps.
+        meta_share: Meta-steps, likewise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pretrain_share: float = Field(default=0.5, gt=0)
+    meta_share: float = Field(default=0.1, gt=0)
