@@ -31,6 +31,7 @@ class TestStartUp:
         parameters = {
             "stage": "search",
             "key": "search",
+            "strategy": "sedona",
             "task": experiment["task"],
             "aux": ["conv1"],
             "search": experiment["search"],

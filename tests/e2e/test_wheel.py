@@ -58,7 +58,8 @@ def run(world: World, *command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_holds_nothing_but_our_own_name_and_all_that_belongs_to_it(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"sedona_nni"}
     held = set(names)
     for folder in ("sedona_nni", *GENERIC):

@@ -24,6 +24,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from sedona_nni.data.batches import BatchStream
 from sedona_nni.errors import InputError
 from sedona_nni.search_spaces import DecouplingSpace
 from sedona_nni.strategies import Sedona
@@ -84,12 +85,21 @@ def evaluator(train: Any = None, validation: Any = None, **options: Any) -> Clas
     )
 
 
+def streams(strategy: Sedona) -> list[BatchStream]:
+    """Return batches of the images that a search gets, training and validation."""
+    sizes = (strategy.settings.batch_size, strategy.settings.validation_batch_size)
+    return [
+        BatchStream(images, size, 3, "cpu")
+        for images, size in zip(strategy.images, sizes, strict=True)
+    ]
+
+
 def seen(train: Any, validation: Any, batches: int = 10) -> tuple[set[int], set[int]]:
     """Return the numbers of the images that a search would learn from, and validate on."""
     strategy = Sedona(seed=3)
     strategy.mutate_evaluator(evaluator(train, validation))
     found = []
-    for stream in strategy.streams(torch.device("cpu")):
+    for stream in streams(strategy):
         images = [next(part)[0] for part in [stream.iterate()] for _ in range(batches)]
         found.append({int(number) for number in torch.cat(images)[:, 0, 0, 0]})
     return found[0], found[1]
@@ -140,7 +150,7 @@ def test_workers_load_what_the_process_itself_would() -> None:
         train = DataLoader(part, batch_size=4, collate_fn=collate, num_workers=num_workers)
         strategy = Sedona(seed=3)
         strategy.mutate_evaluator(evaluator(train))
-        batches = strategy.streams(torch.device("cpu"))[0].iterate(start=2)
+        batches = streams(strategy)[0].iterate(start=2)
         return torch.stack([next(batches)[0] for _ in range(3)])
 
     alone = images(0)
@@ -194,7 +204,7 @@ def test_batches_that_are_no_images_and_labels_are_refused() -> None:
     triples = TensorDataset(torch.zeros(6, 3, 32, 32), torch.zeros(6), torch.zeros(6))
     strategy = Sedona()
     strategy.mutate_evaluator(evaluator(DataLoader(triples, batch_size=2)))
-    train, _ = strategy.streams(torch.device("cpu"))
+    train, _ = streams(strategy)
     with pytest.raises(InputError, match=r"^train_dataloaders: must load two tensors"):
         next(train.iterate())
 
