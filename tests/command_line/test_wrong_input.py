@@ -49,7 +49,7 @@ def test_an_error_in_a_file_is_not_taken_for_one_of_an_option(
         (["search", "nowhere.yml", "--directory", "d"], "nowhere.yml: there is no such file"),
         (
             ["search", str(EXPERIMENTS / "random_digits.yml"), "--directory", "d"],
-            "must be an experiment of the SedonaTuner or ProbeTuner",
+            "random_digits.yml: must be an experiment that searches",
         ),
         (
             ["search", QUICKSTART, "--directory", "d", "--device", "tpu"],
