@@ -1,8 +1,9 @@
 """A newcomer who follows a guide to the letter gets to its end.
 
 The blocks of a guide are followed in their order, in one empty folder beside the experiments:
-``yaml title="name"`` and ``python title="name"`` are saved under their names, ``python`` and ``sh``
-are run. What a comment before it says ``not run: <reason>`` of is not, nor is what has no language.
+``yaml title="name"`` and ``python title="name"`` are saved under their names, what has the same one
+to its end; ``python`` and ``sh`` are run. What a comment before it says ``not run: <reason>`` of is
+not, nor is what has no language.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 GUIDES = {  # and how many blocks of each are saved or run
     "experiments.md": 1,
     "first-search.md": 6,
+    "in-python.md": 8,
     "own-data.md": 5,
 }
 BLOCK = re.compile(
@@ -46,7 +48,8 @@ class Block:
     def follow(self, folder: Path) -> None:
         """Save or run it."""
         if self.title:
-            (folder / self.title).write_text(self.text)
+            with (folder / self.title).open("a") as file:
+                file.write(self.text)
             return
         program = {"python": [sys.executable, "-"], "sh": ["sh", "-e"]}[self.language]
         here = Path(sys.executable).parent
