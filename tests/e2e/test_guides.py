@@ -22,6 +22,7 @@ GUIDES = {  # and how many blocks of each are saved or run
     "experiments.md": 1,
     "first-search.md": 6,
     "in-python.md": 8,
+    "own-auxiliary-network.md": 5,
     "own-data.md": 5,
 }
 BLOCK = re.compile(
