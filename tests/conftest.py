@@ -1,11 +1,44 @@
-"""What all tests have in common."""
+"""What all tests have in common: what they may cost, and what they need."""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Iterator
+
 import pytest
 
+_STARTED = pytest.StashKey[float]()
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--at-most",
+        type=float,
+        metavar="SECONDS",
+        help="fail a test that takes more of a processor, so that those not marked slow stay fast",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before some are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _mark_further_cases(items)
+    _skip_without_gpu(items)
+
+
+def _mark_further_cases(items: list[pytest.Item]) -> None:
+    """Mark all but the first cases of a test slow, where it says how many are fast."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        mark = item.get_closest_marker("fast_cases")
+        if mark is not None:
+            test = item.nodeid.partition("[")[0]
+            seen[test] += 1
+            if seen[test] > mark.args[0]:
+                item.add_marker(pytest.mark.slow(reason="a further case"))
+
+
+def _skip_without_gpu(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none, and say so."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
@@ -15,3 +48,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch finds none"))
+
+
+def _processor_s() -> float:
+    """Return the processor time of this process and of all that it has started and waited for."""
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_STARTED] = _processor_s()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that took too long, its fixtures included, however busy the machine is."""
+    yield
+    limit, taken = item.config.getoption("--at-most"), _processor_s() - item.stash[_STARTED]
+    if limit is not None and taken > limit:
+        pytest.fail(
+            f"took {taken:.1f} s of a processor, more than {limit:g}: make it quicker, or mark it "
+            "slow",
+            pytrace=False,
+        )

@@ -14,6 +14,7 @@ HEAVY = {"matplotlib", "pandas", "scipy", "sklearn", "torchmetrics", "torchvisio
 PLUGINS = {"lightning", "nni", "optuna", "pytorch_lightning"}
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     ("name", "unneeded"),
     [

@@ -216,6 +216,7 @@ def python(environment: dict[str, str], *arguments: str) -> subprocess.Completed
     )
 
 
+@pytest.mark.slow(reason="processes that import everything")
 def test_an_installed_one_is_known_everywhere(tmp_path: Path) -> None:
     code = """
         from torch import nn
@@ -243,6 +244,7 @@ def test_an_installed_one_is_known_everywhere(tmp_path: Path) -> None:
     assert "cut after layer 3 (theirs)" in done.stdout
 
 
+@pytest.mark.slow(reason="processes that import everything")
 def test_an_installed_one_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     environment = install(tmp_path, "their_networks", "import no_such_module")
     done = python(environment, "-m", "sedona_nni.command_line", "data", "digits")

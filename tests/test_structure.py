@@ -31,6 +31,7 @@ LIBRARY: dict[str, set[str]] = {
 }
 ROOMS: dict[str, set[str]] = {
     **LIBRARY,
+    "testing": {*LIBRARY},  # suites for plug-ins, which need pytest
     "search_spaces": {*LIBRARY},
     "strategies": {*LIBRARY, "search_spaces"},
     "trials": {*LIBRARY, "search_spaces", "strategies"},
@@ -114,6 +115,7 @@ def test_the_library_needs_neither_nni_nor_lightning_nor_optuna() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow(reason="two processes")
 def test_a_blocked_import_would_be_noticed() -> None:
     done = run_blocking(["nni"], "import sedona_nni.strategies.nni_border.trial")
     assert "No module named 'nni'" in done.stderr

@@ -76,6 +76,7 @@ class TestNaive:
             torch.testing.assert_close(parameters[name].detach(), value, rtol=1e-7, atol=1e-10)
         assert set(named_statistics(problem, state.statistics)) <= set(buffers)
 
+    @pytest.mark.slow(reason="steps of a VGG-11")
     @pytest.mark.parametrize("step", ["meta-step", "relaxed-step"])
     def test_both_sides_can_be_prepared_and_repeated(self, step: str) -> None:
         setting = SMALL.model_copy(update={"step": step})

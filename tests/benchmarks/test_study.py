@@ -263,6 +263,7 @@ def test_the_front_leaves_out_what_another_beats() -> None:
     assert front(points, more_is_better=False) == [(1, 5)]
 
 
+@pytest.mark.slow(reason="draws two pictures")
 def test_the_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

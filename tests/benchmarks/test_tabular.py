@@ -343,6 +343,7 @@ def test_trainings_cut_short_are_a_probing(complete: Table) -> None:
     assert result.losses[3][1] == pytest.approx(1 - found.truth(at(3, "conv2")))
 
 
+@pytest.mark.slow(reason="probings")
 def test_probing_the_task_of_a_table() -> None:
     tiny = small().model_copy(
         update={
@@ -374,6 +375,7 @@ def test_the_shipped_probings_are_of_the_tables(folder: str) -> None:
         assert split == (1 if folder == "whole-batches" else 4)
 
 
+@pytest.mark.slow(reason="draws, after picks of each strategy")
 def test_the_picture_has_every_search(complete: Table, tmp_path: Path) -> None:
     plain = Decoupling(backbone="vgg11")
     found = table([*complete.entries, entry(plain, [training(1, 0.7, 0.7)])])

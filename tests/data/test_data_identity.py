@@ -192,6 +192,7 @@ def search(task: Task, directory: Path, **options: Any) -> dict[str, Any]:
     return run_search("sedona", task, settings, directory=directory, **how)
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("work", [train, probe, search])
 @pytest.mark.parametrize("finished", [False, True])
 def test_nothing_goes_on_with_other_images(

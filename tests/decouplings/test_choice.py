@@ -112,6 +112,7 @@ def published(name: str) -> tuple[SearchResult, Compute]:
     return found, compute_in_macs(backbone, found.aux_choices)
 
 
+@pytest.mark.slow(reason="the published results, for many K")
 def test_the_published_results_with_and_without_a_bound() -> None:
     """The table of docs/method.md."""
     lines = []

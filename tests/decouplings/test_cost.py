@@ -108,6 +108,7 @@ SHARES = [
 ]
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(("name", "cumulative", "largest", "speedup", "aux", "mlp_sr"), SHARES)
 def test_blocks_of_the_published_decouplings(
     name: str,

@@ -132,6 +132,7 @@ def test_every_published_command_has_a_row(maker: Any) -> None:
     assert all(f"`{path.name}`" in text for path in FILES)
 
 
+@pytest.mark.fast_cases(3)
 @pytest.mark.parametrize("name", sorted(BLOCKS))
 def test_every_row_can_be_built(name: str) -> None:
     """With every layer of the backbone in some block."""
@@ -205,6 +206,7 @@ def test_options_of_asynchronous_training() -> None:
         assert (train.ensemble, train.ensemble_vote) == (6, "logits")
 
 
+@pytest.mark.slow(reason="a training each")
 def test_every_way_of_training_runs_on_digits() -> None:
     """As the small experiment has it, with one epoch of fewer images."""
     settings = settings_of("digits")

@@ -80,6 +80,7 @@ def test_every_row_has_its_experiment() -> None:
     assert len(rows) == 40
 
 
+@pytest.mark.fast_cases(3)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_row_can_be_built(path: Path) -> None:
     """As the tuner hands it out, with the published decoupling and sizes."""
@@ -211,6 +212,7 @@ def test_wrong_changes_are_one_line(changes: dict[str, Any], message: str, tmp_p
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.slow(reason="every published network is built")
 def test_the_overview_is_what_the_files_hold() -> None:
     """Cuts, auxiliary networks and ideal speed-ups in experiments/published/README.md."""
     text = (FOLDER / "README.md").read_text()

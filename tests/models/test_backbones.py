@@ -233,6 +233,7 @@ def test_no_convolution_has_a_bias_and_nothing_works_in_place(name: str) -> None
     assert not any(part.inplace for part in activations)
 
 
+@pytest.mark.fast_cases(4)
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 @pytest.mark.parametrize(
     ("size", "stem", "same"),
@@ -497,6 +498,7 @@ def test_leaky_relu_everywhere_with_its_own_initialisation() -> None:
     assert steep[0].weight.var().item() == pytest.approx(2 / (1 + 2**2) / 400, rel=0.02)
 
 
+@pytest.mark.slow(reason="processes with kernels of their own")
 def test_narrow_resnets_survive_avx2() -> None:
     """Strided shortcuts of few channels, trained in the layout of all trainings, step by step."""
     code = """

@@ -53,6 +53,7 @@ def test_a_network_is_moved_and_laid_out() -> None:
     assert {p.device.type for p in place(network, "meta").parameters()} == {"meta"}
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("decoupling", [CUT, RELAXED])
 def test_a_saved_model_tests_as_it_was_trained(
     decoupling: Decoupling | SearchResult, tmp_path: Path

@@ -154,6 +154,7 @@ def test_deep_networks_have_an_image_for_tiles() -> None:
     assert "cut after layer 48 with conv4: 1.520 nats" in local_loss_map(result, [], "low").svg
 
 
+@pytest.mark.slow(reason="draws whole pages")
 def test_a_study_shows_a_section_for_each_space_and_its_first_searches() -> None:
     lost = studied("random", 1, status="failed", reason="training <diverged>")
     rest = [studied(name, n, 0.5) for n in (0, 1) for name in ("probe", "backprop")]
@@ -173,6 +174,7 @@ def test_a_study_shows_a_section_for_each_space_and_its_first_searches() -> None
     assert "Tuning</h2>" not in text
 
 
+@pytest.mark.slow(reason="draws whole pages")
 def test_several_experiments_show_n_and_spread() -> None:
     text = page(full_experiment(), full_experiment(0.02))
     assert "sedona (n = 2)" in text
@@ -218,6 +220,7 @@ def test_hostile_names_are_escaped_everywhere() -> None:
     assert HOSTILE in written  # as it is: neither cut short nor set as a formula
 
 
+@pytest.mark.fast_cases(6)
 @pytest.mark.parametrize(
     "records",
     [

@@ -230,6 +230,7 @@ def test_every_sample_is_within_the_bound_and_what_is_stays_as_it_is() -> None:
     assert 30 < moved < 270
 
 
+@pytest.mark.slow(reason="thousands of draws")
 def test_random_draws_are_uniform_within_the_bound() -> None:
     """NNI's own `random`, as Random and the first population of RegularizedEvolution call it."""
     one = bounded()
@@ -266,5 +267,6 @@ def test_a_bound_that_no_decoupling_respects_and_one_without_a_number_of_blocks(
         DecouplingSpace("vgg11", ["cnn"], num_classes=4, num_blocks=2, bound=bound)
 
 
+@pytest.mark.slow(reason="imports NNI in a process of its own")
 def test_importing_the_space_warns_of_nothing() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", "import search_spaces"], check=True)

@@ -121,6 +121,7 @@ def test_sizes_in_the_study_of_auxiliary_networks(
 
 
 # All four light networks at all boundaries together with the backbone
+@pytest.mark.fast_cases(4)
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [

@@ -223,6 +223,7 @@ def test_continued_is_uninterrupted_to_the_bit(splits: Splits, interrupted_after
     assert same(weights(network), weights(whole))
 
 
+@pytest.mark.slow(reason="three trainings")
 def test_a_training_is_repeated_and_continued_to_the_bit(splits: Splits, tmp_path: Path) -> None:
     """Two epochs of three steps; the second time interrupted after the first epoch."""
     settings = SETTINGS.model_copy(update={"batch_size": 50, "ema_decay": 0.5, "mixup": 0.5})

@@ -310,6 +310,7 @@ def test_continued_is_uninterrupted_to_the_bit(splits: Splits, name: str) -> Non
     assert same(weights(method.synthesizers), weights(expected.synthesizers))
 
 
+@pytest.mark.slow(reason="three trainings")
 @pytest.mark.parametrize("name", ["dni", "cdni"])
 def test_a_training_is_repeated_and_continued_to_the_bit(
     splits: Splits, tmp_path: Path, name: str

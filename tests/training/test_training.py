@@ -154,6 +154,7 @@ def test_best_epoch_is_kept_when_a_later_one_is_worse(
     assert not same(weights(network), seen[3])
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("method", ["greedy", "sequential", {"name": "asynchronous", "buffer": 2}])
 def test_same_seed_same_result_to_the_bit(splits: Splits, method: Any) -> None:
     def run(seed: int) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
@@ -318,6 +319,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.fast_cases(4)
 @pytest.mark.parametrize(
     ("fields", "killed_at"),
     [

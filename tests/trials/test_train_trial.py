@@ -85,6 +85,7 @@ def test_results_and_files(tmp_path: Path) -> None:
     assert again == results
 
 
+@pytest.mark.slow(reason="two trainings")
 def test_interrupted_and_continued(tmp_path: Path) -> None:
     expected = run_training(TASK, DECOUPLING, SETTINGS)
 
@@ -136,6 +137,7 @@ def test_initial_weights_depend_on_the_seed_and_not_on_the_decoupling() -> None:
     assert not torch.equal(cut[0], other[0])
 
 
+@pytest.mark.slow(reason="steps of large networks")
 def test_peak_memory_contains_what_a_step_needs() -> None:
     """At least weights, momentum and one block's gradients; cutting saves activations."""
     task = Task(train_limit=200)
@@ -169,6 +171,7 @@ def test_peak_memory_contains_what_a_step_needs() -> None:
     assert peak(blocks) > weights_mib
 
 
+@pytest.mark.slow(reason="trainings of every method")
 def test_peak_memory_is_that_of_the_method() -> None:
     """Buffers count when they are full; a block that learns alone has the least to keep."""
     task = Task(train_limit=200)

@@ -268,6 +268,7 @@ class TestTrial:
             "probe", TASK, self.SETTINGS, aux=AUX, train=TRAIN, directory=directory, **changes
         )
 
+    @pytest.mark.slow(reason="probings")
     def test_an_interrupted_probing_ends_as_another_does(self, tmp_path: Path) -> None:
         seen: list[dict[str, float]] = []
 
@@ -301,6 +302,7 @@ class TestTrial:
         assert not (tmp_path / "progress.json").exists()
         assert self.run(tmp_path) == result == read_json(tmp_path / "results.json")
 
+    @pytest.mark.slow(reason="probings")
     def test_a_batch_of_more_images_than_there_are_counts_as_what_it_is(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -330,6 +332,7 @@ class TestTrial:
         with pytest.raises(InputError, match=r"run\.json"):
             self.run(tmp_path)
 
+    @pytest.mark.slow(reason="probings")
     def test_damaged_progress_is_one_line(self, tmp_path: Path) -> None:
         def interrupt(numbers: dict[str, float]) -> None:
             raise KeyboardInterrupt

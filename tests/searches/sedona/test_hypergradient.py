@@ -36,6 +36,7 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).norm() / expected.norm())
 
 
+@pytest.mark.fast_cases(6)
 @pytest.mark.parametrize("number", CASES)
 def test_hypergradient_equals_plain_unrolling(number: int) -> None:
     case = random_case(number)
@@ -52,6 +53,7 @@ def test_hypergradient_equals_plain_unrolling(number: int) -> None:
     assert relative_error(got, torch.cat([to_alpha.flatten(), to_beta.flatten()])) < 1e-10
 
 
+@pytest.mark.fast_cases(6)
 @pytest.mark.parametrize("number", CASES)
 def test_hypergradient_equals_central_differences(number: int) -> None:
     """Five-point differences of the library's own meta_loss along two random directions."""
@@ -81,6 +83,7 @@ def meta_loss_after_training(case: Case) -> torch.Tensor:
     return case.problem.validation(state, case.validation_batch)[0]
 
 
+@pytest.mark.fast_cases(6)
 @pytest.mark.parametrize("number", range(20))
 def test_relaxed_gradient_is_the_formula(number: int) -> None:
     """Every weight of the valve network learns from G_i or l_i as `relaxation` states."""

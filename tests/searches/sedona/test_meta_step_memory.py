@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from sedona_nni.decouplings.cost import peak_memory_mib
@@ -12,6 +13,7 @@ from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.teachers.losses import LabelSmoothing
 
 
+@pytest.mark.slow(reason="meta-steps under a profiler of memory")
 def test_peak_memory_does_not_grow_with_inner_steps() -> None:
     """Beyond a gradient vector per step and one state more, T = 10 needs what T = 2 needs."""
     torch.manual_seed(0)

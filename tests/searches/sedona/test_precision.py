@@ -60,6 +60,7 @@ def test_running_statistics_of_a_relaxed_step() -> None:
     assert relaxed_step_error() < 8e-7
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("mode", ["default", "release"])
 @pytest.mark.parametrize("backbone", ["vgg11", "resnet18"])
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def test_a_result_says_in_which_mode_it_was_found(tmp_path: Path) -> None:
         assert not SearchResult(**FOUND, provenance=how).in_release_mode
 
 
+@pytest.mark.slow(reason="two trainings")
 def test_trained_and_tested_again(tmp_path: Path) -> None:
     found = SearchResult(**FOUND)
     settings = TrainSettings(epochs=1, batch_size=16, lr=0.02)

@@ -76,6 +76,7 @@ def test_by_hand(request: pytest.FixtureRequest) -> None:
     ]
 
 
+@pytest.mark.fast_cases(5)
 @pytest.mark.parametrize("number", range(16))
 def test_equals_plain_unrolling_of_the_division(number: int) -> None:
     case = random_case(number)

@@ -63,6 +63,7 @@ def run(this: Search, steps: int | None = None) -> list[dict[str, float]]:
     return numbers
 
 
+@pytest.mark.slow(reason="two searches")
 def test_result_to_the_bit() -> None:
     one, two = search(), search()
     assert run(one) == run(two)
@@ -120,6 +121,7 @@ def test_the_rate_may_fall_over_other_steps_than_those_of_pretraining() -> None:
     ]
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("stop", [1, 5, 6, 7, 12])
 @pytest.mark.parametrize(
     "changes",

@@ -1,0 +1,275 @@
+"""What every auxiliary network does, see `sedona_nni.teachers.auxiliary.AuxiliaryNetwork`."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from sedona_nni.decouplings.cost import auxiliary_cost, count_parameters
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.models import FeatureShape, build_backbone
+from sedona_nni.searches.sedona.hypergradient import hypergradient
+from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.teachers.auxiliary import AuxiliaryContext, AuxiliaryNetwork, build_auxiliary
+from sedona_nni.teachers.losses import LabelSmoothing
+
+__all__ = ["AuxiliaryNetworkConformance"]
+
+_BATCH, _CLASSES = 4, 3
+_CRITERION = LabelSmoothing(0.1)
+
+
+class AuxiliaryNetworkConformance:
+    """The suite for an auxiliary network, in float64 where numbers are compared.
+
+    Attributes:
+        name: What it is registered as.
+        shapes: Channels, and height and width, of the features it is tried on. A pixel or two is
+            what deep networks leave of small images.
+
+    Examples:
+        >>> from sedona_nni.testing.auxiliary_networks import AuxiliaryNetworkConformance
+        >>> class TestConv1(AuxiliaryNetworkConformance):
+        ...     name = "conv1"
+        >>> TestConv1().test_costs_are_counted()
+    """
+
+    name: str
+    shapes: Sequence[tuple[int, int]] = ((4, 1), (6, 2), (4, 3), (8, 4), (4, 8))
+
+    def context(self, channels: int = 8, size: int = 4) -> AuxiliaryContext:
+        """Return a place for it, without kinks where it asks for the network's activation."""
+        shape = FeatureShape(channels, size)
+        return AuxiliaryContext(shape, num_classes=_CLASSES, activation=nn.Softplus)
+
+    def build(self, context: AuxiliaryContext | None = None, *, seed: int = 0) -> AuxiliaryNetwork:
+        """Return one in float64 and training mode."""
+        torch.manual_seed(seed)
+        return build_auxiliary(self.name, context or self.context()).double().train()
+
+    def test_logits_have_a_row_for_each_image(self) -> None:
+        """Whatever the shape of the features, in training and in evaluation."""
+        for channels, size in self.shapes:
+            network = self.build(self.context(channels, size))
+            features, _ = _batch(channels, size)
+            for mode in (True, False):
+                logits = network.train(mode)(features)
+                assert logits.shape == (_BATCH, _CLASSES), (channels, size)
+                assert logits.isfinite().all(), (channels, size)
+
+    def test_the_local_loss_is_a_number_beside_the_logits(self) -> None:
+        """Of class numbers, and of shares of classes where images were mixed."""
+        for channels, size in self.shapes:
+            network = self.build(self.context(channels, size)).eval()
+            features, labels = _batch(channels, size)
+            loss, logits = network.local_loss(features, labels, _CRITERION)
+            assert loss.shape == (), (channels, size)
+            assert loss.isfinite(), (channels, size)
+            torch.testing.assert_close(logits, network(features))
+            shares = F.one_hot(labels, _CLASSES).double()
+            torch.testing.assert_close(network.local_loss(features, shares, _CRITERION)[0], loss)
+            mixed = 0.7 * shares + 0.3 * shares.flip(0)
+            assert network.local_loss(features, mixed, _CRITERION)[0].isfinite()
+
+    def test_gradients_are_derivatives(self) -> None:
+        """Of the local loss, with respect to the features and to every weight."""
+        network = _LocalLoss(self.build())
+        features, labels = _batch(8, 4)
+        names, weights = zip(*network.named_parameters(), strict=True)
+
+        def loss(features: Tensor, *values: Tensor) -> Tensor:
+            torch.manual_seed(1)  # of dropout
+            found: Tensor = functional_call(
+                network, dict(zip(names, values, strict=True)), (features, labels)
+            )
+            return found
+
+        inputs = [each.detach().requires_grad_() for each in (features, *weights)]
+        assert torch.autograd.gradcheck(loss, inputs, fast_mode=True)
+
+    def test_a_search_can_differentiate_through_its_steps(self) -> None:
+        """The hypergradient of SEDONA's search is the slope of its meta loss.
+
+        One with a loss of its own is refused there instead.
+        """
+        torch.manual_seed(0)
+        backbone = build_backbone(
+            "dgl-cnn4",
+            num_classes=_CLASSES,
+            width_multiplier=0.0625,
+            image_size=8,
+            activation=nn.Softplus,
+        )
+        if type(self.build()).local_loss is not AuxiliaryNetwork.local_loss:
+            with pytest.raises(InputError, match="must learn from its logits alone"):
+                RelaxedNetwork(backbone, [self.name])
+            return
+        network = RelaxedNetwork(backbone, [self.name]).double()
+        problem = InnerProblem(network, Sgd(0.9, 1e-4), _CRITERION)
+        start = problem.state()
+        train, validation = [_batch(3, 8, seed) for seed in (1, 2)], _batch(3, 8, 3)
+        found = hypergradient(problem, start, train, validation, lr=0.05, seed=0)
+
+        def meta_loss(alpha: Tensor) -> float:
+            with torch.no_grad():
+                network.alpha.copy_(alpha)
+            state = start
+            for step, batch in enumerate(train):
+                state, _ = problem.step(state, batch, 0.05, step)
+            return float(problem.validation(state, validation)[0])
+
+        alpha = network.alpha.detach().clone()
+        direction = torch.randn_like(alpha)
+        slope = (meta_loss(alpha + 1e-3 * direction) - meta_loss(alpha - 1e-3 * direction)) / 2e-3
+        expected = float((found.alpha * direction).sum())
+        assert abs(slope - expected) <= 1e-4 * max(abs(expected), float(found.alpha.norm()))
+
+    def test_features_and_weights_have_gradients(self) -> None:
+        """The block below learns from it, and it learns itself."""
+        network = self.build()
+        features, labels = _batch(8, 4)
+        loss, _ = network.local_loss(features.requires_grad_(), labels, _CRITERION)
+        loss.backward()
+        assert features.grad is not None
+        assert features.grad.abs().max() > 0
+        for name, weight in network.named_parameters():
+            assert weight.grad is not None, name
+
+    def test_features_are_left_as_they_are(self) -> None:
+        """The block above reads them, too."""
+        features, labels = _batch(8, 4)
+        before = features.clone()
+        network = self.build()
+        network(features)
+        network.local_loss(features, labels, _CRITERION)
+        assert torch.equal(features, before)
+
+    def test_nothing_passes_the_cut(self) -> None:
+        """Its loss reaches the block below and itself; the loss above reaches neither."""
+        network, images, labels = self._decoupled()
+        lower, upper = network.blocks
+        below, above = network.features(images)
+        lower.local_loss(below, labels, _CRITERION)[0].backward()
+        assert any(weight.grad is not None for weight in lower.layers.parameters())
+        assert all(weight.grad is None for weight in upper.parameters())
+        network.zero_grad()
+        upper.local_loss(above, labels, _CRITERION)[0].backward()
+        assert all(weight.grad is None for weight in lower.parameters())
+
+    def _decoupled(self) -> tuple[DecoupledNetwork, Tensor, Tensor]:
+        torch.manual_seed(0)
+        backbone = build_backbone(
+            "dgl-cnn4", num_classes=_CLASSES, width_multiplier=0.0625, image_size=8
+        )
+        decoupling = Decoupling(backbone="dgl-cnn4", cuts=[1], aux=[self.name])
+        return build_decoupled(backbone, decoupling).double(), *_batch(3, 8)
+
+    def test_weights_are_drawn_from_torchs_generator_alone(self) -> None:
+        """So a seed decides them."""
+        np_state, state = np.random.get_state(), random.getstate()
+        one = self.build(seed=1)
+        np.random.seed(1)
+        random.seed(1)
+        again, other = self.build(seed=1), self.build(seed=2)
+        np.random.set_state(np_state)
+        random.setstate(state)
+        assert _same(one, again)
+        assert not _same(one, other)
+
+    def test_evaluation_takes_images_one_by_one(self) -> None:
+        """Once it is trained, its logits for an image depend on nothing else, nor on chance."""
+        network = self.build()
+        features, _ = _batch(8, 4)
+        network(features)  # statistics that are not those at the start
+        network.eval()
+        expected = network(features)
+        assert torch.equal(network(features), expected)
+        for index in range(_BATCH):
+            torch.testing.assert_close(network(features[index : index + 1])[0], expected[index])
+
+    def test_a_copy_is_a_network_of_its_own(self) -> None:
+        """By `copy.deepcopy`, and by its state, whatever the weights were that take it over."""
+        network = self.build()
+        features, labels = _batch(8, 4)
+        expected = network.eval()(features)
+        copied, loaded = copy.deepcopy(network), self.build(seed=5).eval()
+        loaded.load_state_dict(network.state_dict())
+        for other in (copied, loaded):
+            assert torch.equal(other(features), expected)
+            _learn(other.train(), features, labels, steps=1)
+            assert torch.equal(network(features), expected)
+
+    def test_it_learns(self) -> None:
+        """A batch, when it is shown again and again."""
+        network = self.build()
+        features, labels = _batch(8, 4)
+        losses = _learn(network, features, labels, steps=40)
+        assert losses[-1] < 0.9 * losses[0]
+
+    def test_half_precision(self) -> None:
+        """It can be trained in bf16, as the network below is."""
+        network = self.build().float()
+        features, labels = _batch(8, 4)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = network.local_loss(features.float(), labels, _CRITERION)
+        loss.backward()
+        assert loss.isfinite()
+
+    def test_costs_are_counted(self) -> None:
+        """Without memory or arithmetic, and as many weights as there are."""
+        for channels, size in self.shapes:
+            context = self.context(channels, size)
+            cost = auxiliary_cost(self.name, context)
+            assert cost.parameters == count_parameters(self.build(context)), (channels, size)
+            assert cost.macs >= 0, (channels, size)
+
+
+class _LocalLoss(nn.Module):
+    """The local loss as a function, whose weights can be given."""
+
+    def __init__(self, network: AuxiliaryNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        return self.network.local_loss(features, labels, _CRITERION)[0]
+
+
+def _batch(channels: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return features or images in float64, (B, channels, size, size), and labels, (B,)."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(_BATCH, channels, size, size, dtype=torch.float64, generator=generator)
+    return features, torch.arange(_BATCH) % _CLASSES
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+def _learn(
+    network: AuxiliaryNetwork, features: Tensor, labels: Tensor, *, steps: int
+) -> list[float]:
+    """Take steps by Adam; return the losses before each."""
+    losses = []
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(steps):
+        loss, _ = network.local_loss(features, labels, _CRITERION)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
