@@ -52,7 +52,7 @@ class BridgeTuner(LedgerTuner):
         space = decoupling_space(exploration, training.task.backbone, training.aux, bound)
         self._wanted: deque[Decoupling] = deque()
         self._explored = False
-        self._engine = TrialEngine(self._start, self._is_free, self._lock, exploration, space)
+        self._engine = TrialEngine(self._start, self._is_free, self.lock, exploration, space)
         for record in self.ledger:
             accuracy = record.validation_accuracy if record.status == "succeeded" else None
             decoupling = self._decoupling(record.key)

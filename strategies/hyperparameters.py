@@ -34,7 +34,14 @@ from sedona_nni.strategies.settings.tuned import (
 )
 from sedona_nni.training.settings import TrainSettings
 
-__all__ = ["Study", "importance", "read_search_space", "read_search_spaces", "study_url"]
+__all__ = [
+    "Study",
+    "importance",
+    "read_search_space",
+    "read_search_spaces",
+    "spanned_space",
+    "study_url",
+]
 
 
 def read_search_spaces(
@@ -302,7 +309,10 @@ class Study:
         trial = self._study.get_trials(deepcopy=False)[number]
         if trial.state.is_finished():
             return trial.state is TrialState.PRUNED
-        self._storage.set_trial_intermediate_value(trial._trial_id, epoch, accuracy)
+        storage = self._storage
+        study_id = storage.get_study_id_from_name(self._study.study_name)
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        storage.set_trial_intermediate_value(trial_id, epoch, accuracy)
         trial = self._study.get_trials(deepcopy=False)[number]
         if not self._study.pruner.prune(self._study, trial):
             return False
@@ -351,7 +361,10 @@ def importance(trials: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, f
         Shares by name, the largest first; empty if nothing varies.
     """
     names = {name for parameters, _ in trials for name in parameters}
-    space = {name: _span([p[name] for p, _ in trials if name in p]) for name in sorted(names)}
+    space = {
+        name: spanned_space([drawn[name] for drawn, _ in trials if name in drawn])
+        for name in sorted(names)
+    }
     if not any(space.values()) or len({accuracy for _, accuracy in trials}) < 2:
         return {}
     study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), direction="maximize")
@@ -374,7 +387,7 @@ def importance(trials: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, f
     return {name: float(share) for name, share in shares.items()}
 
 
-def _span(values: Sequence[Any]) -> BaseDistribution | None:
+def spanned_space(values: Sequence[Any]) -> BaseDistribution | None:
     """Return the smallest space that holds the values, None if they are all the same."""
     if len({repr(value) for value in values}) < 2:
         return None

@@ -41,7 +41,7 @@ from sedona_nni.strategies.nni_border.launcher import (
 )
 from sedona_nni.strategies.nni_border.rest import ManagerGoneError
 
-__all__ = ["supervise", "write_results"]
+__all__ = ["supervise", "watch", "write_results"]
 
 _SETTLE_S = 15.0  # how long the tuner may take to use the last result, see `_settled`
 _FINISH_S = 2.0  # and then to say that it has finished
@@ -86,7 +86,7 @@ def supervise(
                     remember_file(what, started.checkpoint)
                 if unlimited and not started.has_finished:
                     started.lift_limits()
-                outcome = _watch(started, experiment, console)
+                outcome = watch(started, experiment, console)
                 if outcome.exit_code == 0 and not started.has_finished:
                     limit = started.reached_limit()
         except Interrupted as interrupt:
@@ -172,7 +172,8 @@ def _greet(started: RunningExperiment, port: int, public: bool, console: Console
         console.print("--public: whoever reaches this port can control the experiment")
 
 
-def _watch(started: RunningExperiment, experiment: Experiment, console: Console) -> Outcome:
+def watch(started: RunningExperiment, experiment: Experiment, console: Console) -> Outcome:
+    """Tell how an experiment goes until it ends; return how."""
     forecast = Forecast(experiment.settings.num_trials, started.concurrency)
     seen: dict[str, str] = {}
     with progress_bar(console) as progress:

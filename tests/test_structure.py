@@ -179,24 +179,6 @@ def private_names_of_others(path: Path) -> set[str]:
     return used
 
 
-# To be made public, or tested through what is
-OWED = {
-    "benchmarks/timed_trial.py": {"_run"},
-    "strategies/bridge.py": {"_lock"},
-    "strategies/hyperparameters.py": {"_trial_id"},
-    "tests/data/test_workers.py": {"_Trial", "_search", "_run", "_steps"},
-    "tests/experiments/test_dgl_experiments.py": {"_decoupling", "_document"},
-    "tests/experiments/test_published.py": {"_decoupling"},
-    "tests/strategies/conftest.py": {"_api"},
-    "tests/strategies/test_bridge.py": {"_error", "_run"},
-    "tests/strategies/test_hyperparameters.py": {"_study", "_span"},
-    "tests/strategies/test_manager.py": {"_is_manager", "_of_manager"},
-    "tests/strategies/test_runner_progress.py": {"_watch"},
-    "tests/strategies/test_study.py": {"_run"},
-    "tests/strategies/test_tuner.py": {"_running"},
-}
-
-
 @pytest.mark.parametrize(
     "folder", ["sedona_nni", *sorted(ROOMS.keys() - LIBRARY.keys()), "benchmarks", "docs", "tests"]
 )
@@ -207,6 +189,6 @@ def test_nobody_uses_what_is_private_elsewhere(folder: str) -> None:
         allowed = EXCEPTIONS.get(name, set())
         used = private_names_of_others(path)
         assert used >= allowed
-        if rest := used - allowed - OWED.get(name, set()):
+        if rest := used - allowed:
             wrong[name] = rest
     assert not wrong

@@ -49,7 +49,9 @@ __all__ = [
     "all_experiments",
     "experiment_config",
     "experiment_folder",
+    "experiment_of_manager",
     "free_port",
+    "is_manager",
     "is_running",
     "one_interrupt",
     "own_manager",
@@ -189,16 +191,18 @@ def _stored(experiment_id: str) -> dict[str, Any]:
     stored: dict[str, Any] | None = experiments.get_all_experiments().get(experiment_id)
     if stored is None:
         raise InputError(f"experiment {experiment_id}: NNI knows no such experiment of this user")
-    if stored["status"] == "STOPPED" or _is_manager(stored.get("pid"), experiment_id):
+    if stored["status"] == "STOPPED" or is_manager(stored.get("pid"), experiment_id):
         return stored
     # That of a killed manager; NNI looks whether there is a process of this number, be it anybody's
     experiments.update_experiment(experiment_id, "status", "STOPPED")
     return {**stored, "status": "STOPPED"}
 
 
-def _is_manager(pid: int | None, experiment_id: str) -> bool:
+def is_manager(pid: int | None, experiment_id: str) -> bool:
+    """Return whether a process is the manager of an experiment; another may have got its number."""
     with contextlib.suppress(psutil.Error):
-        return pid is not None and _of_manager(psutil.Process(pid).cmdline()) == experiment_id
+        if pid is not None:
+            return experiment_of_manager(psutil.Process(pid).cmdline()) == experiment_id
     return False
 
 
@@ -206,7 +210,7 @@ def own_manager() -> psutil.Process | None:
     """Return the manager that has started this process, None outside of NNI."""
     with contextlib.suppress(psutil.Error):
         for parent in psutil.Process().parents():
-            if _of_manager(parent.cmdline()):
+            if experiment_of_manager(parent.cmdline()):
                 return parent
     return None
 
@@ -461,11 +465,11 @@ def _experiment_id(mark: str) -> str:
     """
     for manager in _managers(mark):
         with contextlib.suppress(psutil.Error):
-            return _of_manager(manager.cmdline())
+            return experiment_of_manager(manager.cmdline())
     raise ManagerGoneError("the NNI manager has ended as soon as it had started")
 
 
-def _of_manager(command: list[str]) -> str:
+def experiment_of_manager(command: list[str]) -> str:
     """Return the experiment's id in a manager's command line, or nothing in any other."""
     option = "--experiment-id"
     return command[command.index(option) + 1] if option in command[:-1] else ""

@@ -99,7 +99,7 @@ def _entry_point(
 
     @functools.wraps(method)
     def guarded(self: BorderTuner, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self._lock:
+        with self.lock:
             try:
                 return method(self, *args, **kwargs)
             except nni.NoMoreTrialError:
@@ -118,6 +118,11 @@ class BorderTuner(Tuner, ABC):
 
     A subclass implements five methods; they never run at the same time and must not block. Trials
     are identified by the ``"key"`` of their parameters, which a trial repeats in its final result.
+
+    Attributes:
+        class_args: ``tuner.classArgs``.
+        checkpoint: Folder of what outlives the tuner.
+        lock: Held while one of those methods runs; whoever calls from another thread takes it.
     """
 
     def __init__(self, **class_args: Any) -> None:
@@ -129,7 +134,7 @@ class BorderTuner(Tuner, ABC):
         super().__init__()
         self.class_args = class_args
         self.checkpoint = Path()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._error: BaseException | None = None
         self._configured = False
         self._send: Callable[[int, Parameters], None] | None = None
@@ -208,12 +213,18 @@ class BorderTuner(Tuner, ABC):
         """How many more trials NNI would run at the same time."""
         return self._owed
 
+    def manager(self) -> ManagerApi:
+        """Return the interface of the manager that has started the tuner."""
+        channel = os.environ["NNI_TUNER_COMMAND_CHANNEL"]  # ws://localhost:8080[/prefix]/tuner
+        address = "http" + channel.removeprefix("ws").removesuffix("/tuner")
+        return ManagerApi(address, self.checkpoint.parent.name)
+
     def supply(self) -> None:
         """Start trials in free slots, and end the experiment when all is done.
 
         For subclasses that find out about new trials outside of NNI's calls.
         """
-        with self._lock:
+        with self.lock:
             while self._owed and self._send is not None:
                 parameters = self.next_parameters()
                 if parameters is None:
@@ -227,11 +238,11 @@ class BorderTuner(Tuner, ABC):
                 self._ending = True
                 finish_mark(self.checkpoint).touch()
                 # Without this the experiment would stay in TUNER_NO_MORE_TRIAL for ever.
-                self._api().end_experiment()
+                self.manager().end_experiment()
 
     def give_up(self, error: BaseException) -> None:
         """End the experiment with the status ERROR and tell the user why."""
-        with self._lock:
+        with self.lock:
             if self._error is not None:
                 return
             self._error = error
@@ -400,7 +411,7 @@ class BorderTuner(Tuner, ABC):
         self.resumed(list(again.values()))
         remaining = self.remaining()
         if remaining is not None and self._may_announce():
-            self._announce(len(self._api().get("trial-jobs")) + remaining)
+            self._announce(len(self.manager().get("trial-jobs")) + remaining)
         for parameter_id, success in self._ended_early.items():
             if parameter_id in recovered:
                 self._trial_ended(parameter_id, success)
@@ -425,7 +436,7 @@ class BorderTuner(Tuner, ABC):
         """Let the web UI say "3/13" in place of "3/Infinity"."""
         self._announced = max(1, number)
         write_json(self.checkpoint / ANNOUNCED_FILE, self._announced)
-        self._api().set_max_trials(self._announced)
+        self.manager().set_max_trials(self._announced)
 
     def _trial_ended(self, parameter_id: int, success: bool) -> None:
         if success:
@@ -460,7 +471,7 @@ class BorderTuner(Tuner, ABC):
         job = self._job(parameter_id)
         if job is None:
             return ""
-        text = str(self._api().get(f"trial-file/{job['trialJobId']}/stderr")).strip()
+        text = str(self.manager().get(f"trial-file/{job['trialJobId']}/stderr")).strip()
         return ":\n" + "\n".join(text.splitlines()[-_STDERR_LINES:])
 
     def _unpacked(self, result: Any, trial_id: str | None) -> Any:
@@ -471,15 +482,10 @@ class BorderTuner(Tuner, ABC):
         """Return NNI's record of a trial; numbers are used again after a resume: the latest."""
         jobs = [
             job
-            for job in self._api().get("trial-jobs")
+            for job in self.manager().get("trial-jobs")
             if trial_record(job).get("parameter_id") == parameter_id
         ]
         return max(jobs, key=lambda job: job.get("startTime") or math.inf, default=None)
-
-    def _api(self) -> ManagerApi:
-        channel = os.environ["NNI_TUNER_COMMAND_CHANNEL"]  # ws://localhost:8080[/prefix]/tuner
-        address = "http" + channel.removeprefix("ws").removesuffix("/tuner")
-        return ManagerApi(address, self.checkpoint.parent.name)
 
 
 def _read_number(path: Path) -> int | None:

@@ -27,7 +27,7 @@ class Dispatch:
         self.error: str | None = None
         self.ended = False
         self.max_trials: int | None = None
-        tuner._api = lambda: self
+        tuner.manager = lambda: self
 
     def _sent(self, command: Any, data: str) -> None:
         from nni.runtime.tuner_command_channel import CommandType

@@ -17,6 +17,7 @@ from sedona_nni.reporting.trial import TrainTrial
 from sedona_nni.strategies.bridge import BridgeTuner
 from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.measuring import run_bound, run_costs
+from sedona_nni.strategies.nni_border.terminal import TunerError
 from sedona_nni.strategies.settings.parts import Exploration
 from sedona_nni.strategies.trial_engine import build_strategy
 
@@ -211,16 +212,14 @@ def test_a_resume_goes_on_where_it_was(dispatch: Any) -> None:
 def test_an_exception_in_a_strategy_ends_the_experiment(
     dispatch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nni.nas.strategy import Random
-
-    def fail(self: Any) -> None:
+    def fail(*_: Any) -> None:
         raise ZeroDivisionError("in NNI")
 
-    monkeypatch.setattr(Random, "_run", fail)
+    monkeypatch.setattr("sedona_nni.strategies.trial_engine.build_strategy", lambda *_: fail)
     tuner = BridgeTuner(task={"backbone": "vgg11"}, num_blocks=2, strategy="random", max_trials=5)
     nni = dispatch(tuner)
     nni.initialize({})
-    wait_for(lambda: tuner._error is not None)
+    wait_for(lambda: TunerError.load(nni.folder) is not None)
     with pytest.raises(ZeroDivisionError):
         nni.request()
     assert "ZeroDivisionError: in NNI" in nni.error

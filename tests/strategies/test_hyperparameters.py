@@ -15,9 +15,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from sedona_nni.errors import InputError
 from sedona_nni.strategies.hyperparameters import (
     Study,
-    _span,
     importance,
     read_search_space,
+    spanned_space,
     study_url,
 )
 from sedona_nni.training.settings import TrainSettings
@@ -181,9 +181,14 @@ def test_seeds_of_samplers_have_32_bits() -> None:
     assert len({draw["lr"] for _, draw in large}) == 3
 
 
-def study(seed: int = 1) -> Study:
+def study(seed: int = 1, storage: optuna.storages.BaseStorage | None = None) -> Study:
     space = {"lr": FloatDistribution(0.01, 1, log=True)}
-    return Study("s", optuna.storages.InMemoryStorage(), space, "tpe", seed)
+    return Study("s", storage or optuna.storages.InMemoryStorage(), space, "tpe", seed)
+
+
+def states(storage: optuna.storages.BaseStorage) -> list[str]:
+    """Return what has become of the trials of a study."""
+    return [trial.state.name for trial in optuna.load_study(study_name="s", storage=storage).trials]
 
 
 def test_draws_depend_on_the_seed() -> None:
@@ -195,19 +200,21 @@ def test_draws_depend_on_the_seed() -> None:
 
 
 def test_the_first_entry_of_a_trial_stays() -> None:
-    tuned = study()
+    storage = optuna.storages.InMemoryStorage()
+    tuned = study(storage=storage)
     number, _ = tuned.ask()
     tuned.tell(number, None)
     tuned.tell(number, 0.5)
-    assert [t.state.name for t in tuned._study.trials] == ["FAIL"]
+    assert states(storage) == ["FAIL"]
 
 
 def test_a_draw_that_was_never_handed_out_counts_as_failed() -> None:
-    tuned = study()
+    storage = optuna.storages.InMemoryStorage()
+    tuned = study(storage=storage)
     tuned.ask()
     tuned.ask()
     tuned.forget_others({1})
-    assert [t.state.name for t in tuned._study.trials] == ["FAIL", "RUNNING"]
+    assert states(storage) == ["FAIL", "RUNNING"]
 
 
 def test_importance_finds_what_matters() -> None:
@@ -237,7 +244,7 @@ def test_importance_finds_what_matters() -> None:
     ],
 )
 def test_the_space_that_values_span(values: list[Any], expected: Any) -> None:
-    assert _span(values) == expected
+    assert spanned_space(values) == expected
 
 
 @pytest.mark.parametrize(

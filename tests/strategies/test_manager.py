@@ -132,12 +132,12 @@ def test_a_manager_is_patient_with_a_tuner_on_a_busy_machine() -> None:
 
 
 def test_a_process_that_has_got_the_number_of_a_manager_is_not_one() -> None:
-    assert not launcher._is_manager(os.getpid(), "ours")
-    assert launcher._of_manager(["node", "main.js", "--experiment-id", "ours"]) == "ours"
+    assert not launcher.is_manager(os.getpid(), "ours")
+    assert launcher.experiment_of_manager(["node", "main.js", "--experiment-id", "ours"]) == "ours"
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert not psutil.pid_exists(ended.pid)
-    assert not launcher._is_manager(ended.pid, "ours")
+    assert not launcher.is_manager(ended.pid, "ours")
 
 
 @pytest.mark.parametrize(

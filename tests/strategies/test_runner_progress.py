@@ -65,7 +65,7 @@ def watch(tmp_path: Path, console: Console, *outcomes: Outcome) -> Outcome:
     started = Started(tmp_path, list(outcomes) or [Outcome(0), Outcome(0)])
     started.has_finished = not outcomes
     experiment = SimpleNamespace(settings=SimpleNamespace(num_trials=2))
-    return runner._watch(cast(Any, started), cast(Any, experiment), console)
+    return runner.watch(cast(Any, started), cast(Any, experiment), console)
 
 
 @pytest.mark.parametrize("width", [80, 100])
