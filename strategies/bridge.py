@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedona_nni.strategies.checkpoint import COMPUTE_FILE
@@ -29,12 +28,6 @@ class BridgeTuner(LedgerTuner):
     After a resume the strategy starts anew with the same seed and gets known results at once, so it
     comes back to where it was. Settings: `sedona_nni.strategies.settings.explored`.
     """
-
-    def read_settings(self, folder: Path) -> Any:
-        """See `LedgerTuner.read_settings`."""
-        from sedona_nni.strategies.settings.explored import read_explored
-
-        return read_explored(self.class_args, folder)
 
     def configure(self, search_space: dict[str, Any]) -> None:
         """See `BorderTuner.configure`."""

@@ -5,7 +5,6 @@ It needs no results to go on, so an interrupted experiment goes on where it was.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedona_nni.strategies.ledger_tuner import LedgerTuner
@@ -22,12 +21,6 @@ class GridTuner(LedgerTuner):
     One trial trains one decoupling with all its seeds: starting a process and reading the data
     take as long as a short training. Settings: `sedona_nni.strategies.settings.gridded`.
     """
-
-    def read_settings(self, folder: Path) -> Any:
-        """See `LedgerTuner.read_settings`."""
-        from sedona_nni.strategies.settings.gridded import read_grid
-
-        return read_grid(self.class_args, folder)
 
     def configure(self, search_space: dict[str, Any]) -> None:
         """See `BorderTuner.configure`."""

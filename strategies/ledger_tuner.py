@@ -31,10 +31,6 @@ class LedgerTuner(BorderTuner):
     """
 
     @abstractmethod
-    def read_settings(self, folder: Path) -> Any:
-        """Return the tuner's settings; relative paths in them are relative to ``folder``."""
-
-    @abstractmethod
     def new_trial(self) -> AnyTrial | None:
         """Return a new trial, None while there is none to start."""
 
@@ -54,12 +50,18 @@ class LedgerTuner(BorderTuner):
         """See `BorderTuner.configure`."""
         from sedona_nni.reporting.ledger import Ledger
         from sedona_nni.strategies.experiment import Experiment, check_no_assessor, check_trials
+        from sedona_nni.strategies.settings import read_settings
 
         config = self.experiment_config()
         check_no_assessor(config)
         check_trials(config, os.environ.get("PATH", os.defpath))
         self.folder = Path(config["trialCodeDirectory"])
-        self.settings = self.read_settings(self.folder)
+        own = type(self)
+        named = {
+            "className": f"{own.__module__}.{own.__qualname__}",
+            "classArgs": self.class_args,
+        }
+        self.settings: Any = read_settings(named, self.folder)
         if not self.is_supervised:  # else that is done
             platform = config.get("trainingService", {}).get("platform", "")
             Experiment(self.settings, self.folder, platform).check_machine()

@@ -5,8 +5,7 @@ It needs no results to go on, so an interrupted study goes on where it was.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sedona_nni.strategies.ledger_tuner import LedgerTuner
 
@@ -21,12 +20,6 @@ class StudyTuner(LedgerTuner):
 
     Settings: `sedona_nni.strategies.settings.studied`.
     """
-
-    def read_settings(self, folder: Path) -> Any:
-        """See `LedgerTuner.read_settings`."""
-        from sedona_nni.strategies.settings.studied import read_study
-
-        return read_study(self.class_args, folder)
 
     def new_trial(self) -> AnyTrial | None:
         """Return the next trial."""

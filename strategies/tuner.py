@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedona_nni.strategies.checkpoint import COMPUTE_FILE, STUDY_FILE
@@ -36,12 +35,6 @@ class OptunaTuner(LedgerTuner):
     same seed. What is trained next is said by `strategies.plan.next_step`. Settings:
     `sedona_nni.strategies.settings.tuned`, with `strategies.settings.parts.Given`.
     """
-
-    def read_settings(self, folder: Path) -> Any:
-        """See `LedgerTuner.read_settings`."""
-        from sedona_nni.strategies.settings.tuned import read_given
-
-        return read_given(self.class_args, folder)
 
     def configure(self, search_space: dict[str, Any]) -> None:
         """See `BorderTuner.configure`."""
@@ -198,30 +191,17 @@ class SearchTuner(OptunaTuner):
 
     The first trials are the searches, one for each strategy that searches. Decouplings to compare
     with need none, so their trainings fill free slots meanwhile. Settings:
-    `sedona_nni.strategies.settings.tuned`, with `strategies.settings.parts.Searched`; ``strategy``
-    is the name of the search, see `sedona_nni.searches.SEARCHES`.
+    `sedona_nni.strategies.settings.tuned`, with `strategies.settings.parts.Searched`, and as
+    ``strategy`` the name of the search, see `sedona_nni.searches.SEARCHES`.
     """
-
-    search: str | None = None
-    """The search of a tuner whose settings do not name it."""
-
-    def read_settings(self, folder: Path) -> Any:
-        """See `LedgerTuner.read_settings`."""
-        from sedona_nni.strategies.settings.tuned import read_searching
-
-        return read_searching(self.class_args, folder, self.search)
 
 
 class SedonaTuner(SearchTuner):
     """Searches with SEDONA, see `sedona_nni.searches.sedona.search`."""
 
-    search = "sedona"
-
 
 class ProbeTuner(SearchTuner):
     """Searches by short trainings, see `sedona_nni.searches.probing.probing`."""
-
-    search = "probe"
 
 
 def _number(key: str) -> int:

@@ -41,6 +41,7 @@ from sedona_nni.reporting.trial import (
     StudyTrial,
     TrainTrial,
 )
+from sedona_nni.searches import SEARCHES
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
 from sedona_nni.training.task_backbone import task_backbone
@@ -231,19 +232,21 @@ def _blocks(decoupling: Decoupling, compute: Compute) -> list[Block]:
 def _search(experiment: str, record: TrialRecord) -> SearchView:
     given, result = record.parameters, record.result
     assert isinstance(given, SearchTrial)
-    kind = "probing" if given.search == "probe" else "relaxation"
-    accuracy = None if result is None or kind == "probing" else result.default
+    does, validates = given.search, False
+    if given.search in SEARCHES:  # else its plug-in is not here
+        kind = SEARCHES[given.search]
+        does, validates = kind.does or kind.name, kind.validates
     shown = {
         **_numbers(record, SearchView),
         "experiment": experiment,
         "key": record.key,
         "strategy": record.strategy,
-        "kind": kind,
+        "kind": does,
         "status": record.status,
         "reason": record.reason,
         "pretrain_steps": given.settings.get("pretrain_steps"),
-        "result": result.search_result if isinstance(result, SearchTrialResult) else None,
-        "validation_accuracy": accuracy,
+        "result": _outcome(result) if isinstance(result, SearchTrialResult) else None,
+        "validation_accuracy": result.default if result is not None and validates else None,
     }
     try:
         search = SearchView.model_validate(shown)
@@ -257,6 +260,13 @@ def _search(experiment: str, record: TrialRecord) -> SearchView:
         return search.model_copy(update=more)
     evidence = [row[start:].tolist() for start, row in enumerate(found.evidence().max(axis=2))]
     return search.model_copy(update={"evidence": evidence})
+
+
+def _outcome(result: SearchTrialResult) -> dict[str, Any] | None:
+    """Return what was found, None if it is of a search that nobody here knows."""
+    known = {SEARCHES[name].outcome.format_name() for name in SEARCHES}
+    format_ = result.search_result.get("format")
+    return None if isinstance(format_, str) and format_ not in known else result.search_result
 
 
 def _with_compromises(search: SearchView, trials: Sequence[TrialView], task: Task) -> SearchView:

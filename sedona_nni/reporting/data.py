@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.reporting.results import serves
-from sedona_nni.searches.probing.result import ProbeResult
-from sedona_nni.searches.sedona.result import SearchResult
+from sedona_nni.searches.documents import AnyOutcome
 from sedona_nni.task import Task
 
 __all__ = [
@@ -196,14 +195,15 @@ class SearchView(_Shown):
         experiment: The experiment's name.
         key: The trial's name in it.
         strategy: Whose search it is.
-        kind: SEDONA's relaxation, or a probing by short trainings of single cuts.
+        kind: What was done: SEDONA's relaxation, a probing by short trainings of single cuts, or
+            what another search calls it.
         status: Whether it has ended, and how.
         reason: Why it failed.
         pretrain_steps: Steps of a relaxation before the first that changes alpha and beta.
-        result: What it found.
+        result: What it found; also None if that search is not known here.
         a_loc: How much each boundary prefers a cut, of a relaxation.
         undecided: Share of boundaries whose a^loc is within 0.01 of 0.5.
-        evidence: Of a probing: e_ij, nats, row i+1 from j = i+1 on, see `SearchOutcome.evidence`.
+        evidence: Of others: e_ij, nats, row i+1 from j = i+1 on, see `SearchOutcome.evidence`.
         steps: Of each probe of a probing.
         trainings: What a probing cost, in full trainings of the undivided backbone, by MACs.
         compromises: For every K of which it was trained what there is to choose from: the Pareto
@@ -220,11 +220,11 @@ class SearchView(_Shown):
     experiment: str
     key: str
     strategy: str
-    kind: Literal["relaxation", "probing"]
+    kind: str
     status: Literal["running", "succeeded", "failed"]
     reason: str | None = None
     pretrain_steps: int | None = None
-    result: Annotated[SearchResult | ProbeResult, Field(discriminator="format")] | None = None
+    result: AnyOutcome | None = None
     a_loc: list[float] = []
     undecided: float | None = None
     evidence: list[list[float]] = []

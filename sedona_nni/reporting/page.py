@@ -183,13 +183,13 @@ class _Section:
         look = next((self.looks[each] for each in self.looks if search.serves(each)), any_look)
         decouplings = [each.decoupling for each in trained]
         cuts = sorted({cut for each in decouplings for cut in each.cuts})
+        pictures: list[Picture | None] = []
         if isinstance(search.result, ProbeResult):
-            pictures: list[Picture | None] = [
-                local_loss_map(search.result, decouplings, f"{name}-loss"),
-                evidence_map(search.result, decouplings, f"{name}-evidence"),
-            ]
+            pictures.append(local_loss_map(search.result, decouplings, f"{name}-loss"))
+        if search.evidence:
+            pictures.append(evidence_map(search.result, decouplings, f"{name}-evidence"))
         else:
-            pictures = [
+            pictures += [
                 relaxation_map(search, cuts, f"{name}-a"),
                 end_of_search(search, cuts, look, f"{name}-end"),
                 preferred_auxiliary(search, f"{name}-aux"),

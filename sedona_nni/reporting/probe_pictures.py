@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.reporting.drawing import INK, Drawing, Picture, in_our_style
 from sedona_nni.reporting.text import nats
 from sedona_nni.searches.probing.result import ProbeResult
@@ -60,7 +61,7 @@ def local_loss_map(result: ProbeResult, trained: Sequence[Decoupling], name: str
 
 
 @in_our_style
-def evidence_map(result: ProbeResult, trained: Sequence[Decoupling], name: str) -> Picture:
+def evidence_map(result: SearchOutcome, trained: Sequence[Decoupling], name: str) -> Picture:
     """Draw the evidence for each block below a cut, see `local_loss_map`."""
     evidence = np.where(
         np.tri(result.num_layers - 1, k=-1, dtype=bool), np.nan, result.evidence().max(axis=2)
@@ -69,7 +70,7 @@ def evidence_map(result: ProbeResult, trained: Sequence[Decoupling], name: str) 
     below = ["the first layer", *(f"layer {i + 1}" for i in range(boundaries - 1))]
     tiles = _Tiles(
         Drawing(name, height=1.9 + 0.24 * min(boundaries, 12)),
-        Normalize(np.nanmin(evidence), 0),
+        Normalize(np.nanmin(evidence), max(0, np.nanmax(evidence))),
         "cividis",
         columns=boundaries,
     )

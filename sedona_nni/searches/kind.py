@@ -124,6 +124,8 @@ class SearchKind(ABC, Generic[SettingsT]):
         settings: Class of its settings; they have a ``seed``, and no field without a default.
         outcome: Class of its outcome.
         uses_training: Whether how it searches depends on how its decouplings will be trained.
+        does: What it does, in a word, for reports; by default its name.
+        validates: Whether the ``default`` of its results is a validation accuracy.
         cost: Which of its settings says what it costs, in full trainings by MACs, if one does. A
             study's strategy trains as much as the rest of its budget allows; without such a
             setting, once.
@@ -141,6 +143,8 @@ class SearchKind(ABC, Generic[SettingsT]):
     settings: type[SettingsT]
     outcome: type[SearchOutcome]
     uses_training: bool = False
+    does: str | None = None
+    validates: bool = False
     cost: str | None = None
     study_options: type[BaseModel] = NoOptions
     fixed_in_study: Mapping[str, str] = MappingProxyType({})

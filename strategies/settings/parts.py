@@ -229,6 +229,22 @@ class Grid(_Part):
 class Study(_Part):
     """What is compared in a study, and at what cost.
 
+    A strategy chooses a decoupling in each space, at the cost of as many full trainings:
+
+    - one that searches does so once for all spaces. A search whose settings say what it costs, as
+      ``probe`` does, leaves the rest of the budget to leaders (the decouplings of the most
+      evidence); where there are fewer, to further seeds. One whose settings do not, as ``sedona``,
+      is meant to cost ``budget - 1`` trainings, says what it did cost, and leaves one training;
+    - ``random`` and ``evolution``, NNI's, train as many decouplings; with the same draws, so that
+      evolution's first population is what random begins with;
+    - ``uniform:<aux>`` and ``predsim`` train uniform cuts with as many seeds;
+    - ``backprop`` trains the undivided backbone with as many seeds, in no space.
+
+    Its *pick* is the training that validates best. Replicates of the same number share what can be
+    shared: their training j, from 0, has the seed ``train.seed + 100 * replicate + j``, so that
+    strategies can be compared in pairs. The seed of a search is that of replicate 0; replicate r
+    has 100 * r more.
+
     Attributes:
         spaces: What is chosen from. The uniform cuts leave out a space that they cannot respect.
         budget: What may be spent in each space, in full trainings.

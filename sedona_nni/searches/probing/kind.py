@@ -43,6 +43,7 @@ class Probing(SearchKind[ProbeSettings]):
     settings = ProbeSettings
     outcome = ProbeResult
     uses_training = True
+    does = "probing"
     cost = "cost"
 
     def check(self, setup: SearchSetup, settings: ProbeSettings) -> None:
