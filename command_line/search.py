@@ -38,7 +38,7 @@ def search(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Search as the experiment would, by SEDONA or by probing, without NNI's manager.
+    """Search as the experiment would, without NNI's manager.
 
     Leaves search-result.json and, for each of the experiment's numbers of blocks K,
     decoupling-k<K>.json. Called again with the same directory, it continues an interrupted search.
@@ -73,7 +73,7 @@ def search(
     else:
         show_undecided(found)
         if "trainings" in result:
-            print(f"probing cost as much as {result['trainings']:.2f} trainings, by MACs")
+            print(f"the search cost as much as {result['trainings']:.2f} trainings, by MACs")
 
 
 def _run_search(

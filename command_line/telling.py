@@ -36,10 +36,9 @@ def show_numbers(numbers: dict[str, Any], as_json: bool) -> None:
 
 
 def undecided_share(result: SearchOutcome) -> dict[str, float]:
-    """Return that of a relaxation; a probing decides nothing boundary by boundary."""
-    from sedona_nni.searches.sedona.result import SearchResult
-
-    return {"undecided_share": result.undecided_share} if isinstance(result, SearchResult) else {}
+    """Return that of a relaxation; other searches decide nothing boundary by boundary."""
+    shown = result.for_reports()
+    return {"undecided_share": shown["undecided"]} if "undecided" in shown else {}
 
 
 def show_undecided(result: SearchOutcome) -> None:

@@ -47,18 +47,21 @@ def place(numbers: Mapping[str, Any]) -> Place | None:
         numbers: What a training, a search or a probing reports, see `training.loop.train`
             and `sedona_nni.trials.search.run_search`.
     """
-    for part in ("epoch", "step", "probe"):
-        if f"{part}s" in numbers:
-            done, total = int(numbers[part]), int(numbers[f"{part}s"])
-            return Place(part, done, total, _words(part, numbers))
-    return None
+    part = next((name for name in numbers if f"{name}s" in numbers), None)
+    if part is None:
+        return None
+    return Place(part, int(numbers[part]), int(numbers[f"{part}s"]), _words(part, numbers))
 
 
 def _words(part: str, numbers: Mapping[str, Any]) -> str:
-    if part == "probe":
-        return f"{numbers['probed']}: loss {numbers['loss']:.3f}"
-    words = f"validation accuracy {numbers['default']:.1%}"
-    return f"{words}, decided {numbers['decided']:.1%}" if part == "step" else words
+    if "tried" in numbers:
+        return f"{numbers['tried']}: loss {numbers['loss']:.3f}"
+    if "decided" in numbers:
+        accuracy = f"validation accuracy {numbers['default']:.1%}"
+        return f"{accuracy}, decided {numbers['decided']:.1%}"
+    if part == "epoch":
+        return f"validation accuracy {numbers['default']:.1%}"
+    return f"default {numbers['default']:.4g}"
 
 
 def duration(seconds: float) -> str:
@@ -104,13 +107,14 @@ class Narrator:
         self._tell(", ".join(line))
 
     def _best_so_far(self, where: Place, numbers: Mapping[str, Any]) -> list[str]:
-        """Return the best, unless it is of a search, whose accuracy is not what it is after."""
-        if where.part == "step":
-            return []
-        if where.part == "probe":
-            value, shown = -numbers["loss"], f"least {numbers['loss']:.3f} ({numbers['probed']})"
-        else:
+        """Return the best of what is tried one after another, or of epochs: a search's accuracy,
+        step by step, is not what it is after."""
+        if "tried" in numbers:
+            value, shown = -numbers["loss"], f"least {numbers['loss']:.3f} ({numbers['tried']})"
+        elif where.part == "epoch":
             value, shown = numbers["default"], f"best {numbers['default']:.1%} (epoch {where.done})"
+        else:
+            return []
         if self._best is None or value > self._best[0]:
             self._best = (value, shown)
         return [self._best[1]]

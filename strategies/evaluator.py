@@ -13,7 +13,6 @@ import sedona_nni.search_spaces  # noqa: F401  before any other part of nni.nas,
 # isort: split
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -32,12 +31,11 @@ from torch.utils.data import (
     SubsetRandomSampler,
 )
 
-from sedona_nni.data.batches import Batch, Draw, ImageSet, evaluation_batches
+from sedona_nni.data.batches import Batch, Draw, ImageSet
 from sedona_nni.data.identity import fingerprint_of_arrays
 from sedona_nni.errors import InputError
 
 __all__ = [
-    "ImageLoader",
     "LoadedImages",
     "check_disjoint",
     "check_evaluator",
@@ -66,7 +64,7 @@ _MODULE: dict[str, tuple[Any, str]] = {
 }
 
 
-def fingerprint_of_some(images: ImageSet | LoadedImages) -> str:
+def fingerprint_of_some(images: LoadedImages) -> str:
     """Return a fingerprint of how many images there are and of 64 of them, evenly spaced.
 
     Pixels of a data set that does not load an image twice alike are left out: those are random
@@ -102,17 +100,6 @@ def check_evaluator(evaluator: Lightning) -> None:
         if value != default:
             rule = f"must be left out, because Sedona has {instead}"
             raise InputError.rule(name, rule, getattr(value, "__name__", value))
-
-
-@dataclass(frozen=True)
-class ImageLoader:
-    """A loader of one of our own image sets."""
-
-    images: ImageSet
-    batch_size: int
-
-    def __iter__(self) -> Iterator[Batch]:
-        return evaluation_batches(self.images, self.batch_size, "cpu")
 
 
 class LoadedImages(Dataset[Any]):
@@ -220,35 +207,30 @@ def _source(dataset: Any, numbers: np.ndarray) -> tuple[Any, np.ndarray]:
     return dataset, numbers
 
 
-def images_of(loader: Any, name: str) -> tuple[ImageSet | LoadedImages, int]:
-    """Return the images that a loader loads, and how many at a time.
+def images_of(loader: Any, name: str) -> LoadedImages:
+    """Return the images that a loader loads.
 
     Args:
-        loader: A torch DataLoader, or a loader of our own.
+        loader: A torch DataLoader.
         name: What messages call it.
 
     Raises:
         InputError: if it is none, or brings something that a search could not use.
     """
-    if isinstance(loader, ImageLoader):
-        return loader.images, loader.batch_size
     if not isinstance(loader, DataLoader):
         raise InputError.rule(name, "must be one DataLoader", type(loader).__name__)
-    images = LoadedImages(loader, name)
-    return images, images.batch_size
+    return LoadedImages(loader, name)
 
 
-def check_disjoint(train: ImageSet | LoadedImages, validation: ImageSet | LoadedImages) -> None:
+def check_disjoint(train: LoadedImages, validation: LoadedImages) -> None:
     """Check that no image is in both, as far as that can be known.
 
     It can where both are views of one data set, or of two copies of it, as torchvision's that
-    differ in their transforms alone. (The parts of our own sets have no image in common.)
+    differ in their transforms alone.
 
     Raises:
         InputError: if some are.
     """
-    if not (isinstance(train, LoadedImages) and isinstance(validation, LoadedImages)):
-        return
     if not _same(train.source, validation.source):
         return
     shared = len(np.intersect1d(train.numbers, validation.numbers))

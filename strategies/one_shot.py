@@ -231,7 +231,7 @@ class Sedona(OneShotStrategy):
         self.on_progress = on_progress
         self._dataset = dataset
         self._data = data
-        self._images: tuple[ImageSet | LoadedImages, ImageSet | LoadedImages] | None = None
+        self._images: tuple[LoadedImages, LoadedImages] | None = None
 
     def mutate_model(self, model: DecouplingSpace) -> DecouplingSpace:
         """Put the relaxed network into the space. Its initial weights depend on the seed alone."""
@@ -265,16 +265,19 @@ class Sedona(OneShotStrategy):
             InputError: if a loader brings something that a search could not use, its batch size is
                 not the one that was asked for, or both load the same image.
         """
-        train, batch_size = images_of(train_dataloader_fn(), "train_dataloaders")
-        validation, validation_size = images_of(val_dataloader_fn(), "val_dataloaders")
+        train = images_of(train_dataloader_fn(), "train_dataloaders")
+        validation = images_of(val_dataloader_fn(), "val_dataloaders")
         check_disjoint(train, validation)
         self._images = (train, validation)
         share = self.settings.validation_fraction
         usual = SearchSettings.model_fields["validation_fraction"].default
-        if isinstance(train, LoadedImages) and share != usual:
+        if share != usual:
             rule = "must be left out, because the loaders bring both parts"
             raise InputError.rule("Sedona.validation_fraction", rule, share)
-        sizes = {"batch_size": batch_size, "validation_batch_size": validation_size}
+        sizes = {
+            "batch_size": train.batch_size,
+            "validation_batch_size": validation.batch_size,
+        }
         for field, size in sizes.items():
             wanted = getattr(self.settings, field)
             if field in self.settings.model_fields_set and wanted != size:

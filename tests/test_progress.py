@@ -123,12 +123,18 @@ def test_a_search_is_told_with_how_decided_it_is() -> None:
 def test_a_probing_tells_which_cut_was_tried() -> None:
     probes = [(1, 2.25, "no cut"), (2, 2.319, "cut after layer 4 (conv2)")]
     lines = told(
-        (5.0 * n, {"loss": loss, "least_loss": 2.25, "probe": n, "probes": 29, "probed": probed})
+        (5.0 * n, {"loss": loss, "least_loss": 2.25, "probe": n, "probes": 29, "tried": probed})
         for n, loss, probed in probes
     )
     assert lines[-1] == (
         "probe 2 of 29, cut after layer 4 (conv2): loss 2.319, least 2.250 (no cut), 2 min left"
     )
+
+
+def test_another_search_tells_what_it_maximises() -> None:
+    assert told([(60.0, {"default": -3.21, "step": 1, "steps": 3})]) == [
+        "step 1 of 3, default -3.21, 2 min left"
+    ]
 
 
 def test_the_last_report_has_no_time_left() -> None:

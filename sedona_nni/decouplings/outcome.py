@@ -93,6 +93,19 @@ class SearchOutcome(Document, ABC):
             rule = "must be at least 1 for a search that tells where to cut but not how often"
             raise InputError.rule("num_blocks", rule, 0)
 
+    def in_words(self) -> str:
+        """Return what was done, or how sure the search was, in a few words."""
+        return f"evidence at {self.num_layers - 1} boundaries"
+
+    def for_reports(self) -> dict[str, Any]:
+        """Return what reports tell of it in numbers.
+
+        ``evidence``: of each block the most of any auxiliary network, row i+1 from j = i+1 on; in
+        place of this or beside it, what a search of its kind has.
+        """
+        most = self.evidence().max(axis=2)
+        return {"evidence": [row[start:].tolist() for start, row in enumerate(most)]}
+
     def at(self, cuts: list[int], how: dict[str, Any], aux: list[str] | None = None) -> Decoupling:
         """Return the decoupling with given cuts.
 

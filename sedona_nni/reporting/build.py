@@ -42,7 +42,6 @@ from sedona_nni.reporting.trial import (
     TrainTrial,
 )
 from sedona_nni.searches import SEARCHES
-from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
 from sedona_nni.training.task_backbone import task_backbone
 
@@ -232,21 +231,25 @@ def _blocks(decoupling: Decoupling, compute: Compute) -> list[Block]:
 def _search(experiment: str, record: TrialRecord) -> SearchView:
     given, result = record.parameters, record.result
     assert isinstance(given, SearchTrial)
-    does, validates = given.search, False
-    if given.search in SEARCHES:  # else its plug-in is not here
-        kind = SEARCHES[given.search]
-        does, validates = kind.does or kind.name, kind.validates
+    kind, found, accuracy = given.search, None, None
+    if given.search in SEARCHES:
+        known = SEARCHES[given.search]
+        kind = known.noun
+        if isinstance(result, SearchTrialResult):
+            found = result.search_result
+            accuracy = result.default if known.default_is_accuracy else None
     shown = {
         **_numbers(record, SearchView),
         "experiment": experiment,
         "key": record.key,
         "strategy": record.strategy,
-        "kind": does,
+        "search": given.search,
+        "kind": kind,
         "status": record.status,
         "reason": record.reason,
         "pretrain_steps": given.settings.get("pretrain_steps"),
-        "result": _outcome(result) if isinstance(result, SearchTrialResult) else None,
-        "validation_accuracy": result.default if result is not None and validates else None,
+        "result": found,
+        "validation_accuracy": accuracy,
     }
     try:
         search = SearchView.model_validate(shown)
@@ -254,19 +257,9 @@ def _search(experiment: str, record: TrialRecord) -> SearchView:
         raise InputError.from_validation(error, f"{experiment}: {record.key}") from None
     if search.result is None:
         return search
-    found = search.result
-    if isinstance(found, SearchResult):
-        more = {"a_loc": found.a_loc().tolist(), "undecided": found.undecided_share}
-        return search.model_copy(update=more)
-    evidence = [row[start:].tolist() for start, row in enumerate(found.evidence().max(axis=2))]
-    return search.model_copy(update={"evidence": evidence})
-
-
-def _outcome(result: SearchTrialResult) -> dict[str, Any] | None:
-    """Return what was found, None if it is of a search that nobody here knows."""
-    known = {SEARCHES[name].outcome.format_name() for name in SEARCHES}
-    format_ = result.search_result.get("format")
-    return None if isinstance(format_, str) and format_ not in known else result.search_result
+    numbers = search.result.for_reports()
+    shown = {name: numbers[name] for name in SearchView.model_fields if name in numbers}
+    return search.model_copy(update=shown)
 
 
 def _with_compromises(search: SearchView, trials: Sequence[TrialView], task: Task) -> SearchView:

@@ -195,20 +195,22 @@ class SearchView(_Shown):
         experiment: The experiment's name.
         key: The trial's name in it.
         strategy: Whose search it is.
-        kind: What was done: SEDONA's relaxation, a probing by short trainings of single cuts, or
-            what another search calls it.
+        search: Which search it is, by its name, see `sedona_nni.searches.SEARCHES`.
+        kind: What it is called, see `SearchKind.noun`: ``relaxation`` is SEDONA's; ``probing``, by
+            short trainings of single cuts.
         status: Whether it has ended, and how.
         reason: Why it failed.
         pretrain_steps: Steps of a relaxation before the first that changes alpha and beta.
-        result: What it found; also None if that search is not known here.
+        result: What it found; None also of a search that is not known here.
         a_loc: How much each boundary prefers a cut, of a relaxation.
-        undecided: Share of boundaries whose a^loc is within 0.01 of 0.5.
-        evidence: Of others: e_ij, nats, row i+1 from j = i+1 on, see `SearchOutcome.evidence`.
+        undecided: Share of boundaries whose a^loc is within 0.01 of 0.5, of a relaxation.
+        evidence: Of other searches: e_ij, nats, row i+1 from j = i+1 on, see
+            `SearchOutcome.for_reports`.
         steps: Of each probe of a probing.
         trainings: What a probing cost, in full trainings of the undivided backbone, by MACs.
         compromises: For every K of which it was trained what there is to choose from: the Pareto
             front of evidence against ideal speed-up, and what was trained; by K, then speed-up.
-        validation_accuracy: Of the relaxed network's head at the end, a fraction; a probing has
+        validation_accuracy: Of a relaxed network's head at the end, a fraction; a probing has
             none.
         peak_memory_mib: Peak memory of a step, MiB.
         time_s: Seconds that it took.
@@ -220,6 +222,7 @@ class SearchView(_Shown):
     experiment: str
     key: str
     strategy: str
+    search: str
     kind: str
     status: Literal["running", "succeeded", "failed"]
     reason: str | None = None

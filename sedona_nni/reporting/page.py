@@ -25,14 +25,7 @@ from sedona_nni.reporting.data import (
 )
 from sedona_nni.reporting.drawing import Picture, Style, styles
 from sedona_nni.reporting.network_picture import network
-from sedona_nni.reporting.probe_pictures import evidence_map, local_loss_map
-from sedona_nni.reporting.search_pictures import (
-    compromises,
-    end_of_search,
-    preferred_auxiliary,
-    relaxation_map,
-    search_progress,
-)
+from sedona_nni.reporting.search_pictures import compromises, pictures_of
 from sedona_nni.reporting.text import (
     count,
     experiment_in_words,
@@ -49,7 +42,6 @@ from sedona_nni.reporting.tuning_pictures import (
     over_hyperparameter,
     tuning_history,
 )
-from sedona_nni.searches.probing.result import ProbeResult
 
 __all__ = ["render"]
 
@@ -182,19 +174,7 @@ class _Section:
         any_look = next(iter(styles([search.strategy]).values()))
         look = next((self.looks[each] for each in self.looks if search.serves(each)), any_look)
         decouplings = [each.decoupling for each in trained]
-        cuts = sorted({cut for each in decouplings for cut in each.cuts})
-        pictures: list[Picture | None] = []
-        if isinstance(search.result, ProbeResult):
-            pictures.append(local_loss_map(search.result, decouplings, f"{name}-loss"))
-        if search.evidence:
-            pictures.append(evidence_map(search.result, decouplings, f"{name}-evidence"))
-        else:
-            pictures += [
-                relaxation_map(search, cuts, f"{name}-a"),
-                end_of_search(search, cuts, look, f"{name}-end"),
-                preferred_auxiliary(search, f"{name}-aux"),
-                search_progress(search, look, f"{name}-progress"),
-            ]
+        pictures = pictures_of(search, decouplings, look, name)
         return _there([*pictures, compromises(search, looks, f"{name}-front")])
 
     def searches(self) -> list[SearchView]:

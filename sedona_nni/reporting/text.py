@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sedona_nni.reporting.data import Experiment, Group, SearchView, Spread, StrategySummary
 from sedona_nni.reporting.results import trials_in_words
-from sedona_nni.searches.probing.result import ProbeResult
 
 __all__ = [
     "count",
@@ -70,17 +69,8 @@ def task_in_words(group: Group) -> str:
 
 
 def search_in_words(search: SearchView) -> str:
-    """Return what was done in a search and, where boundaries are decided one by one, how many."""
-    found = search.result
-    if isinstance(found, ProbeResult):
-        number = 1 + (found.num_layers - 1) * len(found.aux_choices)
-        each = "" if search.steps is None else f" of {search.steps} steps"
-        return f"{number} probes{each}"
-    if search.undecided is None:
-        return search.kind
-    boundaries = len(search.a_loc)
-    undecided = round(search.undecided * boundaries)
-    return f"relaxation, {undecided} of {boundaries} boundaries undecided"
+    """Return what was done in a search or, as long as nothing was found, what it is."""
+    return search.kind if search.result is None else search.result.in_words()
 
 
 def experiment_in_words(experiment: Experiment) -> str:

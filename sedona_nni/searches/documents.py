@@ -38,11 +38,10 @@ def _formats() -> dict[str, type[SearchOutcome]]:
 def _by_format(content: Any) -> Any:
     if not isinstance(content, Mapping):
         return content
-    formats = _formats()
-    if content.get("format") not in formats:
-        known = ", ".join(formats)
-        raise ValueError(f"format must be one of {known}, but got {content.get('format')!r}")
-    return formats[content["format"]].model_validate(content)
+    formats, format_ = _formats(), content.get("format")
+    if not isinstance(format_, str) or format_ not in formats:
+        raise ValueError(f"format must be one of {', '.join(formats)}, but got {format_!r}")
+    return formats[format_].model_validate(content)
 
 
 AnyOutcome = Annotated[SerializeAsAny[SearchOutcome], BeforeValidator(_by_format)]
@@ -114,7 +113,8 @@ def load_document(path: Path) -> Decoupling | SearchOutcome:
     """
     content = read_json(path)
     format_ = content.get("format") if isinstance(content, dict) else None
-    return load_outcome(path) if format_ in _formats() else Decoupling.load(path)
+    is_outcome = isinstance(format_, str) and format_ in _formats()
+    return load_outcome(path) if is_outcome else Decoupling.load(path)
 
 
 def load_decoupling(

@@ -52,8 +52,10 @@ class SearchSetup:
         train: Of the full trainings that a decoupling is wanted for, where the search asks for it,
             see `SearchKind.uses_training`; else None.
         device: Where to compute.
-        report: Takes numbers of how it goes, now and then: ``default``, the larger the better;
-            where that is known, how far it is, as ``step`` of ``steps``; and whatever else.
+        report: Takes numbers of how it goes, now and then, for curves and for a line on a terminal:
+            how far it is, as ``step`` of ``steps``; ``default``, the larger the better, or if one
+            thing is tried after another what was ``tried``, a text, and its ``loss``; and whatever
+            else, numbers and texts.
         num_reports: About how often; a probing reports as often as it probes.
         progress: What outlives an interruption, small things; it keeps the time, too.
         directory: What outlives an interruption, large things; None keeps nothing. Not before
@@ -123,9 +125,9 @@ class SearchKind(ABC, Generic[SettingsT]):
         field: Under which name its settings stand in experiments and in trial parameters.
         settings: Class of its settings; they have a ``seed``, and no field without a default.
         outcome: Class of its outcome.
+        noun: What reports call a search of this sort, e.g. ``"probing"``.
+        default_is_accuracy: Whether `Findings.default` is a validation accuracy.
         uses_training: Whether how it searches depends on how its decouplings will be trained.
-        does: What it does, in a word, for reports; by default its name.
-        validates: Whether the ``default`` of its results is a validation accuracy.
         cost: Which of its settings says what it costs, in full trainings by MACs, if one does. A
             study's strategy trains as much as the rest of its budget allows; without such a
             setting, once.
@@ -142,9 +144,9 @@ class SearchKind(ABC, Generic[SettingsT]):
     field: str
     settings: type[SettingsT]
     outcome: type[SearchOutcome]
+    noun: str = "search"
+    default_is_accuracy: bool = False
     uses_training: bool = False
-    does: str | None = None
-    validates: bool = False
     cost: str | None = None
     study_options: type[BaseModel] = NoOptions
     fixed_in_study: Mapping[str, str] = MappingProxyType({})
@@ -193,7 +195,10 @@ class SearchKind(ABC, Generic[SettingsT]):
             results: Those of the trial: ``default``, ``images``, ``time_s``, `Findings.numbers`,
                 and the outcome as ``search_result``.
         """
-        return f"default {results['default']:.4g}"
+        default = results["default"]
+        if self.default_is_accuracy:
+            return f"validation accuracy {default:.1%}"
+        return f"default {default:.4g}"
 
 
 SEARCHES: Registry[SearchKind[Any]] = Registry("search")

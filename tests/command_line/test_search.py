@@ -40,7 +40,7 @@ def test_probing_and_its_compromises(
     assert sedona(monkeypatch, *probe) == 0
     out = capsys.readouterr().out
     assert "3 blocks: cut after layer" in out
-    assert "probing cost as much as 2.47 trainings, by MACs" in out
+    assert "the search cost as much as 2.47 trainings, by MACs" in out
     assert "undecided" not in out
     assert asked[0] == "probe"
     assert [type(each) for each in asked[1:]] == [Task, ProbeSettings, TrainSettings]

@@ -20,6 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 GUIDES = {  # and how many blocks of each are saved or run
     "conformance.md": 5,
+    "add-a-search.md": 6,
     "experiments.md": 1,
     "first-search.md": 6,
     "in-python.md": 8,

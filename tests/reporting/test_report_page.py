@@ -9,15 +9,27 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from report_records import COMPUTE, CUT, probed, record, searched, studied, trained
+from report_records import (
+    COMPUTE,
+    CUT,
+    TASK,
+    probed,
+    record,
+    search,
+    searched,
+    studied,
+    trained,
+)
+from third_search import Drawing
 
 from sedona_nni.reporting.build import Source, build_report
 from sedona_nni.reporting.data import Spread
 from sedona_nni.reporting.drawing import NUM_COLOURS, styles
+from sedona_nni.reporting.evidence_pictures import evidence_map, local_loss_map
 from sedona_nni.reporting.ledger import TrialRecord
 from sedona_nni.reporting.page import render
-from sedona_nni.reporting.probe_pictures import evidence_map, local_loss_map
 from sedona_nni.reporting.text import seconds, summary_table
+from sedona_nni.searches import SEARCHES, register_search
 from sedona_nni.searches.probing.result import ProbeResult
 
 RELAXATION = {
@@ -132,6 +144,30 @@ def test_a_probing_has_pictures_of_its_own_and_numbers() -> None:
     (row,) = (cells for cells in map(texts_of, rows) if "yes" in cells)
     assert row[:3] == ["2", "cut after layer 4 (conv1)", "0.000"]
     assert "a_loc" not in text
+
+
+def test_a_search_of_another_kind_shows_what_speaks_for_each_block() -> None:
+    drawn = [[0.0, 0.5], [1.0, 0.2], *([0.1, 0.3] for _ in range(5))]
+    found = {**TASK, "aux_choices": ["conv1", "conv2"], "drawn": drawn, "format": "tests/drawn/1"}
+    result = {"default": -1.5, "time_s": 3.0, "images": 40, "search_result": found}
+    records = [
+        TrialRecord(parameters=search("drawing"), status="succeeded", result=result),
+        trained("drawing-000", 0.6, given=CUT_AT_4_CONV1),
+    ]
+    unknown = page(records)  # as without the plug-in
+    assert [each for each in captions(unknown) if "speaks" in each or "Evidence" in each] == []
+    register_search(Drawing())
+    try:
+        text = page(records)
+    finally:
+        SEARCHES.remove("drawing")
+    assert [each for each in captions(text) if "speaks" in each or "Evidence" in each] == [
+        "What speaks for each block that ends with a cut",
+        "Evidence against ideal speed-up",
+    ]
+    rows = re.findall(r"<tr>(.*?)</tr>", text, re.S)
+    (row,) = (cells for cells in map(texts_of, rows) if "evidence at 7 boundaries" in cells)
+    assert row == ["search", "evidence at 7 boundaries", "–", "–", "40", "3.0 s", "–"]
 
 
 def texts_of(row: str) -> list[str]:

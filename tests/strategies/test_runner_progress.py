@@ -21,7 +21,7 @@ from sedona_nni.strategies.nni_border.launcher import Outcome, TrialView
 from sedona_nni.strategies.nni_border.wire import packed
 
 SEARCH = search("probe")
-PROBED = {"loss": 2.319, "probe": 3, "probes": 29, "probed": "cut after layer 4 (conv2)"}
+PROBED = {"loss": 2.319, "probe": 3, "probes": 29, "tried": "cut after layer 4 (conv2)"}
 
 
 class Started:

@@ -112,6 +112,7 @@ def probed(**more: Any) -> TrialRecord:
             [1, 2],
         ],
         "undivided": 2.25,
+        "provenance": {"steps": 24},
     }
     result = {"default": -0.5, "steps": 24, "trainings": 2.44, "images": 70, "time_s": 7.0}
     return TrialRecord(

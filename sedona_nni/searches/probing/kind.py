@@ -30,7 +30,7 @@ __all__ = ["Probing"]
 class Probing(SearchKind[ProbeSettings]):
     """Tries every single cut with every auxiliary network for a short time, and no cut.
 
-    It reports after every probe: its ``loss``, what was ``probed`` (a text), its number as
+    It reports after every probe: its ``loss``, what was ``tried`` (a text), its number as
     ``probe``, from 1, of ``probes``, and the ``least_loss`` so far; of an interrupted probing that
     goes on, also those that are done.
 
@@ -42,8 +42,8 @@ class Probing(SearchKind[ProbeSettings]):
     field = "probe"
     settings = ProbeSettings
     outcome = ProbeResult
+    noun = "probing"
     uses_training = True
-    does = "probing"
     cost = "cost"
 
     def check(self, setup: SearchSetup, settings: ProbeSettings) -> None:
@@ -121,5 +121,5 @@ def _numbers(found: Sequence[float], candidates: Sequence[Probe]) -> dict[str, A
         "least_loss": min(found),
         "probe": len(found),
         "probes": len(candidates),
-        "probed": tried.in_words() if tried.cuts else "no cut",
+        "tried": tried.in_words() if tried.cuts else "no cut",
     }

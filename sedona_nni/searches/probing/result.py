@@ -15,6 +15,12 @@ from sedona_nni.decouplings.outcome import SearchOutcome
 
 __all__ = ["ProbeResult"]
 
+# Of the Gaussian process that smooths. Guesses that were made once and not tuned: what smoothing
+# with them is worth is measured in docs/benchmark.md, "and not smoothed" beside it.
+_LENGTH = 2.0  # layers; two cuts so far apart are alike to exp(-1/2) = 0.61
+_COMMON = 0.5  # share of the variance that all auxiliary networks at a boundary have in common
+_NOISE = 0.3  # variance of a short training's loss, as a share of that over all cuts
+
 
 class ProbeResult(SearchOutcome):
     """What short trainings of single cuts came to, see `sedona_nni.searches.probing.probing`.
@@ -63,13 +69,20 @@ class ProbeResult(SearchOutcome):
         """L, the number of layers of the backbone."""
         return len(self.losses) + 1
 
+    def in_words(self) -> str:
+        """See `SearchOutcome.in_words`: how many probes of how many steps there were."""
+        number = 1 + len(self.losses) * len(self.aux_choices)
+        steps = self.provenance.get("steps")
+        return f"{number} probes" if steps is None else f"{number} probes of {steps} steps"
+
     def smoothed(self) -> np.ndarray:
         """Return the losses as a Gaussian process sees them, shape (L-1, C), float64.
 
         A short training says little by itself, but neighbouring cuts are alike. The losses,
         standardised over all (j, c), are the values of a process with the covariance
 
-            exp(-(j - j')^2 / 8) (1 + [c = c']) / 2
+            exp(-(j - j')^2 / (2 length^2)) (common + (1 - common) [c = c'])
+              = exp(-(j - j')^2 / 8) (1 + [c = c']) / 2
 
         and noise of variance 0.3; the result is its posterior mean, in nats again.
         """
@@ -78,9 +91,10 @@ class ProbeResult(SearchOutcome):
         if spread == 0:
             return observed
         j, c = (each.ravel() for each in np.indices(observed.shape))
-        kernel = np.exp(-((j[:, None] - j) ** 2) / 8) * (1 + (c[:, None] == c)) / 2
+        alike = np.exp(-((j[:, None] - j) ** 2) / (2 * _LENGTH**2))
+        kernel = alike * (_COMMON + (1 - _COMMON) * (c[:, None] == c))
         centred = (observed.ravel() - observed.mean()) / spread
-        mean = kernel @ np.linalg.solve(kernel + 0.3 * np.eye(observed.size), centred)
+        mean = kernel @ np.linalg.solve(kernel + _NOISE * np.eye(observed.size), centred)
         return np.asarray(observed.mean() + spread * mean.reshape(observed.shape))
 
     def shortfalls(self) -> np.ndarray:

@@ -44,8 +44,8 @@ class Sedona(SearchKind[SearchSettings]):
     field = "search"
     settings = SearchSettings
     outcome = SearchResult
-    does = "relaxation"
-    validates = True
+    noun = "relaxation"
+    default_is_accuracy = True
     study_options = StudyOptions
     fixed_in_study = MappingProxyType(
         {

@@ -9,7 +9,7 @@ Learning", ICLR 2021.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import model_validator
@@ -98,6 +98,16 @@ class SearchResult(SearchOutcome):
     def undecided_share(self) -> float:
         """Share of the boundaries whose a^loc is within 0.01 of 0.5, where all of them start."""
         return float(np.mean(np.abs(self.a_loc() - 0.5) < 0.01)) if self.alpha else 0.0
+
+    def in_words(self) -> str:
+        """See `SearchOutcome.in_words`: how many boundaries are undecided."""
+        boundaries = len(self.alpha)
+        undecided = round(self.undecided_share * boundaries)
+        return f"relaxation, {undecided} of {boundaries} boundaries undecided"
+
+    def for_reports(self) -> dict[str, Any]:
+        """See `SearchOutcome.for_reports`: ``a_loc``, and what share of it is ``undecided``."""
+        return {"a_loc": self.a_loc().tolist(), "undecided": self.undecided_share}
 
     def ranked_aux(self, boundary: int) -> list[str]:
         """Return the auxiliary network with the largest beta alone; of equals the first."""

@@ -290,8 +290,8 @@ class TestTrial:
         assert result["search_result"] == whole["search_result"]
         assert [numbers["probe"] for numbers in seen[10:]] == list(range(1, 19))
         assert {numbers["probes"] for numbers in seen[10:]} == {18}
-        assert seen[10]["probed"] == "no cut"
-        assert seen[-1]["probed"] == "cut after layer 6 (conv2)"
+        assert seen[10]["tried"] == "no cut"
+        assert seen[-1]["tried"] == "cut after layer 6 (conv2)"
         undivided, *local = losses(result)
         assert result["default"] == -seen[-1]["least_loss"] <= -min(local)
         assert undivided == pytest.approx(np.mean([numbers["loss"] for numbers in seen[10:14]]))

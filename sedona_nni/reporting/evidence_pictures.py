@@ -1,4 +1,4 @@
-"""A probing: how well each single cut teaches what is below it, and what speaks for each block."""
+"""What speaks for each block and, of a probing, how well each single cut teaches what is below."""
 
 from __future__ import annotations
 
