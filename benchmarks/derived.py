@@ -73,7 +73,7 @@ def _derivations() -> Iterator[tuple[str, Derivation]]:
         of_net = partial(Derivation, source=table)
         yield f"{prefix}-k2", of_net(tabular.show)
         yield f"{prefix}-k{samples}", of_net(tabular.show, options={"num_blocks": samples})
-        yield f"{prefix}-score", of_net(tabular.score, options={"queries": 28})
+        yield f"{prefix}-score", of_net(tabular.score)
         yield f"{prefix}-score-bound", of_net(tabular.score, options={"max_block_share": _BOUND})
         yield f"{prefix}-signs", of_net(tabular.signs)
         judged = partial(of_net, tabular.judge, results=f"{DATA}/probings/{net}-*.json")

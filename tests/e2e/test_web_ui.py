@@ -19,7 +19,7 @@ from sedona_nni.decouplings.choice import discretise
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.searches.sedona.result import SearchResult
 
-pytestmark = pytest.mark.nni
+pytestmark = [pytest.mark.nni, pytest.mark.xdist_group("web_ui")]
 
 # Where each picture of a page is, how large its smallest text is shown, in pixels, and whether its
 # texts can be told from what is behind them

@@ -16,7 +16,7 @@ import yaml
 from nni_world import World, get, new_world, status, wait_for
 from wheel import ROOT, build_wheel, install
 
-pytestmark = pytest.mark.nni
+pytestmark = [pytest.mark.nni, pytest.mark.xdist_group("wheel")]
 
 GENERIC = ("command_line", "experiments", "search_spaces", "strategies", "trials")
 

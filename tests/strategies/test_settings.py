@@ -208,6 +208,7 @@ class Walk(SearchKind[WalkSettings]):
     field = "walk-settings"
     settings = WalkSettings
     outcome = WalkResult
+    noun = "walk"
 
     def run(self, setup: SearchSetup, settings: WalkSettings) -> Findings:
         raise NotImplementedError

@@ -302,7 +302,7 @@ def test_a_search_of_another_kind_is_a_trial_like_ours(drawing: None, tmp_path: 
 def test_a_directory_of_another_kind_of_search_is_refused(drawing: None, tmp_path: Path) -> None:
     run_search("drawing", SMALL, DrawingSettings(), **THIRD, directory=tmp_path)
     with pytest.raises(
-        InputError, match=r"run\.json: .*search.*'probe'.* remove it to start again"
+        InputError, match=r"run\.json\.search: .*'probe'.*; remove it to start again"
     ):
         run_search("probe", SMALL, ProbeSettings(), **THIRD, directory=tmp_path)
     with pytest.raises(InputError, match=r"^search: must be one of sedona, probe, drawing, but"):
