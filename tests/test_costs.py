@@ -39,6 +39,7 @@ def test_of_many_cases_the_first_are_fast(project: pytest.Pytester) -> None:
     project.runpytest("-m", "slow").assert_outcomes(failed=3, deselected=5)
 
 
+@pytest.mark.slow(reason="starts Python and imports PyTorch")
 def test_what_takes_longer_than_it_may_fails(project: pytest.Pytester) -> None:
     """Of a processor, its fixtures and processes included; waiting costs nothing."""
     project.makepyfile(

@@ -69,6 +69,7 @@ def test_all_that_is_named_is_there_and_nothing_else() -> None:
         _ = sedona_nni.tarin  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow(reason="starts Python and imports PyTorch")
 @pytest.mark.parametrize("name", ["sedona_nni", *NAMES])
 def test_every_name_is_documented_by_an_example_that_runs(
     name: str, examples: dict[str, tuple[int, str]]

@@ -101,6 +101,7 @@ def test_no_circle() -> None:
     TopologicalSorter(ARROWS).prepare()  # else it names the circle
 
 
+@pytest.mark.slow(reason="starts Python and imports PyTorch")
 def test_the_library_needs_neither_nni_nor_lightning_nor_optuna() -> None:
     blocked = ["nni", "pytorch_lightning", "lightning", "optuna"]
     blocked += [f"sedona_nni.{name}" for name in ROOMS.keys() - LIBRARY.keys()]
@@ -179,6 +180,7 @@ def private_names_of_others(path: Path) -> set[str]:
     return used
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     "folder", ["sedona_nni", *sorted(ROOMS.keys() - LIBRARY.keys()), "benchmarks", "docs", "tests"]
 )

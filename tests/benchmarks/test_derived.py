@@ -102,6 +102,7 @@ class TestTables:
         assert f"{found['correlation_with_sum_of_cuts']:.2f}" == said[1 + place]
         assert f"{found['seed_correlation']['test_accuracy']:.2f}" == said[3 + place]
 
+    @pytest.mark.slow(reason="measures")
     def test_probing(self) -> None:
         columns = []
         for number, prefix in enumerate(NETS):
@@ -146,6 +147,7 @@ class TestTables:
         assert f"mean rank {mean[0]} and {mean[1]} instead of 1.0 and 6.9" in text
         assert f"correlation {' and '.join(correlations)} instead of 0.83 and 0.89:" in text
 
+    @pytest.mark.slow(reason="measures")
     def test_held_out(self) -> None:
         columns = []
         for prefix in HELD_OUT:
@@ -198,6 +200,7 @@ class TestTables:
         rows = [row[1:] for row in shown(BENCHMARK, "| | VGG-11 | ResNet-18 |")]
         assert rows == [list(row) for row in zip(*found, strict=True)]
 
+    @pytest.mark.slow(reason="measures")
     def test_study(self) -> None:
         picks = {(p["net"], p["space"], p["strategy"]): p for p in built("study")["picks"]}
         places = list(dict.fromkeys((net, space) for net, space, _ in picks))
@@ -361,6 +364,7 @@ class TestDerive:
         text = (tmp_path / "tabular-sedona.md").read_text(encoding="utf-8")
         assert text.startswith(f"# tabular-sedona\n\n    {command}\n\nPicked of 28 ")
 
+    @pytest.mark.fast_cases(2)
     @pytest.mark.parametrize(
         "name", ["tabular-k3", "tabular-probing-bound", "tabular-held-out-k2", "study-two-leaders"]
     )

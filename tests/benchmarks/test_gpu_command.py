@@ -75,6 +75,7 @@ def run(monkeypatch: pytest.MonkeyPatch, directory: Path, minutes: float, **part
     return json.loads((directory / "made-up.json").read_text()), failed
 
 
+@pytest.mark.slow(reason="measures")
 def test_what_fails_is_recorded_and_the_next_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_what_fails_is_recorded_and_the_next_goes_on(
     assert early["parts"]["second"] == {"state": "under way", "values": {}}
 
 
+@pytest.mark.slow(reason="measures")
 def test_a_part_has_its_share_of_the_time_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_part_has_its_share_of_the_time_and_no_more(
     assert failed == []
 
 
+@pytest.mark.slow(reason="measures")
 def test_a_side_that_needs_too_much_memory_leaves_the_other_alone() -> None:
     part = gpu.Part(CPU, gpu.SMALL, 60, None)
 

@@ -199,6 +199,7 @@ class TestIdle:
         assert head.machine.busy_with == ("cc1 97%",)
         assert list(head.doubts) == ["busy"]
 
+    @pytest.mark.slow(reason="measures")
     def test_both_doubts_are_named_at_once(
         self, checkout: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -167,6 +167,7 @@ def test_a_query_is_one_of_the_trainings() -> None:
     assert {small().query(at(0), rng) for _ in range(30)} == {0.9, 0.8}
 
 
+@pytest.mark.slow(reason="measures")
 def test_random_choice_has_the_regret_that_theory_expects(complete: Table) -> None:
     truths = [complete.truth(each) for each in complete.decouplings(2)]
     found = score(complete, "random", 2, repeats=50, num_queries=5)
@@ -178,6 +179,7 @@ def test_random_choice_has_the_regret_that_theory_expects(complete: Table) -> No
     assert expected[2] == pytest.approx(np.mean(pairs))
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("share", [None, "1.3/K"])
 def test_every_strategy_asks_for_what_it_may(

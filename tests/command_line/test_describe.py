@@ -12,6 +12,7 @@ from shell import EXPERIMENTS, VGG19, sedona
 from sedona_nni.decouplings.decoupling import Decoupling
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
 def test_describe_as_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -39,6 +40,7 @@ def test_describe_as_json(
     assert cut["ideal_speedup"] == pytest.approx(1 / (1 - 0.361), abs=5e-3)
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
 def test_describe_says_what_the_stem_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,6 +56,7 @@ def test_describe_says_what_the_stem_is(
     assert "stem: must be published for vgg11, but got 'torchvision'" in capsys.readouterr().err
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
 def test_describe_in_tables(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from shell import discretised, sedona
 from sedona_nni.decouplings.decoupling import Decoupling
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
 def test_discretise_within_a_bound(
     found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -89,6 +89,7 @@ def test_an_output_that_knows_only_ascii(elsewhere: Path, monkeypatch: pytest.Mo
     ]
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
 def test_a_full_disk_behind_the_standard_output() -> None:
     arguments = [sys.executable, "-m", "sedona_nni.command_line", "describe", "--backbone", "vgg11"]
     with open("/dev/full", "w") as full:
@@ -98,6 +99,7 @@ def test_a_full_disk_behind_the_standard_output() -> None:
     assert ended.stderr == line
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
 def test_a_tilde_is_the_home_folder(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

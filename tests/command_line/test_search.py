@@ -26,6 +26,7 @@ PROBED = {
 }
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
 def test_probing_and_its_compromises(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +59,7 @@ def test_probing_and_its_compromises(
     assert "--num-blocks: must be at least 1 for a search that tells" in capsys.readouterr().err
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
 def test_search_and_train_keep_to_the_bound(
     found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

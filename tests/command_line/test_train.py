@@ -31,6 +31,7 @@ def small_experiment(folder: Path) -> str:
     return "small.yml"
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
 def test_train_and_test(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +94,7 @@ def test_settings_that_are_wrong(
     assert not Path("d").exists()
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
 def test_train_by_another_method(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +137,7 @@ def digits_test_part() -> Iterator[Batch]:
     return evaluation_batches(load_splits(Task(), 0.1).test, 512, "cpu")
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
 def test_train_the_relaxed_network(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -177,6 +177,7 @@ def test_an_empty_file_of_a_release_is_one_line(
             assert line.count("\n") == 1
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

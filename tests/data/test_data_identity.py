@@ -220,6 +220,7 @@ def test_nothing_goes_on_with_other_images(
         assert results == expected
 
 
+@pytest.mark.slow(reason="reads and trains")
 def test_directories_of_before_are_gone_on_with(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

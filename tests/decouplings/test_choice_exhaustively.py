@@ -149,6 +149,7 @@ def test_counting_stops_where_it_is_told_to() -> None:
         assert BlockBound(compute, bound).count(count, ends, 4) == min(within, 4)
 
 
+@pytest.mark.slow(reason="builds large networks")
 def test_a_bound_that_all_respect_changes_nothing() -> None:
     """The published rule is the case without a bound, for every K, ties included."""
     for seed in SEEDS[:100]:
@@ -261,6 +262,7 @@ def test_the_smallest_share_that_is_told_is_the_smallest() -> None:
     assert told > 150
 
 
+@pytest.mark.slow(reason="builds large networks")
 @pytest.mark.parametrize("bound", ["0.5", "1.5/K"])
 def test_random_is_uniform_over_all_within_the_bound(bound: str) -> None:
     compute, _, _, _ = instance(17, layers=6)

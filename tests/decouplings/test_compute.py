@@ -112,6 +112,7 @@ def measure(backbone: Backbone, names: list[str]) -> Compute:
     return layer_time.compute_in_time(backbone, names, device=device, batch_size=4)
 
 
+@pytest.mark.slow(reason="builds large networks")
 def test_time_is_that_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow layer, a slow head and a slow auxiliary network are found where they are."""
 

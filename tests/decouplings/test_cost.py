@@ -65,6 +65,7 @@ def test_counting_leaves_the_module_alone() -> None:
     pickle.dumps(module)  # which a hook that is left would not let
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     ("name", "settings", "trunk", "head"),
     [
@@ -167,6 +168,7 @@ def test_summary_by_hand() -> None:
     }
 
 
+@pytest.mark.slow(reason="builds large networks")
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -185,6 +187,7 @@ def test_a_decoupling_that_does_not_fit(fields: dict[str, object], message: str)
 
 
 class TestDescribe:
+    @pytest.mark.slow(reason="builds large networks")
     def test_of_a_backbone(self) -> None:
         described = describe(on_meta("vgg19"))
         assert json.loads(json.dumps(described)) == described

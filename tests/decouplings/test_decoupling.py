@@ -123,11 +123,13 @@ class TestPublished:
             assert decoupling.provenance == {**published.provenance, "num_blocks": blocks}
             assert "ICLR 2021" in decoupling.provenance["source"]
 
+    @pytest.mark.fast_cases(2)
     @pytest.mark.parametrize("name", list(ADDED))
     def test_threshold_rule(self, name: str) -> None:
         decoupling = discretise(SearchResult.load(PUBLISHED / f"{name}.json"), 0)
         assert decoupling.cuts == THRESHOLD[name]
 
+    @pytest.mark.fast_cases(1)
     @pytest.mark.parametrize(
         ("name", "tied", "first"), [("resnet101", [18, 28], 18), ("resnet152", [27, 28], 28)]
     )
@@ -140,6 +142,7 @@ class TestPublished:
         every_cut = [set(discretise(published, blocks).cuts) for blocks in range(1, 15)]
         assert next(cuts for cuts in every_cut if cuts & set(tied)) & set(tied) == {first}
 
+    @pytest.mark.fast_cases(2)
     @pytest.mark.parametrize(
         ("name", "tied", "undecided"),
         [

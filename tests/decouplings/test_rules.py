@@ -73,6 +73,7 @@ def test_blocks_of_equal_size_and_a_rest(layers: int) -> None:
         assert sum(full) + rest == layers
 
 
+@pytest.mark.slow(reason="builds large networks")
 def test_the_published_split_of_resnet_152() -> None:
     """Stem and 25 blocks, through 14 of the third stage; its auxiliary network of 57.6M weights
     beside a whole network of 58.1M but for the classifier."""
@@ -100,6 +101,7 @@ def test_the_published_split_of_resnet_110() -> None:
     assert (where.channels, where.size) == (32, 16)  # fixed in the release
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     ("backbone", "settings"),
     [

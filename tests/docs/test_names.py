@@ -115,6 +115,7 @@ def test_names_in_documents(path: Path) -> None:
     assert {name for name in ours(path.read_text()) if not exists(name)} == set()
 
 
+@pytest.mark.slow(reason="reads every document")
 def test_names_in_docstrings() -> None:
     assert len(SOURCES) > 100
     wrong = {

@@ -62,6 +62,7 @@ def settings_of(path: Path) -> TunedSettings:
     return settings
 
 
+@pytest.mark.slow(reason="reads every experiment")
 def test_every_row_has_its_experiment() -> None:
     """10 tables of 4 rows: 40 trainings."""
     rows = set()

@@ -124,6 +124,7 @@ def test_parameters_at_cifar_size(name: str, layers: int, trunk: int, head: int)
     assert count_parameters(backbone) == trunk + head
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
@@ -145,6 +146,7 @@ def test_parameters_at_imagenet_size(name: str, parameters: int) -> None:
 
 
 # Output (channels, size) of each run of equal layers, as (number of layers, channels, size)
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     ("name", "settings", "runs"),
     [
@@ -432,12 +434,14 @@ def test_a_backbone_has_the_layers_that_it_was_registered_with() -> None:
         BACKBONES.remove("mine")
 
 
+@pytest.mark.slow(reason="builds and trains networks")
 def test_registered_layer_counts_are_the_true_ones() -> None:
     for name in BACKBONES:
         assert len(on_meta(name).layers) == num_layers(name)
 
 
 # torch's own forward mode uses torch.jit.script when it is first needed
+@pytest.mark.fast_cases(2)
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", ["vgg11", "resnet18", "resnet50", "dgl-cnn4", "dni-cnn"])
 def test_derivatives(name: str) -> None:

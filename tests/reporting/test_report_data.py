@@ -53,6 +53,7 @@ def test_a_failed_training_is_charged_what_the_others_cost_on_average() -> None:
     assert curve(group([first, failed, last, running]), "uniform", "images").points == [40, 150]
 
 
+@pytest.mark.slow(reason="draws every picture")
 def test_a_stopped_training_is_charged_what_it_did() -> None:
     stopped = record("uniform-001", status="stopped", reason="stopped early", share_done=0.4)
     first, last = trained("uniform-000", 0.5, images=40), trained("uniform-002", 0.4, images=60)

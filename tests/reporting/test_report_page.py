@@ -82,6 +82,7 @@ def captions(text: str) -> list[str]:
     return [html.unescape(found) for found in re.findall(r"<figcaption><strong>(.*?)</str", text)]
 
 
+@pytest.mark.slow(reason="draws every picture")
 def test_every_picture_is_there_and_is_well_formed(full_page: str) -> None:
     text = full_page
     assert captions(text) == [
@@ -122,6 +123,7 @@ def test_every_picture_is_there_and_is_well_formed(full_page: str) -> None:
     assert "uniform-001 of experiment e0" in text
 
 
+@pytest.mark.slow(reason="draws every picture")
 def test_a_probing_has_pictures_of_its_own_and_numbers() -> None:
     text = page([probed(), trained("probe-000", 0.6, given=CUT_AT_4_CONV1)])
     assert [each for each in captions(text) if "cut" in each or "Evidence" in each] == [
@@ -146,6 +148,7 @@ def test_a_probing_has_pictures_of_its_own_and_numbers() -> None:
     assert "a_loc" not in text
 
 
+@pytest.mark.slow(reason="draws every picture")
 def test_a_search_of_another_kind_shows_what_speaks_for_each_block() -> None:
     drawn = [[0.0, 0.5], [1.0, 0.2], *([0.1, 0.3] for _ in range(5))]
     found = {**TASK, "aux_choices": ["conv1", "conv2"], "drawn": drawn, "format": "tests/drawn/1"}
@@ -175,6 +178,7 @@ def texts_of(row: str) -> list[str]:
     return [html.unescape(re.sub(r"<.*?>", "", cell)).strip() for cell in cells]
 
 
+@pytest.mark.slow(reason="draws every picture")
 def test_deep_networks_have_an_image_for_tiles() -> None:
     losses = [[2.0 - 0.01 * i] * 4 for i in range(49)]
     result = ProbeResult(
@@ -232,6 +236,7 @@ def test_the_page_loads_nothing_and_runs_its_own_script_only(full_page: str) -> 
     assert text.count("<script") == 1
 
 
+@pytest.mark.slow(reason="draws every picture")
 def test_hostile_names_are_escaped_everywhere() -> None:
     nasty = {"strategy": HOSTILE, "hyperparameters": {HOSTILE: HOSTILE, "lr": 0.1}}
     records = [

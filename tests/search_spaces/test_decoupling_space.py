@@ -64,12 +64,14 @@ def test_every_sample_has_k_minus_1_cuts(num_blocks: int) -> None:
         assert one.decoupling(sample).num_blocks == num_blocks
 
 
+@pytest.mark.slow(reason="hundreds of draws")
 def test_every_subset_can_be_reached_when_k_is_open() -> None:
     one = space(None, ["conv1"])
     subsets = {tuple(one.decoupling(sample).cuts) for sample in draws(one, 2000)}
     assert len(subsets) == 2**7
 
 
+@pytest.mark.slow(reason="hundreds of draws")
 def test_uniform_samples_are_uniform_decouplings() -> None:
     one = space(3, ["conv1"])
     cuts = [tuple(one.decoupling(sample).cuts) for sample in draws(one, 4200)]
@@ -214,6 +216,7 @@ def within(one: DecouplingSpace, cuts: list[int], aux: list[str]) -> bool:
     return one.bound.respects(decoupling(cuts, aux))
 
 
+@pytest.mark.slow(reason="hundreds of draws")
 def test_every_sample_is_within_the_bound_and_what_is_stays_as_it_is() -> None:
     one, free = bounded(), space()
     moved = 0
@@ -257,6 +260,7 @@ def test_random_draws_are_uniform_within_the_bound() -> None:
     assert 0.4 < elsewhere.count("conv3") / len(elsewhere) < 0.6  # where evolution may cut later
 
 
+@pytest.mark.slow(reason="hundreds of draws")
 def test_a_bound_that_no_decoupling_respects_and_one_without_a_number_of_blocks() -> None:
     with pytest.raises(InputError, match=r"max_block_share: must be at least .* for 3 blocks"):
         bounded(share="0.1")

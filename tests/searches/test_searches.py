@@ -17,6 +17,7 @@ from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.testing.searches import SearchConformance
 
 
+@pytest.mark.slow(reason="a dozen searches")
 class TestSedona(SearchConformance):
     name = "sedona"
     settings = SearchSettings(
@@ -31,6 +32,7 @@ class TestSedona(SearchConformance):
     depends_on = ("train", "validation")
 
 
+@pytest.mark.slow(reason="a dozen searches")
 class TestProbing(SearchConformance):
     name = "probe"
     settings = ProbeSettings(cost=1)

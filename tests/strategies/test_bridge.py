@@ -123,6 +123,7 @@ def test_a_space_smaller_than_the_budget_ends(dispatch: Any) -> None:
     assert len(decouplings(nni)) == 14  # 7 boundaries, 2 auxiliary networks
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 @pytest.mark.parametrize("changes", [{}, EVOLUTION, {"strategy": "tpe"}])
 def test_only_decouplings_within_the_bound_are_trained(
     dispatch: Any, changes: dict[str, Any]
@@ -136,6 +137,7 @@ def test_only_decouplings_within_the_bound_are_trained(
         assert max(bound.compute.blocks(decoupling)) * 3 <= 1.7 * bound.compute.total
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_bounded_space_is_explored_to_its_end(dispatch: Any) -> None:
     bounded = {"num_blocks": 3, "max_block_share": "1.5/K", "max_trials": 50}
     nni = session(dispatch, **bounded, aux=["conv1"])

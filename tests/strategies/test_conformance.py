@@ -101,6 +101,7 @@ class Stop(Exception):
     """Interrupts a search."""
 
 
+@pytest.mark.slow(reason="a dozen searches")
 class TestSedona(StrategyConformance):
     """The budget is in steps, the state in a directory."""
 

@@ -45,6 +45,7 @@ def test_there_are_experiments() -> None:
     } <= names
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_each_is_valid_and_opens_with_the_command_that_runs_it(path: Path) -> None:
     experiment = read_experiment(path)
@@ -283,6 +284,7 @@ class TestByName:
         monkeypatch.chdir(tmp_path)
         return tmp_path
 
+    @pytest.mark.fast_cases(2)
     @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
     def test_each_runs_in_the_users_folder(self, path: Path, elsewhere: Path) -> None:
         name = str(path.relative_to(EXPERIMENTS).with_suffix(""))
@@ -389,6 +391,7 @@ def without_nni(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_without_nni_an_experiment_is_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_nni = read_experiment(path)
@@ -396,6 +399,7 @@ def test_without_nni_an_experiment_is_the_same(path: Path, monkeypatch: pytest.M
     assert read_experiment(path) == with_nni
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("name", ["sedona_vgg19.yml", "probe_vgg19.yml"])
 def test_the_pruner_that_the_files_suggest(name: str, tmp_path: Path) -> None:
     text = (EXPERIMENTS / name).read_text().replace("# pruner", "pruner")
@@ -405,6 +409,7 @@ def test_the_pruner_that_the_files_suggest(name: str, tmp_path: Path) -> None:
     assert settings.tuning.pruner == MedianSettings()
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 @pytest.mark.parametrize("name", ["sedona_vgg19.yml", "random_vgg19.yml"])
 def test_the_bound_that_the_files_suggest(name: str, tmp_path: Path) -> None:
     text = (EXPERIMENTS / name).read_text()
@@ -415,6 +420,7 @@ def test_the_bound_that_the_files_suggest(name: str, tmp_path: Path) -> None:
     assert settings.bound.max_block_share == "1.3/K"
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_bound_that_no_decoupling_respects(tmp_path: Path) -> None:
     path = changed(tmp_path, *ARGS, "max_block_share", value=0.2)
     with pytest.raises(InputError, match="max_block_share: must be at least"):

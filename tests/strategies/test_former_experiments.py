@@ -133,6 +133,7 @@ def test_they_are_listed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found.best == max(trial["result"]["default"] for trial in trained)
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 @pytest.mark.parametrize("name", TUNERS)
 def test_an_interrupted_one_goes_on(name: str, dispatch: Any) -> None:
     """The last trial was under way; NNI starts it again, as it was sent then."""
@@ -168,6 +169,7 @@ def test_an_interrupted_one_goes_on(name: str, dispatch: Any) -> None:
     assert after[key].status == "succeeded"
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 @pytest.mark.parametrize(
     ("name", "key"),
     [

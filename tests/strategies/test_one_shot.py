@@ -109,6 +109,7 @@ def one_thread() -> Iterator[None]:
 
 
 # NNI closes its log file late, and its atexit hook runs once more
+@pytest.mark.slow(reason="an experiment of several trials")
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_nas_experiment_runs_and_exports_it(
@@ -138,6 +139,7 @@ def test_nas_experiment_runs_and_exports_it(
     assert model.metric == pytest.approx(0.5, abs=0.5)  # the evaluator's validation was run
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_export_of_a_space_without_k_cuts_where_local_wins() -> None:
     space = blob_space(None)
     strategy = Sedona(**SETTINGS.model_dump(exclude={"validation_batch_size"}))
@@ -148,6 +150,7 @@ def test_export_of_a_space_without_k_cuts_where_local_wins() -> None:
     assert space.decoupling(model.sample).cuts == cuts
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 @pytest.mark.parametrize("stop_after", [1, 4, 5, 8])
 def test_search_on_torch_data_sets_goes_on_to_the_same_result(
     stop_after: int, tmp_path: Path
@@ -159,6 +162,7 @@ def test_search_on_torch_data_sets_goes_on_to_the_same_result(
     assert blob_search(tmp_path) == whole
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_what_is_judged_has_been_trained_most(tmp_path: Path) -> None:
     seen: list[dict[str, Tensor]] = []
 
@@ -198,6 +202,7 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
         Sedona(**options)(models, SequentialExecutionEngine())
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_it_finds_what_the_search_of_the_library_finds() -> None:
     strategy = Sedona(**SETTINGS.model_dump(exclude={"validation_batch_size"}))
     models = RawFormatModelSpace.from_model(blob_space(), classification())
@@ -221,6 +226,7 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_can_be_pressed_again() -> None:
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_directory_of_another_search_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         blob_search(tmp_path, stop_after=4)

@@ -96,6 +96,7 @@ def test_elsewhere_plain_lines_do(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_the_tuner_is_waited_for(tmp_path: Path) -> None:
     """NNI knows how many trials there are: it may be done before the tuner."""
     ledger = Ledger(tmp_path / "trials.json")

@@ -85,6 +85,7 @@ def _flat(settings: Any) -> Iterator[tuple[str, Any]]:
                 yield from options.model_dump(mode="json").items()
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("name", READ)
 def test_files_of_before_are_read_as_then(name: str) -> None:
     """``settings.json`` has what was read of these files when settings were classes in a row."""
@@ -253,6 +254,7 @@ def run_walk(dispatch: Any) -> Any:
     return nni
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_search_of_ones_own_is_one_among_others(
     walk: None, dispatch: Any, tmp_path: Path
 ) -> None:
@@ -274,12 +276,13 @@ def test_a_search_of_ones_own_is_one_among_others(
     assert (walked.kind, probed.kind) == ("walk", "probing")
     assert walked.validation_accuracy is None
     assert walked.evidence[0] == WALKED["speaks"]
-    assert search_in_words(walked) == "walk"
+    assert search_in_words(walked) == "evidence at 7 boundaries"
     page = render(report, "now")
     losses = page.count("How well each single cut teaches what is below it")
     assert page.count("What speaks for each block that ends with a cut") == 2 * losses > 0
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_its_ledger_is_read_without_its_plug_in(dispatch: Any) -> None:
     register_search(Walk())
     try:

@@ -51,6 +51,7 @@ def tried(strategy: str, replicate: int, directory: Path, **changed: Any) -> dic
     return run_study_trial(trial, directory=directory)
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_first_all_strategies_once_then_again(dispatch: Any) -> None:
     """Also when it is interrupted: what was handed out is not handed out again."""
     nni = dispatch(StudyTuner(**STUDY))
@@ -81,6 +82,7 @@ def test_first_all_strategies_once_then_again(dispatch: Any) -> None:
     assert given.search is None
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -156,6 +158,7 @@ def chosen(result: dict[str, Any], space: int | None) -> list[Decoupling]:
     ]
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 @pytest.mark.parametrize("strategy", ["random", "evolution"])
 def test_what_asks_trains_as_many_decouplings_as_it_may(
     strategy: str, trainings: Trainings, tmp_path: Path
@@ -194,6 +197,7 @@ def test_what_asks_trains_as_many_decouplings_as_it_may(
     }
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_draws_depend_on_seed_replicate_and_space(trainings: Trainings, tmp_path: Path) -> None:
     def drawn(strategy: str = "random", replicate: int = 0, **changed: Any) -> list[Decoupling]:
         spaces = [{"num_blocks": 4, "max_block_share": share} for share in ("0.99", "0.98")]
@@ -210,6 +214,7 @@ def test_draws_depend_on_seed_replicate_and_space(trainings: Trainings, tmp_path
     assert evolved != first
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_training_of_two_spaces_is_done_once(trainings: Trainings, tmp_path: Path) -> None:
     spaces = [{"num_blocks": 2}, {"num_blocks": 2, "max_block_share": "0.99"}, {"num_blocks": 3}]
     result = tried("uniform:conv1", 0, tmp_path, spaces=spaces)
@@ -222,6 +227,7 @@ def test_a_training_of_two_spaces_is_done_once(trainings: Trainings, tmp_path: P
     assert len({directory for _, _, directory in trainings.done}) == 8
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_space_that_uniform_cuts_cannot_respect_is_left_out(
     trainings: Trainings, tmp_path: Path
 ) -> None:
@@ -258,6 +264,7 @@ PROBED = ProbeResult(
 )
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 @pytest.mark.parametrize("strategy", ["sedona", "probe"])
 def test_one_search_serves_all_spaces(
     strategy: str, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -305,6 +312,7 @@ def test_one_search_serves_all_spaces(
         assert (how.validation_fraction, how.seed, how.inner_steps) == (0.2, 250, 2)
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_an_interrupted_trial_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For real, as NNI starts it."""
     settings = settings_of(

@@ -88,6 +88,7 @@ def test_the_search_comes_first_and_comparisons_fill_the_other_slots(dispatch: A
     assert nni.started == ["search", "uniform-000", "random-000"]
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_every_strategy_gets_the_same_number_of_trials_and_the_experiment_ends(
     dispatch: Any,
 ) -> None:
@@ -114,6 +115,7 @@ def test_slots_that_had_to_wait_for_the_search_are_used_after_it(dispatch: Any) 
     assert nni.started == ["search", "sedona-000", "sedona-001"]
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_each_strategy_trains_its_own_decoupling(dispatch: Any) -> None:
     nni = session(dispatch)
     finish(nni)
@@ -130,6 +132,7 @@ def test_each_strategy_trains_its_own_decoupling(dispatch: Any) -> None:
     assert set(drawn.aux) <= {"conv1", "conv2"}
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_strategies_start_from_the_same_draws_and_seeds(dispatch: Any) -> None:
     nni = session(dispatch)
     finish(nni)
@@ -153,6 +156,7 @@ def test_a_result_that_is_no_number_is_a_failure_and_costs_a_trial(
     assert nni.ended
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_failed_trials_are_told_to_optuna_and_not_replaced(dispatch: Any) -> None:
     import optuna
 
@@ -189,6 +193,7 @@ def test_after_a_success_three_failures_do_not_matter(dispatch: Any) -> None:
     assert nni.error is None
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_finished_work_is_not_repeated_after_a_resume(dispatch: Any) -> None:
     before = session(dispatch, concurrency=1)
     before.succeed("search", search_result=SEARCH_RESULT)
@@ -211,6 +216,7 @@ def test_an_interrupted_search_is_waited_for_after_a_resume(dispatch: Any) -> No
     assert nni.started == ["sedona-000"]
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_failed_search_is_tried_again_after_a_resume(dispatch: Any) -> None:
     before = session(dispatch, concurrency=1)
     with pytest.raises(Exception, match="the search failed"):
@@ -241,6 +247,7 @@ def test_results_known_to_nni_only_are_taken_over(dispatch: Any) -> None:
     assert ledger(nni)["uniform-000"].validation_accuracy == 0.75
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_resume_after_the_end_ends_again(dispatch: Any) -> None:
     before = session(dispatch)
     finish(before)
@@ -249,6 +256,7 @@ def test_a_resume_after_the_end_ends_again(dispatch: Any) -> None:
     assert nni.ended
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_resume_draws_what_an_uninterrupted_run_would_draw(
     dispatch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,6 +380,7 @@ def trained(nni: Any) -> dict[str, Decoupling]:
 TWO_CUTS = {**SEARCH_RESULT, "alpha": [[float(i) if i in (4, 6) else -1.0, 0.0] for i in range(7)]}
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_one_search_serves_every_number_of_blocks(dispatch: Any) -> None:
     """Boundaries 6 and 4 are preferred, in this order; K = 0 takes just these."""
     nni = session(dispatch, num_blocks=[2, 4, 0], compare=["uniform", "predsim", "backprop"])
@@ -398,6 +407,7 @@ def test_one_search_serves_every_number_of_blocks(dispatch: Any) -> None:
     assert len(nni.started) == 1 + 2 * 10 == nni.tuner.settings.num_trials
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_the_search_may_choose_the_number_of_blocks(dispatch: Any) -> None:
     """What is compared on as many blocks has to wait for it."""
     nni = session(dispatch, concurrency=3, num_blocks=0)
@@ -427,6 +437,7 @@ def test_a_resume_knows_what_was_found_for_every_number_of_blocks(dispatch: Any)
     }
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_strategy_may_train_otherwise(dispatch: Any) -> None:
     other = {"optimizer": "adam", "lr_min": 0.0}
     nni = session(
@@ -450,6 +461,7 @@ def test_a_strategy_may_train_otherwise(dispatch: Any) -> None:
 LOPSIDED = {**SEARCH_RESULT, "alpha": [[float(i), 0.0] for i in range(7)]}  # prefers cuts on top
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_every_strategy_keeps_to_a_bound_but_back_propagation(dispatch: Any) -> None:
     changes = {
         "num_blocks": [2, 3],
@@ -529,6 +541,7 @@ GIVEN = {"backbone": "vgg11", "cuts": [2], "aux": ["cnn"]}
 ALONE = {"tuner": OptunaTuner, "num_blocks": "-"}
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_further_decouplings_by_name(dispatch: Any, tmp_path: Path) -> None:
     """As JSON, in a file, by rule; each may train otherwise, and one may be there twice."""
     Decoupling.model_validate(GIVEN).save(tmp_path / "found.json")
@@ -563,6 +576,7 @@ def test_further_decouplings_by_name(dispatch: Any, tmp_path: Path) -> None:
     assert len(nni.started) == 2 * 6 == nni.tuner.settings.num_trials
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_given_decoupling_needs_no_search(dispatch: Any) -> None:
     nni = session(dispatch, **ALONE, decoupling=GIVEN)
     finish(nni)
@@ -578,6 +592,7 @@ def test_a_decoupling_may_be_a_file_beside_the_trial_code(dispatch: Any, tmp_pat
     assert ledger(nni)["given-000"].parameters.decoupling.cuts == [2]
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_search_result_may_be_a_file_beside_the_trial_code(dispatch: Any, tmp_path: Path) -> None:
     SearchResult.model_validate(TWO_CUTS).save(tmp_path / "found.json")
     options = {**ALONE, "decoupling": "found.json", "name": "sedona", "compare": ["uniform"]}
@@ -592,6 +607,7 @@ def test_a_search_result_may_be_a_file_beside_the_trial_code(dispatch: Any, tmp_
     }
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_what_comes_from_files_keeps_to_a_bound(dispatch: Any, tmp_path: Path) -> None:
     SearchResult.model_validate(LOPSIDED).save(tmp_path / "found.json")
     bounded = {**ALONE, "compare": [], "max_block_share": "0.7"}
@@ -656,6 +672,7 @@ PROBE_RESULT = {
 }
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_probing_comes_first_and_what_it_finds_is_trained(dispatch: Any) -> None:
     nni = session(dispatch, tuner=ProbeTuner, num_blocks=[2, 3], compare=["uniform"], concurrency=1)
     search = nni.tuner.ledger["search"].parameters
@@ -670,6 +687,7 @@ def test_probing_comes_first_and_what_it_finds_is_trained(dispatch: Any) -> None
     assert trained["probe-k3"].aux == ["conv2", "conv2"]
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 @pytest.mark.parametrize(
     ("tuner", "main", "other"), [(ProbeTuner, "probe", "sedona"), (SedonaTuner, "sedona", "probe")]
 )
@@ -711,6 +729,7 @@ def test_two_searches_that_cannot_be(dispatch: Any, changes: dict[str, Any], mes
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_leaders_are_trained_on_the_same_budget(dispatch: Any) -> None:
     nni = session(dispatch, leaders=3, compare=["uniform"], max_block_share="1.6/K")
     finish(nni)
@@ -739,6 +758,7 @@ def test_leaders_of_several_numbers_of_blocks_have_names_of_their_own(dispatch: 
     assert names == ["probe-k2", "probe-k2-2", "probe-k3", "probe-k3-2"]
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -823,6 +843,7 @@ def pruned(dispatch: Any, **changes: Any) -> Any:
     return nni
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_hopeless_training_is_stopped_and_counts(dispatch: Any) -> None:
     nni = pruned(dispatch)
     assert nni.stopped == ["uniform-001"]  # after its second epoch
@@ -870,11 +891,13 @@ def test_halving(dispatch: Any) -> None:
     assert ledger(nni)["uniform-001"].share_done == 0.5
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("word", ["none", False, None])
 def test_nothing_is_stopped_without_a_rule(dispatch: Any, word: Any) -> None:
     assert pruned(dispatch, pruner=word).stopped == []
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_two_objectives(dispatch: Any) -> None:
     """Trainings that need less memory are as good as those that are more accurate."""
     nni = session(dispatch, compare=["uniform"], trials_per_strategy=3, second_objective="memory")
@@ -895,6 +918,7 @@ def test_two_objectives(dispatch: Any) -> None:
     assert best[-2] == "30 MiB"
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_speed_up_as_the_second_objective(dispatch: Any) -> None:
     nni = session(
         dispatch,
@@ -931,6 +955,7 @@ def test_an_experiment_ends_when_its_images_have_changed(dispatch: Any) -> None:
     assert ledger(nni)["sedona-001"].status == "failed"
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_the_web_ui_gets_what_people_look_for(dispatch: Any) -> None:
     nni = session(dispatch, compare=["uniform", "backprop"])
     finish(nni)
@@ -953,6 +978,7 @@ def test_the_web_ui_gets_what_people_look_for(dispatch: Any) -> None:
     assert "mutation_summary" not in (nni.folder / LEDGER_FILE).read_text()
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_the_number_of_trials_is_announced(dispatch: Any) -> None:
     nni = session(dispatch, concurrency=1)
     assert nni.max_trials == 9

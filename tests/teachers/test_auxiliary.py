@@ -81,6 +81,7 @@ VGG19 = {
 }
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize("boundaries", list(VGG19), ids=str)
 def test_sizes_at_every_boundary_of_vgg19(boundaries: tuple[int, ...]) -> None:
     with torch.device("meta"):

@@ -181,6 +181,7 @@ def test_an_authors_network_passes(suite: Any) -> None:
         getattr(tried, name)()
 
 
+@pytest.mark.fast_cases(2)
 @pytest.mark.parametrize(
     ("kind", "test", "error"),
     [

@@ -127,12 +127,14 @@ class Same(GreedyLearning):
     """An outside author's, which is greedy learning under another name."""
 
 
+@pytest.mark.slow(reason="every check of a suite")
 def test_an_authors_method_passes(suite: Any) -> None:
     tried = suite(Same)
     tried.test_a_block_learns_what_is_declared()
     tried.test_a_step_tells_losses_and_leaves_no_gradients()
 
 
+@pytest.mark.slow(reason="every check of a suite")
 @pytest.mark.parametrize(
     ("kind", "test", "error"),
     [
@@ -155,6 +157,7 @@ def test_what_is_wrong_is_found(
         getattr(tried, f"test_{test}")()
 
 
+@pytest.mark.slow(reason="every check of a suite")
 def test_what_is_forgotten_is_found(suite: Any, tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         suite(Forgetful).test_an_interrupted_training_ends_with_the_same_bits(tmp_path)

@@ -50,6 +50,7 @@ def test_a_search_without_a_fault_passes(tmp_path: Path) -> None:
     assert failures("", tmp_path) == set()
 
 
+@pytest.mark.fast_cases(4)
 @pytest.mark.parametrize(
     ("fault", "failed"),
     [

@@ -32,6 +32,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [] if same else [f"{where}: {old!r} became {new!r}"]
 
 
+@pytest.mark.slow(reason="searches and trains")
 @pytest.mark.parametrize("name", record.TRACES)
 def test_as_recorded(name: str) -> None:
     if name in record.NEEDS_MKL and not torch.backends.mkl.is_available():

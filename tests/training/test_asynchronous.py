@@ -194,6 +194,7 @@ def test_round_robin_with_one_place_is_greedy_learning_after_the_start() -> None
         assert torch.equal(value, reference.state_dict()[name]), name
 
 
+@pytest.mark.slow(reason="trains")
 def test_a_slowed_block_has_fewer_turns(turns: list[tuple[int, int]]) -> None:
     """Shares 4 : 1 : 4 in 900 turns, within four standard deviations."""
     learner = method(tiny(), slow_block=2, slowdown=4, train={"epochs": 1000})

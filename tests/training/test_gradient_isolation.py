@@ -77,6 +77,7 @@ def test_a_blocks_loss_reaches_its_own_weights_only(backbone: str, seed: int) ->
                 assert all(torch.count_nonzero(gradient) == 0 for gradient in gradients)
 
 
+@pytest.mark.fast_cases(9)
 @pytest.mark.parametrize(("backbone", "seed"), CASES)
 def test_immediate_backward_is_the_gradient_of_the_sum(backbone: str, seed: int) -> None:
     network, images, labels = random_case(backbone, seed)
@@ -92,6 +93,7 @@ def test_immediate_backward_is_the_gradient_of_the_sum(backbone: str, seed: int)
             torch.testing.assert_close(update, parameter.grad, rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.fast_cases(8)
 @pytest.mark.parametrize(("backbone", "seed"), CASES)
 def test_nothing_above_a_cut_changes_what_happens_below(backbone: str, seed: int) -> None:
     """To the bit: with other weights in all upper blocks the lowest block's update is the same."""

@@ -337,6 +337,7 @@ def test_a_training_is_repeated_and_continued_to_the_bit(
     assert not same(run(None, seed=4), expected)
 
 
+@pytest.mark.slow(reason="trains")
 def test_mixed_precision_comes_near(splits: Splits) -> None:
     """In fp16 with loss scaling synthesizers and blocks move about as far and the same way."""
     found = []

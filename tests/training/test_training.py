@@ -202,6 +202,7 @@ def test_multistep_schedule(splits: Splits) -> None:
     assert rates == pytest.approx([0.002, 0.0004, 0.0004])
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision(splits: Splits, amp: Any) -> None:
     """Convolutions run in the lower precision and come to nearly the same losses."""
@@ -430,6 +431,7 @@ def test_a_damaged_checkpoint_is_one_line_and_stays(
     assert path.read_bytes() == damaged
 
 
+@pytest.mark.slow(reason="trains")
 def test_a_full_disk_loses_nothing(splits: Splits, tmp_path: Path) -> None:
     """What was kept before is kept, and training goes on from it when there is room again."""
     settings = SETTINGS.model_copy(update={"epochs": 2})

@@ -235,6 +235,7 @@ def test_averages_follow_each_update_of_a_block(name: str, splits: Splits) -> No
     assert not same(method.result, network)
 
 
+@pytest.mark.slow(reason="trains")
 def test_averages_are_what_is_validated_and_kept(
     splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def outcome(results: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in results.items() if name not in measured}
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 def test_same_seed_same_search_and_another_seed_another(uninterrupted: dict[str, Any]) -> None:
     torch.manual_seed(123)
     again = run_search("sedona", TASK, SETTINGS, **OPTIONS)
@@ -99,6 +100,7 @@ def test_same_seed_same_search_and_another_seed_another(uninterrupted: dict[str,
     assert other["search_result"]["alpha"] != uninterrupted["search_result"]["alpha"]
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 def test_it_trains_and_judges_in_one_layout() -> None:
     task = TASK.model_copy(update={"width_multiplier": 0.125})  # maps of one channel have none
     settings = SETTINGS.model_copy(update={"pretrain_steps": 1, "meta_steps": 1})
@@ -114,6 +116,7 @@ def test_search_moves_alpha_and_beta(uninterrupted: dict[str, Any]) -> None:
     assert all(len(set(row)) == 2 for row in result.beta)
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 @pytest.mark.parametrize("stop_after", [1, 5, 8])
 def test_interrupted_trial_goes_on_to_the_same_result(
     stop_after: int, tmp_path: Path, uninterrupted: dict[str, Any]
@@ -138,6 +141,7 @@ def test_interrupted_trial_goes_on_to_the_same_result(
     assert resumed[0] == reported[-1]  # the step that was lost is repeated to the bit
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 def test_killed_trial_goes_on_to_the_same_result(
     tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
@@ -161,6 +165,7 @@ def test_killed_trial_goes_on_to_the_same_result(
     assert outcome(results) == outcome(uninterrupted)
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 def test_finished_trial_returns_its_results_again(
     tmp_path: Path, uninterrupted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +176,7 @@ def test_finished_trial_returns_its_results_again(
     assert results["search_result"] == uninterrupted["search_result"]
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 def test_trial_is_silent_and_writes_nothing_elsewhere(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     nowhere.mkdir()
@@ -186,6 +192,7 @@ def test_trial_is_silent_and_writes_nothing_elsewhere(tmp_path: Path) -> None:
     assert not list(nowhere.iterdir())
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 def test_trial_reports_numbers_and_a_search_result(uninterrupted: dict[str, Any]) -> None:
     settings = SETTINGS.model_copy(update={"pretrain_steps": 150, "meta_steps": 5})
     reports: list[dict[str, float]] = []
@@ -219,6 +226,7 @@ def test_trial_reports_numbers_and_a_search_result(uninterrupted: dict[str, Any]
     assert results["images"] == (train * settings.batch_size + 155 * settings.validation_batch_size)
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 def test_images_are_those_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where batches are smaller than was asked for, as there are no more images."""
     drawn: list[int] = []
@@ -248,6 +256,7 @@ def test_impossible_searches_are_refused_and_leave_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 def test_directory_of_another_search_is_refused(tmp_path: Path) -> None:
     run_search("sedona", TASK, SETTINGS, **OPTIONS, directory=tmp_path)
     for task, settings in [

@@ -32,6 +32,7 @@ def without_clock(numbers: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if name != "time_s"}
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 def test_results_and_files(tmp_path: Path) -> None:
     reported: list[dict[str, float]] = []
     results = run_training(TASK, DECOUPLING, SETTINGS, report=reported.append, directory=tmp_path)
@@ -109,6 +110,7 @@ class Counting(BatchStream):
             yield images, labels
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 @pytest.mark.parametrize("method", ["greedy", "sequential", "asynchronous"])
 def test_images_are_those_that_were_taken(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where batches are smaller than was asked for, as there are no more images."""
@@ -190,6 +192,7 @@ def test_peak_memory_is_that_of_the_method() -> None:
     assert peak("sequential") < peak("greedy") < few
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 def test_another_training_is_not_overwritten(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 1})
     run_training(TASK, DECOUPLING, settings, directory=tmp_path)
@@ -236,6 +239,7 @@ def test_saved_models_that_cannot_be_tested(tmp_path: Path) -> None:
         evaluate_saved(tmp_path)
 
 
+@pytest.mark.slow(reason="starts or interrupts whole searches")
 def test_damaged_records_are_one_line_and_stay(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 1})
     task = TASK.model_copy(update={"width_multiplier": 0.125, "train_limit": 80})

@@ -39,6 +39,7 @@ def case(name: str, image_size: int) -> Case:
     return Case(problem, problem.state(), [batch(), batch()], batch(), lr=0.02, seed=0)
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(("name", "image_size"), [("dgl-cnn4", 8), ("dni-cnn", 27)])
 def test_hypergradient_equals_central_differences(name: str, image_size: int) -> None:
     """Five-point differences along a random direction; meta_loss itself against the formulas."""

@@ -118,6 +118,7 @@ def test_relaxed_gradient_is_the_formula(number: int) -> None:
         torch.testing.assert_close(plain[name].detach(), value, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.slow(reason="searches")
 def test_threads_change_nothing_but_rounding() -> None:
     """Boundaries are worked on side by side; each still adds up in its own order."""
     results, threads = [], torch.get_num_threads()

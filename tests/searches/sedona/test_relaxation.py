@@ -62,6 +62,7 @@ def test_auxiliary_networks_with_a_loss_of_their_own_are_refused() -> None:
         RelaxedNetwork(backbone, ["conv1", "predsim"])
 
 
+@pytest.mark.slow(reason="searches")
 @pytest.mark.parametrize("cuts", [[], [0], [2], [1, 4], [0, 3, 6], list(range(7))])
 def test_one_hot_relaxation_trains_as_the_decoupled_network(cuts: list[int]) -> None:
     """Same weights, three steps of SGD: equal updates of every weight that both have."""

@@ -43,6 +43,7 @@ FOUND: dict[str, Any] = {
 TASK = Task(width_multiplier=0.25, train_limit=60)
 
 
+@pytest.mark.slow(reason="searches")
 @pytest.mark.parametrize("release_mode", [False, True])
 def test_a_step_is_that_of_the_search(release_mode: bool) -> None:
     """Three steps of SGD in float64, of which the search's are proven elsewhere; in the mode in

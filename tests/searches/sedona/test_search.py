@@ -84,6 +84,7 @@ def test_only_meta_steps_move_alpha_and_beta() -> None:
 ONE_TRAJECTORY = {"pretrain_steps": 0, "memory_size": 1, "lr_steps": 40}
 
 
+@pytest.mark.slow(reason="searches")
 def test_without_pretraining_a_search_follows_one_trajectory() -> None:
     """From the initial weights and the full rate on, along the cosine of ``lr_steps``."""
     this, plain = search(**ONE_TRAJECTORY), search()
@@ -112,6 +113,7 @@ def test_without_pretraining_a_search_follows_one_trajectory() -> None:
     assert this.done
 
 
+@pytest.mark.slow(reason="searches")
 def test_the_rate_may_fall_over_other_steps_than_those_of_pretraining() -> None:
     assert [this["lr"] for this in run(search(lr_steps=3), 4)] == pytest.approx(
         [0.1, 0.07525, 0.02575, 0.001]
@@ -154,6 +156,7 @@ def test_interrupted_search_ends_with_the_same_bits(
         assert torch.equal(ours, theirs) or ours.dtype == torch.int64
 
 
+@pytest.mark.slow(reason="searches")
 def test_checkpoint_interrupted_while_written_leaves_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +271,7 @@ def test_damaged_checkpoint_is_one_line_and_stays(name: str, tmp_path: Path) -> 
     load_checkpoint(search(), tmp_path)
 
 
+@pytest.mark.slow(reason="searches")
 def test_meta_step_follows_the_validation_loss_downhill() -> None:
     """With plain SGD the first update is -meta_lr times the hypergradient of the taken snapshot."""
     changes = {
