@@ -38,8 +38,9 @@ def _load_first(plugins: Sequence[str] | None) -> list[str]:
     Raises:
         InputError: if one cannot be loaded.
     """
-    from sedona_nni.plugins import load_plugins
+    from sedona_nni.plugins import load_installed, load_plugins
 
+    load_installed()
     try:
         load_plugins(plugins or [], Path.cwd())
     except InputError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from sedona_nni.command_line.options import ExperimentName, Json, Plugins, Port,
 from sedona_nni.command_line.tables import show_table
 from sedona_nni.command_line.telling import tell_contents
 from sedona_nni.errors import InputError
+from sedona_nni.plugins import absolute_plugins
 
 if TYPE_CHECKING:
     from sedona_nni.reporting.results import StrategyRow
@@ -138,7 +140,11 @@ def _supervise(
             print(f"best compromises of validation accuracy and {best[0][4]}")
             show_table(*best)
         print(f"results: {folder}", file=sys.stderr)
-        print(f"pictures: sedona-nni report {folder} --html report.html", file=sys.stderr)
+        plugins = absolute_plugins(planned.settings.plugins.plugins, planned.folder)
+        command = ["sedona-nni", "report", str(folder), "--html", "report.html"]
+        for plugin in plugins:  # or the page would not know what they have found
+            command += ["--plugin", plugin]
+        print(f"pictures: {shlex.join(command)}", file=sys.stderr)
     raise typer.Exit(exit_code)
 
 

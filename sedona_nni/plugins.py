@@ -47,6 +47,7 @@ def load_plugins(plugins: Iterable[str], folder: Path) -> None:
     Raises:
         InputError: if one cannot be imported. It names the plug-in, the reason and the line.
     """
+    load_installed()  # what is wrong with one is told before anything else is looked at
     for plugin in plugins:
         with _loading(plugin):
             if _is_path(plugin):
@@ -145,8 +146,7 @@ def _loading(plugin: str) -> Iterator[None]:
         reason = " ".join(str(error).split())
         if not isinstance(error, InputError):
             reason = ": ".join(filter(None, [type(error).__name__, reason]))
-            reason += _place(error)
-        raise InputError(f"plugins: {plugin} cannot be loaded ({reason})") from error
+        raise InputError(f"plugins: {plugin} cannot be loaded ({reason}{_place(error)})") from error
 
 
 def _place(error: BaseException) -> str:

@@ -138,7 +138,36 @@ def test_it_can_import_its_neighbours_and_shadows_nothing(tmp_path: Path) -> Non
             "./mine.py",
             "mine.py",
             NETWORK.format(name="conv7"),
-            "aux: must have a name that is not taken, but got 'conv7'",
+            "aux: must have a name that is not taken, but got 'conv7', {}/mine.py, line 4",
+        ),
+        (
+            "./mine.py",
+            "mine.py",
+            "from sedona_nni import register_auxiliary\n@register_auxiliary\nclass A: pass",
+            "register_auxiliary: must be given a name, but got <class 'mine.A'>, "
+            "{}/mine.py, line 2",
+        ),
+        (
+            "./mine.py",
+            "mine.py",
+            "from sedona_nni import register_auxiliary\n@register_auxiliary('a')\nclass A: pass",
+            "aux: a must be a subclass of AuxiliaryNetwork, or a function that makes one, "
+            "but got 'A', {}/mine.py, line 2",
+        ),
+        (
+            "./mine.py",
+            "mine.py",
+            "from sedona_nni import SearchKind, register_search\nregister_search(SearchKind)",
+            "search: must be a SearchKind, and not its class, but got 'SearchKind', "
+            "{}/mine.py, line 2",
+        ),
+        (
+            "./mine.py",
+            "mine.py",
+            "from sedona_nni import SearchKind, register_search\n"
+            "class A(SearchKind):\n    name = 'a'\n    def run(self, setup, settings): ...\n"
+            "register_search(A())",
+            "search: must have 'field', but got 'A', {}/mine.py, line 5",
         ),
     ],
 )
@@ -245,9 +274,20 @@ def test_an_installed_one_is_known_everywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow(reason="processes that import everything")
-def test_an_installed_one_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("data", "digits"),
+        ("search", "quickstart", "--directory", "found"),
+        ("train", "quickstart", "--decoupling", "backprop", "--directory", "trained"),
+        ("test", "nothing"),
+    ],
+)
+def test_an_installed_one_that_cannot_be_loaded_is_named(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
     environment = install(tmp_path, "their_networks", "import no_such_module")
-    done = python(environment, "-m", "sedona_nni.command_line", "data", "digits")
+    done = python(environment, "-m", "sedona_nni.command_line", *command)
     assert done.returncode == 2
     assert done.stderr == (
         "sedona-nni: plugins: their_networks of the installed package their-package cannot be "

@@ -209,8 +209,9 @@ def register_search(kind: SearchKind[Any]) -> None:
     """Make a search known under its name, wherever the names of this project's can stand.
 
     Raises:
-        InputError: if its name, the field of its settings, or the format of its outcome is taken by
-            another search; searches may share the class of an outcome.
+        InputError: if it is no search, or lacks an attribute; or if its name, the field of its
+            settings, or the format of its outcome is taken by another search; searches may share
+            the class of an outcome.
 
     Examples:
         >>> import random
@@ -236,6 +237,13 @@ def register_search(kind: SearchKind[Any]) -> None:
         ...         return Findings(found, default=0.0, images=0)
         >>> register_search(Luck())
     """
+    given: object = kind  # whatever a plug-in registers
+    if not isinstance(given, SearchKind):
+        rule = "must be a SearchKind, and not its class"
+        raise InputError.rule("search", rule, getattr(given, "__name__", type(given).__name__))
+    for attribute in ("name", "field", "settings", "outcome"):
+        if not hasattr(kind, attribute):
+            raise InputError.rule("search", f"must have {attribute!r}", type(kind).__name__)
     for other in SEARCHES.so_far:
         if other.field == kind.field:
             raise InputError.rule("search", "must have a field that is not taken", kind.field)

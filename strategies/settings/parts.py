@@ -58,7 +58,7 @@ class Training(_Part):
 
     task: Task
     aux: tuple[str, ...] = Field(default=("conv1", "conv2", "conv3", "conv4"), min_length=1)
-    train: TrainSettings = TrainSettings()
+    train: TrainSettings = Field(default_factory=TrainSettings)
     seed: Seed = 2021
 
 

@@ -76,11 +76,14 @@ def read_parts(
         own = {name: class_args[name] for name in part.model_fields if name in class_args}
         found[part] = _validated(part, own, _WHERE)
     under = under or {}
+    fields = {name for part in parts for name in part.model_fields}
+    for name in sorted(fields & set(under)):
+        raise InputError.rule("search", "must have a field that is none of experiments", name)
     whole = {
         name: _validated(kind, class_args.get(name, {}), f"{_WHERE}.{name}")
         for name, kind in under.items()
     }
-    known = {*under, *(name for part in parts for name in part.model_fields)}
+    known = {*under, *fields}
     for name in class_args:
         if name not in known:
             raise InputError(f"{_WHERE}.{name}: unknown field, please check its spelling")

@@ -53,6 +53,8 @@ def test_it_is_loaded_in_the_command_the_tuner_and_the_trials(
     (row,) = json.loads(out)
     assert row["decoupling"]["backbone"] == "strange-net"
     assert row["decoupling"]["aux"] == ["strange-linear"]
+    # so that its pictures show what was found
+    assert re.search(r"^pictures: .* --plugin \S+/stranger\.py$", err, re.MULTILINE)
     # and again where it goes on
     experiment_id = re.findall(r"experiment (\w+), web UI", err)[0]
     config = json.loads(

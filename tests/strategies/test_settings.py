@@ -293,7 +293,20 @@ def test_its_ledger_is_read_without_its_plug_in(dispatch: Any) -> None:
     report = build_report([Source("e", records)], lambda trials: {})
     assert report.groups[0].searches[0].kind == "walk"
     assert report.groups[0].searches[0].result is None
-    assert "walk-000" in render(report, "now")
+    page = render(report, "now")
+    assert "walk-000" in page
+    assert "What it found is not shown" in page
+
+
+def test_its_settings_do_not_stand_where_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Walk, "field", "task")
+    register_search(Walk())
+    given = {"strategy": "walk", "task": {}, "num_blocks": 2}
+    try:
+        with pytest.raises(InputError, match=r"^search: must have a field .*, but got 'task'$"):
+            read_settings({"className": SEARCH, "classArgs": given}, ROOT)
+    finally:
+        SEARCHES.remove("walk")
 
 
 def test_it_may_be_compared_with_ours(walk: None) -> None:

@@ -421,6 +421,14 @@ class TestRegistry:
                 call(name)
             assert str(caught.value) == message
 
+    def test_what_makes_no_network(self) -> None:
+        register_auxiliary("none-at-all")(lambda context: None)  # type: ignore[arg-type, return-value]
+        try:
+            with pytest.raises(InputError, match=r"^aux: none-at-all must make an Auxil.*'NoneT"):
+                build_auxiliary("none-at-all", context(1, 1))
+        finally:
+            AUXILIARY.remove("none-at-all")
+
     @pytest.mark.parametrize("name", ["cnn", "conv7", "none"])
     def test_a_taken_name(self, name: str) -> None:
         with pytest.raises(InputError, match=f"must have a name that is not taken, .*'{name}'"):

@@ -103,7 +103,8 @@ def register_auxiliary(name: str) -> Callable[[BuilderT], BuilderT]:
     `build_auxiliary` then draws.
 
     Raises:
-        InputError: if the name is taken.
+        InputError: if the name is none or taken, or a class is registered that is no
+            `AuxiliaryNetwork`.
 
     Examples:
         >>> from torch import Tensor, nn
@@ -119,7 +120,13 @@ def register_auxiliary(name: str) -> Callable[[BuilderT], BuilderT]:
         >>> decoupling = Decoupling(backbone="vgg11", cuts=[2], aux=["linear"])
     """
 
+    if not isinstance(name, str):
+        raise InputError.rule("register_auxiliary", "must be given a name", name)
+
     def register(builder: BuilderT) -> BuilderT:
+        if isinstance(builder, type) and not issubclass(builder, AuxiliaryNetwork):
+            rule = f"{name} must be a subclass of AuxiliaryNetwork, or a function that makes one"
+            raise InputError.rule("aux", rule, builder.__name__)
         AUXILIARY.add(name, builder)
         return builder
 
@@ -175,8 +182,11 @@ def build_auxiliary(name: str, context: AuxiliaryContext) -> AuxiliaryNetwork:
     """Build an auxiliary network with freshly drawn weights, on torch's default device.
 
     Raises:
-        InputError: if the name is unknown.
+        InputError: if the name is unknown, or stands for something that makes no such network.
     """
-    network = AUXILIARY[name](context)
+    network: object = AUXILIARY[name](context)  # whatever a plug-in returns
+    if not isinstance(network, AuxiliaryNetwork):
+        rule = f"{name} must make an AuxiliaryNetwork"
+        raise InputError.rule("aux", rule, type(network).__name__)
     initialise(network)
     return network
