@@ -46,7 +46,6 @@ def run(
     An experiment that comes with this project is known by its name, e.g. quickstart; its trials run
     in the current folder, where it also looks for data.
     """
-    from sedona_nni.plugins import absolute_plugins
     from sedona_nni.strategies.experiment_file import find_experiment
 
     _check_start(port, results)
