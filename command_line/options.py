@@ -40,7 +40,7 @@ def _load_first(plugins: Sequence[str] | None) -> list[str]:
     """
     from sedona_nni.plugins import load_installed, load_plugins
 
-    load_installed()
+    load_installed()  # apart, as the option is not to blame for them
     try:
         load_plugins(plugins or [], Path.cwd())
     except InputError as error:

@@ -27,7 +27,7 @@ class Place(NamedTuple):
         part: What it is counted in: epoch, step or probe.
         done: How many of them are done.
         total: Of how many.
-        words: What is known of the last one.
+        words: What is known of the last one, may be nothing.
     """
 
     part: str
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         """Return for instance ``"epoch 3 of 8, validation accuracy 94.2%"``."""
-        return f"{self.part} {self.done} of {self.total}, {self.words}"
+        return ", ".join(filter(None, [f"{self.part} {self.done} of {self.total}", self.words]))
 
 
 def place(numbers: Mapping[str, Any]) -> Place | None:
@@ -56,6 +56,8 @@ def place(numbers: Mapping[str, Any]) -> Place | None:
 def _words(part: str, numbers: Mapping[str, Any]) -> str:
     if "tried" in numbers:
         return f"{numbers['tried']}: loss {numbers['loss']:.3f}"
+    if "default" not in numbers:  # a search of one's own, or one of before
+        return ""
     if "decided" in numbers:
         accuracy = f"validation accuracy {numbers['default']:.1%}"
         return f"{accuracy}, decided {numbers['decided']:.1%}"
@@ -97,7 +99,11 @@ class Narrator:
         """Tell a report."""
         where = place(numbers)
         if where is None:
-            known = (f"{name} {value:.4g}" for name, value in numbers.items() if value is not None)
+            known = (
+                f"{name} {value:.4g}" if isinstance(value, float | int) else f"{name} {value}"
+                for name, value in numbers.items()
+                if value is not None
+            )
             self._tell(", ".join(known))
             return
         line = [str(where), *self._best_so_far(where, numbers)]
@@ -111,7 +117,7 @@ class Narrator:
         step by step, is not what it is after."""
         if "tried" in numbers:
             value, shown = -numbers["loss"], f"least {numbers['loss']:.3f} ({numbers['tried']})"
-        elif where.part == "epoch":
+        elif where.part == "epoch" and "default" in numbers:
             value, shown = numbers["default"], f"best {numbers['default']:.1%} (epoch {where.done})"
         else:
             return []

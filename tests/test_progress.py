@@ -137,6 +137,22 @@ def test_another_search_tells_what_it_maximises() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("numbers", "line"),
+    [
+        ({"step": 1, "steps": 4, "loss": 2.0}, "step 1 of 4"),
+        ({"epoch": 1, "epochs": 4}, "epoch 1 of 4"),
+        ({"probe": 1, "probes": 4, "loss": 2.0, "probed": "no cut"}, "probe 1 of 4"),  # of before
+        ({"loss": 2.0, "phase": "looks"}, "loss 2, phase looks"),
+    ],
+)
+def test_reports_that_tell_less_are_told_all_the_same(numbers: dict[str, Any], line: str) -> None:
+    told: list[str] = []
+    Narrator(told.append, clock=lambda: 0.0)(numbers)
+    assert told[0].startswith(line)
+    assert not told[0].rstrip().endswith(",")
+
+
 def test_the_last_report_has_no_time_left() -> None:
     assert told([(10.0, {"default": 0.5, "epoch": 1, "epochs": 1})]) == [
         "epoch 1 of 1, validation accuracy 50.0%, best 50.0% (epoch 1)"
