@@ -3,10 +3,12 @@
 Notation (L layers; boundary i is the place after layer i):
     c_j         compute of layer j; that of the last layer includes the head
     d_i         compute of the auxiliary network at boundary i
-    block i..j  c_i + ... + c_j, and d_j if it ends with a cut
+    block i..j  s_{i-1} + c_i + ... + c_j, and d_j if it ends with a cut
+    s_i         what a block has more because it begins behind boundary i; 0 but for memory
     share       block / (c_0 + ... + c_{L-1}): of what back-propagation computes
 Compute is counted in MACs, see `sedona_nni.decouplings.cost`, or measured in nanoseconds, see
-`sedona_nni.decouplings.layer_time`. Both are integers, so that sums and comparisons are exact.
+`sedona_nni.decouplings.layer_time`. Memory is such a sum, too, of bytes, see
+`sedona_nni.decouplings.memory`. All are integers, so that sums and comparisons are exact.
 """
 
 from __future__ import annotations
@@ -17,7 +19,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
 
 from sedona_nni.decouplings.cost import auxiliary_cost, head_cost, layer_costs
@@ -38,9 +46,10 @@ class Compute(Document):
 
     Attributes:
         backbone: Name of the backbone.
-        unit: Multiply-accumulates of a forward pass of one sample, or nanoseconds of a forward and
-            a backward pass of a batch.
+        unit: Multiply-accumulates of a forward pass of one sample, nanoseconds of a forward and
+            a backward pass of a batch, or bytes that a step of a batch keeps.
         layers: Of each layer, L numbers; the last includes the head.
+        starts: Of beginning a block behind each of the L-1 boundaries; none: it costs nothing.
         auxiliary: Of each auxiliary network by name, at each of the L-1 boundaries.
         provenance: What was counted, or measured how.
 
@@ -56,8 +65,9 @@ class Compute(Document):
 
     format: Literal["sedona-nni/compute/1"] = "sedona-nni/compute/1"
     backbone: str
-    unit: Literal["macs", "ns"]
+    unit: Literal["macs", "ns", "bytes"]
     layers: list[_Amount] = Field(min_length=1)
+    starts: list[int] = Field(default_factory=list)
     auxiliary: list[dict[str, _Amount]]
     provenance: dict[str, Any] = Field(default_factory=dict)
 
@@ -68,9 +78,21 @@ class Compute(Document):
                 "auxiliary must have one entry per boundary, "
                 f"but got {len(self.auxiliary)} for {len(self.layers)} layers"
             )
+        if len(self.starts) not in (0, len(self.auxiliary)):
+            raise ValueError(
+                "starts must have one entry per boundary, or none, "
+                f"but got {len(self.starts)} for {len(self.layers)} layers"
+            )
         if not any(self.layers):
             raise ValueError("layers must not all be free")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_free_starts(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        described: dict[str, Any] = dump(self)
+        if not self.starts:
+            del described["starts"]
+        return described
 
     @cached_property
     def total(self) -> int:
@@ -80,7 +102,7 @@ class Compute(Document):
     @property
     def as_provenance(self) -> Any:
         """What a decoupling that was chosen by this carries along: what can be counted again need
-        not be, but measured times in full."""
+        not be, but measured times in full, and of bytes the step that they are of."""
         return self.unit if self.unit == "macs" else self.model_dump(mode="json")
 
     def check_covers(self, backbone: str, aux_names: Iterable[str]) -> None:
@@ -101,9 +123,10 @@ class Compute(Document):
         return [0, *itertools.accumulate(self.layers)]
 
     def between(self, below: int, end: int) -> int:
-        """Return the compute of the layers between two boundaries, below+1..end, without auxiliary
-        network; -1 is the start of the network, L-1 its end."""
-        return self._sums[end + 1] - self._sums[below + 1]
+        """Return the compute of a block of the layers between two boundaries, below+1..end, without
+        auxiliary network; -1 is the start of the network, L-1 its end."""
+        start = self.starts[below] if self.starts and below >= 0 else 0
+        return start + self._sums[end + 1] - self._sums[below + 1]
 
     def blocks(self, decoupling: Decoupling) -> list[int]:
         """Return the compute of each block with its auxiliary network, K of them.
@@ -116,7 +139,7 @@ class Compute(Document):
         auxiliary = [*(self.auxiliary[cut].get(name, 0) for cut, name in cuts), 0]
         blocks = decoupling.blocks(len(self.layers))
         return [
-            sum(self.layers[block.start : block.stop]) + extra
+            self.between(block.start - 1, block.stop - 1) + extra
             for block, extra in zip(blocks, auxiliary, strict=True)
         ]
 

@@ -51,7 +51,7 @@ def pooled_unit(unit: nn.Sequential, features: Tensor) -> Tensor:
         wide
         and unit.training
         and type(activation) is nn.ReLU
-        and not torch.is_autocast_enabled(features.device.type)
+        and features.dtype == convolution.weight.dtype  # else in mixed precision
     ):
         # Not .mean(), whose gradient has strides that make the next kernel slow
         return F.avg_pool2d(unit(features), features.shape[2:]).flatten(1)

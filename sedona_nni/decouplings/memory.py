@@ -1,0 +1,375 @@
+"""What training takes of memory, block by block, in bytes.
+
+Notation (L layers, K blocks; boundary i is the place after layer i):
+    W, G, S    of a block, its auxiliary network included: weights and buffers; gradients, as many
+               as weights; the optimizer's state, and moving averages if there are any
+    A          activations: what its forward pass keeps for its backward pass
+    T          what is alive beside all that at the peak of a step: gradients of activations, and
+               what is needed in passing
+
+Counted exactly, for a batch of the given size, in training mode:
+
+- A is the memory that autograd saves, each storage once, and the block's own input and output,
+  which live as long. Weights are W and not A; images are the batch's and not A. A tensor that two
+  neighbouring layers save, the output of one and the input of the next, is counted once.
+- A layer that begins a block saves less than within one, if it begins with what has no weights, as
+  a pool: its input asks for no gradient.
+- With mixed precision A has what is kept in 16 bits, weights cast to 16 bits included.
+
+So the memory of a block of the layers i+1..j with auxiliary network c is a sum,
+
+    s_i + (a_{i+1} + ... + a_j) + d_jc,
+
+a_j what layer j adds, its output included; s_i what a block needs that begins behind boundary i,
+its input and what its first layer saves differently; d_jc the auxiliary network and, if nothing
+saves it, the layer's output. `MemoryOfParts` has all of them. T is no such sum, see `peak_of_step`.
+
+A process that holds all blocks, trained one after the other, has at its peak
+
+    sum_k (W_k + S_k) + max_k (G_k + A_k + T_k),
+
+one that holds block k has W_k + S_k + G_k + A_k + T_k.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sedona_nni.decouplings.compute import Compute, provenance_of
+from sedona_nni.decouplings.decoupled import DecoupledNetwork
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.decouplings.dry_run import (
+    LiveMemory,
+    as_amp,
+    dry_features,
+    dry_run,
+    skeleton,
+    storages_saved_by,
+)
+from sedona_nni.models import Backbone, FeatureShape
+from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, auxiliary_context, build_auxiliary
+from sedona_nni.teachers.losses import LabelSmoothing
+
+__all__ = [
+    "Memory",
+    "MemoryOfParts",
+    "StepForm",
+    "StepPeaks",
+    "compute_in_memory",
+    "memory_of_parts",
+    "peaks_of_step",
+]
+
+
+@dataclass(frozen=True)
+class StepForm:
+    """What of a training, beside the network, decides how much memory a step takes.
+
+    Attributes:
+        batch_size: B, images per step.
+        optimizer: Makes the optimizer of some weights.
+        averaged: Whether there are moving averages of weights and statistics.
+        amp: Mixed precision: ``no``, ``fp16`` or ``bf16``.
+        criterion: Mean loss of logits and labels.
+        on_gpu: Whether optimizers change all weights at a time, as torch lets them on a GPU.
+        provenance: The same in words, for documents.
+    """
+
+    batch_size: int
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    averaged: bool = False
+    amp: str = "no"
+    criterion: nn.Module = field(default_factory=LabelSmoothing)
+    on_gpu: bool = False
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a part of a network, or of a block; see the top of this file.
+
+    Attributes:
+        weights: W, buffers included.
+        gradients: G.
+        optimizer: S, moving averages included.
+        activations: A.
+    """
+
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(
+            *(getattr(self, each.name) + getattr(other, each.name) for each in fields(self))
+        )
+
+    @property
+    def held(self) -> int:
+        """W + S, what there is all the time."""
+        return self.weights + self.optimizer
+
+    @property
+    def total(self) -> int:
+        """W + G + S + A."""
+        return self.held + self.gradients + self.activations
+
+
+@dataclass(frozen=True)
+class MemoryOfParts:
+    """What the parts of a backbone add to the memory of a block.
+
+    Attributes:
+        layers: Of each layer, L of them; the last includes the head.
+        starts: Activations that a block has more, or fewer, because it begins behind each of the
+            L-1 boundaries.
+        auxiliary: Of each auxiliary network by name, at each of the L-1 boundaries; also of
+            `NO_AUXILIARY`, as a block's output lives on where nothing saves it.
+    """
+
+    layers: list[Memory]
+    starts: list[int]
+    auxiliary: list[dict[str, Memory]]
+
+    def blocks(self, decoupling: Decoupling) -> list[Memory]:
+        """Return the memory of each block, K of them."""
+        ends = [
+            *(
+                self.auxiliary[cut][name]
+                for cut, name in zip(decoupling.cuts, decoupling.aux, strict=True)
+            ),
+            Memory(),
+        ]
+        return [
+            sum(
+                (self.layers[layer] for layer in block),
+                end + Memory(activations=self.starts[block.start - 1] if block.start else 0),
+            )
+            for block, end in zip(decoupling.blocks(len(self.layers)), ends, strict=True)
+        ]
+
+
+def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm) -> MemoryOfParts:
+    """Count what each layer, and each of some auxiliary networks at every boundary, takes.
+
+    Exact, see the top of this file, where layers have weights. A layer without any that begins a
+    block makes the next one begin it, too; this is followed up to the end of the network, but not
+    into an auxiliary network. Build the backbone under ``torch.device("meta")``.
+
+    Raises:
+        InputError: if a name is unknown.
+    """
+    names = [name for name in aux_names if name != NO_AUXILIARY]
+    labels = torch.empty(form.batch_size, dtype=torch.long, device="meta")
+    with dry_run():
+
+        def kept(module: nn.Module, features: Tensor, *, first: bool) -> _Kept:
+            with as_amp(form.amp):
+                return _kept(module, features, labels, form.criterion, first=first)
+
+        images = FeatureShape(backbone.in_channels, backbone.image_size)
+        features = [dry_features(images, form.batch_size)]
+        modules = [skeleton(part) for part in (*backbone.layers, backbone.head)]
+        inner = []
+        for index, module in enumerate(modules):
+            inner.append(kept(module, features[-1], first=index == 0))
+            features.append(inner[-1].result.detach())
+        *outputs, _ = features[1:]
+        sizes = [output.untyped_storage().nbytes() for output in outputs]
+
+        starts = []
+        for begin in range(1, len(backbone.layers)):
+            at, beginning = sizes[begin - 1], features[begin]
+            for module, within in zip(modules[begin:], inner[begin:], strict=True):
+                first = kept(module, beginning, first=True)
+                at += first.own - within.own
+                if first.result.requires_grad:
+                    break
+                beginning = first.result
+            starts.append(at)
+
+        # Within a block a layer's output lives on if the layer itself or the next one saves it
+        saved = [
+            size if below.output or above.input else 0
+            for size, (below, above) in zip(sizes, itertools.pairwise(inner), strict=True)
+        ]
+        saved[-1] = sizes[-1]
+        activations = [part.own + size for part, size in zip(inner, [*saved, 0], strict=True)]
+        parts = [
+            _held(module, form) + Memory(activations=amount)
+            for module, amount in zip((*backbone.layers, backbone.head), activations, strict=True)
+        ]
+        auxiliary = []
+        counted: dict[tuple[object, str], Memory] = {}
+        for boundary, output in enumerate(outputs[:-1]):
+            lives_on = Memory(activations=sizes[boundary] - saved[boundary])
+            context = auxiliary_context(backbone, boundary)
+            for name in names:
+                if (context, name) not in counted:  # boundaries of equal shape cost the same
+                    with torch.device("meta"):
+                        network = build_auxiliary(name, context)
+                    own = kept(skeleton(network), output, first=False).own
+                    counted[context, name] = _held(network, form) + Memory(activations=own)
+            auxiliary.append(
+                {name: counted[context, name] + lives_on for name in names}
+                | {NO_AUXILIARY: lives_on}
+            )
+    *layers, last, head = parts
+    return MemoryOfParts([*layers, last + head], starts, auxiliary)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a forward pass keeps: of its own, and whether its input and its output."""
+
+    result: Tensor
+    own: int
+    input: bool
+    output: bool
+
+
+def _kept(
+    module: nn.Module, features: Tensor, labels: Tensor, criterion: nn.Module, *, first: bool
+) -> _Kept:
+    features = features.detach().requires_grad_(not first)
+
+    def run() -> Tensor:
+        if isinstance(module, AuxiliaryNetwork):
+            return module.local_loss(features, labels, criterion)[0]
+        out: Tensor = module(features)
+        return criterion(out, labels) if out.dim() == 2 else out
+
+    result, saved = storages_saved_by(run)
+    for tensor in (*module.parameters(), *module.buffers(), labels):
+        saved.pop(id(tensor.untyped_storage()), None)
+    return _Kept(
+        input=saved.pop(id(features.untyped_storage()), None) is not None,
+        output=saved.pop(id(result.untyped_storage()), None) is not None,
+        own=sum(storage.nbytes() for storage in saved.values()),
+        result=result,
+    )
+
+
+def _held(module: nn.Module, form: StepForm) -> Memory:
+    """Return W, G and S of a module."""
+    weights = _bytes([*module.parameters(), *module.buffers()])
+    trained = [p for p in module.parameters() if p.requires_grad]
+    gradients = _bytes(trained)
+    state = _optimize(module, form)[0] if trained else 0
+    return Memory(weights, gradients, state + (weights if form.averaged else 0))
+
+
+def _optimize(module: nn.Module, form: StepForm) -> tuple[int, int]:
+    """Return the bytes of the optimizer's state, and those that an update takes in passing."""
+    parameters = [*skeleton(module).parameters()]
+    optimizer = form.optimizer(parameters)
+    for group in optimizer.param_groups:
+        group["foreach"] = form.on_gpu
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    state = [
+        value
+        for values in optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, Tensor)
+    ]
+    with LiveMemory() as live:
+        live.follow([*parameters, *(p.grad for p in parameters if p.grad is not None), *state])
+        before = live.now
+        optimizer.step()
+    return _bytes(state), live.peak - before
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def compute_in_memory(backbone: Backbone, aux_names: Iterable[str], form: StepForm) -> Compute:
+    """Return W + G + S + A of layers and auxiliary networks, to bound blocks by.
+
+    Raises:
+        InputError: if a name is unknown.
+    """
+    parts = memory_of_parts(backbone, aux_names, form)
+    return Compute(
+        backbone=backbone.name,
+        unit="bytes",
+        layers=[layer.total for layer in parts.layers],
+        starts=parts.starts,
+        auxiliary=[
+            {name: memory.total for name, memory in costs.items()} for costs in parts.auxiliary
+        ],
+        provenance={**provenance_of(backbone), **form.provenance},
+    )
+
+
+@dataclass(frozen=True)
+class StepPeaks:
+    """What a step of a decoupled network takes at its peak, in bytes.
+
+    Attributes:
+        held: W + S of each block, K of them.
+        passing: Of each block, the most that is alive in its step beside that and the images:
+            gradients, activations, and what is needed in passing.
+    """
+
+    held: list[int]
+    passing: list[int]
+
+    @property
+    def one_process(self) -> int:
+        """Of a process that holds all blocks and trains one after the other."""
+        return sum(self.held) + max(self.passing)
+
+    @property
+    def ranks(self) -> list[int]:
+        """Of each of K processes that hold one block."""
+        return [held + passing for held, passing in zip(self.held, self.passing, strict=True)]
+
+
+def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepForm) -> StepPeaks:
+    """Find what a step takes at its peak by a dry run of forward and backward pass and update.
+
+    Each block learns from its own loss alone, as in greedy learning; one without a classifier from
+    any gradient of its output. Other methods may hold more, and sequential learning holds the
+    optimizer's state of one block at a time. What kernels take for themselves is not seen.
+
+    Args:
+        network: Made under ``torch.device("meta")``.
+        images: Their shape.
+        form: Of the step.
+    """
+    held, passing = [], []
+    labels = torch.empty(form.batch_size, dtype=torch.long, device="meta")
+    with dry_run():
+        features = dry_features(images, form.batch_size)
+        for index, original in enumerate(network.blocks):
+            block = skeleton(original)
+            weights = [*block.parameters(), *block.buffers()]
+            with LiveMemory() as live:
+                live.follow([*weights, labels, features])  # else views of them would count
+                with as_amp(form.amp):
+                    output = block(features)
+                    if block.classifier is None:
+                        loss = output
+                    else:
+                        loss, _ = block.local_loss(output, labels, form.criterion)
+                loss.backward(torch.ones_like(loss))
+            own = _held(original, form)
+            batch = _bytes([labels] if index else [labels, features])
+            update = (
+                own.gradients + _bytes([labels, features, output]) + _optimize(original, form)[1]
+            )
+            held.append(own.held)
+            passing.append(max(live.peak - own.weights, update) - batch)
+            features = output.detach()
+    return StepPeaks(held, passing)

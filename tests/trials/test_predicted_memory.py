@@ -1,0 +1,57 @@
+"""What a step is predicted to take, against what it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sedona_nni.data.sets import load_splits
+from sedona_nni.decouplings.decoupled import build_decoupled
+from sedona_nni.decouplings.memory import peaks_of_step
+from sedona_nni.decouplings.rules import decoupling_by_rule
+from sedona_nni.models import FeatureShape, num_layers
+from sedona_nni.task import Task
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.step_form import step_form
+from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.trials import train as trial
+
+
+@pytest.mark.parametrize(
+    ("backbone", "rule", "changes"),
+    [
+        ("vgg11", "backprop", {}),
+        ("vgg11", "uniform:2:mlp-sr", {"optimizer": "adam", "ema_decay": 0.9}),
+        ("vgg19", "uniform:4:conv1", {"nesterov": True}),
+        ("resnet18", "backprop", {"amp": "bf16"}),
+        ("resnet18", "uniform:2:cnn", {}),
+        ("resnet18", "uniform:4:conv2", {"amp": "bf16", "clip_norm": 1.0}),
+        ("resnet50", "backprop", {}),
+        ("resnet50", "uniform:4:conv1", {"momentum": 0}),
+        # The update takes more than the passes
+        ("dgl-cnn6", "backprop", {"batch_size": 2, "optimizer": "adam"}),
+        ("dgl-cnn6", "uniform:2:predsim", {}),
+        ("dgl-cnn6", "uniform:4:mlp", {"method": "sequential"}),
+    ],
+)
+def test_predicted_within_a_tenth(backbone: str, rule: str, changes: dict[str, Any]) -> None:
+    """The rest is what kernels take for themselves."""
+    task = Task(backbone=backbone, train_limit=100, width_multiplier=0.25)
+    settings = TrainSettings.model_validate({"batch_size": 16, **changes})
+    decoupling = decoupling_by_rule(rule, backbone, num_layers(backbone))
+    with torch.device("meta"):
+        whole = task_backbone(task)
+        network = build_decoupled(whole, decoupling)
+    images = FeatureShape(whole.in_channels, whole.image_size)
+    predicted = peaks_of_step(network, images, step_form(settings))
+    run = trial.TrainingRun(task=task, decoupling=decoupling, settings=settings)
+    splits = load_splits(task, settings.validation_fraction)
+    measured = trial.step_memory_mib(run, splits, torch.device("cpu"))
+    expected = predicted.one_process / 2**20
+    if changes.get("method") == "sequential":  # holds the state of one block's optimizer at a time
+        assert 0.9 * expected - sum(predicted.held) / 2**21 < measured <= 1.1 * expected
+    else:
+        assert measured == pytest.approx(expected, rel=0.1)
+    assert max(predicted.ranks) <= predicted.one_process
