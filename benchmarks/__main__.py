@@ -354,6 +354,143 @@ def precision(
     )
 
 
+NumBlocks = Annotated[int, typer.Option(min=1, help="K, blocks or stages.")]
+Cuts = Annotated[
+    str,
+    typer.Option(
+        help="Where to cut: uniform, published, balanced by times measured here, macs likewise by "
+        "MACs, or boundaries by commas."
+    ),
+]
+CutAux = Annotated[str, typer.Option("--aux", help="Auxiliary network at each cut.")]
+Microbatches = Annotated[
+    str, typer.Option(help="Parts of the batch in pipelines of exact gradients, by commas.")
+]
+Steps = Annotated[int, typer.Option(min=1, help="Steps that count, of each repeat.")]
+Sides = Annotated[
+    str | None, typer.Option(help="What to measure, by commas: backprop, ddp, blocks, ...")
+]
+Link = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATE",
+        help="Put half of the processes behind a link, e.g. 1gbit or 100mbit; only root can.",
+    ),
+]
+DelayMs = Annotated[float, typer.Option(min=0, help="Delay of the link, ms.")]
+
+
+@app.command()
+def parallel(
+    backbone: BackboneName = "vgg19",
+    width_multiplier: WidthMultiplier = 1.0,
+    batch_size: BatchSize = 32,
+    num_blocks: NumBlocks = 2,
+    cuts: Cuts = "balanced",
+    aux: CutAux = "conv1",
+    image_size: ImageSize = 32,
+    num_classes: NumClasses = 10,
+    microbatches: Microbatches = "4,8",
+    steps: Steps = 10,
+    repeats: Repeats = 3,
+    sides: Sides = None,
+    link: Link = None,
+    delay_ms: DelayMs = 0,
+    as_json: Json = False,
+    record: Record = None,
+    despite: Despite = None,
+) -> None:
+    """Rate and memory of blocks in parallel, and of what a user would pick instead."""
+    from benchmarks.rivals.command import measure, setting_of
+
+    setting = setting_of(
+        cuts,
+        num_blocks,
+        microbatches,
+        backbone=backbone,
+        width_multiplier=width_multiplier,
+        batch_size=batch_size,
+        aux=aux,
+        image_size=image_size,
+        num_classes=num_classes,
+        steps=steps,
+    )
+    measure(
+        setting,
+        first="rates",
+        sides=sides,
+        repeats=repeats,
+        rate=link,
+        delay_ms=delay_ms,
+        as_json=as_json,
+        record=record,
+        despite=despite,
+    )
+
+
+@app.command()
+def memory(
+    backbone: BackboneName = "resnet50",
+    width_multiplier: WidthMultiplier = 1.0,
+    batch_size: BatchSize = 64,
+    num_blocks: NumBlocks = 4,
+    cuts: Cuts = "uniform",
+    aux: CutAux = "conv1",
+    image_size: ImageSize = 128,
+    num_classes: NumClasses = 10,
+    microbatches: Microbatches = "4",
+    steps: Steps = 3,
+    repeats: Repeats = 3,
+    sides: Sides = None,
+    as_json: Json = False,
+    record: Record = None,
+    despite: Despite = None,
+) -> None:
+    """Memory of blocks, in one process and in parallel, and of what else saves memory."""
+    from benchmarks.rivals.command import measure, setting_of
+
+    setting = setting_of(
+        cuts,
+        num_blocks,
+        microbatches,
+        backbone=backbone,
+        width_multiplier=width_multiplier,
+        batch_size=batch_size,
+        aux=aux,
+        image_size=image_size,
+        num_classes=num_classes,
+        steps=steps,
+    )
+    measure(
+        setting,
+        first="memory",
+        sides=sides,
+        repeats=repeats,
+        rate=None,
+        delay_ms=0,
+        as_json=as_json,
+        record=record,
+        despite=despite,
+    )
+
+
+@app.command()
+def simulate(
+    measured: Annotated[
+        Path, typer.Argument(help="What `parallel --json` printed, or its record's JSON.")
+    ],
+    link: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Of the links, e.g. 1gbit or 100mbit.")
+    ] = None,
+    delay_ms: DelayMs = 0,
+    as_json: Json = False,
+) -> None:
+    """Rate of blocks on a device each, simulated from times measured in one process."""
+    from benchmarks.rivals.simulation import simulate as simulated
+
+    simulated(measured, link, delay_ms).show(as_json=as_json)
+
+
 @app.command()
 def derive(
     names: Annotated[

@@ -36,6 +36,7 @@ __all__ = [
     "compare",
     "comparison_table",
     "is_lack_of_memory",
+    "limit_memory",
     "resident_mib",
     "seconds",
 ]
@@ -212,7 +213,7 @@ def _serve(side: Side, connection: Connection) -> None:
     with contextlib.suppress(EOFError, KeyboardInterrupt), contextlib.redirect_stdout(sys.stderr):
         try:
             if device.type == "cpu":
-                _limit_memory()
+                limit_memory()
             torch.set_num_threads(side.threads)
             baseline = resident_mib("VmRSS")
             computation = side.prepare(side.setting)
@@ -263,20 +264,23 @@ def resident_mib(field: str) -> float:
     return int(match[1]) / 1024
 
 
-def _limit_memory() -> None:
+def limit_memory(processes: int = 1) -> None:
     """See to it that this process alone fails if there is too little memory.
 
     Allocations fail beyond most of what is free now; should the kernel still run out, this is the
     process that it ends.
+
+    Args:
+        processes: How many there are that share what is free.
     """
-    limit = int(_SHARE_OF_FREE_MEMORY * memory_bytes("MemAvailable"))
+    limit = int(_SHARE_OF_FREE_MEMORY * memory_bytes("MemAvailable") / processes)
     limits = (limit, *resource.getrlimit(resource.RLIMIT_DATA))
     limit = min(bound for bound in limits if bound != resource.RLIM_INFINITY)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def is_lack_of_memory(error: Exception) -> bool:
+def is_lack_of_memory(error: BaseException) -> bool:
     """Whether that is what an exception means."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True

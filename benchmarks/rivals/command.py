@@ -1,0 +1,123 @@
+"""What ``python -m benchmarks parallel`` and ``memory`` do with their options."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from benchmarks.record import begin, publish
+from benchmarks.rivals.compare import compare, tables
+from benchmarks.rivals.links import link
+from benchmarks.rivals.processes import LOOPBACK, Rival
+from benchmarks.rivals.setting import RivalSetting, choose_cuts
+from benchmarks.rivals.sides import rivals
+from sedona_nni.errors import InputError
+
+__all__ = ["measure", "setting_of"]
+
+
+def setting_of(cuts: str, num_blocks: int, microbatches: str, **fields: Any) -> RivalSetting:
+    """Return the setting that options make.
+
+    Raises:
+        InputError: if a value breaks its rule.
+    """
+    try:
+        numbers = tuple(int(each) for each in microbatches.split(","))
+    except ValueError:
+        raise InputError.rule(
+            "--microbatches", "must be whole numbers by commas", microbatches
+        ) from None
+    # Before blocks are measured: what has nothing to do with cuts
+    fields |= {"processes": len(os.sched_getaffinity(0)), "microbatches": numbers}
+    with _checked():
+        RivalSetting(cuts=(), **fields)
+    chosen = choose_cuts(cuts, num_blocks, **fields)
+    with _checked():
+        return RivalSetting(cuts=chosen, **fields)
+
+
+@contextlib.contextmanager
+def _checked() -> Any:
+    try:
+        yield
+    except ValidationError as error:
+        raise InputError.from_validation(error, "options") from None
+
+
+def measure(
+    setting: RivalSetting,
+    *,
+    first: str,
+    sides: str | None,
+    repeats: int,
+    rate: str | None,
+    delay_ms: float,
+    as_json: bool,
+    record: str | None,
+    despite: str | None,
+) -> None:
+    """Measure what is wanted, show it and keep it.
+
+    Args:
+        setting: At what sizes.
+        first: Which table comes first, ``rates`` or ``memory``.
+        sides: Names of rivals by commas, by default all; by a link those of several processes.
+        repeats: Turns.
+        rate: Of the link between two halves of the processes, e.g. ``1gbit``; None: no link.
+        delay_ms: Of that link, one way.
+        as_json: Whether to print JSON.
+        record: Name of the record to make.
+        despite: See `benchmarks.record.begin`.
+
+    Raises:
+        InputError: if there is no such side, or no link can be made.
+    """
+    known = rivals(setting)
+    if rate is not None:
+        known = {name: rival for name, rival in known.items() if _talks(rival)}
+    elif delay_ms:
+        raise InputError.rule("--delay-ms", "must not be given without --link", delay_ms)
+    chosen = _chosen(known, sides)
+    head = begin(record, despite, n=repeats)
+    with contextlib.ExitStack() as stack:
+        interfaces = [LOOPBACK] if rate is None else stack.enter_context(link(rate, delay_ms))
+        found = compare(chosen, setting, repeats=repeats, interfaces=interfaces)
+    title = f"{setting.backbone} x{setting.width_multiplier:g}, {setting.image_size} px, "
+    title += f"batch {setting.batch_size}, {setting.decoupling.in_words()}"
+    title += "" if rate is None else f", two hosts joined by {rate}"
+    title += f" and {delay_ms:g} ms" if delay_ms else ""
+    document = {
+        "setting": setting.model_dump(mode="json"),
+        "num_blocks": setting.num_blocks,
+        "cut_bytes": setting.cut_bytes(),
+        "link": None if rate is None else {"rate": rate, "delay_ms": delay_ms},
+        **found,
+    }
+    shown = tables(title, found, setting)
+    order = [first, *(kind for kind in shown if kind != first)]
+    publish(
+        head,
+        document,
+        [table for kind in order for table in shown[kind]],
+        as_json=as_json,
+        record=record,
+    )
+
+
+def _talks(rival: Rival) -> bool:
+    return rival.bytes_per_step > 0
+
+
+def _chosen(known: dict[str, Rival], sides: str | None) -> dict[str, Rival]:
+    if sides is None:
+        return known
+    wanted: Sequence[str] = sides.split(",")
+    for name in wanted:
+        if name not in known:
+            raise InputError.rule("--sides", f"must be of {', '.join(known)}", name)
+    return {name: rival for name, rival in known.items() if name in wanted}
