@@ -182,7 +182,9 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-def tracked(items: Sequence[T], description: str, *, done: int = 0, total: int = 0) -> Iterator[T]:
+def tracked(
+    items: Sequence[T], description: str, *, done: int = 0, total: int = 0, shown: bool = True
+) -> Iterator[T]:
     """Go through items; in a terminal a bar shows how far they are.
 
     Args:
@@ -190,8 +192,10 @@ def tracked(items: Sequence[T], description: str, *, done: int = 0, total: int =
         description: What they are.
         done: How many were done before.
         total: Of how many all these are; by default what was done and the items.
+        shown: Whether there is a bar at all.
     """
-    bar = progress_bar(Console(stderr=True, force_terminal=sys.stderr.isatty()))
+    terminal = shown and sys.stderr.isatty()
+    bar = progress_bar(Console(stderr=True, force_terminal=terminal))
     with bar:
         task = bar.add_task(description, completed=done, total=total or done + len(items), best="")
         for item in items:

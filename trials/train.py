@@ -29,10 +29,11 @@ from sedona_nni.searches.sedona.relaxed_training import build_relaxed
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
 from sedona_nni.teachers import NO_AUXILIARY
-from sedona_nni.training.evaluation import Evaluation, block_accuracies, evaluate
-from sedona_nni.training.loop import CHECKPOINT_FILE, train
+from sedona_nni.training.evaluation import Evaluation, evaluate
+from sedona_nni.training.loop import train
 from sedona_nni.training.methods import TrainingMethod, build_method
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.stage import CHECKPOINT_FILE
 from sedona_nni.training.task_backbone import task_backbone
 from sedona_nni.training.weights import MODEL_FILE, load_weights
 from sedona_nni.trials.finished import finished_results
@@ -186,7 +187,7 @@ def evaluate_saved(
     network, _ = initial_network(task, run.decoupling, settings.seed)
     load_weights(network, directory / MODEL_FILE)
     test = evaluate(place(network, device), splits.test, settings, device)
-    return _test_numbers(test, settings) | block_accuracies(network, test) | same
+    return _test_numbers(test, settings) | test.block_accuracies | same
 
 
 def initial_network(

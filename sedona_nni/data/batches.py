@@ -30,6 +30,7 @@ from sedona_nni.errors import InputError, SedonaError
 __all__ = [
     "Batch",
     "BatchStream",
+    "BlankImages",
     "Draw",
     "FolderImages",
     "ImageSet",
@@ -174,6 +175,39 @@ class MemoryImages(ImageSet):
             if self.augmentation is not None and draw.key is not None:
                 images = self.augmentation(images, np.random.default_rng(draw.key))
             yield self._normalise(images).expand(-1, 3, -1, -1).contiguous(), all_labels[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class BlankImages(ImageSet):
+    """Labels alone, with black images in place of those that nobody in this process looks at.
+
+    Attributes:
+        image_size: Height and width of the images, pixels.
+    """
+
+    labels: np.ndarray
+    image_size: int
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def subset(self, indices: np.ndarray) -> Self:
+        """Return those of the given numbers, in that order."""
+        return replace(self, labels=self.labels[indices])
+
+    def plain(self) -> Self:
+        """Return the same, as there is nothing to distort."""
+        return self
+
+    def _with_recipe(self, recipe: Callable[[Any], Any]) -> Self:
+        return self
+
+    def batches(self, draws: Iterable[Draw], device: torch.device) -> Iterator[Batch]:
+        """Yield one batch for each draw; its images, (B, 1, S, S), take no memory."""
+        all_labels = torch.from_numpy(self.labels).to(device)
+        black = torch.zeros((), device=device)
+        for draw in draws:
+            labels = all_labels[torch.from_numpy(draw.indices).to(device)]
+            yield black.expand(len(labels), 1, self.image_size, self.image_size), labels
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,7 @@ from torch import Tensor
 from sedona_nni.data.batches import (
     Batch,
     BatchStream,
+    BlankImages,
     FolderImages,
     ImageSet,
     MemoryImages,
@@ -230,6 +231,17 @@ class Splits:
             images=images,
             fingerprint=self.fingerprint(),
         )
+
+    def without_images(self) -> Splits:
+        """Return the same labels in the same order, with nothing to see, see `BlankImages`.
+
+        For a process that learns from what another one makes of the images.
+        """
+        train, validation, test = (
+            BlankImages(part.labels, self.image_size)
+            for part in (self.train, self.validation, self.test)
+        )
+        return replace(self, train=train, validation=validation, test=test)
 
 
 def dataset_names() -> list[str]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone
+from sedona_nni.models.batch_norm import BatchNorm
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, auxiliary_context, build_auxiliary
 
@@ -23,15 +28,22 @@ class Block(nn.Module):
         layers: The layers, in order.
         classifier: Their auxiliary network or, in the last block, the backbone's head. None below
             a cut without auxiliary network; such a block needs another teacher.
+        checkpointed: Whether a backward pass computes the inside of each layer again, from the
+            layer's input, instead of having kept it.
     """
 
     def __init__(self, layers: Sequence[nn.Module], classifier: nn.Module | None) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
         self.classifier = classifier
+        self.checkpointed = False
 
     def forward(self, features: Tensor) -> Tensor:
         """Map the features (or images) below the block to those above it, (B, C, S, S)."""
+        if self.checkpointed and self.training and torch.is_grad_enabled():
+            for layer in self.layers:
+                features = _checkpointed(layer, features)
+            return features
         out: Tensor = self.layers(features)
         return out
 
@@ -52,6 +64,33 @@ class Block(nn.Module):
         assert self.classifier is not None
         logits: Tensor = self.classifier(features)
         return criterion(logits, labels), logits
+
+
+def _checkpointed(layer: nn.Module, features: Tensor) -> Tensor:
+    contexts = functools.partial(_contexts, layer)
+    out: Tensor = checkpoint(layer, features, use_reentrant=False, context_fn=contexts)
+    return out
+
+
+def _contexts(
+    layer: nn.Module,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what a layer runs in the first and the second time."""
+    return nullcontext(), _counted_once(layer)
+
+
+@contextmanager
+def _counted_once(layer: nn.Module) -> Iterator[None]:
+    """Keep batch norms from taking a batch into their running statistics a second time."""
+    norms = [part for part in layer.modules() if isinstance(part, BatchNorm)]
+    tracked = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, before in zip(norms, tracked, strict=True):
+            norm.track_running_stats = before
 
 
 class DecoupledNetwork(nn.Module):

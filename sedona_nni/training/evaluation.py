@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,10 +13,11 @@ from sedona_nni.data.batches import ImageSet, evaluation_batches
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.models.placement import lay_out
 from sedona_nni.teachers.losses import LabelSmoothing
-from sedona_nni.training.methods.method import autocast
+from sedona_nni.training.precision import autocast
 from sedona_nni.training.settings import TrainSettings, Vote
+from sedona_nni.training.stage import Stage
 
-__all__ = ["Evaluation", "block_accuracies", "ensemble_votes", "evaluate"]
+__all__ = ["Evaluation", "ensemble_votes", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,31 @@ class Evaluation:
         accuracies: Share of images that each classifier gets right, see
             `DecoupledNetwork.classifier_logits`; the last is the head.
         ensemble_accuracy: That of the last n classifiers together.
+        classified: The blocks with a classifier, from 0, in the same order.
 
     Examples:
         >>> from sedona_nni import Evaluation
-        >>> test = Evaluation(loss=0.7, accuracies=[0.75, 0.8], ensemble_accuracy=0.8)
+        >>> test = Evaluation(
+        ...     loss=0.7, accuracies=[0.75, 0.8], ensemble_accuracy=0.8, classified=[0, 1]
+        ... )
         >>> test.accuracies[-1]  # of the head
         0.8
+        >>> test.block_accuracies
+        {'block_1_accuracy': 0.75, 'block_2_accuracy': 0.8}
     """
 
     loss: float
     accuracies: list[float]
     ensemble_accuracy: float
+    classified: list[int]
+
+    @property
+    def block_accuracies(self) -> dict[str, float]:
+        """The accuracies by name, ``block_1_accuracy`` ... of the blocks with a classifier."""
+        return {
+            f"block_{index + 1}_accuracy": accuracy
+            for index, accuracy in zip(self.classified, self.accuracies, strict=True)
+        }
 
 
 @torch.no_grad()
@@ -46,15 +62,18 @@ def evaluate(
     dataset: ImageSet,
     settings: TrainSettings,
     device: torch.device | str,
+    stage: Stage | None = None,
 ) -> Evaluation:
     """Try every classifier on every image, in evaluation mode.
 
     Args:
-        network: The network, on ``device`` (`placement.place`); it is left in evaluation mode.
+        network: The network, on ``device`` (`placement.place`); it is left in evaluation mode. Of
+            several processes, the blocks that each has of it.
         dataset: The images.
         settings: Gives batch size, smoothing of the loss, precision, and the ensemble's size and
             vote.
         device: Where to compute.
+        stage: Which blocks of the whole these are; by default all.
 
     Examples:
         >>> from sedona_nni import (
@@ -70,18 +89,51 @@ def evaluate(
         2
     """
     network.eval()
+    stage = Stage(len(network.blocks)) if stage is None else stage
+    size = settings.evaluation_batch_size or settings.batch_size
+    stage.open([min(size, len(dataset) - start) for start in range(0, len(dataset), size)])
+    counts = {
+        index: torch.zeros((), device=device)
+        for index, block in enumerate(network.blocks, stage.first)
+        if block.classifier is not None
+    }
+    together, loss = torch.zeros((), device=device), torch.zeros((), device=device)
     criterion = LabelSmoothing(settings.label_smoothing)
-    counts = torch.zeros(len(network.classified) + 1, device=device)
-    loss = torch.zeros((), device=device)
-    for images, labels in evaluation_batches(dataset, settings.evaluation_batch_size, device):
-        with autocast(images.device, settings.amp):
-            logits = network.classifier_logits(lay_out(images))
-        logits = [part.float() for part in logits]
-        together = ensemble_votes(logits[-settings.ensemble :], settings.ensemble_vote)
-        counts += torch.stack([(votes.argmax(1) == labels).sum() for votes in (*logits, together)])
-        loss += criterion(logits[-1], labels) * len(labels)
-    *accuracies, ensemble_accuracy = (counts / len(dataset)).tolist()
-    return Evaluation(loss.item() / len(dataset), accuracies, ensemble_accuracy)
+    last = stage.num_blocks - 1
+    batches = evaluation_batches(dataset, size, device) if network.blocks else ()
+    for images, labels in batches:
+        images, labels = stage.rows(images), stage.rows(labels)
+        features, *votes = stage.receive(lay_out(images))
+        for index, block in enumerate(network.blocks, stage.first):
+            with autocast(images.device, settings.amp):
+                features = block(features)
+                logits = None if block.classifier is None else block.classifier(features)
+            if logits is not None:
+                votes = [*votes, logits.float()][-settings.ensemble :]
+                counts[index] += _hits(votes[-1], labels)
+        if last in counts:
+            together += _hits(ensemble_votes(votes, settings.ensemble_vote), labels)
+            loss += criterion(votes[-1], labels) * len(labels)
+        stage.send(features, *votes[max(0, len(votes) + 1 - settings.ensemble) :])
+    found = stage.exchange(
+        {
+            "counts": {str(index): count.item() for index, count in counts.items()},
+            "top": [together.item(), loss.item()] if last in counts else [0.0, 0.0],
+        }
+    )
+    right: Counter[int] = Counter()
+    for each in found:
+        right.update({int(index): count for index, count in each["counts"].items()})
+    ensemble_right, total_loss = map(sum, zip(*(each["top"] for each in found), strict=True))
+    *accuracies, ensemble_accuracy = (
+        torch.tensor([*(right[index] for index in sorted(right)), ensemble_right]) / len(dataset)
+    ).tolist()
+    return Evaluation(total_loss / len(dataset), accuracies, ensemble_accuracy, sorted(right))
+
+
+def _hits(votes: Tensor, labels: Tensor) -> Tensor:
+    """Return how many images are in the class of most votes."""
+    return (votes.argmax(1) == labels).sum()
 
 
 def ensemble_votes(logits: Sequence[Tensor], vote: Vote) -> Tensor:
@@ -102,11 +154,3 @@ def ensemble_votes(logits: Sequence[Tensor], vote: Vote) -> Tensor:
         parts = parts.softmax(2)
     weights = 2.0 ** torch.arange(len(parts), device=parts.device)
     return torch.einsum("i,ibc->bc", weights, parts)
-
-
-def block_accuracies(network: DecoupledNetwork, evaluation: Evaluation) -> dict[str, float]:
-    """Return the accuracies by name, ``block_1_accuracy`` ... of the blocks with a classifier."""
-    return {
-        f"block_{index + 1}_accuracy": accuracy
-        for index, accuracy in zip(network.classified, evaluation.accuracies, strict=True)
-    }

@@ -23,25 +23,23 @@ from sedona_nni.data.batches import BatchStream
 from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.errors import InputError, SedonaError
-from sedona_nni.files import read_tensors, reading, write_atomically
+from sedona_nni.files import reading
 from sedona_nni.models.placement import place
 from sedona_nni.progress import tracked
-from sedona_nni.training.evaluation import Evaluation, block_accuracies, evaluate
+from sedona_nni.training.evaluation import Evaluation, evaluate
 from sedona_nni.training.methods import build_method
 from sedona_nni.training.methods.method import Stateful
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.stage import Stage
 from sedona_nni.training.weights import MODEL_FILE, save_weights
 
 __all__ = [
-    "CHECKPOINT_FILE",
     "DivergedError",
     "TrainResult",
     "dropout_seed",
     "train",
     "training_stream",
 ]
-
-CHECKPOINT_FILE = "checkpoint.pt"
 
 Report = Callable[[dict[str, float]], None]
 
@@ -121,6 +119,7 @@ def train(
     device: torch.device | str = "cpu",
     report: Report = lambda numbers: None,
     directory: Path | None = None,
+    stage: Stage | None = None,
 ) -> TrainResult:
     """Train every block, keep the epoch that validates best, test that one once.
 
@@ -145,6 +144,8 @@ def train(
             epochs before it.
         directory: Where to write ``checkpoint.pt`` and, at the end, ``model.safetensors``, whose
             metadata name the classes.
+        stage: Which blocks of the whole ``network`` has; by default all. Of several processes, each
+            calls this with its own, and has the same result.
 
     Raises:
         DivergedError: if a loss is not finite at the end of an epoch.
@@ -170,6 +171,7 @@ def train(
     """
     device = torch.device(device)
     place(network, device)
+    stage = Stage(len(network.blocks)) if stage is None else stage
     stream = training_stream(splits, settings, device)
     mix = build_mixing(settings.mixup, settings.cutmix, splits.num_classes)
     steps_per_epoch = stream.batches_per_epoch
@@ -178,15 +180,15 @@ def train(
         # In fp16 the very first updates are often skipped, and the schedule takes it for a mistake
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         torch.manual_seed(_initial_seed(settings.seed))
-        method = build_method(network, settings, splits, steps_per_epoch)
+        elsewhere = None if stage.num_blocks == len(network.blocks) else stage
+        method = build_method(network, settings, splits, steps_per_epoch, elsewhere)
 
         data = splits.identity
         progress = _Progress(
             settings.model_dump(mode="json"), data="" if data is None else data.fingerprint
         )
-        checkpoint = directory / CHECKPOINT_FILE if directory else None
-        if checkpoint and checkpoint.exists():
-            progress = _load(checkpoint, [network, method], progress)
+        if directory and (saved := stage.load(directory)):
+            progress = _load(*saved, [network, method], progress)
             for numbers in progress.history:
                 report({**numbers, "epochs": max(int(numbers["epoch"]), method.num_epochs)})
 
@@ -195,6 +197,7 @@ def train(
         while not method.finished(len(progress.history)):
             epoch = len(progress.history) + 1
             method.start_epoch(epoch)
+            stage.open([stream.batch_size] * steps_per_epoch)
             losses = torch.zeros(len(network.blocks), device=device)
             updates = [0] * len(network.blocks)
             steps = range((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch)
@@ -204,47 +207,59 @@ def train(
                 f"epoch {epoch} of {num_epochs}",
                 done=steps.start,
                 total=num_epochs * steps_per_epoch,
+                shown=stage.tells,
             ):
                 images, labels = next(batches)
                 torch.manual_seed(dropout_seed(settings.seed, step))
-                for block, loss in method.step(*mix(images, labels)).items():
-                    losses[block] += loss
-                    updates[block] += 1
+                images, labels = map(stage.rows, mix(images, labels))
+                for block, loss in method.step(images, labels).items():
+                    losses[block - stage.first] += loss
+                    updates[block - stage.first] += 1
 
-            judged = DecoupledNetwork(method.result.blocks[: method.num_validated])
-            validation = evaluate(judged, splits.validation, settings, device)
+            learned = max(0, method.num_validated - stage.first)  # of the blocks here
+            judged = DecoupledNetwork(method.result.blocks[:learned])
+            validation = evaluate(
+                judged, splits.validation, settings, device, stage.up_to(method.num_validated)
+            )
             losses /= torch.tensor(updates, device=device).clamp(min=1)
-            if not (losses.isfinite().all() and math.isfinite(validation.loss)):
+            found = stage.exchange(
+                {"losses": losses.tolist(), "updates": updates, "numbers": method.numbers()}
+            )
+            all_losses = stage.mean_by_block([each["losses"] for each in found])
+            all_updates = stage.mean_by_block([each["updates"] for each in found])
+            if not all(map(math.isfinite, [*all_losses, validation.loss])):
                 raise DivergedError(
                     f"training diverged in epoch {epoch}: the blocks' losses are "
-                    f"{losses.tolist()}, the validation loss is {validation.loss} "
+                    f"{all_losses}, the validation loss is {validation.loss} "
                     f"({settings.optimizer}, lr {settings.lr})"
                 )
-            learned = [block for block, count in enumerate(updates) if count]
+            taught = [block for block, count in enumerate(all_updates) if count]
             numbers = {
                 "default": validation.accuracies[-1],
                 "loss": validation.loss,
-                **block_accuracies(judged, validation),
-                **({"train_loss": losses[learned[-1]].item()} if learned else {}),
-                **method.numbers(),
+                **validation.block_accuracies,
+                **({"train_loss": all_losses[taught[-1]]} if taught else {}),
+                **{name: value for each in found for name, value in each["numbers"].items()},
                 "epoch": epoch,
             }
             progress.history.append(numbers)
             progress.keep_best(method.result, method.num_validated)
             progress.time_s = time.perf_counter() - started
-            if checkpoint:
-                _save(checkpoint, [network, method], progress)
+            if directory:
+                parts = [network.state_dict(), method.state_dict()]
+                stage.save(directory, epoch, {**vars(progress), "parts": parts})
             report({**numbers, "epochs": num_epochs})
 
     network.load_state_dict(progress.best_network)
-    if directory:
+    test = evaluate(network, splits.test, settings, device, stage)
+    if directory and (weights := stage.gather_weights(network.state_dict())) is not None:
         metadata = None if data is None else data.as_metadata()
-        save_weights(network.state_dict(), directory / MODEL_FILE, metadata)
+        save_weights(weights, directory / MODEL_FILE, metadata)
     return TrainResult(
         progress.best_epoch,
         progress.best_accuracy,
         progress.history[progress.best_epoch - 1]["loss"],
-        evaluate(network, splits.test, settings, device),
+        test,
         progress.time_s,
     )
 
@@ -274,15 +289,11 @@ class _Progress:
             }
 
 
-def _save(path: Path, parts: Sequence[Stateful], progress: _Progress) -> None:
-    state = {**vars(progress), "parts": [part.state_dict() for part in parts]}
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
-
-
-def _load(path: Path, parts: Sequence[Stateful], fresh: _Progress) -> _Progress:
+def _load(
+    path: Path, state: dict[str, Any], parts: Sequence[Stateful], fresh: _Progress
+) -> _Progress:
     remedy = "remove it to start again"
     with reading(path, remedy):
-        state = read_tensors(path)
         settings = TrainSettings.model_validate(state["settings"])  # also one of fewer options
         data = state.setdefault("data", fresh.data)  # older ones do not say which images
     if settings.model_dump(mode="json") != fresh.settings:

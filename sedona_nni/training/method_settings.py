@@ -21,12 +21,17 @@ class MethodSettings(BaseModel):
         name: Of the method.
         uses_auxiliary: Whether the blocks below the last learn from auxiliary networks. If not,
             there must be none at the cuts.
+        takes_block_steps: Whether blocks learn by `sedona_nni.training.methods.block_step`, which
+            can take a batch in parts, see `TrainSettings.accumulate`.
+        not_parallel: Why blocks cannot be trained in processes of their own; None if they can.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     uses_auxiliary: ClassVar[bool] = True
+    takes_block_steps: ClassVar[bool] = False
+    not_parallel: ClassVar[str | None] = "it does not say how blocks in other processes take part"
 
     def check(self, aux: Sequence[str]) -> None:
         """Check that a decoupling can be trained so.

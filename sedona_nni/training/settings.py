@@ -6,22 +6,81 @@ Source of the defaults: the public SEDONA release.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import Self
 
 from sedona_nni.data.augmentation import Augmentation
+from sedona_nni.errors import InputError
 from sedona_nni.seed import Seed
 from sedona_nni.training.method_settings import AnyMethod
 
-__all__ = ["Precision", "TrainSettings", "Vote"]
+__all__ = ["Checkpointing", "Parallel", "Precision", "TrainSettings", "Vote"]
 
 Precision = Annotated[
     Literal["no", "fp16", "bf16"],
     BeforeValidator(lambda value: "no" if value is False else value),  # `no` and `off` in YAML
 ]
+Checkpointing = Annotated[
+    Literal["no", "layers"],
+    BeforeValidator(lambda value: "no" if value is False else value),
+]
 Vote = Literal["log-probabilities", "logits", "probabilities"]
+
+
+class Parallel(BaseModel):
+    """How blocks are trained in processes of their own, see `sedona_nni.training.parallel`.
+
+    Attributes:
+        kind: ``blocks``: a process for each block.
+        wire: What features travel in: ``float32``, exactly as they were computed, or ``bf16``,
+            which halves what is sent. What was computed in half precision travels as it is.
+        replicas: Processes of each block, which divide every batch among themselves; or a number
+            for all blocks. Each batch norm then sees its process's part of the batch.
+        patience_s: Seconds that a process may be without a sign of life before the others give up.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["blocks"] = "blocks"
+    wire: Literal["float32", "bf16"] = "float32"
+    replicas: int | tuple[int, ...] = 1
+    patience_s: float = Field(default=30.0, ge=2)
+
+    @field_validator("replicas")
+    @classmethod
+    def _check_replicas(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if any(number < 1 for number in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"replicas must be 1 or more, but got {value}")
+        return value
+
+    def replicas_of(self, num_blocks: int) -> tuple[int, ...]:
+        """Return the number of processes of each of K blocks.
+
+        Raises:
+            InputError: if there are numbers for another K.
+        """
+        if isinstance(self.replicas, int):
+            return (self.replicas,) * num_blocks
+        if len(self.replicas) != num_blocks:
+            rule = f"must be a number for each of the {num_blocks} blocks"
+            raise InputError.rule("parallel.replicas", rule, list(self.replicas))
+        return self.replicas
+
+
+def _as_parallel(value: Any) -> Any:
+    """Let a word stand for what it means."""
+    if value in (None, False, "no"):
+        return None
+    return {"kind": value} if isinstance(value, str) else value
 
 
 class TrainSettings(BaseModel):
@@ -33,7 +92,16 @@ class TrainSettings(BaseModel):
         epochs: Passes over the training images (the release: 64,000 batches of 128, 182 passes),
             of each block where a method does not train all of them at once.
         batch_size: Images per step, or all where there are fewer.
-        evaluation_batch_size: Images at a time when nothing is learned.
+        accumulate: In how many parts a batch is taken, one after the other: the blocks learn from
+            the sum of their gradients, and need memory for the activations of one part. Batch norms
+            see a part as their batch.
+        checkpoint: ``layers`` keeps only the layers' inputs for the backward pass, which computes
+            the rest again: for a third more time, less memory. Gradients are the same.
+        parallel: ``blocks`` trains each block in a process of its own, see
+            `sedona_nni.training.parallel`; or a mapping with `Parallel`'s options. ``no`` trains
+            all in one.
+        evaluation_batch_size: Images at a time when nothing is learned; by default as many as are
+            learned from, so that no more memory is needed than for that.
         optimizer: ``sgd``, ``adam``, or ``adamw``, whose weight decay is apart from its gradients;
             one per block.
         lr: Learning rate at the start.
@@ -82,7 +150,10 @@ class TrainSettings(BaseModel):
     method: AnyMethod = Field(default="greedy", validate_default=True)
     epochs: int = Field(default=182, ge=1)
     batch_size: int = Field(default=128, ge=2)  # batch norm cannot learn from a single image
-    evaluation_batch_size: int = Field(default=1024, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    checkpoint: Checkpointing = "no"
+    parallel: Annotated[Parallel | None, BeforeValidator(_as_parallel)] = None
+    evaluation_batch_size: int | None = Field(default=None, ge=1)
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
     lr_min: float = Field(default=0.001, ge=0)
@@ -120,6 +191,21 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 "class_limited_epochs must come with classes_per_batch, "
                 f"but got {self.class_limited_epochs} alone"
+            )
+        if self.accumulate > 1 and not self.method.takes_block_steps:
+            raise ValueError(
+                f"accumulate must be 1 for the method {self.method.name}, which needs the whole "
+                f"batch at once, but got {self.accumulate}"
+            )
+        if self.checkpoint != "no" and self.method.name == "ddg":
+            raise ValueError(
+                "checkpoint must be no for the method ddg, whose backward passes come after its "
+                f"weights have changed, but got {self.checkpoint}"
+            )
+        if self.parallel is not None and self.method.not_parallel is not None:
+            raise ValueError(
+                f"parallel must be no for the method {self.method.name}, as "
+                f"{self.method.not_parallel}, but got {self.parallel.kind}"
             )
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError(

@@ -25,8 +25,8 @@ from sedona_nni.errors import InputError
 from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.task import Task
-from sedona_nni.training.loop import CHECKPOINT_FILE
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.stage import CHECKPOINT_FILE
 from sedona_nni.trials.run import Run
 from sedona_nni.trials.search import run_search
 from sedona_nni.trials.train import evaluate_saved, run_training

@@ -252,7 +252,7 @@ def _trained(network: DecoupledNetwork, task: Task, settings: TrainSettings) -> 
         "best_epoch": trained.best_epoch,
         "validation_accuracy": trained.validation_accuracy,
         "validation_loss": trained.validation_loss,
-        "test": asdict(trained.test),
+        "test": {k: v for k, v in asdict(trained.test).items() if k != "classified"},
         "weights": [_norm(block) for block in network.blocks],
     }
 

@@ -17,7 +17,7 @@ from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
 from sedona_nni.errors import InputError
 from sedona_nni.training.loop import train
-from sedona_nni.training.methods import asynchronous, build_method
+from sedona_nni.training.methods import block_step, build_method
 from sedona_nni.training.methods.asynchronous import AsynchronousLearning, ReplayBuffer
 from sedona_nni.training.settings import TrainSettings
 
@@ -122,7 +122,7 @@ def batch(number: int) -> tuple[Tensor, Tensor]:
 def turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Who learns from which batch, as (block from 0, number modulo 4), in their order."""
     seen: list[tuple[int, int]] = []
-    real = asynchronous.block_step
+    real = block_step
 
     def step(block: Block, optimizer: Any, features: Tensor, labels: Tensor, *rest: Any) -> Any:
         first = block.layers[0]
@@ -131,7 +131,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         seen.append((first[1].num_features - 5, int(labels[0])))  # the width tells the block
         return real(block, optimizer, features, labels, *rest)
 
-    monkeypatch.setattr(asynchronous, "block_step", step)
+    monkeypatch.setattr("sedona_nni.training.methods.method.block_step", step)
     return seen
 
 

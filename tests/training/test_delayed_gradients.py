@@ -253,9 +253,12 @@ def test_mixed_precision_comes_near(splits: Splits) -> None:
         network = build([2, 4])
         before = nn.utils.parameters_to_vector(network.parameters())
         method = method_for(network, splits, settings.model_copy(update={"amp": amp}))
-        method.scaler = torch.amp.GradScaler(
-            "cpu", init_scale=64.0, growth_interval=1, enabled=amp == "fp16"
-        )
+        method.scalers = [
+            torch.amp.GradScaler(
+                "cpu", init_scale=64.0 * 2**place, growth_interval=1, enabled=amp == "fp16"
+            )
+            for place in range(len(network.blocks))
+        ]
         for step, (images, labels) in enumerate(islice(batches(splits), 4)):
             torch.manual_seed(step)
             method.step(images, labels)

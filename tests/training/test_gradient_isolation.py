@@ -8,6 +8,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from block_steps import greedy_step
 from torch import Tensor
 
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
@@ -15,11 +16,9 @@ from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.models import build_backbone, num_layers
 from sedona_nni.teachers.auxiliary import auxiliary_names
 from sedona_nni.teachers.losses import LabelSmoothing
-from sedona_nni.training.methods.greedy import greedy_step
 
 CASES = [(backbone, seed) for backbone in ("vgg11", "resnet18") for seed in range(10)]
 CRITERION = LabelSmoothing(0.1)
-NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
 
 
 def random_case(backbone: str, seed: int) -> tuple[DecoupledNetwork, Tensor, Tensor]:
@@ -52,7 +51,7 @@ def updates(network: DecoupledNetwork, images: Tensor, labels: Tensor) -> list[l
     before = [[p.detach().clone() for p in block.parameters()] for block in network.blocks]
     optimizers = [torch.optim.SGD(block.parameters(), lr=1.0) for block in network.blocks]
     torch.manual_seed(1)
-    greedy_step(network, optimizers, images, labels, CRITERION, NO_SCALING)
+    greedy_step(network, optimizers, images, labels, CRITERION)
     return [
         [old - new.detach() for old, new in zip(olds, block.parameters(), strict=True)]
         for olds, block in zip(before, network.blocks, strict=True)
@@ -120,5 +119,5 @@ def test_a_block_is_done_before_the_next_one_starts() -> None:
         )
     )
     optimizers = [torch.optim.SGD(block.parameters(), lr=1.0) for block in network.blocks]
-    greedy_step(network, optimizers, images, labels, CRITERION, NO_SCALING)
+    greedy_step(network, optimizers, images, labels, CRITERION)
     assert seen == [True]

@@ -138,7 +138,9 @@ def test_the_best_epoch_is_one_of_the_last_blocks(
     validated = iter([0.9, 0.8, 0.7, 0.7, 0.3, 0.4, 0.5])  # two for each block, and the test
 
     def judge(network: DecoupledNetwork, *arguments: Any) -> Evaluation:
-        return Evaluation(1.0, [next(validated)] * len(network.blocks), 0.0)
+        return Evaluation(
+            1.0, [next(validated)] * len(network.blocks), 0.0, [*range(len(network.blocks))]
+        )
 
     monkeypatch.setattr(loop, "evaluate", judge)
     result = train(build(), splits, SETTINGS)

@@ -346,7 +346,10 @@ def test_mixed_precision_comes_near(splits: Splits) -> None:
         method = method_for(network, splits, settings_for("dni", lr=1e-3, lr_min=0, amp=amp))
         learning = nn.ModuleList([network, method.synthesizers])
         before = nn.utils.parameters_to_vector(learning.parameters()).detach()
-        method.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=amp == "fp16")
+        method.scalers = [
+            torch.amp.GradScaler("cpu", init_scale=256.0 * 2**place, enabled=amp == "fp16")
+            for place in range(len(network.blocks))
+        ]
         go_on(method, splits, 0, 5)
         found.append(nn.utils.parameters_to_vector(learning.parameters()).detach() - before)
     # Kernels of fp16 round in places of their own choice: up to 27 % was seen. What is not scaled

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from block_steps import greedy_step
 from full_disk import full_disk
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -24,10 +25,9 @@ from sedona_nni.training import loop
 from sedona_nni.training.evaluation import ensemble_votes, evaluate
 from sedona_nni.training.loop import DivergedError, train
 from sedona_nni.training.methods import TrainingMethod, build_method, greedy
-from sedona_nni.training.methods.greedy import greedy_step
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.stage import CHECKPOINT_FILE
 
-NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
 STEPS = 3  # per epoch, with the settings below
 SETTINGS = TrainSettings(epochs=3, batch_size=50, lr=0.02, validation_fraction=0.25, seed=3)
 SLOWED = {"name": "asynchronous", "buffer": 2, "slow_block": 3, "slowdown": 2}
@@ -142,7 +142,7 @@ def test_best_epoch_is_kept_when_a_later_one_is_worse(
     monkeypatch.setattr(
         loop,
         "evaluate",
-        lambda *arguments: loop.Evaluation(1.0, [next(accuracies)], 0.0),
+        lambda *arguments: loop.Evaluation(1.0, [next(accuracies)], 0.0, [0]),
     )
     network = build(ONE_BLOCK)
     seen: list[dict[str, Tensor]] = []
@@ -178,9 +178,9 @@ def test_every_block_learns(splits: Splits) -> None:
     images, labels = next(BatchStream(splits.train, 50, 0, "cpu").iterate())
     criterion = nn.CrossEntropyLoss()
     network.train()
-    first = greedy_step(network, optimizers, images, labels, criterion, NO_SCALING)
+    first = greedy_step(network, optimizers, images, labels, criterion)
     for _ in range(5):
-        last = greedy_step(network, optimizers, images, labels, criterion, NO_SCALING)
+        last = greedy_step(network, optimizers, images, labels, criterion)
     assert torch.all(last[:2] < first[:2])  # the head has dropout and may still be worse
     for name, parameter in network.named_parameters():
         assert not torch.equal(parameter, before[name]), name
@@ -214,12 +214,9 @@ def test_mixed_precision(splits: Splits, amp: Any) -> None:
             lambda module, inputs, output: dtypes.append(output.dtype)
         )
         optimizers = build_method(network, SETTINGS, splits, STEPS).optimizers
-        scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16")
         torch.manual_seed(0)
         losses.append(
-            greedy_step(
-                network, optimizers, images, labels, nn.CrossEntropyLoss(), scaler, precision
-            )
+            greedy_step(network, optimizers, images, labels, nn.CrossEntropyLoss(), precision)
         )
         assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
     assert dtypes == [torch.float32, {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]]
@@ -409,7 +406,7 @@ def test_a_damaged_checkpoint_is_one_line_and_stays(
 ) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 1})
     train(build(ONE_BLOCK), splits, settings, directory=tmp_path)
-    path = tmp_path / loop.CHECKPOINT_FILE
+    path = tmp_path / CHECKPOINT_FILE
     content = path.read_bytes()
     state = torch.load(path, weights_only=True)
     if damage == "empty":
@@ -456,11 +453,11 @@ def test_batches_of_few_classes(splits: Splits, monkeypatch: pytest.MonkeyPatch)
     """Two epochs with 2 classes per batch of 5, as long as there are, then one with any."""
     classes: list[int] = []
 
-    def count(network: Any, optimizers: Any, images: Any, labels: Tensor, *rest: Any) -> Tensor:
+    def count(self: Any, images: Tensor, labels: Tensor) -> dict[int, Tensor]:
         classes.append(len(labels.unique()))
-        return torch.zeros(1)
+        return {}
 
-    monkeypatch.setattr(greedy, "greedy_step", count)
+    monkeypatch.setattr(greedy.GreedyLearning, "step", count)
     limits = {"batch_size": 5, "classes_per_batch": 2, "class_limited_epochs": 2}
     train(build(ONE_BLOCK), splits, SETTINGS.model_copy(update=limits))
     assert classes[:20] == classes[30:50] == [2] * 20

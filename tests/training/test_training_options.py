@@ -26,6 +26,7 @@ from sedona_nni.training.loop import train
 from sedona_nni.training.methods import TrainingMethod, build_method
 from sedona_nni.training.methods.method import build_optimizer, build_schedule
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.stage import CHECKPOINT_FILE
 
 STEPS = 3  # per epoch, with the settings below
 SMALL = {"epochs": 1, "batch_size": 50, "lr": 0.001, "lr_min": 0.0005, "validation_fraction": 0.25}
@@ -67,7 +68,8 @@ def go(network: DecoupledNetwork, how: TrainSettings, splits: Splits) -> Trainin
     """Take one epoch's steps, or those of all blocks one after the other; return the method."""
     method = build_method(network, how, splits, STEPS)
     if how.amp == "fp16":  # from a scale at which no step is skipped
-        method.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+        for scaler in method.scalers:
+            scaler.load_state_dict({**scaler.state_dict(), "scale": 64.0})
     take_steps(method, splits)
     return method
 
@@ -262,7 +264,7 @@ def test_averages_are_what_is_validated_and_kept(
 def test_a_checkpoint_of_fewer_options_can_be_continued(splits: Splits, tmp_path: Path) -> None:
     network = build()
     before = train(network, splits, settings(), directory=tmp_path)
-    path = tmp_path / loop.CHECKPOINT_FILE
+    path = tmp_path / CHECKPOINT_FILE
     state = torch.load(path, weights_only=True)
     for name in ("nesterov", "warmup_epochs", "clip_norm", "ema_decay"):
         del state["settings"][name]

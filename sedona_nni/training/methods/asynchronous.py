@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -39,8 +39,8 @@ from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.errors import InputError
 from sedona_nni.training.method_settings import MethodSettings
-from sedona_nni.training.methods.greedy import block_step
-from sedona_nni.training.methods.method import TrainingMethod, autocast, register_method
+from sedona_nni.training.methods.method import TrainingMethod, register_method
+from sedona_nni.training.precision import autocast
 from sedona_nni.training.settings import TrainSettings
 
 __all__ = ["AsynchronousLearning", "AsynchronousSettings", "ReplayBuffer"]
@@ -59,6 +59,7 @@ class AsynchronousSettings(MethodSettings):
     """
 
     name: Literal["asynchronous"] = "asynchronous"
+    takes_block_steps: ClassVar[bool] = True
     buffer: int = Field(default=1, ge=1)
     max_draws: int | None = Field(default=None, ge=1)
     order: Literal["random", "round-robin"] = "random"
@@ -261,16 +262,7 @@ class AsynchronousLearning(TrainingMethod):
             with torch.no_grad(), autocast(self.device, self.settings.amp):
                 features = block(features)
         else:
-            features, loss = block_step(
-                block,
-                self.optimizers[index],
-                features,
-                labels,
-                self.criterion,
-                self.scaler,
-                self.settings.amp,
-            )
-            self.scaler.update()
+            features, loss = self.block_step(index, features, labels)
             self.schedules[index].step()
             self.updates[index] += 1
             if self._is_done(index):

@@ -42,8 +42,10 @@ from torch.func import functional_call
 from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
 from sedona_nni.training.method_settings import MethodSettings
-from sedona_nni.training.methods.method import TrainingMethod, autocast, register_method
+from sedona_nni.training.methods.method import TrainingMethod, register_method
+from sedona_nni.training.precision import autocast
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.stage import Stage
 
 __all__ = ["DelayedGradients", "DelayedGradientsSettings"]
 
@@ -53,6 +55,7 @@ class DelayedGradientsSettings(MethodSettings):
 
     name: Literal["ddg"] = "ddg"
     uses_auxiliary: ClassVar[bool] = False
+    not_parallel: ClassVar[str | None] = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,10 @@ class DelayedGradients(TrainingMethod):
     """DDG.
 
     Attributes:
-        waiting: The forward passes of each block but the last whose errors are to come, oldest
-            first.
+        waiting: The forward passes of each block here but the network's last whose errors are to
+            come, oldest first.
         errors: What the block above found at the last step, in the same order; None before the
-            first.
+            first, and while the error of a block in another process has not been received.
     """
 
     def __init__(
@@ -89,12 +92,15 @@ class DelayedGradients(TrainingMethod):
         settings: TrainSettings,
         splits: Splits,
         steps_per_epoch: int,
+        stage: Stage | None = None,
     ) -> None:
         """See `TrainingMethod`."""
-        super().__init__(network, settings, splits, steps_per_epoch)
+        super().__init__(network, settings, splits, steps_per_epoch, stage)
         self.optimize(network.blocks)
-        self.waiting: list[deque[_Pass]] = [deque() for _ in network.blocks[:-1]]
-        self.errors: list[Tensor | None] = [None for _ in network.blocks[:-1]]
+        self._last = self.stage.num_blocks - 1 - self.stage.first  # as if it were among those here
+        lower = network.blocks[: self._last]
+        self.waiting: list[deque[_Pass]] = [deque() for _ in lower]
+        self.errors: list[Tensor | None] = [None for _ in lower]
         self.dtype = next(network.parameters()).dtype
 
     def step(self, images: Tensor, labels: Tensor) -> dict[int, Tensor]:
@@ -102,28 +108,49 @@ class DelayedGradients(TrainingMethod):
 
         A block is updated before the next goes forward; its result was there before.
         """
-        *lower, top = self.network.blocks
-        features = images
-        for index, block in enumerate(lower):
-            seed = int(torch.randint(2**62, ()))
+        seed = torch.initial_seed()
+        (features,) = self.stage.receive(images)
+        for place, block in enumerate(self.network.blocks):
+            if place == self._last:
+                return {self.stage.first + place: self._learn(features, labels, seed)}
             latest = self._forward(block, features, dict(block.named_parameters()), seed)
-            self.waiting[index].append(latest)
-            error = self.errors[index]
-            if error is not None:
-                self._backward(index, self.waiting[index].popleft(), error)
+            self.waiting[place].append(latest)
+            if len(self.waiting[place]) > self._last - place:
+                self._backward(place, self.waiting[place].popleft(), self._error(place))
             features = latest.outputs.detach()
+        self.stage.send(features)
+        self._go_on()
+        return {}
 
-        inputs = features.detach().requires_grad_(bool(lower))
+    def _learn(self, features: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """Update the last block along the gradient of its loss, which is returned."""
+        torch.manual_seed(seed)
+        top, scaler = self.network.blocks[self._last], self.scalers[self._last]
+        inputs = features.detach().requires_grad_(self.stage.num_blocks > 1)
         with autocast(self.device, self.settings.amp):
             loss, _ = top.local_loss(top(inputs), labels, self.criterion)
-        self.scaler.scale(loss).backward()
+        scaler.scale(loss).backward()
         if inputs.grad is not None:
-            self._send(len(lower) - 1, inputs.grad)
-        self._move(len(lower))
-        self.scaler.update()
+            self._send(self._last, inputs.grad)
+        self._move(self._last)
+        self._go_on()
+        return loss.detach()
+
+    def _go_on(self) -> None:
         for schedule in self.schedules:
             schedule.step()
-        return {len(lower): loss.detach()}
+
+    def _error(self, place: int) -> Tensor:
+        """Return the error that is due at a block, and that is then used up."""
+        self._fetch(place)
+        error, self.errors[place] = self.errors[place], None
+        assert error is not None
+        return error
+
+    def _fetch(self, place: int) -> None:
+        """See to it that the error that is due at a block is here."""
+        if self.errors[place] is None:
+            self.errors[place] = self.stage.receive_error()
 
     def _forward(
         self,
@@ -135,7 +162,8 @@ class DelayedGradients(TrainingMethod):
     ) -> _Pass:
         """Run a block with a copy of weights, and with buffers other than its own if given."""
         torch.manual_seed(seed)
-        inputs = inputs.detach().requires_grad_(block is not self.network.blocks[0])
+        is_first = self.stage.first == 0 and block is self.network.blocks[0]
+        inputs = inputs.detach().requires_grad_(not is_first)
         copies = {name: weight.detach().clone() for name, weight in weights.items()}
         for copy in copies.values():
             copy.requires_grad_()
@@ -143,26 +171,34 @@ class DelayedGradients(TrainingMethod):
             outputs = functional_call(block, {**copies, **buffers}, (inputs,))
         return _Pass(inputs, copies, seed, outputs)
 
-    def _backward(self, index: int, waited: _Pass, error: Tensor) -> None:
+    def _backward(self, place: int, waited: _Pass, error: Tensor) -> None:
         """Update a block along the gradient of a forward pass, and send its error down."""
-        error = (error * self.scaler.get_scale()).to(waited.outputs.dtype)
-        wanted = [*waited.weights.values(), *([waited.inputs] if index else [])]
+        error = self.scalers[place].scale(error).to(waited.outputs.dtype)
+        wanted = [*waited.weights.values()]
+        if waited.inputs.requires_grad:
+            wanted.append(waited.inputs)
         gradients = torch.autograd.grad(waited.outputs, wanted, error)
-        parameters = self.network.blocks[index].parameters()
+        parameters = self.network.blocks[place].parameters()
         for parameter, gradient in zip(parameters, gradients, strict=False):
             parameter.grad = gradient
-        if index:
-            self._send(index - 1, gradients[-1])
-        self._move(index)
+        if waited.inputs.requires_grad:
+            self._send(place, gradients[-1])
+        self._move(place)
 
-    def _send(self, index: int, gradient: Tensor) -> None:
-        """Keep an error for the next step: unscaled, as the scale may change till then."""
-        self.errors[index] = gradient.to(self.dtype) / self.scaler.get_scale()
+    def _send(self, place: int, gradient: Tensor) -> None:
+        """Hand the error of a block's input down, for the next step: unscaled, as each block has a
+        scale of its own."""
+        error = gradient.to(self.dtype) / self.scalers[place].get_scale()
+        if place:
+            self.errors[place - 1] = error
+        else:
+            self.stage.send_error(error)
 
-    def _move(self, index: int) -> None:
+    def _move(self, place: int) -> None:
         """Update a block along the gradient that it has."""
-        self.scaler.step(self.optimizers[index])
-        self.optimizers[index].zero_grad()
+        self.scalers[place].step(self.optimizers[place])
+        self.scalers[place].update()
+        self.optimizers[place].zero_grad()
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
         """Take K+1 steps: in the last, all graphs are there and all optimizers have a state."""
@@ -172,6 +208,9 @@ class DelayedGradients(TrainingMethod):
 
     def state_dict(self) -> dict[str, Any]:
         """Return also what the forward passes that wait were made from, and the errors."""
+        for place, queue in enumerate(self.waiting):
+            if len(queue) == self._last - place:  # else none is on its way
+                self._fetch(place)
         waiting = [
             [{"inputs": p.inputs, "weights": p.weights, "seed": p.seed} for p in queue]
             for queue in self.waiting
@@ -183,7 +222,7 @@ class DelayedGradients(TrainingMethod):
         super().load_state_dict(state_dict)
         self.errors = [e if e is None else e.to(self.device) for e in state_dict["errors"]]
         self.network.train()
-        *lower, _ = self.network.blocks
+        lower = self.network.blocks[: self._last]
         for index, (block, saved) in enumerate(zip(lower, state_dict["waiting"], strict=True)):
             buffers = dict(block.named_buffers())
             self.waiting[index] = deque(

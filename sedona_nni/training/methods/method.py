@@ -23,21 +23,22 @@ from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training.method_settings import METHODS, Method, MethodSettings
-from sedona_nni.training.settings import Precision, TrainSettings
+from sedona_nni.training.methods.block_step import block_step
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.stage import Stage
 
 __all__ = [
     "Stateful",
     "TrainingMethod",
-    "autocast",
     "build_average",
     "build_method",
     "build_optimizer",
     "build_schedule",
     "register_method",
+    "rewind",
 ]
 
 _WARMUP_START = 0.01  # of the learning rate
-_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Stateful(Protocol):
@@ -50,9 +51,13 @@ class Stateful(Protocol):
         """Take over a state."""
 
 
-def autocast(device: torch.device, amp: Precision) -> torch.autocast:
-    """Return the context in which a forward pass runs in mixed precision."""
-    return torch.autocast(device.type, _DTYPES[amp], enabled=amp != "no")
+def rewind() -> None:
+    """Let torch's generators begin anew where they were last seeded.
+
+    Every block of a step draws from the same start: so what it draws, for dropout, does not depend
+    on what the blocks below have drawn, which may be in other processes.
+    """
+    torch.manual_seed(torch.initial_seed())
 
 
 def build_optimizer(
@@ -109,12 +114,13 @@ class TrainingMethod(ABC):
     generator: `training.loop.train` seeds it. It seeds it again before every step.
 
     Attributes:
-        network: What is trained, on its device.
+        network: What is trained, on its device; of several processes, what each has of it.
+        stage: Which blocks of the whole these are, and the way to the others.
         settings: How.
         steps_per_epoch: Batches in a pass over the training images.
         device: Where the network is.
         criterion: Mean loss of logits and labels.
-        scaler: Scales losses against underflow in half precision; all blocks share it.
+        scalers: One per block, which scales its gradients against underflow in half precision.
         optimizers: One per block.
         schedules: One per optimizer.
         averages: One per block, moving averages of its weights and statistics; none by default.
@@ -133,6 +139,7 @@ class TrainingMethod(ABC):
         settings: TrainSettings,
         splits: Splits,
         steps_per_epoch: int,
+        stage: Stage | None = None,
     ) -> None:
         """Prepare a training.
 
@@ -141,24 +148,31 @@ class TrainingMethod(ABC):
             settings: How; ``settings.method`` has the method's own options.
             splits: Says how images look and how many classes there are.
             steps_per_epoch: Batches in a pass over the training images.
+            stage: Which blocks of the whole ``network`` has; by default all.
 
         Raises:
             InputError: if the network cannot be trained so, see `MethodSettings.check`.
         """
-        lower = network.blocks[:-1]
+        self.stage = Stage(len(network.blocks)) if stage is None else stage
+        lower = network.blocks[: self.stage.num_blocks - 1 - self.stage.first]
         settings.method.check(
             [NO_AUXILIARY if b.classifier is None else type(b.classifier).__name__ for b in lower]
         )
+        for block in network.blocks:
+            block.checkpointed = settings.checkpoint == "layers"
         self.network = network
         self.settings = settings
         self.steps_per_epoch = steps_per_epoch
         self.device = next(network.parameters()).device
         self.criterion = LabelSmoothing(settings.label_smoothing)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
+        self.scalers = [
+            torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
+            for _ in network.blocks
+        ]
         self.optimizers: list[torch.optim.Optimizer] = []
         self.schedules: list[LRScheduler] = []
         self.averages: list[AveragedModel] = []
-        self.parts: list[Stateful] = [self.scaler]
+        self.parts: list[Stateful] = [*self.scalers]
 
     def optimize(self, modules: Iterable[nn.Module]) -> None:
         """Make an optimizer and a schedule for each module, one module per block.
@@ -216,7 +230,7 @@ class TrainingMethod(ABC):
     @property
     def num_validated(self) -> int:
         """How many blocks, from the lowest up, have learned; the last of them is validated."""
-        return len(self.network.blocks)
+        return self.stage.num_blocks
 
     def finished(self, epochs: int) -> bool:
         """Return whether training ends after so many epochs."""
@@ -237,9 +251,29 @@ class TrainingMethod(ABC):
 
         Returns:
             The losses before the updates, each of shape () and without a graph, by the index of
-            the block, from 0: only of blocks that were updated from a loss of their own; the mean
+            the block in the whole network, from 0: only of blocks that were updated from a loss of
+            their own; the mean
             where one was updated more than once.
         """
+
+    def block_step(self, place: int, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Let a block learn from its own loss, see `sedona_nni.training.methods.block_step`.
+
+        Args:
+            place: Its place among the blocks here, from 0.
+            features: What the block below returned, (B, C, S, S), or the images.
+            labels: As for `step`.
+        """
+        return block_step(
+            self.network.blocks[place],
+            self.optimizers[place],
+            features,
+            labels,
+            self.criterion,
+            self.scalers[place],
+            self.settings.amp,
+            self.settings.accumulate,
+        )
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
         """Take steps until no later one needs more memory; for its measurement.
@@ -255,7 +289,10 @@ class TrainingMethod(ABC):
         return Cost(0, 0)
 
     def numbers(self) -> dict[str, float]:
-        """Return what the report of an epoch tells of the method: at least ``lr``."""
+        """Return what the report of an epoch tells of the method: at least ``lr``.
+
+        Of several processes each tells what it knows.
+        """
         return {"lr": float(self.schedules[-1].get_last_lr()[0])}
 
     def state_dict(self) -> dict[str, Any]:
@@ -303,13 +340,25 @@ def register_method(settings: type[MethodSettings]) -> Callable[[type[LearningT]
 
 
 def build_method(
-    network: DecoupledNetwork, settings: TrainSettings, splits: Splits, steps_per_epoch: int
+    network: DecoupledNetwork,
+    settings: TrainSettings,
+    splits: Splits,
+    steps_per_epoch: int,
+    stage: Stage | None = None,
 ) -> TrainingMethod:
     """Return the method that ``settings.method`` describes, ready for the first epoch.
+
+    Args:
+        network: See `TrainingMethod`; like the other arguments.
+        settings: See there.
+        splits: See there.
+        steps_per_epoch: See there.
+        stage: See there; only methods that can be parallel are asked to take one.
 
     Raises:
         InputError: if the network cannot be trained so, see `MethodSettings.check`.
     """
     learning = METHODS[settings.method.name].learning
-    method: TrainingMethod = learning(network, settings, splits, steps_per_epoch)
+    elsewhere = {} if stage is None else {"stage": stage}
+    method: TrainingMethod = learning(network, settings, splits, steps_per_epoch, **elsewhere)
     return method

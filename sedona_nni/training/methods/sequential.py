@@ -9,7 +9,7 @@ Source: Belilovsky et al., ICML 2020, the comparison of sequential and parallel 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from torch import Tensor
 from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.training.method_settings import MethodSettings
-from sedona_nni.training.methods.greedy import block_step
-from sedona_nni.training.methods.method import TrainingMethod, autocast, register_method
+from sedona_nni.training.methods.method import TrainingMethod, register_method, rewind
+from sedona_nni.training.precision import autocast
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.stage import Stage
 
 __all__ = ["SequentialLearning", "SequentialSettings"]
 
@@ -28,6 +29,8 @@ class SequentialSettings(MethodSettings):
     """Greedy learning of one block after the other; it has no options."""
 
     name: Literal["sequential"] = "sequential"
+    takes_block_steps: ClassVar[bool] = True
+    not_parallel: ClassVar[str | None] = None
 
 
 @register_method(SequentialSettings)
@@ -35,7 +38,7 @@ class SequentialLearning(TrainingMethod):
     """Sequential greedy learning.
 
     Attributes:
-        learning: Index of the block that learns; those below are finished.
+        learning: Index of the block that learns, in the whole network; those below are finished.
     """
 
     def __init__(
@@ -44,16 +47,17 @@ class SequentialLearning(TrainingMethod):
         settings: TrainSettings,
         splits: Splits,
         steps_per_epoch: int,
+        stage: Stage | None = None,
     ) -> None:
         """See `TrainingMethod`."""
-        super().__init__(network, settings, splits, steps_per_epoch)
+        super().__init__(network, settings, splits, steps_per_epoch, stage)
         self.optimize(network.blocks)
         self.learning = 0
 
     @property
     def num_epochs(self) -> int:
         """Those of all blocks, one after the other."""
-        return len(self.network.blocks) * self.settings.epochs
+        return self.stage.num_blocks * self.settings.epochs
 
     @property
     def num_validated(self) -> int:
@@ -63,30 +67,27 @@ class SequentialLearning(TrainingMethod):
     def start_epoch(self, epoch: int) -> None:
         """Freeze what is finished."""
         self.learning = (epoch - 1) // self.settings.epochs
-        for index, (block, optimizer) in enumerate(
-            zip(self.network.blocks, self.optimizers, strict=True)
-        ):
+        blocks = zip(self.network.blocks, self.optimizers, strict=True)
+        for index, (block, optimizer) in enumerate(blocks, self.stage.first):
             block.train(index == self.learning)
             if index < self.learning:
                 optimizer.state.clear()  # else the momentum of all finished blocks is carried on
 
     def step(self, images: Tensor, labels: Tensor) -> dict[int, Tensor]:
         """Update the block that learns from what the finished ones make of the batch."""
-        features = images
+        place = self.learning - self.stage.first  # among the blocks here
+        if place < 0:
+            return {}
+        (features,) = self.stage.receive(images)
         with torch.no_grad(), autocast(self.device, self.settings.amp):
-            for block in self.network.blocks[: self.learning]:
+            for block in self.network.blocks[:place]:
                 features = block(features)
-        _, loss = block_step(
-            self.network.blocks[self.learning],
-            self.optimizers[self.learning],
-            features,
-            labels,
-            self.criterion,
-            self.scaler,
-            self.settings.amp,
-        )
-        self.scaler.update()
-        self.schedules[self.learning].step()
+        if place >= len(self.network.blocks):
+            self.stage.send(features)
+            return {}
+        rewind()
+        _, loss = self.block_step(place, features, labels)
+        self.schedules[place].step()
         return {self.learning: loss}
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
@@ -97,5 +98,8 @@ class SequentialLearning(TrainingMethod):
                 self.step(images, labels)
 
     def numbers(self) -> dict[str, float]:
-        """Return the rate of the block that learns, ``lr``."""
-        return {"lr": float(self.schedules[self.learning].get_last_lr()[0])}
+        """Return the rate of the block that learns, ``lr``, where it is here."""
+        place = self.learning - self.stage.first
+        if not 0 <= place < len(self.schedules):
+            return {}
+        return {"lr": float(self.schedules[place].get_last_lr()[0])}

@@ -43,7 +43,8 @@ from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.models import initialise
 from sedona_nni.teachers.losses import class_shares
 from sedona_nni.training.method_settings import MethodSettings
-from sedona_nni.training.methods.method import TrainingMethod, autocast, register_method
+from sedona_nni.training.methods.method import TrainingMethod, register_method, rewind
+from sedona_nni.training.precision import autocast
 from sedona_nni.training.settings import TrainSettings
 
 __all__ = ["Synthesizer", "SyntheticGradients", "SyntheticGradientsSettings"]
@@ -60,6 +61,9 @@ class SyntheticGradientsSettings(MethodSettings):
 
     name: Literal["dni", "cdni"] = "dni"
     uses_auxiliary: ClassVar[bool] = False
+    not_parallel: ClassVar[str | None] = (
+        "a synthesizer learns in the same step from what the block above makes of its guess"
+    )
     synthesizer_width: int | None = Field(default=None, ge=1)
 
 
@@ -145,11 +149,12 @@ class SyntheticGradients(TrainingMethod):
 
     def step(self, images: Tensor, labels: Tensor) -> dict[int, Tensor]:
         """Update every block and synthesizer once from the batch."""
-        scale = self.scaler.get_scale()
         blocks = self.network.blocks
         features = images
         guess: Tensor | None = None
         for index, block in enumerate(blocks):
+            rewind()
+            scale = self.scalers[index].get_scale()
             inputs = features.detach().requires_grad_(index > 0)
             with autocast(self.device, self.settings.amp):
                 features = block(inputs)
@@ -161,22 +166,22 @@ class SyntheticGradients(TrainingMethod):
             else:
                 with autocast(self.device, self.settings.amp):
                     loss, _ = block.local_loss(features, labels, self.criterion)
-                self.scaler.scale(loss).backward()
+                self.scalers[index].scale(loss).backward()
             if guess_below is not None:
                 assert inputs.grad is not None
                 arrived = inputs.grad.to(images.dtype) / scale
                 error = (guess_below - arrived).square().sum() / len(images)
-                self.scaler.scale(error).backward()
+                self.scalers[index - 1].scale(error).backward()
                 self._move(index - 1)
         self._move(len(blocks) - 1)
-        self.scaler.update()
         for schedule in self.schedules:
             schedule.step()
         return {len(blocks) - 1: loss.detach()}
 
     def _move(self, index: int) -> None:
         """Update a block, and its synthesizer, along the gradients that it has."""
-        self.scaler.step(self.optimizers[index])
+        self.scalers[index].step(self.optimizers[index])
+        self.scalers[index].update()
         self.optimizers[index].zero_grad()
 
     def extra_cost(self) -> Cost:

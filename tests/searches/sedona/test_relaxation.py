@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from block_steps import greedy_step
 from torch import nn
 from torch.autograd import forward_ad
 
@@ -17,7 +18,6 @@ from sedona_nni.models import build_backbone
 from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork, gradient_valve, tangent_valve
 from sedona_nni.teachers.losses import LabelSmoothing
-from sedona_nni.training.methods.greedy import greedy_step
 from sedona_nni.training.methods.method import build_optimizer
 from sedona_nni.training.settings import TrainSettings
 
@@ -94,8 +94,7 @@ def test_one_hot_relaxation_trains_as_the_decoupled_network(cuts: list[int]) -> 
         images = torch.randn(4, 3, 32, 32).double().contiguous(memory_format=torch.channels_last)
         batch = (images, torch.randint(3, (4,)))
         state, _ = problem.step(state, batch, 0.05, seed=0)
-        scaler = torch.amp.GradScaler("cpu", enabled=False)
-        greedy_step(decoupled, optimizers, *batch, LabelSmoothing(0.1), scaler)
+        greedy_step(decoupled, optimizers, *batch, LabelSmoothing(0.1))
     problem.load(state)
 
     starts = [0, *(cut + 1 for cut in cuts)]

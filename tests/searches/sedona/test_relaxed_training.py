@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from block_steps import greedy_step
 from torch import nn
 
 from sedona_nni.decouplings.cost import relaxed_cost
@@ -26,7 +27,6 @@ from sedona_nni.searches.sedona.search import Search
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.teachers.losses import LabelSmoothing
-from sedona_nni.training.methods.greedy import greedy_step
 from sedona_nni.training.methods.method import build_optimizer
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.trials.train import evaluate_saved, run_training
@@ -69,8 +69,7 @@ def test_a_step_is_that_of_the_search(release_mode: bool) -> None:
         images = torch.randn(4, 3, 32, 32).double().contiguous(memory_format=torch.channels_last)
         batch = (images, torch.randint(3, (4,)))
         state, _ = problem.step(state, batch, 0.05, seed=0)
-        scaler = torch.amp.GradScaler("cpu", enabled=False)
-        greedy_step(network, optimizers, *batch, LabelSmoothing(0.1), scaler)
+        greedy_step(network, optimizers, *batch, LabelSmoothing(0.1))
     problem.load(state)
     expected = relaxed.state_dict()
     for name, value in classifier.network.state_dict().items():
