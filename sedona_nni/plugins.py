@@ -20,7 +20,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -28,14 +28,15 @@ from pathlib import Path
 from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
 
-__all__ = ["GROUP", "absolute_plugins", "load_installed", "load_plugins"]
+__all__ = ["GROUP", "absolute_plugins", "load_installed", "load_plugins", "loaded_plugins"]
 
 GROUP = "sedona_nni.plugins"
 
 _installed_are_loaded = False
+_loaded: list[str] = []
 
 
-def load_plugins(plugins: Iterable[str], folder: Path) -> None:
+def load_plugins(plugins: Sequence[str], folder: Path) -> None:
     """Import plug-ins by name.
 
     Args:
@@ -55,6 +56,12 @@ def load_plugins(plugins: Iterable[str], folder: Path) -> None:
             else:
                 _at_end_of_path(folder)
                 importlib.import_module(plugin)
+    _loaded.extend(name for name in absolute_plugins(plugins, folder) if name not in _loaded)
+
+
+def loaded_plugins() -> list[str]:
+    """Return the plug-ins that this process has loaded by name, as another one can load them."""
+    return [*_loaded]
 
 
 def absolute_plugins(plugins: Iterable[str], folder: Path) -> list[str]:

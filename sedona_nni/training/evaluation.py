@@ -103,6 +103,8 @@ def evaluate(
     batches = evaluation_batches(dataset, size, device) if network.blocks else ()
     for images, labels in batches:
         images, labels = stage.rows(images), stage.rows(labels)
+        if not len(labels):  # a replica may have none of a small last batch
+            continue
         features, *votes = stage.receive(lay_out(images))
         for index, block in enumerate(network.blocks, stage.first):
             with autocast(images.device, settings.amp):

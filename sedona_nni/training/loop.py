@@ -217,6 +217,7 @@ def train(
                     updates[block - stage.first] += 1
 
             learned = max(0, method.num_validated - stage.first)  # of the blocks here
+            stage.merge(method.result)
             judged = DecoupledNetwork(method.result.blocks[:learned])
             validation = evaluate(
                 judged, splits.validation, settings, device, stage.up_to(method.num_validated)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
 from sedona_nni.files import read_tensors, reading, write_atomically
 
 __all__ = ["CHECKPOINT_FILE", "Stage"]
@@ -42,6 +43,13 @@ class Stage:
     def rows(self, batch: Tensor) -> Tensor:
         """Return the part of a batch, (B, ...), that is learned from here."""
         return batch
+
+    def shared(self, block: Block) -> Block:
+        """Return a block as it learns: together with its replicas, if it has any."""
+        return block
+
+    def merge(self, network: DecoupledNetwork) -> None:
+        """Give the replicas of each block the mean of their batch norms' running statistics."""
 
     def open(self, sizes: Sequence[int]) -> None:
         """Get ready for a pass: so many batches will go through the network, of these sizes."""

@@ -160,6 +160,7 @@ class TrainingMethod(ABC):
         )
         for block in network.blocks:
             block.checkpointed = settings.checkpoint == "layers"
+        self._learners = [self.stage.shared(block) for block in network.blocks]
         self.network = network
         self.settings = settings
         self.steps_per_epoch = steps_per_epoch
@@ -265,7 +266,7 @@ class TrainingMethod(ABC):
             labels: As for `step`.
         """
         return block_step(
-            self.network.blocks[place],
+            self._learners[place],
             self.optimizers[place],
             features,
             labels,

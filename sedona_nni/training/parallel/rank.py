@@ -1,0 +1,318 @@
+"""What a rank does: meet the others, build its block, train it, and say if that fails."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sedona_nni.data.sets import Splits, load_splits
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.files import Document
+from sedona_nni.plugins import load_plugins
+from sedona_nni.task import Task
+from sedona_nni.training.evaluation import Evaluation
+from sedona_nni.training.loop import DivergedError, TrainResult, train
+from sedona_nni.training.parallel.layout import Layout
+from sedona_nni.training.parallel.rank_stage import LostRank, RankStage
+from sedona_nni.training.parallel.watch import Failure, Watch, record_failure
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.task_backbone import task_backbone
+
+__all__ = ["Job", "Outcome", "RankReport", "build_network", "exception_of", "run_rank"]
+
+_START_S = 300.0  # until the last rank is there
+_FOREVER = timedelta(days=365)  # a rank may compute as long as it likes; the watch sees to the rest
+_BETTER_REASON_S = 2.0  # for the one that fails to say why, before a neighbour says that it is gone
+_SAME = 1e-4  # of the sums of weights: random numbers are rounded differently on other processors
+
+
+class Job(Document):
+    """All that a rank has to know.
+
+    Attributes:
+        task: Backbone and data.
+        decoupling: Where the backbone is cut, and what teaches its blocks.
+        settings: How to train; ``settings.parallel`` is given.
+        devices: Of each rank, e.g. ``cpu`` or ``cuda:1``.
+        threads: CPU threads of each rank.
+        workers: Processes that read image files, of a rank that looks at images.
+        directory: Where to keep checkpoints and the trained network, if anywhere.
+        plugins: What to load first.
+    """
+
+    task: Task
+    decoupling: Decoupling
+    settings: TrainSettings
+    devices: list[str]
+    threads: int
+    workers: int | None = None
+    directory: str | None = None
+    plugins: list[str] = []
+
+    @classmethod
+    def read(cls, text: str) -> Job:
+        """Return the job that a text describes; its plug-ins are loaded first.
+
+        Raises:
+            InputError: if one cannot be loaded.
+        """
+        fields = json.loads(text)
+        load_plugins(fields["plugins"], Path.cwd())
+        return cls.model_validate(fields)
+
+    @property
+    def layout(self) -> Layout:
+        """How the training is divided."""
+        assert self.settings.parallel is not None
+        return Layout(self.settings.parallel.replicas_of(self.decoupling.num_blocks))
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """What a rank has needed.
+
+    Attributes:
+        block: Its block, from 0.
+        peak_resident_mib: The most memory that its process had, MiB.
+        peak_allocated_mib: The most that its GPU allocated; None on a CPU.
+        sent_bytes: Features and errors that it sent.
+    """
+
+    block: int
+    peak_resident_mib: float
+    peak_allocated_mib: float | None
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training in parallel came to.
+
+    Attributes:
+        trained: As of one process.
+        ranks: What each needed.
+    """
+
+    trained: TrainResult
+    ranks: list[RankReport]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it in plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Outcome:
+        """Undo `as_json`."""
+        trained = dict(value["trained"])
+        test = Evaluation(**trained.pop("test"))
+        return cls(TrainResult(test=test, **trained), [RankReport(**r) for r in value["ranks"]])
+
+
+def build_network(task: Task, decoupling: Decoupling, seed: int) -> DecoupledNetwork:
+    """Return a task's network, cut, with the seed's initial weights.
+
+    Torch's global generator is left as it was.
+
+    Raises:
+        InputError: if they do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_decoupled(task_backbone(task), decoupling)
+
+
+def run_rank(
+    job: Job,
+    store: dist.Store,
+    rank: int,
+    *,
+    leads_host: bool,
+    report: Callable[[dict[str, float]], None],
+    is_orphaned: Callable[[], bool],
+    prints: bool,
+) -> Outcome:
+    """Train a block; return what the whole training came to.
+
+    Args:
+        job: What to do.
+        store: Where all ranks meet.
+        rank: Which of them this is.
+        leads_host: Whether it is the first on its host.
+        report: As of `training.loop.train`; called by rank 0.
+        is_orphaned: Says whether the process that started this one is gone.
+        prints: Whether this process has to say itself why it ends.
+
+    Raises:
+        SedonaError: if the training fails, here or elsewhere. The others know by then.
+    """
+    assert job.settings.parallel is not None
+    layout = job.layout
+    words = layout.in_words(rank)
+    watch = Watch(
+        store.clone(),
+        layout,
+        rank,
+        patience_s=job.settings.parallel.patience_s,
+        is_orphaned=is_orphaned,
+        prints=prints,
+    )
+    try:
+        outcome = _train(job, layout, store, rank, leads_host, report)
+        store.add("ended", 1)
+        _wait_for_all(store, layout.num_ranks)
+        watch.stop()
+        return outcome
+    except LostRank as error:
+        time.sleep(_BETTER_REASON_S)
+        failure = Failure("LostRank", str(error))
+    except DivergedError as error:  # which all ranks find out
+        failure = Failure("DivergedError", str(error))
+    except SedonaError as error:
+        kind = "InputError" if isinstance(error, InputError) else "SedonaError"
+        failure = Failure(kind, f"{words}: {error}")
+    except Exception as error:  # a defect
+        traceback.print_exc()
+        failure = Failure("SedonaError", f"{words}: {type(error).__name__}: {error}")
+    watch.stop()
+    raise exception_of(record_failure(store, failure))
+
+
+def exception_of(failure: Failure) -> SedonaError:
+    """Return the error that a failure stands for."""
+    kinds: dict[str, type[SedonaError]] = {
+        kind.__name__: kind for kind in (InputError, DivergedError, LostRank)
+    }
+    return kinds.get(failure.kind, SedonaError)(failure.message)
+
+
+def _train(
+    job: Job,
+    layout: Layout,
+    store: dist.Store,
+    rank: int,
+    leads_host: bool,
+    report: Callable[[dict[str, float]], None],
+) -> Outcome:
+    device = torch.device(job.devices[rank])
+    torch.set_num_threads(job.threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    block = layout.block(rank)
+    whole = build_network(job.task, job.decoupling, job.settings.seed)
+    sums = {
+        name: float(w.detach().abs().sum(dtype=torch.float64))
+        for name, w in whole.named_parameters()
+    }
+    network = DecoupledNetwork([whole.blocks[block]])
+    del whole  # before any memory is needed for training
+    splits = load_splits(job.task, job.settings.validation_fraction, workers=job.workers)
+    _meet(job, layout, store, rank, splits, sums)
+    if block > 0:
+        splits = splits.without_images()
+    dist.init_process_group(
+        "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
+        store=dist.PrefixStore("group", store),
+        rank=rank,
+        world_size=layout.num_ranks,
+        timeout=_FOREVER,
+    )
+    assert job.settings.parallel is not None
+    wire = torch.bfloat16 if job.settings.parallel.wire == "bf16" else torch.float32
+    stage = RankStage(layout, rank, device, wire=wire, leads_host=leads_host)
+    trained = train(
+        network,
+        splits,
+        job.settings,
+        device=device,
+        report=report if rank == 0 else lambda numbers: None,
+        directory=None if job.directory is None else Path(job.directory),
+        stage=stage,
+    )
+    on_gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+    own = RankReport(block, _peak_resident_mib(), on_gpu, stage.bytes_sent)
+    return Outcome(trained, [RankReport(**each) for each in stage.exchange(asdict(own))])
+
+
+def _peak_resident_mib() -> float:
+    scale = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20
+
+
+def _wait_for_all(store: dist.Store, count: int) -> None:
+    """Let nobody take leave of somebody who still reads from him."""
+    while store.add("ended", 0) < count:
+        time.sleep(0.01)
+
+
+def _meet(
+    job: Job,
+    layout: Layout,
+    store: dist.Store,
+    rank: int,
+    splits: Splits,
+    sums: Mapping[str, float],
+) -> None:
+    """Wait for all ranks, and see that all were started for the same.
+
+    Raises:
+        InputError: if this one was started for something else than rank 0, or twice.
+        SedonaError: if one is missing.
+    """
+    if store.add(f"started/{rank}", 1) > 1:
+        raise InputError("must be started once, but another process is this rank")
+    store.set(f"hello/{rank}", json.dumps(_hello(job, splits, sums)))
+    started = time.monotonic()
+    others = range(layout.num_ranks)
+    while missing := [other for other in others if not store.check([f"hello/{other}"])]:
+        if time.monotonic() - started > _START_S:
+            words = ", ".join(map(layout.in_words, missing))
+            raise SedonaError(f"{words} did not start within {_START_S:g} s")
+        time.sleep(0.01)
+    ours, theirs = (json.loads(store.get(f"hello/{each}")) for each in (rank, 0))
+    for name in {**theirs["same"], **ours["same"]}:
+        here, there = ours["same"].get(name), theirs["same"].get(name)
+        if here != there:
+            raise InputError.rule(name, f"must be that of rank 0, {there!r}", here)
+    for name, here in ours["sums"].items():
+        there = theirs["sums"].get(name, 0.0)
+        if abs(here - there) > _SAME * max(abs(here), abs(there)):
+            rule = f"must have initial weights like those of rank 0, with a sum of {there:.6g}"
+            raise InputError.rule(name, rule, f"{here:.6g}")
+
+
+def _hello(job: Job, splits: Splits, sums: Mapping[str, float]) -> dict[str, Any]:
+    """Return what has to be equal, by names as users write them, and nearly equal."""
+    from importlib.metadata import version
+
+    same: dict[str, Any] = {
+        "version of sedona-nni": version("sedona-nni"),
+        "version of torch": torch.__version__,
+        "version of Python": platform.python_version().rpartition(".")[0],
+        "decoupling": job.decoupling.key,
+        "data": None if splits.identity is None else splits.identity.fingerprint,
+    }
+    _flatten("task", job.task.model_dump(mode="json", exclude={"data_dir"}), same)
+    _flatten("train", job.settings.model_dump(mode="json"), same)
+    return {"same": same, "sums": sums}
+
+
+def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
+    if isinstance(value, dict):
+        for inner, each in value.items():
+            _flatten(f"{name}.{inner}", each, into)
+    else:
+        into[name] = value
