@@ -81,16 +81,19 @@ def _contexts(
 
 @contextmanager
 def _counted_once(layer: nn.Module) -> Iterator[None]:
-    """Keep batch norms from taking a batch into their running statistics a second time."""
+    """Keep batch norms from taking a batch into their running statistics a second time.
+
+    With a momentum of 0 they save what they saved the first time; without tracking they would not.
+    """
     norms = [part for part in layer.modules() if isinstance(part, BatchNorm)]
-    tracked = [norm.track_running_stats for norm in norms]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, before in zip(norms, tracked, strict=True):
-            norm.track_running_stats = before
+        for norm, (momentum, tracked) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
 
 
 class DecoupledNetwork(nn.Module):

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 
 from sedona_nni.data.sets import Splits, load_splits
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
@@ -61,7 +62,7 @@ class Job(Document):
     threads: int
     workers: int | None = None
     directory: str | None = None
-    plugins: list[str] = []
+    plugins: list[str] = Field(default_factory=list)
 
     @classmethod
     def read(cls, text: str) -> Job:
