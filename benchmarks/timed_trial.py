@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
-
     from sedona_nni.data.batches import Batch
     from sedona_nni.reporting.trial import AnyResult, AnyTrial
+    from sedona_nni.trials.__main__ import Claimed
 
 
 def _process_start() -> float:
@@ -40,7 +39,7 @@ def main() -> int:
     _reach("imports")
     run = trials.run
 
-    def timed_run(trial: AnyTrial, device: torch.device, directory: Path) -> AnyResult:
+    def timed_run(trial: AnyTrial, device: Claimed, directory: Path) -> AnyResult:
         _reach("parameters")
         if trial.kind == "search":
             _watch_search()

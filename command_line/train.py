@@ -53,6 +53,13 @@ def train(
     method: Annotated[
         str | None, typer.Option(help="How the blocks learn, e.g. greedy or sequential.")
     ] = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(
+            help="blocks: train each block in a process of its own, on this host or, under "
+            "torchrun, as one of its processes; no: in one."
+        ),
+    ] = None,
     device: Device = "auto",
     workers: Workers = None,
     as_json: Json = False,
@@ -68,13 +75,14 @@ def train(
 
     from sedona_nni.files import check_output_folder
     from sedona_nni.searches.sedona.relaxed_training import build_relaxed
-    from sedona_nni.strategies.nni_border.devices import claim_device
+    from sedona_nni.training.parallel.launch import shows
     from sedona_nni.training.task_backbone import task_backbone
+    from sedona_nni.trials.claims import claim_for_training
     from sedona_nni.trials.train import run_training
 
     check_output_folder("--directory", directory)
     planned = read_given(experiment)
-    settings = _changed(planned.settings.training.train, setting or [], method)
+    settings = _changed(planned.settings.training.train, setting or [], method, parallel)
     chosen: Decoupling | SearchResult
     if relaxed:
         if max_block_share is not None:
@@ -91,8 +99,10 @@ def train(
             return bound_of(planned, max_block_share, directory, aux)
 
         chosen = decoupling_of(decoupling, num_blocks, planned.task.backbone, bound_for)
-    with claim_device(device, threads=planned.settings.machine.threads) as claimed:
-        tell_contents(planned.contents())
+    threads = planned.settings.machine.threads
+    with claim_for_training(device, settings, chosen, threads=threads) as claimed:
+        if shows():
+            tell_contents(planned.contents())
         result = run_training(
             planned.task,
             chosen,
@@ -102,11 +112,14 @@ def train(
             report=narrator(),
             directory=directory,
         )
-    show_numbers(result, as_json)
+    if shows():
+        show_numbers(result, as_json)
 
 
-def _changed(train: TrainSettings, settings: Iterable[str], method: str | None) -> TrainSettings:
-    """Return an experiment's settings with what ``--set`` and ``--method`` replace of them."""
+def _changed(
+    train: TrainSettings, settings: Iterable[str], method: str | None, parallel: str | None
+) -> TrainSettings:
+    """Return an experiment's settings with what ``--set`` and the like replace of them."""
     import yaml
     from pydantic import ValidationError
 
@@ -122,10 +135,11 @@ def _changed(train: TrainSettings, settings: Iterable[str], method: str | None) 
             changes.append((name.split("."), yaml.safe_load(value)))
         except yaml.YAMLError:
             raise InputError.rule("--set", "must have a VALUE as in YAML", text) from None
-    if method is not None:
-        if any(names == ["method"] for names, _ in changes):
-            raise InputError("--method: must not be given with --set method=...")
-        changes.append((["method"], method))
+    for option, word in (("method", method), ("parallel", parallel)):
+        if word is not None:
+            if any(names == [option] for names, _ in changes):
+                raise InputError(f"--{option}: must not be given with --set {option}=...")
+            changes.append(([option], word))
     for names, value in sorted(changes, key=lambda change: len(change[0])):  # a whole, then in it
         node: Any = described
         for name in names[:-1]:

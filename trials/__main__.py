@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -32,6 +33,8 @@ from sedona_nni.strategies.nni_border.trial import (
 if TYPE_CHECKING:
     from sedona_nni.training.settings import TrainSettings
 
+Claimed: TypeAlias = torch.device | Sequence[torch.device]
+
 # Of a training, in the web UI; a search has no place among trainings
 _SHOWN = ("default", "loss", "test_accuracy", "peak_memory_mib", "time_s")
 
@@ -41,7 +44,7 @@ def main() -> int:
     try:
         trial = read_trial(trial_parameters())
         load_plugins(trial.plugins, Path.cwd())  # which is trialCodeDirectory
-        with claim_device(trial.machine.device, threads=trial.machine.threads) as device:
+        with _claimed(trial) as device:
             result = run(trial, device, Path(os.environ["NNI_OUTPUT_DIR"]))
         shown = () if isinstance(trial, SearchTrial) else _SHOWN
         report_final({**result.model_dump(mode="json", exclude_none=True), "key": trial.key}, shown)
@@ -54,12 +57,24 @@ def main() -> int:
     return 0
 
 
-def run(trial: AnyTrial, device: torch.device, directory: Path) -> AnyResult:
+def _claimed(trial: AnyTrial) -> AbstractContextManager[Claimed]:
+    """Return what holds a trial's device, or the devices of its processes."""
+    name, threads = trial.machine.device, trial.machine.threads
+    if isinstance(trial, TrainTrial | RepeatedTrial) and trial.settings.get("parallel"):
+        from sedona_nni.training.settings import TrainSettings
+        from sedona_nni.trials.claims import claim_for_training
+
+        settings = TrainSettings.model_validate(trial.settings)
+        return claim_for_training(name, settings, trial.decoupling, threads=threads)
+    return claim_device(name, threads=threads)
+
+
+def run(trial: AnyTrial, device: Claimed, directory: Path) -> AnyResult:
     """Run a trial; what its kind needs is imported here, as a training needs no Lightning.
 
     Args:
         trial: What to do.
-        device: Where.
+        device: Where; of a training in parallel, for each of its processes.
         directory: Where to keep what an interrupted trial goes on with.
 
     Raises:
@@ -74,15 +89,13 @@ def run(trial: AnyTrial, device: torch.device, directory: Path) -> AnyResult:
     return read_result(trial, runs[type(trial)](trial, device, directory))
 
 
-def _train(trial: TrainTrial, device: torch.device, directory: Path) -> dict[str, Any]:
+def _train(trial: TrainTrial, device: Claimed, directory: Path) -> dict[str, Any]:
     from sedona_nni.training.settings import TrainSettings
 
     return _trained(trial, TrainSettings.model_validate(trial.settings), device, directory)
 
 
-def _train_repeatedly(
-    trial: RepeatedTrial, device: torch.device, directory: Path
-) -> dict[str, Any]:
+def _train_repeatedly(trial: RepeatedTrial, device: Claimed, directory: Path) -> dict[str, Any]:
     from sedona_nni.training.settings import TrainSettings
     from sedona_nni.trials.repeated import repeated
 
@@ -96,7 +109,7 @@ def _train_repeatedly(
 def _trained(
     trial: TrainTrial | RepeatedTrial,
     settings: TrainSettings,
-    device: torch.device,
+    device: Claimed,
     directory: Path,
 ) -> dict[str, Any]:
     from sedona_nni.trials.train import run_training

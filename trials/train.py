@@ -9,10 +9,12 @@ way ``checkpoint.pt`` in place of the last two.
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -23,8 +25,10 @@ from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.cost import block_costs, count_parameters, peak_memory_mib, relaxed_cost
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.errors import InputError
 from sedona_nni.files import check_output_folder, write_json
 from sedona_nni.models.placement import place
+from sedona_nni.plugins import loaded_plugins
 from sedona_nni.searches.sedona.relaxed_training import build_relaxed
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
@@ -32,6 +36,14 @@ from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.training.evaluation import Evaluation, evaluate
 from sedona_nni.training.loop import train
 from sedona_nni.training.methods import TrainingMethod, build_method
+from sedona_nni.training.parallel.launch import (
+    is_launched,
+    leads_host,
+    train_as_rank,
+    train_in_parallel,
+)
+from sedona_nni.training.parallel.rank import Job
+from sedona_nni.training.parallel.rank_stage import CHECKPOINTS
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.stage import CHECKPOINT_FILE
 from sedona_nni.training.task_backbone import task_backbone
@@ -43,6 +55,7 @@ __all__ = [
     "TrainingRun",
     "evaluate_saved",
     "initial_network",
+    "parallel_job",
     "run_training",
     "step_memory_mib",
     "thinned_history",
@@ -63,7 +76,7 @@ def run_training(
     decoupling: Decoupling | SearchResult,
     settings: TrainSettings,
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | Sequence[torch.device] = "cpu",
     workers: int | None = None,
     report: Callable[[dict[str, float]], None] = lambda numbers: None,
     directory: Path | None = None,
@@ -78,7 +91,7 @@ def run_training(
         task: Backbone and data.
         decoupling: Where to cut, and with which auxiliary networks; or how much, everywhere.
         settings: How to train.
-        device: Where.
+        device: Where; of a training in parallel, for each of its processes, or ``cpu`` for all.
         workers: Processes that read image files, see `sedona_nni.data.batches.FolderImages`.
         report: Called with the numbers of every epoch.
         directory: Where to leave the trained network and its results, and to keep checkpoints.
@@ -89,6 +102,8 @@ def run_training(
         an ensemble was asked for, ``best_epoch``, ``parameters`` and ``macs`` (per image) with
         auxiliary networks and what else the method trains, ``peak_memory_mib`` (see below) and
         ``time_s`` of the training.
+        Of a training in parallel, ``ranks``: what each process needed, see
+        `sedona_nni.training.parallel.rank.RankReport`; the peak is the largest of theirs.
         The peak is that of a training step on ``device`` with everything it needs: weights,
         optimizer state, gradients, activations and what the step computes on the way, but not
         the images.
@@ -102,7 +117,6 @@ def run_training(
         InputError: if task and decoupling do not fit or the directory holds another training.
         DivergedError: if the loss does not stay finite.
     """
-    device = torch.device(device)
     finished = None if directory is None else finished_results(directory)
     if directory is not None and finished is None:
         check_output_folder("directory", directory)
@@ -113,6 +127,7 @@ def run_training(
     if finished is not None:
         return finished
 
+    job = parallel_job(run, device, workers, directory)
     network, costs = initial_network(task, decoupling, settings.seed)
     extra = _method(network, settings, splits).extra_cost()
     costs = {name: cost + getattr(extra, name) for name, cost in costs.items()}
@@ -120,14 +135,20 @@ def run_training(
         run.save(directory / RUN_FILE)
         kind = "decoupling" if isinstance(decoupling, Decoupling) else "search-result"
         decoupling.save(directory / f"{kind}.json")
-    peak = step_memory_mib(run, splits, device)
     epochs: list[dict[str, float]] = []
 
     def note(numbers: dict[str, float]) -> None:
         epochs.append({name: value for name, value in numbers.items() if name != "epochs"})
         report(numbers)
 
-    trained = train(network, splits, settings, device=device, report=note, directory=directory)
+    if job is None:
+        device = torch.device(cast(torch.device | str, device))
+        peak = step_memory_mib(run, splits, device)
+        trained = train(network, splits, settings, device=device, report=note, directory=directory)
+    else:
+        del network  # each process makes its own block
+        outcome = train_as_rank(job, note) if is_launched() else train_in_parallel(job, note)
+        trained, peak = outcome.trained, max(rank.step_peak_mib for rank in outcome.ranks)
     stream = BatchStream(splits.train, settings.batch_size, settings.seed, "cpu")
     results = {
         "default": trained.validation_accuracy,
@@ -137,15 +158,65 @@ def run_training(
         **costs,
         "peak_memory_mib": peak,
         "time_s": trained.time_s,
+        **({} if job is None else {"ranks": [asdict(rank) for rank in outcome.ranks]}),
         "images": len(epochs) * stream.batches_per_epoch * stream.batch_size,
         "history": thinned_history(epochs),
         "data": None if run.data is None else run.data.fingerprint,
         **_anatomy(task, decoupling),
     }
-    if directory is not None:
+    if directory is not None and leads_host():
         write_json(directory / "results.json", results)
-        (directory / CHECKPOINT_FILE).unlink()
+        (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
+        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     return results
+
+
+def parallel_job(
+    run: TrainingRun,
+    device: torch.device | str | Sequence[torch.device],
+    workers: int | None,
+    directory: Path | None,
+) -> Job | None:
+    """Return what the processes of a training in parallel have to know.
+
+    Args:
+        run: What is trained.
+        device: See `run_training`; like the following.
+        workers: See there.
+        directory: See there.
+
+    Returns:
+        None where all is trained in one process, as what is not cut always is.
+
+    Raises:
+        InputError: if it cannot be trained so.
+    """
+    parallel = run.settings.parallel
+    if parallel is None:
+        return None
+    if isinstance(run.decoupling, SearchResult):
+        rule = "must be no for a relaxed network, which has no blocks"
+        raise InputError.rule("parallel", rule, parallel.name)
+    if run.decoupling.num_blocks == 1:
+        return None
+    replicas = parallel.replicas_of(run.decoupling.num_blocks)
+    if uneven := [count for count in replicas if run.settings.batch_size % count]:
+        rule = f"must divide the batch of {run.settings.batch_size} images evenly"
+        raise InputError.rule("parallel.replicas", rule, uneven[0])
+    count = sum(replicas)
+    devices = [device] * count if isinstance(device, str | torch.device) else device
+    if len(devices) < count:
+        raise InputError.rule("device", f"must be {count}, one for each process", len(devices))
+    return Job(
+        task=run.task,
+        decoupling=run.decoupling,
+        settings=run.settings,
+        devices=[str(each) for each in devices],
+        threads=max(1, torch.get_num_threads() // (1 if is_launched() else count)),
+        workers=workers,
+        directory=None if directory is None else str(directory.absolute()),
+        plugins=loaded_plugins(),
+    )
 
 
 def evaluate_saved(

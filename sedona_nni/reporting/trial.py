@@ -279,6 +279,8 @@ class _TrainNumbers(_Result):
 
     Attributes:
         default: The accuracy that it is chosen by, that of the validation, a fraction.
+        ranks: Of a training in parallel, what each process needed, see
+            `sedona_nni.training.parallel.rank.RankReport`.
     """
 
     default: FiniteFloat
@@ -290,6 +292,7 @@ class _TrainNumbers(_Result):
     parameters: Number | None = None
     macs: Number | None = None
     peak_memory_mib: float | None = None
+    ranks: list[dict[str, Number | None]] = []
     history: dict[str, list[Number | None]] = {}
     compute: dict[str, Any] | None = None
     sizes: list[int] = []

@@ -40,7 +40,7 @@ class Parallel(BaseModel):
     """How blocks are trained in processes of their own, see `sedona_nni.training.parallel`.
 
     Attributes:
-        kind: ``blocks``: a process for each block.
+        name: ``blocks``: a process for each block.
         wire: What features travel in: ``float32``, exactly as they were computed, or ``bf16``,
             which halves what is sent. What was computed in half precision travels as it is.
         replicas: Processes of each block, which divide every batch among themselves; or a number
@@ -50,7 +50,7 @@ class Parallel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["blocks"] = "blocks"
+    name: Literal["blocks"] = "blocks"
     wire: Literal["float32", "bf16"] = "float32"
     replicas: int | tuple[int, ...] = 1
     patience_s: float = Field(default=30.0, ge=2)
@@ -80,7 +80,7 @@ def _as_parallel(value: Any) -> Any:
     """Let a word stand for what it means."""
     if value in (None, False, "no"):
         return None
-    return {"kind": value} if isinstance(value, str) else value
+    return {"name": value} if isinstance(value, str) else value
 
 
 class TrainSettings(BaseModel):
@@ -205,7 +205,7 @@ class TrainSettings(BaseModel):
         if self.parallel is not None and self.method.not_parallel is not None:
             raise ValueError(
                 f"parallel must be no for the method {self.method.name}, as "
-                f"{self.method.not_parallel}, but got {self.parallel.kind}"
+                f"{self.method.not_parallel}, but got {self.parallel.name}"
             )
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError(

@@ -21,7 +21,7 @@ from sedona_nni.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_device", "claim_device", "visible_gpus"]
+__all__ = ["check_device", "claim_device", "claim_devices", "visible_gpus"]
 
 RETRY_S = 0.5  # between two looks for a free GPU
 
@@ -64,37 +64,60 @@ def claim_device(name: str, *, threads: int | None = None) -> Iterator[torch.dev
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        with _claimed(name) as device:
+        with claim_devices(name, 1) as (device,):
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
             yield device
     finally:
         torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
-def _claimed(name: str) -> Iterator[torch.device]:
+def claim_devices(name: str, count: int) -> Iterator[list[torch.device]]:
+    """Hold several devices, for as many processes: GPUs as `claim_device` does, or the CPU.
+
+    Waits until there are as many free GPUs at once, so that two that wait cannot hold up each
+    other.
+
+    Args:
+        name: See there.
+        count: How many; the CPU serves any number.
+
+    Raises:
+        InputError: see `check_device`; or there are GPUs, but fewer.
+    """
     import torch
 
+    check_device(name)
     gpus = [] if name == "cpu" else visible_gpus()
     if not gpus:
-        yield torch.device("cpu")
+        yield [torch.device("cpu")] * count
         return
-    index, lock = _lock_one(gpus)
+    if count > len(gpus):
+        rule = f"must be cpu for {count} processes, as only {len(gpus)} of them can have a GPU"
+        raise InputError.rule("device", rule, name)
+    held = _lock_some(gpus, count)
     try:
-        torch.cuda.set_device(index)
-        yield torch.device("cuda", index)
+        yield [torch.device("cuda", index) for index in held]
     finally:
-        lock.release()
+        for lock in held.values():
+            lock.release()
 
 
-def _lock_one(gpus: list[str]) -> tuple[int, FileLock]:
+def _lock_some(gpus: list[str], count: int) -> dict[int, FileLock]:
     folder = Path(tempfile.gettempdir()) / f"sedona-nni-gpus-{getpass.getuser()}"
     folder.mkdir(exist_ok=True)
     locks = [FileLock(folder / f"{uuid}.lock") for uuid in gpus]
     while True:
+        held: dict[int, FileLock] = {}
         for index, lock in enumerate(locks):
             with contextlib.suppress(Timeout):
                 lock.acquire(timeout=0)
-                return index, lock
+                held[index] = lock
+            if len(held) == count:
+                return held
+        for lock in held.values():
+            lock.release()
         time.sleep(RETRY_S)
 
 

@@ -24,11 +24,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from sedona_nni.errors import SedonaError
-from sedona_nni.training.parallel.rank import Job, Outcome, exception_of
+from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.training.parallel.rank import Job, Outcome, exception_of, run_rank
 from sedona_nni.training.parallel.watch import read_failure
 
-__all__ = ["train_in_parallel"]
+__all__ = ["is_launched", "leads_host", "shows", "train_as_rank", "train_in_parallel"]
 
 _STARTER = "sedona_nni.training.parallel"
 
@@ -57,6 +57,57 @@ def starter() -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
+
+
+def is_launched() -> bool:
+    """Say whether a launcher such as ``torchrun`` has started this process as one of the ranks."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
+def leads_host() -> bool:
+    """Say whether this process writes what is to be written once on each host."""
+    return not is_launched() or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def shows() -> bool:
+    """Say whether this process is the one that tells a user what happens."""
+    return not is_launched() or os.environ["RANK"] == "0"
+
+
+def train_as_rank(job: Job, report: Callable[[dict[str, float]], None]) -> Outcome:
+    """Be the rank that a launcher has started this process as, on one of several hosts.
+
+    Args:
+        job: What all of them train.
+        report: Called in rank 0 after every epoch, see `sedona_nni.training.loop.train`.
+
+    Raises:
+        DivergedError: as of one process.
+        InputError: likewise; or the launcher has started more or fewer ranks than there are blocks.
+        SedonaError: if a rank fails or is lost; it says which, with its block.
+    """
+    import torch.distributed as dist
+
+    count, needed = int(os.environ["WORLD_SIZE"]), job.layout.num_ranks
+    if count != needed:
+        blocks = [*job.layout.replicas]
+        rule = f"must start {needed} processes, by block {blocks}"
+        raise InputError.rule("launcher", rule, count)
+    try:
+        store, rank, _ = next(dist.rendezvous("env://"))
+    except RuntimeError as error:  # of torch's store, with its own address in it
+        reason = str(error).splitlines()[0]
+        raise SedonaError(f"the other ranks cannot be reached ({reason})") from None
+    parent = os.getppid()
+    return run_rank(
+        job,
+        store,
+        rank,
+        leads_host=leads_host(),
+        report=report,
+        is_orphaned=lambda: os.getppid() != parent,
+        prints=True,
+    )
 
 
 def train_in_parallel(job: Job, report: Callable[[dict[str, float]], None]) -> Outcome:

@@ -23,14 +23,17 @@ from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import Document
+from sedona_nni.models import FeatureShape
 from sedona_nni.plugins import load_plugins
 from sedona_nni.task import Task
 from sedona_nni.training.evaluation import Evaluation
 from sedona_nni.training.loop import DivergedError, TrainResult, train
 from sedona_nni.training.parallel.layout import Layout
 from sedona_nni.training.parallel.rank_stage import LostRank, RankStage
+from sedona_nni.training.parallel.rehearsal import step_peak_mib
 from sedona_nni.training.parallel.watch import Failure, Watch, record_failure
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.stage import Stage
 from sedona_nni.training.task_backbone import task_backbone
 
 __all__ = ["Job", "Outcome", "RankReport", "build_network", "exception_of", "run_rank"]
@@ -88,12 +91,15 @@ class RankReport:
 
     Attributes:
         block: Its block, from 0.
+        step_peak_mib: The most that a step of training allocates for its block, MiB, see
+            `sedona_nni.training.parallel.rehearsal`.
         peak_resident_mib: The most memory that its process had, MiB.
         peak_allocated_mib: The most that its GPU allocated; None on a CPU.
         sent_bytes: Features and errors that it sent.
     """
 
     block: int
+    step_peak_mib: float
     peak_resident_mib: float
     peak_allocated_mib: float | None
     sent_bytes: int
@@ -212,7 +218,7 @@ def _train(
     torch.set_num_threads(job.threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    block = layout.block(rank)
+    settings, block = job.settings, layout.block(rank)
     whole = build_network(job.task, job.decoupling, job.settings.seed)
     sums = {
         name: float(w.detach().abs().sum(dtype=torch.float64))
@@ -221,9 +227,18 @@ def _train(
     network = DecoupledNetwork([whole.blocks[block]])
     del whole  # before any memory is needed for training
     splits = load_splits(job.task, job.settings.validation_fraction, workers=job.workers)
-    _meet(job, layout, store, rank, splits, sums)
     if block > 0:
         splits = splits.without_images()
+    with torch.device("meta"):
+        backbone = task_backbone(job.task)
+    below = FeatureShape(backbone.in_channels, backbone.image_size)
+    if block > 0:
+        below = backbone.shapes[job.decoupling.cuts[block - 1]]
+    size = min(settings.batch_size, len(splits.train))
+    rows = len(layout.rows(rank, size))
+    stage_alone = Stage(layout.num_blocks, block)
+    peak = step_peak_mib(network, below, rows, splits, settings, stage_alone, device)
+    _meet(job, layout, store, rank, splits, sums)
     dist.init_process_group(
         "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
         store=dist.PrefixStore("group", store),
@@ -231,20 +246,20 @@ def _train(
         world_size=layout.num_ranks,
         timeout=_FOREVER,
     )
-    assert job.settings.parallel is not None
-    wire = torch.bfloat16 if job.settings.parallel.wire == "bf16" else torch.float32
+    assert settings.parallel is not None
+    wire = torch.bfloat16 if settings.parallel.wire == "bf16" else torch.float32
     stage = RankStage(layout, rank, device, wire=wire, leads_host=leads_host)
     trained = train(
         network,
         splits,
-        job.settings,
+        settings,
         device=device,
         report=report if rank == 0 else lambda numbers: None,
         directory=None if job.directory is None else Path(job.directory),
         stage=stage,
     )
     on_gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-    own = RankReport(block, _peak_resident_mib(), on_gpu, stage.bytes_sent)
+    own = RankReport(block, peak, _peak_resident_mib(), on_gpu, stage.bytes_sent)
     return Outcome(trained, [RankReport(**each) for each in stage.exchange(asdict(own))])
 
 

@@ -150,8 +150,8 @@ class RankStage(Stage):
         self._is_first_sent = True
         self._features_up: deque[list[_Sent]] = deque()
         self._errors_down: deque[list[_Sent]] = deque()
-        self._control = dist.new_group(backend="gloo")
-        groups = [dist.new_group([*layout.ranks(block)]) for block in range(self.num_blocks)]
+        self._control = _group([*range(layout.num_ranks)], "gloo")
+        groups = [_group([*layout.ranks(block)], None) for block in range(self.num_blocks)]
         self._replicas = groups[self.first] if layout.replicas[self.first] > 1 else None
 
     @property
@@ -420,6 +420,11 @@ class RankStage(Stage):
                 dist.send(tensor, 0, group=self._control)
         except RuntimeError as error:
             raise LostRank("another rank is gone") from error
+
+
+def _group(ranks: list[int], backend: str | None) -> dist.ProcessGroup:
+    """Return a group of ranks; all ranks call this, also those that are not in it."""
+    return cast(dist.ProcessGroup, dist.new_group(ranks, backend=backend))
 
 
 class _Sent(NamedTuple):
