@@ -18,7 +18,7 @@ from benchmarks.rivals.setting import RivalSetting, sgd
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.models import FeatureShape
 from sedona_nni.models.placement import place
-from sedona_nni.training.methods.greedy import block_step
+from sedona_nni.training.methods import block_step
 
 __all__ = ["in_parallel"]
 

@@ -15,7 +15,7 @@ from benchmarks.rivals.setting import RivalSetting, loss, sgd
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.models import Backbone
 from sedona_nni.models.placement import lay_out, place
-from sedona_nni.training.methods.greedy import block_step
+from sedona_nni.training.methods import block_step
 
 __all__ = ["accumulated", "checkpointed", "in_turn", "plain", "steps"]
 
