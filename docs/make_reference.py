@@ -41,7 +41,7 @@ from sedona_nni.strategies.settings.parts import (
 from sedona_nni.task import Task
 from sedona_nni.teachers.auxiliary import auxiliary_names
 from sedona_nni.training.method_settings import METHODS, MethodSettings
-from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.settings import Parallel, TrainSettings
 
 PATH = Path(__file__).with_name("reference.md")
 DGL = Path(__file__).parents[1] / "experiments" / "dgl"
@@ -89,6 +89,11 @@ SECTIONS = [
             (method,),
         )
         for method in dict.fromkeys(each.settings for each in map(METHODS.__getitem__, METHODS))
+    ),
+    Section(
+        "Training in parallel (`train.parallel`)",
+        "How blocks are trained in processes of their own; `parallel: blocks` has the defaults.",
+        (Parallel,),
     ),
     Section(
         "Every tuner",
@@ -200,7 +205,14 @@ SOURCES: dict[str, str] = {
     "SyntheticGradientsSettings.synthesizer_width": "ours; published: 128, that of the features",
     "TrainSettings.epochs": "release's README, `--train-iters 64000`",
     "TrainSettings.batch_size": "release, `--batch-size`",
-    "TrainSettings.evaluation_batch_size": "release, `--valid-batch-size`",
+    "TrainSettings.accumulate": _OURS,
+    "TrainSettings.checkpoint": "ours; torch.utils.checkpoint",
+    "TrainSettings.parallel": _OURS,
+    "Parallel.name": _OURS,
+    "Parallel.wire": _OURS,
+    "Parallel.replicas": _OURS,
+    "Parallel.patience_s": _OURS,
+    "TrainSettings.evaluation_batch_size": "ours; release, `--valid-batch-size`: 1024",
     "TrainSettings.optimizer": "release, `--optim momentum`; `sgd` there has no momentum",
     "TrainSettings.lr": "release, `--lr`",
     "TrainSettings.lr_min": "release, `--lr-min`",
