@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from sedona_nni.command_line.given import compute_of
 from sedona_nni.command_line.options import (
+    ComputeText,
     Device,
     ImageSize,
     InChannels,
     Json,
     MaxBlockShare,
     NumClasses,
+    PassBatchSize,
     StemName,
     WidthMultiplier,
 )
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from sedona_nni.decouplings.choice import FrontPoint
     from sedona_nni.decouplings.compute import Compute
     from sedona_nni.decouplings.outcome import SearchOutcome
-    from sedona_nni.models import Backbone, Stem
+    from sedona_nni.models import Stem
 
 
 def derive(
@@ -51,13 +54,8 @@ def derive(
     count: Annotated[
         int, typer.Option("--leaders", min=1, help="So many decouplings, those of most evidence.")
     ] = 1,
-    compute: Annotated[
-        str,
-        typer.Option(
-            help="What a share is of: macs; time, measured here; or a file that has measured times."
-        ),
-    ] = "macs",
-    batch_size: Annotated[int, typer.Option(min=2, help="Images per measured pass.")] = 128,
+    compute: ComputeText = "macs",
+    batch_size: PassBatchSize = 128,
     device: Device = "auto",
     num_classes: NumClasses = 10,
     in_channels: InChannels = 3,
@@ -103,7 +101,7 @@ def derive(
             width_multiplier=width_multiplier,
             stem=cast("Stem", stem),
         )
-    costs = _compute(compute, backbone, found.aux_choices, device, batch_size)
+    costs = compute_of(compute, backbone, found.aux_choices, device, batch_size)
     if pareto:
         points = pareto_front(found, num_blocks, costs, max_block_share)
     else:
@@ -113,22 +111,6 @@ def derive(
         if output is not None:
             chosen[0].save(output)
     _show_points(found, points, costs, as_json)
-
-
-def _compute(
-    text: str, backbone: Backbone, aux: Iterable[str], device: str, batch_size: int
-) -> Compute:
-    """Return what ``--compute`` says."""
-    from sedona_nni.decouplings.compute import compute_in_macs, load_compute
-    from sedona_nni.decouplings.layer_time import compute_in_time
-    from sedona_nni.strategies.nni_border.devices import claim_device
-
-    if text == "macs":
-        return compute_in_macs(backbone, aux)
-    if text != "time":
-        return load_compute(user_path(text))
-    with claim_device(device) as claimed:
-        return compute_in_time(backbone, aux, device=claimed, batch_size=batch_size)
 
 
 def _show_points(

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedona_nni.errors import InputError
+from sedona_nni.files import user_path
 
 if TYPE_CHECKING:
     from sedona_nni.decouplings.bounds import BlockBound
+    from sedona_nni.decouplings.compute import Compute
     from sedona_nni.decouplings.decoupling import Decoupling
     from sedona_nni.decouplings.outcome import SearchOutcome
+    from sedona_nni.models import Backbone
     from sedona_nni.strategies.experiment import Experiment
     from sedona_nni.strategies.experiment_file import ExperimentFile
 
@@ -99,3 +102,19 @@ def decoupling_of(
     if chosen.cuts and (bound := bound_for(chosen.aux)) is not None:
         bound.require(chosen, "decoupling")
     return chosen
+
+
+def compute_of(
+    text: str, backbone: Backbone, aux: Iterable[str], device: str, batch_size: int
+) -> Compute:
+    """Return what ``--compute`` says of a backbone and some auxiliary networks."""
+    from sedona_nni.decouplings.compute import compute_in_macs, load_compute
+    from sedona_nni.decouplings.layer_time import compute_in_time
+    from sedona_nni.strategies.nni_border.devices import claim_device
+
+    if text == "macs":
+        return compute_in_macs(backbone, aux)
+    if text != "time":
+        return load_compute(user_path(text))
+    with claim_device(device) as claimed:
+        return compute_in_time(backbone, aux, device=claimed, batch_size=batch_size)

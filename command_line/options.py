@@ -93,6 +93,14 @@ MaxBlockShare = Annotated[
         "e.g. 0.4, or 1.3/K."
     ),
 ]
+ComputeText = Annotated[
+    str,
+    typer.Option(
+        "--compute",
+        help="What a share is of: macs; time, measured here; or a file that has measured times.",
+    ),
+]
+PassBatchSize = Annotated[int, typer.Option(min=2, help="Images per measured pass.")]
 NumClasses = Annotated[int, typer.Option(help="Classes to tell apart.")]
 InChannels = Annotated[int, typer.Option(help="Channels of the images.")]
 ImageSize = Annotated[int, typer.Option(help="Height and width of the images, pixels.")]

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from sedona_nni.decouplings.decoupling import Decoupling, random_decoupling
     from sedona_nni.decouplings.outcome import SearchOutcome
     from sedona_nni.decouplings.rules import decoupling_by_rule
+    from sedona_nni.decouplings.split import split_points, stage_modules
     from sedona_nni.errors import InputError, SedonaError
     from sedona_nni.models import (
         Backbone,
@@ -149,6 +150,8 @@ __all__ = [
     "register_method",
     "register_search",
     "search",
+    "split_points",
+    "stage_modules",
     "task_backbone",
     "train",
 ]
@@ -166,6 +169,7 @@ _BEHIND = {
     "decouplings.decoupling": ("Decoupling", "random_decoupling"),
     "decouplings.outcome": ("SearchOutcome",),
     "decouplings.rules": ("decoupling_by_rule",),
+    "decouplings.split": ("split_points", "stage_modules"),
     "errors": ("InputError", "SedonaError"),
     "models": (
         "Backbone",
