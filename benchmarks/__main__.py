@@ -358,8 +358,8 @@ NumBlocks = Annotated[int, typer.Option(min=1, help="K, blocks or stages.")]
 Cuts = Annotated[
     str,
     typer.Option(
-        help="Where to cut: uniform, published, balanced by times measured here, macs likewise by "
-        "MACs, or boundaries by commas."
+        help="Where to cut: uniform, published, balanced by times measured here, macs or memory "
+        "likewise by those, or boundaries by commas."
     ),
 ]
 CutAux = Annotated[str, typer.Option("--aux", help="Auxiliary network at each cut.")]
@@ -434,7 +434,7 @@ def memory(
     width_multiplier: WidthMultiplier = 1.0,
     batch_size: BatchSize = 64,
     num_blocks: NumBlocks = 4,
-    cuts: Cuts = "uniform",
+    cuts: Cuts = "memory",
     aux: CutAux = "conv1",
     image_size: ImageSize = 128,
     num_classes: NumClasses = 10,

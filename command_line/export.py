@@ -75,8 +75,7 @@ def export_cuts(
     """
     import torch
 
-    from sedona_nni.decouplings.balance import balanced_cuts
-    from sedona_nni.decouplings.decoupling import Decoupling
+    from sedona_nni.decouplings.balance import balanced_decoupling
     from sedona_nni.decouplings.split import split_points, stage_modules
     from sedona_nni.files import check_output_file, write_json
     from sedona_nni.models import backbone_names, build_backbone
@@ -109,8 +108,7 @@ def export_cuts(
             raise InputError.rule("--num-blocks", "must not be given with --balanced", num_blocks)
         costs = compute_of(compute or "macs", network, [], device, batch_size)
         costs.check_covers(backbone, [])
-        cuts = balanced_cuts(costs, balanced)
-        chosen = Decoupling(backbone=backbone, cuts=cuts, aux=[NO_AUXILIARY] * len(cuts))
+        chosen = balanced_decoupling(costs, balanced, NO_AUXILIARY)
     exported: object = split_points(chosen)
     if to == "torchtitan":
         exported = stage_modules(chosen, network.num_layers)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from sedona_nni.data.batches import MemoryImages
     from sedona_nni.data.dataset import ImageParts, register_dataset
     from sedona_nni.data.sets import Splits, dataset_names, load_splits
-    from sedona_nni.decouplings.balance import balanced_cuts
+    from sedona_nni.decouplings.balance import balanced_decoupling
     from sedona_nni.decouplings.bounds import BlockBound
     from sedona_nni.decouplings.choice import FrontPoint, discretise, leaders, pareto_front
     from sedona_nni.decouplings.compute import Compute, compute_in_macs
@@ -126,7 +126,7 @@ __all__ = [
     "__version__",
     "auxiliary_names",
     "backbone_names",
-    "balanced_cuts",
+    "balanced_decoupling",
     "build_backbone",
     "build_decoupled",
     "compute_in_macs",
@@ -160,7 +160,7 @@ _BEHIND = {
     "data.batches": ("MemoryImages",),
     "data.dataset": ("ImageParts", "register_dataset"),
     "data.sets": ("Splits", "dataset_names", "load_splits"),
-    "decouplings.balance": ("balanced_cuts",),
+    "decouplings.balance": ("balanced_decoupling",),
     "decouplings.bounds": ("BlockBound",),
     "decouplings.choice": ("FrontPoint", "discretise", "leaders", "pareto_front"),
     "decouplings.compute": ("Compute", "compute_in_macs"),

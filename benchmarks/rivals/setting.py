@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from sedona_nni.data.batches import Batch
-from sedona_nni.decouplings.balance import balanced_cuts
+from sedona_nni.decouplings.balance import balanced_decoupling
 from sedona_nni.decouplings.compute import Compute, compute_in_macs
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks, uniform_cuts
 from sedona_nni.decouplings.layer_time import compute_in_time
+from sedona_nni.decouplings.memory import StepForm, compute_in_memory
 from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone, build_backbone, num_layers
 from sedona_nni.models.placement import lay_out
@@ -26,7 +27,7 @@ __all__ = ["LR", "MOMENTUM", "RivalSetting", "choose_cuts", "loss", "sgd"]
 
 LR = 0.01
 MOMENTUM = 0.9
-_CUTS = "uniform, published, balanced, macs, or boundaries by commas"
+_CUTS = "uniform, published, balanced, macs, memory, or boundaries by commas"
 
 
 class RivalSetting(BaseModel):
@@ -142,7 +143,8 @@ def choose_cuts(text: str, num_blocks: int, aux: str, **fields: Any) -> tuple[in
     Args:
         text: ``uniform``; ``published``, those that SEDONA's published search found; ``balanced``,
             those of which the largest block takes least time, by times measured here on one
-            thread, ``macs`` likewise by multiply-accumulates; or boundaries by commas.
+            thread, ``macs`` likewise by multiply-accumulates, ``memory`` by what a step takes of
+            memory; or boundaries by commas.
         num_blocks: K.
         aux: Auxiliary network at each cut, which is counted in its block.
         fields: The other fields of the setting.
@@ -157,8 +159,8 @@ def choose_cuts(text: str, num_blocks: int, aux: str, **fields: Any) -> tuple[in
         return tuple(uniform_cuts(layers, num_blocks))
     if text == "published":
         return tuple(load_decoupling(document_path(f"published:{backbone}"), num_blocks).cuts)
-    if text in ("balanced", "macs"):
-        return tuple(balanced_cuts(_compute(text, aux, fields), num_blocks, aux))
+    if text in ("balanced", "macs", "memory"):
+        return tuple(balanced_decoupling(_compute(text, aux, fields), num_blocks, aux).cuts)
     try:
         cuts = tuple(int(each) for each in text.split(","))
     except ValueError:
@@ -169,9 +171,14 @@ def choose_cuts(text: str, num_blocks: int, aux: str, **fields: Any) -> tuple[in
 
 
 def _compute(text: str, aux: str, fields: dict[str, Any]) -> Compute:
-    if text == "macs":
+    if text != "balanced":
         with torch.device("meta"):
-            return compute_in_macs(_backbone(fields), [aux])
+            backbone = _backbone(fields)
+        if text == "macs":
+            return compute_in_macs(backbone, [aux])
+        optimizer = partial(torch.optim.SGD, lr=LR, momentum=MOMENTUM)
+        form = StepForm(batch_size=fields["batch_size"], optimizer=optimizer)
+        return compute_in_memory(backbone, [aux], form)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

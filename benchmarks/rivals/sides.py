@@ -31,6 +31,7 @@ _WORDS = {
     "greedy_accumulate": "blocks in turn, x{accumulate}",
     "greedy_checkpoint": "blocks in turn, checkpoints",
     "blocks": "blocks in parallel",
+    "blocks_accumulate": "blocks in parallel, x{accumulate}",
 }
 
 
@@ -84,4 +85,7 @@ def rivals(setting: RivalSetting) -> dict[str, Rival]:
             in_turn, exact=False, statistics_of=whole, options={"checkpoints": True}
         ),
         "blocks": Rival(in_parallel, blocks, 1, False, whole, features, impossible=uncut),
+        "blocks_accumulate": Rival(
+            in_parallel, blocks, 1, False, part, features, {"parts": setting.accumulate}, uncut
+        ),
     }

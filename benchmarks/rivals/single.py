@@ -29,14 +29,9 @@ def plain(setting: RivalSetting, _rank: int) -> Work:
 def checkpointed(setting: RivalSetting, _rank: int) -> Work:
     """Prepare back-propagation that keeps the input of each layer and computes the rest again."""
     network = place(setting.network(), "cpu").train()
-    _checkpoint_layers(network.layers)
+    for index, layer in enumerate(network.layers):
+        network.layers[index] = _Checkpointed(layer)
     return steps(network, network, *setting.batch())
-
-
-def _checkpoint_layers(layers: nn.ModuleList | nn.Sequential) -> None:
-    """Let each layer keep its input alone, and compute the rest once more for its gradient."""
-    for index, layer in enumerate(layers):
-        layers[index] = _Checkpointed(layer)
 
 
 class _Checkpointed(nn.Module):
@@ -94,30 +89,20 @@ def in_turn(
 ) -> Work:
     """Prepare our blocks one after another, each with all parts of the batch."""
     network = place(build_decoupled(setting.network(), setting.decoupling), "cpu").train()
-    if checkpoints:
-        for block in network.blocks:
-            _checkpoint_layers(block.layers)
+    for block in network.blocks:
+        block.checkpointed = checkpoints
     optimizers = [sgd(block) for block in network.blocks]
     scaler, criterion = torch.amp.GradScaler("cpu", enabled=False), nn.CrossEntropyLoss()
-    batch = _parts(*setting.batch(), parts)
-    labels = [each for _, each in batch]
+    images, labels = setting.batch()
     work = Work(lambda: None, [network], optimizers)
 
     def step() -> None:
-        features = [images for images, _ in batch]
+        features = images
         times = [time.perf_counter()]
         for block, optimizer in zip(network.blocks, optimizers, strict=True):
-            if parts == 1:
-                features[0], _ = block_step(
-                    block, optimizer, features[0], labels[0], criterion, scaler
-                )
-            else:
-                for index, part in enumerate(features):
-                    made = block(part)
-                    (block.local_loss(made, labels[index], criterion)[0] / parts).backward()
-                    features[index] = made.detach()
-                optimizer.step()
-                optimizer.zero_grad()
+            features, _ = block_step(
+                block, optimizer, features, labels, criterion, scaler, accumulate=parts
+            )
             times.append(time.perf_counter())
         work.block_s.append([end - start for start, end in pairwise(times)])
 

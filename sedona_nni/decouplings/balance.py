@@ -15,40 +15,41 @@ import itertools
 
 from sedona_nni.decouplings.best_cuts import best_cuts
 from sedona_nni.decouplings.compute import Compute
-from sedona_nni.decouplings.decoupling import check_num_blocks
+from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
 from sedona_nni.teachers import NO_AUXILIARY
 
-__all__ = ["balanced_cuts"]
+__all__ = ["balanced_decoupling"]
 
 
-def balanced_cuts(compute: Compute, num_blocks: int, aux: str = NO_AUXILIARY) -> list[int]:
-    """Return the K-1 cuts of which the largest block has the least compute, see above.
+def balanced_decoupling(costs: Compute, num_blocks: int, aux: str) -> Decoupling:
+    """Return the most balanced decoupling into K blocks, the same auxiliary network at each cut.
 
     Args:
-        compute: What layers and auxiliary networks cost.
+        costs: Of layers and auxiliary networks: MACs, times or memory.
         num_blocks: K.
-        aux: The auxiliary network at each cut, which its block pays for; by default none.
+        aux: Name of the auxiliary network, which its block pays for; or that of none.
 
     Raises:
-        InputError: unless 1 <= K <= L, or if the compute lacks the auxiliary network.
+        InputError: unless 1 <= K <= L, or if the costs lack the auxiliary network.
 
     Examples:
-        >>> from sedona_nni import Compute, balanced_cuts
-        >>> compute = Compute(
-        ...     backbone="mine", unit="macs", layers=[4, 1, 1, 2], auxiliary=[{"conv1": 1}] * 3
+        >>> from sedona_nni import Compute, balanced_decoupling
+        >>> costs = Compute(
+        ...     backbone="mine", unit="macs", layers=[3, 1, 1, 1],
+        ...     auxiliary=[{"conv1": 1}, {"conv1": 1}, {"conv1": 1}],
         ... )
-        >>> balanced_cuts(compute, 2), balanced_cuts(compute, 3, "conv1")
-        ([0], [0, 2])
+        >>> balanced_decoupling(costs, 2, "conv1").cuts
+        [0]
     """
-    num_layers = len(compute.layers)
+    num_layers = len(costs.layers)
     check_num_blocks(num_blocks, num_layers)
     if aux == NO_AUXILIARY:
         ends = [0] * num_layers
     else:
-        compute.check_covers(compute.backbone, [aux])
-        ends = [*(costs[aux] for costs in compute.auxiliary), 0]
+        costs.check_covers(costs.backbone, [aux])
+        ends = [*(own[aux] for own in costs.auxiliary), 0]
     blocks = {
-        (start, end): compute.between(start, end) + ends[end]
+        (start, end): costs.between(start, end) + ends[end]
         for start, end in itertools.combinations(range(-1, num_layers), 2)
     }
 
@@ -62,4 +63,4 @@ def balanced_cuts(compute: Compute, num_blocks: int, aux: str = NO_AUXILIARY) ->
     limits = sorted(set(blocks.values()))
     smallest = bisect.bisect_left(limits, True, key=lambda limit: bool(within(limit)))
     ((_, cuts),) = within(limits[smallest])
-    return cuts
+    return Decoupling(backbone=costs.backbone, cuts=cuts, aux=[aux] * len(cuts))

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from sedona_nni.decouplings.balance import balanced_cuts
+from sedona_nni.decouplings.balance import balanced_decoupling
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
@@ -35,12 +35,12 @@ def test_the_largest_block_is_as_small_as_can_be(seed: int, aux: str) -> None:
             return max(costs), sum(cost**2 for cost in costs), cuts
 
         best = min(itertools.combinations(range(7), num_blocks - 1), key=worth)
-        assert balanced_cuts(compute, num_blocks, aux) == list(best)
+        assert balanced_decoupling(compute, num_blocks, aux).cuts == list(best)
 
 
 def test_mistakes() -> None:
     compute = _compute([1, 2, 3], [1, 1])
     with pytest.raises(InputError, match="num_blocks: must be from 1 to the number of layers, 3"):
-        balanced_cuts(compute, 4)
+        balanced_decoupling(compute, 4, "none")
     with pytest.raises(InputError, match="must include mlp at each boundary"):
-        balanced_cuts(compute, 2, "mlp")
+        balanced_decoupling(compute, 2, "mlp")
