@@ -16,6 +16,7 @@ from sedona_nni.command_line.options import (
     ImageSize,
     InChannels,
     Json,
+    MaxBlockMemory,
     MaxBlockShare,
     NumClasses,
     PassBatchSize,
@@ -45,6 +46,7 @@ def derive(
         int, typer.Option(help="K; 0: any number, without a bound wherever a_loc > a_up.")
     ],
     max_block_share: MaxBlockShare = None,
+    max_block_memory: MaxBlockMemory = None,
     pareto: Annotated[
         bool,
         typer.Option(
@@ -102,11 +104,22 @@ def derive(
             stem=cast("Stem", stem),
         )
     costs = compute_of(compute, backbone, found.aux_choices, device, batch_size)
+    memory = None
+    if max_block_memory is not None:
+        memory = compute_of("memory", backbone, found.aux_choices, device, batch_size)
     if pareto:
-        points = pareto_front(found, num_blocks, costs, max_block_share)
+        points = pareto_front(
+            found,
+            num_blocks,
+            costs,
+            max_block_share,
+            memory=memory,
+            max_block_memory=max_block_memory,
+        )
     else:
-        bound = None if max_block_share is None else BlockBound(costs, max_block_share)
-        chosen = leaders(found, num_blocks, count, bound)
+        bound = BlockBound(costs, max_block_share, memory, max_block_memory)
+        bounded = max_block_share is not None or max_block_memory is not None
+        chosen = leaders(found, num_blocks, count, bound if bounded else None)
         points = [FrontPoint.of(found, each, costs) for each in chosen]
         if output is not None:
             chosen[0].save(output)

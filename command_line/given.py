@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sedona_nni.decouplings.compute import Compute
     from sedona_nni.decouplings.decoupling import Decoupling
     from sedona_nni.decouplings.outcome import SearchOutcome
+    from sedona_nni.decouplings.rules import RuleCosts
     from sedona_nni.models import Backbone
     from sedona_nni.strategies.experiment import Experiment
     from sedona_nni.strategies.experiment_file import ExperimentFile
@@ -38,10 +39,17 @@ def read_given(experiment: Path, file: ExperimentFile | None = None) -> Experime
 
 
 def bound_of(
-    planned: Experiment, share: str | None, directory: Path, aux: Iterable[str] = ()
+    planned: Experiment,
+    share: str | None,
+    memory: str | None,
+    directory: Path,
+    aux: Iterable[str] = (),
 ) -> BlockBound | None:
-    """Return the experiment's bound on blocks, or one of another share; times go to a directory."""
-    from sedona_nni.decouplings.bounds import allowed_share
+    """Return the experiment's bounds on blocks, or others in place of one or both.
+
+    Measured times go to a directory.
+    """
+    from sedona_nni.decouplings.bounds import allowed_memory, allowed_share
     from sedona_nni.strategies.checkpoint import COMPUTE_FILE
     from sedona_nni.strategies.measuring import run_bound, run_costs
     from sedona_nni.strategies.settings.explored import ExploredSettings
@@ -49,17 +57,23 @@ def bound_of(
 
     settings = planned.settings
     if not isinstance(settings, TunedSettings | ExploredSettings):
-        if share is not None:
-            raise InputError("--max-block-share: the experiment's tuner knows no bound on blocks")
+        for option, given in (("--max-block-share", share), ("--max-block-memory", memory)):
+            if given is not None:
+                raise InputError(f"{option}: the experiment's tuner knows no bound on blocks")
         return None
+    changes: dict[str, str] = {}
     if share is not None:
         allowed_share(share, 1)
-        limits = settings.bound.model_copy(update={"max_block_share": share})
-        settings = replace(settings, bound=limits)
-    if settings.bound.max_block_share is None:
+        changes["max_block_share"] = share
+    if memory is not None:
+        allowed_memory(memory, 1, 1)
+        changes["max_block_memory"] = memory
+    settings = replace(settings, bound=settings.bound.model_copy(update=changes))
+    if not settings.bound.bounds_blocks:
         return None
+    aux = [*aux]
     costs = run_costs(settings, planned.folder, directory / COMPUTE_FILE, aux)
-    return run_bound(settings, planned.folder, costs)
+    return run_bound(settings, planned.folder, costs, aux)
 
 
 def decoupling_of(
@@ -67,10 +81,12 @@ def decoupling_of(
     num_blocks: int | None,
     backbone: str | None,
     bound_for: Callable[[Iterable[str]], BlockBound | None] = lambda aux: None,
+    costs: RuleCosts | None = None,
 ) -> Decoupling:
     """Return what ``--decoupling``, ``--num-blocks`` and maybe ``--backbone`` say.
 
-    ``bound_for`` returns what it has to respect, given the auxiliary networks that it may use.
+    ``bound_for`` returns what it has to respect, given the auxiliary networks that it may use;
+    ``costs`` counts what a balanced rule balances.
     """
     from sedona_nni.decouplings.choice import discretise
     from sedona_nni.decouplings.rules import decoupling_by_rule, is_rule
@@ -96,7 +112,7 @@ def decoupling_of(
                 f"--backbone: must be given, one of {', '.join(backbone_names())}; or a file as "
                 "--decoupling"
             )
-        chosen = decoupling_by_rule(text, backbone, num_layers(backbone))
+        chosen = decoupling_by_rule(text, backbone, num_layers(backbone), costs)
         for name in set(chosen.aux) - {NO_AUXILIARY}:
             check_auxiliary(name)
     if chosen.cuts and (bound := bound_for(chosen.aux)) is not None:
@@ -110,10 +126,15 @@ def compute_of(
     """Return what ``--compute`` says of a backbone and some auxiliary networks."""
     from sedona_nni.decouplings.compute import compute_in_macs, load_compute
     from sedona_nni.decouplings.layer_time import compute_in_time
+    from sedona_nni.decouplings.memory import compute_in_memory
     from sedona_nni.strategies.nni_border.devices import claim_device
+    from sedona_nni.training.settings import TrainSettings
+    from sedona_nni.training.step_form import step_form
 
     if text == "macs":
         return compute_in_macs(backbone, aux)
+    if text == "memory":
+        return compute_in_memory(backbone, aux, step_form(TrainSettings(batch_size=batch_size)))
     if text != "time":
         return load_compute(user_path(text))
     with claim_device(device) as claimed:

@@ -79,7 +79,8 @@ DecouplingText = Annotated[
     typer.Option(
         "--decoupling",
         help="JSON file of a decoupling or search result, published:<backbone> for SEDONA's "
-        "published one, or a rule: backprop, uniform:<K>:<aux> or every:<layers per block>:<aux>.",
+        "published one, or a rule: backprop, uniform:<K>:<aux>, every:<layers per block>:<aux>, "
+        "balanced:<K>:<aux> by MACs, or memory-balanced:<K>:<aux>.",
     ),
 ]
 NumBlocks = Annotated[
@@ -97,10 +98,17 @@ ComputeText = Annotated[
     str,
     typer.Option(
         "--compute",
-        help="What a share is of: macs; time, measured here; or a file that has measured times.",
+        help="What a share is of: macs; memory; time, measured here; or a file of measured times.",
     ),
 ]
-PassBatchSize = Annotated[int, typer.Option(min=2, help="Images per measured pass.")]
+PassBatchSize = Annotated[int, typer.Option(min=2, help="Images per measured pass, or step.")]
+MaxBlockMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="Bound on what the largest block takes of memory, its auxiliary network included: "
+        "MiB, e.g. 512, or a multiple of 1/K of back-propagation's, e.g. 1.3/K."
+    ),
+]
 NumClasses = Annotated[int, typer.Option(help="Classes to tell apart.")]
 InChannels = Annotated[int, typer.Option(help="Channels of the images.")]
 ImageSize = Annotated[int, typer.Option(help="Height and width of the images, pixels.")]

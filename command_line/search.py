@@ -12,6 +12,7 @@ from sedona_nni.command_line.options import (
     ExperimentName,
     Folder,
     Json,
+    MaxBlockMemory,
     MaxBlockShare,
     Workers,
 )
@@ -34,6 +35,7 @@ def search(
     experiment: ExperimentName,
     directory: Folder,
     max_block_share: MaxBlockShare = None,
+    max_block_memory: MaxBlockMemory = None,
     device: Device = "auto",
     workers: Workers = None,
     as_json: Json = False,
@@ -55,7 +57,7 @@ def search(
     settings = planned.settings
     if not isinstance(settings, TunedSettings) or not isinstance(settings.source, Searches):
         raise InputError(f"{experiment}: must be an experiment that searches")
-    bound = bound_of(planned, max_block_share, directory)
+    bound = bound_of(planned, max_block_share, max_block_memory, directory)
     with claim_device(device, threads=settings.machine.threads) as claimed:
         tell_contents(planned.contents())
         result = _run_search(planned, settings, claimed, directory, workers)

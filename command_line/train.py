@@ -15,6 +15,7 @@ from sedona_nni.command_line.options import (
     ExperimentName,
     Folder,
     Json,
+    MaxBlockMemory,
     MaxBlockShare,
     NumBlocks,
     Workers,
@@ -35,6 +36,7 @@ def train(
     decoupling: DecouplingText,
     num_blocks: NumBlocks = None,
     max_block_share: MaxBlockShare = None,
+    max_block_memory: MaxBlockMemory = None,
     relaxed: Annotated[
         bool,
         typer.Option(
@@ -75,6 +77,7 @@ def train(
 
     from sedona_nni.files import check_output_folder
     from sedona_nni.searches.sedona.relaxed_training import build_relaxed
+    from sedona_nni.strategies.settings.costs import rule_costs
     from sedona_nni.training.parallel.launch import shows
     from sedona_nni.training.task_backbone import task_backbone
     from sedona_nni.trials.claims import claim_for_training
@@ -85,9 +88,10 @@ def train(
     settings = _changed(planned.settings.training.train, setting or [], method, parallel)
     chosen: Decoupling | SearchResult
     if relaxed:
-        if max_block_share is not None:
-            rule = "must not be given with --relaxed"
-            raise InputError.rule("--max-block-share", rule, max_block_share)
+        for name, text in (("share", max_block_share), ("memory", max_block_memory)):
+            if text is not None:
+                rule = "must not be given with --relaxed"
+                raise InputError.rule(f"--max-block-{name}", rule, text)
         chosen = _search_result(decoupling, num_blocks)
         with torch.device("meta"):  # before data are read: only to see that it fits
             build_relaxed(task_backbone(planned.task), chosen)
@@ -96,9 +100,11 @@ def train(
     else:
 
         def bound_for(aux: Iterable[str]) -> BlockBound | None:
-            return bound_of(planned, max_block_share, directory, aux)
+            return bound_of(planned, max_block_share, max_block_memory, directory, aux)
 
-        chosen = decoupling_of(decoupling, num_blocks, planned.task.backbone, bound_for)
+        counted = rule_costs(planned.settings.training, planned.folder)
+        name = planned.task.backbone
+        chosen = decoupling_of(decoupling, num_blocks, name, bound_for, counted)
     threads = planned.settings.machine.threads
     with claim_for_training(device, settings, chosen, threads=threads) as claimed:
         if shows():

@@ -246,6 +246,7 @@ SOURCES: dict[str, str] = {
     "Machine.workers": _OURS,
     "Training.seed": _OURS,
     "Bound.max_block_share": _OURS,
+    "Bound.max_block_memory": _OURS,
     "Bound.compute": _OURS,
     "Tuning.published": "release's README",
     "Comparison.compare": "release's README: DGL (`uniform`), PredSim, back-propagation",

@@ -66,7 +66,7 @@ class _Encoding:
         if self.bound is not None:
             if self.num_blocks is None:
                 raise InputError("num_blocks: must be given with a bound on the blocks")
-            self.bound.compute.check_covers(self.backbone, self.aux_choices)
+            self.bound.check_covers(self.backbone, self.aux_choices)
             ends = self.bound.ends([self.aux_choices] * self.num_boundaries)
             self.bound.check(self.num_blocks, ends)
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from sedona_nni.decouplings.cost import describe
     from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
     from sedona_nni.decouplings.decoupling import Decoupling, random_decoupling
+    from sedona_nni.decouplings.memory import compute_in_memory, peaks_of_step
     from sedona_nni.decouplings.outcome import SearchOutcome
     from sedona_nni.decouplings.rules import decoupling_by_rule
     from sedona_nni.decouplings.split import split_points, stage_modules
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from sedona_nni.training.loop import DivergedError, TrainResult, train
     from sedona_nni.training.methods.method import TrainingMethod, register_method
     from sedona_nni.training.settings import TrainSettings
+    from sedona_nni.training.step_form import step_form
     from sedona_nni.training.task_backbone import task_backbone
     from sedona_nni.training.weights import export, load_weights
 
@@ -130,6 +132,7 @@ __all__ = [
     "build_backbone",
     "build_decoupled",
     "compute_in_macs",
+    "compute_in_memory",
     "dataset_names",
     "decoupling_by_rule",
     "describe",
@@ -143,6 +146,7 @@ __all__ = [
     "load_splits",
     "load_weights",
     "pareto_front",
+    "peaks_of_step",
     "random_decoupling",
     "register_auxiliary",
     "register_backbone",
@@ -152,6 +156,7 @@ __all__ = [
     "search",
     "split_points",
     "stage_modules",
+    "step_form",
     "task_backbone",
     "train",
 ]
@@ -167,6 +172,7 @@ _BEHIND = {
     "decouplings.cost": ("describe",),
     "decouplings.decoupled": ("DecoupledNetwork", "build_decoupled"),
     "decouplings.decoupling": ("Decoupling", "random_decoupling"),
+    "decouplings.memory": ("compute_in_memory", "peaks_of_step"),
     "decouplings.outcome": ("SearchOutcome",),
     "decouplings.rules": ("decoupling_by_rule",),
     "decouplings.split": ("split_points", "stage_modules"),
@@ -200,6 +206,7 @@ _BEHIND = {
     "training.loop": ("DivergedError", "TrainResult", "train"),
     "training.methods.method": ("TrainingMethod", "register_method"),
     "training.settings": ("TrainSettings",),
+    "training.step_form": ("step_form",),
     "training.task_backbone": ("task_backbone",),
     "training.weights": ("export", "load_weights"),
 }

@@ -33,7 +33,7 @@ def run_costs(
     kept: Path,
     aux: Iterable[str] = (),
 ) -> Compute | None:
-    """Return what blocks cost: in MACs, in what a file says, or in time on this machine.
+    """Return what blocks cost: in MACs or memory, in what a file says, or in time on this machine.
 
     Args:
         settings: Of the experiment; while it is measured, a device as they say is claimed.
@@ -51,9 +51,7 @@ def run_costs(
     if not settings.uses_costs:
         return None
     training, limits = settings.training, settings.bound
-    names = {*training.aux, *aux}
-    if isinstance(settings, TunedSettings):
-        names |= aux_names(settings, plan_of(settings, folder))
+    names = _names(settings, folder, aux)
     if limits.compute != MEASURED:
         return known_costs(limits, training, names, folder)
     names -= {NO_AUXILIARY}
@@ -73,8 +71,21 @@ def _measured(training: Training, machine: Machine, aux: Iterable[str], folder: 
         return compute_in_time(backbone, aux, device=device, batch_size=batch_size)
 
 
+def _names(
+    settings: TunedSettings | ExploredSettings, folder: Path, aux: Iterable[str]
+) -> set[str]:
+    """Return the auxiliary networks that may be used."""
+    names = {*settings.training.aux, *aux}
+    if isinstance(settings, TunedSettings):
+        names |= aux_names(settings, plan_of(settings, folder))
+    return names
+
+
 def run_bound(
-    settings: TunedSettings | ExploredSettings, folder: Path, costs: Compute | None
+    settings: TunedSettings | ExploredSettings,
+    folder: Path,
+    costs: Compute | None,
+    aux: Iterable[str] = (),
 ) -> BlockBound | None:
     """Return the bound on blocks, None if there is none.
 
@@ -82,11 +93,13 @@ def run_bound(
         settings: Of the experiment.
         folder: What relative paths are relative to.
         costs: What `run_costs` returned.
+        aux: Auxiliary networks beside those of the settings.
 
     Raises:
         InputError: if a decoupling cannot respect it.
     """
-    bound = block_bound(settings.bound, costs)
+    names = _names(settings, folder, aux)
+    bound = block_bound(settings.bound, costs, settings.training, names, folder)
     if bound is None:
         return None
     if isinstance(settings, TunedSettings):

@@ -127,7 +127,7 @@ def _draw_table(table: Table, by_boundary: Axes, by_speed: Axes, max_block_share
     by_speed.step(*zip(*front, strict=True), where="post", color=_BOUND_COLOUR, linewidth=1)
     bound = table.bound(max_block_share)
     assert bound is not None
-    share = bound.limit(2) / table.compute.total
+    share = bound.limits(2)[0].most / table.compute.total
     by_speed.axvline(1 / share, color=_BOUND_COLOUR, linestyle=":", linewidth=1)
     by_speed.annotate(
         f"largest block at most {max_block_share}",

@@ -1,4 +1,4 @@
-"""The cuts of which the largest block is smallest: the best pace of a pipeline.
+"""The cuts of which the largest block is smallest: the best pace of a pipeline, or least memory.
 
 Notation (L layers, K blocks; see `decouplings.compute` for the compute of a block):
     C(i, j)   compute of the block of the layers i+1..j, with the auxiliary network at boundary j
@@ -43,13 +43,9 @@ def balanced_decoupling(costs: Compute, num_blocks: int, aux: str) -> Decoupling
     """
     num_layers = len(costs.layers)
     check_num_blocks(num_blocks, num_layers)
-    if aux == NO_AUXILIARY:
-        ends = [0] * num_layers
-    else:
-        costs.check_covers(costs.backbone, [aux])
-        ends = [*(own[aux] for own in costs.auxiliary), 0]
+    costs.check_covers(costs.backbone, {aux} - {NO_AUXILIARY})
     blocks = {
-        (start, end): costs.between(start, end) + ends[end]
+        (start, end): costs.block(start, end, aux)
         for start, end in itertools.combinations(range(-1, num_layers), 2)
     }
 

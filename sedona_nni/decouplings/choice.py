@@ -18,13 +18,15 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sedona_nni.decouplings.best_cuts import best_cuts, exact
-from sedona_nni.decouplings.bounds import BlockBound
+from sedona_nni.decouplings.bounds import BlockBound, Ends, Limit
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
 from sedona_nni.decouplings.outcome import SearchOutcome
+from sedona_nni.teachers import NO_AUXILIARY
 
 __all__ = ["FrontPoint", "discretise", "evidence", "leaders", "pareto_front"]
 
@@ -88,14 +90,13 @@ def leaders(
         result.check_tells_num_blocks()
     check_num_blocks(num_blocks or 1, result.num_layers)
     if bound is not None:
-        bound.compute.check_covers(result.backbone, result.aux_choices)
+        bound.check_covers(result.backbone, result.aux_choices)
     counts = [num_blocks] if num_blocks else range(1, result.num_layers + 1)
     evident, found = _Exact(result), []
     for k in counts:
-        limit = None if bound is None else (bound.compute, bound.limit(k))
-        found += evident.best(k, count, limit)
+        found += evident.best(k, count, [] if bound is None else bound.limits(k))
     if bound is not None and not found:
-        bound.check(num_blocks, _smallest_ends(result, bound))
+        bound.check(num_blocks, _possible_ends(result, bound))
     found.sort(key=lambda each: -each[0])  # stable: of equals the fewest cuts
     how = {"num_blocks": num_blocks} if num_blocks else {"rule": result.rule_for_num_blocks}
     how |= {} if bound is None else bound.provenance
@@ -112,26 +113,22 @@ class _Exact:
         self._of_blocks = exact(result.evidence())
 
     def best(
-        self, num_blocks: int, count: int, limit: tuple[Compute, int] | None
+        self, num_blocks: int, count: int, limits: Sequence[Limit]
     ) -> list[tuple[int, list[int], list[str]]]:
         """Return the cuts of the most evidence with their auxiliary networks, see `discretise`.
 
         Args:
             num_blocks: K, at least 1.
             count: How many are wanted.
-            limit: What blocks cost, and how much they may; None: any.
+            limits: What blocks may cost.
 
         Returns:
             The largest evidence first, in a unit in which it is an integer.
         """
         last = self._num_layers - 1
 
-        def fits(start: int, end: int, name: str | None) -> bool:
-            if limit is None:
-                return True
-            compute, most = limit
-            extra = 0 if name is None else compute.auxiliary[end][name]
-            return compute.between(start, end) + extra <= most
+        def fits(start: int, end: int, name: str = NO_AUXILIARY) -> bool:
+            return all(limit.allows(start, end, name) for limit in limits)
 
         @functools.cache
         def aux(start: int, end: int) -> str | None:
@@ -139,7 +136,7 @@ class _Exact:
 
         def score(_: int, start: int, end: int) -> int | None:
             if end == last:
-                return 0 if fits(start, end, None) else None
+                return 0 if fits(start, end) else None
             name = aux(start, end)
             if name is None:
                 return None
@@ -151,8 +148,8 @@ class _Exact:
         ]
 
 
-def _smallest_ends(result: SearchOutcome, bound: BlockBound) -> list[int]:
-    """Return what the cheapest auxiliary network that a boundary may get adds to a block there."""
+def _possible_ends(result: SearchOutcome, bound: BlockBound) -> Ends:
+    """Return the auxiliary networks that a boundary may get."""
     return bound.ends(result.ranked_aux(i) for i in range(result.num_layers - 1))
 
 
@@ -215,6 +212,9 @@ def pareto_front(
     num_blocks: int,
     compute: Compute,
     max_block_share: str | None = None,
+    *,
+    memory: Compute | None = None,
+    max_block_memory: str | None = None,
 ) -> list[FrontPoint]:
     """Return the whole Pareto front of evidence against ideal speed-up for K blocks.
 
@@ -228,6 +228,8 @@ def pareto_front(
         num_blocks: K, at least 1.
         compute: What layers and auxiliary networks cost.
         max_block_share: Only what respects this.
+        memory: The memory of layers and auxiliary networks, with ``max_block_memory``.
+        max_block_memory: Only what respects this, too.
 
     Returns:
         Falling evidence, rising speed-up.
@@ -251,16 +253,17 @@ def pareto_front(
         [1] 2.0 1.35
     """
     check_num_blocks(num_blocks, result.num_layers)
-    compute.check_covers(result.backbone, result.aux_choices)
-    bound = BlockBound(compute, max_block_share or "1")
-    limit = (compute, bound.limit(num_blocks)) if max_block_share else None
+    bound = BlockBound(compute, max_block_share, memory, max_block_memory)
+    bound.check_covers(result.backbone, result.aux_choices)
+    limits = bound.limits(num_blocks)
     front: dict[int, Decoupling] = {}  # of equal evidence the last, whose largest block is smaller
     evident = _Exact(result)
-    while best := evident.best(num_blocks, 1, limit):
+    while best := evident.best(num_blocks, 1, limits):
         ((total, cuts, aux),) = best
         how = {"num_blocks": num_blocks, "compute": compute.as_provenance}
         front[total] = result.at(cuts, how, aux)
-        limit = (compute, max(compute.blocks(front[total])) - 1)
+        smaller = Limit(compute, max(compute.blocks(front[total])) - 1)
+        limits = [*bound.limits(num_blocks), smaller]
     if not front:
-        bound.check(num_blocks, _smallest_ends(result, bound))
+        bound.check(num_blocks, _possible_ends(result, bound))
     return [FrontPoint.of(result, decoupling, compute) for decoupling in front.values()]

@@ -128,6 +128,12 @@ class Compute(Document):
         start = self.starts[below] if self.starts and below >= 0 else 0
         return start + self._sums[end + 1] - self._sums[below + 1]
 
+    def block(self, below: int, end: int, aux: str = NO_AUXILIARY) -> int:
+        """Return the compute of such a block with an auxiliary network at its end, if any."""
+        own = self.between(below, end)
+        # Without an auxiliary network, nothing is computed, but something may be kept
+        return own + (self.auxiliary[end].get(aux, 0) if end < len(self.auxiliary) else 0)
+
     def blocks(self, decoupling: Decoupling) -> list[int]:
         """Return the compute of each block with its auxiliary network, K of them.
 
@@ -135,12 +141,10 @@ class Compute(Document):
             InputError: if this is not about the decoupling's backbone or auxiliary networks.
         """
         self.check_covers(decoupling.backbone, set(decoupling.aux) - {NO_AUXILIARY})
-        cuts = zip(decoupling.cuts, decoupling.aux, strict=True)
-        auxiliary = [*(self.auxiliary[cut].get(name, 0) for cut, name in cuts), 0]
         blocks = decoupling.blocks(len(self.layers))
         return [
-            self.between(block.start - 1, block.stop - 1) + extra
-            for block, extra in zip(blocks, auxiliary, strict=True)
+            self.block(block.start - 1, block.stop - 1, name)
+            for block, name in zip(blocks, [*decoupling.aux, NO_AUXILIARY], strict=True)
         ]
 
     def largest_share(self, decoupling: Decoupling) -> float:

@@ -33,6 +33,7 @@ one that holds block k has W_k + S_k + G_k + A_k + T_k.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -132,7 +133,7 @@ class MemoryOfParts:
         starts: Activations that a block has more, or fewer, because it begins behind each of the
             L-1 boundaries.
         auxiliary: Of each auxiliary network by name, at each of the L-1 boundaries; also of
-            `NO_AUXILIARY`, as a block's output lives on where nothing saves it.
+            `NO_AUXILIARY`, as a block's output is kept even where nothing saves it.
     """
 
     layers: list[Memory]
@@ -162,7 +163,8 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
 
     Exact, see the top of this file, where layers have weights. A layer without any that begins a
     block makes the next one begin it, too; this is followed up to the end of the network, but not
-    into an auxiliary network. Build the backbone under ``torch.device("meta")``.
+    into an auxiliary network. What has the same form and input shape is counted once. Build the
+    backbone under ``torch.device("meta")``.
 
     Raises:
         InputError: if a name is unknown.
@@ -170,14 +172,23 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
     names = [name for name in aux_names if name != NO_AUXILIARY]
     labels = torch.empty(form.batch_size, dtype=torch.long, device="meta")
     with dry_run():
+        seen: dict[tuple[object, ...], _Kept] = {}  # deep networks repeat themselves
 
         def kept(module: nn.Module, features: Tensor, *, first: bool) -> _Kept:
-            with as_amp(form.amp):
-                return _kept(module, features, labels, form.criterion, first=first)
+            key = (repr(module), features.shape, features.dtype, first)
+            if key not in seen:
+                with as_amp(form.amp):
+                    seen[key] = _kept(module, features, labels, form.criterion, first=first)
+            return seen[key]
+
+        @functools.cache
+        def held(form_of_module: str) -> Memory:
+            return _held(alike[form_of_module], form)
 
         images = FeatureShape(backbone.in_channels, backbone.image_size)
         features = [dry_features(images, form.batch_size)]
         modules = [skeleton(part) for part in (*backbone.layers, backbone.head)]
+        alike = {repr(module): module for module in modules}
         inner = []
         for index, module in enumerate(modules):
             inner.append(kept(module, features[-1], first=index == 0))
@@ -204,8 +215,8 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
         saved[-1] = sizes[-1]
         activations = [part.own + size for part, size in zip(inner, [*saved, 0], strict=True)]
         parts = [
-            _held(module, form) + Memory(activations=amount)
-            for module, amount in zip((*backbone.layers, backbone.head), activations, strict=True)
+            held(repr(module)) + Memory(activations=amount)
+            for module, amount in zip(modules, activations, strict=True)
         ]
         auxiliary = []
         counted: dict[tuple[object, str], Memory] = {}
@@ -294,10 +305,21 @@ def _bytes(tensors: Sequence[Tensor]) -> int:
 
 
 def compute_in_memory(backbone: Backbone, aux_names: Iterable[str], form: StepForm) -> Compute:
-    """Return W + G + S + A of layers and auxiliary networks, to bound blocks by.
+    """Return W + G + S + A of layers and auxiliary networks, to bound or balance blocks by.
 
     Raises:
         InputError: if a name is unknown.
+
+    Examples:
+        >>> import torch
+        >>> from sedona_nni import (
+        ...     TrainSettings, balanced_decoupling, build_backbone, compute_in_memory, step_form,
+        ... )
+        >>> with torch.device("meta"):
+        ...     backbone = build_backbone("vgg11", num_classes=10)
+        >>> memory = compute_in_memory(backbone, ["conv1"], step_form(TrainSettings()))
+        >>> memory.unit, balanced_decoupling(memory, 2, "conv1").cuts
+        ('bytes', [2])
     """
     parts = memory_of_parts(backbone, aux_names, form)
     return Compute(
@@ -347,6 +369,21 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
         network: Made under ``torch.device("meta")``.
         images: Their shape.
         form: Of the step.
+
+    Examples:
+        >>> import torch
+        >>> from sedona_nni import (
+        ...     FeatureShape, TrainSettings, build_backbone, build_decoupled, decoupling_by_rule,
+        ...     peaks_of_step, step_form,
+        ... )
+        >>> with torch.device("meta"):
+        ...     backbone = build_backbone("vgg11", num_classes=10)
+        ...     uniform = decoupling_by_rule("uniform:2:conv1", "vgg11", 8)
+        ...     network = build_decoupled(backbone, uniform)
+        >>> form = step_form(TrainSettings(batch_size=64))
+        >>> peaks = peaks_of_step(network, FeatureShape(3, 32), form)
+        >>> [round(peak / 2**20) for peak in peaks.ranks], round(peaks.one_process / 2**20)
+        ([27, 25], 40)
     """
     held, passing = [], []
     labels = torch.empty(form.batch_size, dtype=torch.long, device="meta")

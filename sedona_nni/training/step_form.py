@@ -22,6 +22,11 @@ def step_form(settings: TrainSettings, device: torch.device | str = "cpu") -> St
     Args:
         settings: Of the training.
         device: Where it is.
+
+    Examples:
+        >>> from sedona_nni import TrainSettings, step_form
+        >>> step_form(TrainSettings(batch_size=64)).batch_size
+        64
     """
     return StepForm(
         batch_size=settings.batch_size,

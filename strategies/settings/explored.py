@@ -44,7 +44,7 @@ class ExploredSettings:
     @property
     def uses_costs(self) -> bool:
         """Whether anything depends on what blocks cost."""
-        return self.bound.max_block_share is not None
+        return self.bound.bounds_blocks
 
     @property
     def trainings(self) -> dict[str, int]:
@@ -77,7 +77,8 @@ def read_explored(class_args: Mapping[str, Any], folder: Path) -> ExploredSettin
     training.train.method.check(training.aux[:1] * (exploration.num_blocks - 1))
     settings = ExploredSettings(training, parts[Machine], parts[Plugins], bound, exploration)
     if settings.uses_costs and bound.compute != MEASURED:
-        within = block_bound(bound, known_costs(bound, training, training.aux, folder))
+        costs = known_costs(bound, training, training.aux, folder)
+        within = block_bound(bound, costs, training, training.aux, folder)
         if within is not None:
             check_exploration_bound(settings, within)
     return settings

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from sedona_nni.decouplings.bounds import BlockShare
+from sedona_nni.decouplings.bounds import BlockMemory, BlockShare
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.reporting.trial import SecondObjective, StudySpace
 from sedona_nni.seed import Seed
@@ -83,13 +83,25 @@ class Bound(_Part):
             block's auxiliary network: a number, e.g. ``0.4``, or a multiple of 1/K, e.g.
             ``1.3/K``. Every decoupling but back-propagation respects it: what is chosen is the
             best, the nearest or a random one of those that do, and what is given has to.
+        max_block_memory: Bound on what the largest block takes of memory, with its auxiliary
+            network: what it keeps for its backward pass, weights, gradients and optimizer state, as
+            ``train`` says, see `sedona_nni.decouplings.memory`. A number of MiB, e.g. ``512``, or a
+            multiple of 1/K of what back-propagation takes, e.g. ``1.3/K``. There may be both
+            bounds.
         compute: What a share is of: ``macs``, or ``time``, that of a forward and a backward pass
             of ``train.batch_size`` images, measured where the tuner runs before the first trial;
-            or the path of a file of such times, or of a decoupling that was derived with them.
+            or the path of a file of such times, or of a decoupling that was derived with them; or
+            ``memory``, as for ``max_block_memory``.
     """
 
     max_block_share: BlockShare | None = None
+    max_block_memory: BlockMemory | None = None
     compute: str = "macs"
+
+    @property
+    def bounds_blocks(self) -> bool:
+        """Whether there is a bound."""
+        return self.max_block_share is not None or self.max_block_memory is not None
 
 
 class Tuning(_Part):

@@ -22,7 +22,7 @@ from sedona_nni.searches import SEARCHES
 from sedona_nni.searches.documents import document_path, load_document
 from sedona_nni.strategies.plan import BACKPROP, FIXED, RANDOM, Contender, Plan, Source, derived
 from sedona_nni.strategies.published import SETTINGS, TRAINS_OTHERWISE, with_published
-from sedona_nni.strategies.settings.costs import MEASURED, block_bound, known_costs
+from sedona_nni.strategies.settings.costs import MEASURED, block_bound, known_costs, rule_costs
 from sedona_nni.strategies.settings.parts import (
     Bound,
     Comparison,
@@ -39,7 +39,6 @@ from sedona_nni.strategies.settings.reading import (
     load_named_plugins,
     read_parts,
 )
-from sedona_nni.task import Task
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.auxiliary import check_auxiliary
 from sedona_nni.training.settings import TrainSettings
@@ -119,7 +118,7 @@ class TunedSettings:
     def uses_costs(self) -> bool:
         """Whether anything depends on what blocks cost."""
         second = self.tuning.second_objective
-        return self.bound.max_block_share is not None or second == "speed-up"
+        return self.bound.bounds_blocks or second == "speed-up"
 
     @property
     def trainings(self) -> dict[str, int]:
@@ -262,9 +261,9 @@ def plan_of(settings: TunedSettings, folder: Path) -> Plan:
     task, comparison = settings.training.task, settings.comparison
     given: dict[str, Source] = {}
     if isinstance(settings.source, Given):
-        given[settings.main] = _document(settings.source.decoupling, task, folder)
+        given[settings.main] = _document(settings.source.decoupling, settings.training, folder)
     for name, text in comparison.also.items():
-        document = _document(text, task, folder)
+        document = _document(text, settings.training, folder)
         if isinstance(document, SearchOutcome):
             raise InputError.rule(f"also.{name}", "must be a decoupling", text)
         given[name] = document
@@ -285,12 +284,13 @@ def plan_of(settings: TunedSettings, folder: Path) -> Plan:
     )
 
 
-def _document(given: Decoupling | str, task: Task, folder: Path) -> Source:
+def _document(given: Decoupling | str, training: Training, folder: Path) -> Source:
     """Return what a setting names: itself, what a rule makes, or what a file holds."""
     if isinstance(given, Decoupling):
         return given
     if is_rule(given):
-        return decoupling_by_rule(given, task.backbone, num_layers(task.backbone))
+        name = training.task.backbone
+        return decoupling_by_rule(given, name, num_layers(name), rule_costs(training, folder))
     return load_document(document_path(given, folder))
 
 
@@ -339,12 +339,16 @@ def _check(settings: TunedSettings, folder: Path) -> None:
         method.check(aux_of(settings, plan, contender))
     if isinstance(settings.source, Searches):
         _check_counts(settings, settings.source, plan)
-    if settings.bound.compute != "macs" and not settings.uses_costs:
-        raise InputError.rule("compute", "must come with a max_block_share", settings.bound.compute)
-    if settings.uses_costs and settings.bound.compute != MEASURED:
+    limits, faster = settings.bound, settings.tuning.second_objective == "speed-up"
+    if limits.compute != "macs" and limits.max_block_share is None and not faster:
+        raise InputError.rule("compute", "must come with a max_block_share", limits.compute)
+    if limits.compute == "memory" and faster:
+        rule = "must not be speed-up where compute is memory"
+        raise InputError.rule("second_objective", rule, "speed-up")
+    if settings.uses_costs and limits.compute != MEASURED:
         names = aux_names(settings, plan)
-        costs = known_costs(settings.bound, settings.training, names, folder)
-        bound = block_bound(settings.bound, costs)
+        costs = known_costs(limits, settings.training, names, folder)
+        bound = block_bound(limits, costs, settings.training, names, folder)
         if bound is not None:
             check_bound(settings, plan, bound)
 

@@ -29,6 +29,23 @@ def test_discretise_within_a_bound(
     assert free["decouplings"][0]["decoupling"]["cuts"] == [6]
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
+def test_discretise_within_a_bound_on_memory(
+    found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not as far up as the search likes, as all but the last layer are then one block."""
+    bounded = ("--num-blocks", "2", "--max-block-memory", "1.4/K")
+    (chosen,) = discretised(monkeypatch, capsys, found, *bounded)["decouplings"]
+    share = ("--compute", "memory", "--max-block-share", "1.4/K")
+    shown = discretised(monkeypatch, capsys, found, *bounded[:2], *share)
+    assert shown["decouplings"][0]["decoupling"]["cuts"] == chosen["decoupling"]["cuts"] != [6]
+    assert shown["compute"]["unit"] == "bytes"
+    assert shown["decouplings"][0]["largest_share"] <= 0.7
+    assert chosen["decoupling"]["provenance"]["max_block_memory"] == "1.4/K"
+    front = discretised(monkeypatch, capsys, found, *bounded, "--pareto")["decouplings"]
+    assert front[0]["decoupling"]["cuts"] == chosen["decoupling"]["cuts"]
+
+
 def test_the_front_in_a_table(
     found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -211,6 +211,15 @@ def test_an_empty_file_of_a_release_is_one_line(
             "nowhere.json: cannot be read",
         ),
         (
+            ["discretise", VGG19, "--num-blocks", "4", "--max-block-memory", "much"],
+            "--max-block-memory: must be MiB above 0, e.g. 512, or a multiple of 1/K, e.g. 1.3/K, "
+            "but got 'much'",
+        ),
+        (
+            ["search", QUICKSTART, "--directory", "d", "--max-block-memory", "0.3"],
+            "--max-block-memory: must be at least ",
+        ),
+        (
             ["search", QUICKSTART, "--directory", "d", "--max-block-share", "0.3"],
             "--max-block-share: must be at least 0.4114 for 3 blocks of vgg11 with mlp-sr",
         ),

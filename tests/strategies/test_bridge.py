@@ -138,6 +138,22 @@ def test_only_decouplings_within_the_bound_are_trained(
 
 
 @pytest.mark.slow(reason="an experiment of several trials")
+@pytest.mark.parametrize("changes", [{}, EVOLUTION])
+def test_only_decouplings_within_both_bounds_are_trained(
+    dispatch: Any, changes: dict[str, Any]
+) -> None:
+    bounds = {"max_block_memory": "1.6/K", "max_block_share": "2/K"}
+    nni = session(dispatch, num_blocks=3, max_trials=6, **bounds, **changes)
+    finish(nni, lambda parameters: sum(parameters.decoupling.cuts) / 20)
+    bound = bound_of(nni)
+    assert bound.memory is not None
+    assert bound.memory.provenance["batch_size"] == nni.tuner.settings.training.train.batch_size
+    for decoupling in decouplings(nni):
+        assert max(bound.memory.blocks(decoupling)) * 3 <= 1.6 * bound.memory.total
+        assert max(bound.compute.blocks(decoupling)) * 3 <= 2 * bound.compute.total
+
+
+@pytest.mark.slow(reason="an experiment of several trials")
 def test_a_bounded_space_is_explored_to_its_end(dispatch: Any) -> None:
     bounded = {"num_blocks": 3, "max_block_share": "1.5/K", "max_trials": 50}
     nni = session(dispatch, **bounded, aux=["conv1"])
@@ -237,6 +253,12 @@ def test_an_exception_in_a_strategy_ends_the_experiment(
         (
             {"max_block_share": "0.4"},
             "max_block_share: must be at least 0.5338 for 2 blocks of vgg11",
+        ),
+        ({"max_block_memory": "2"}, "max_block_memory: must be at least "),
+        ({"max_block_memory": "2/L"}, "max_block_memory: must be MiB above 0, e.g. 512, or a"),
+        (
+            {"max_block_memory": 99, "compute": "memory"},
+            "compute: must come with a max_block_share",
         ),
         ({"max_block_share": "4"}, "tuner.classArgs.max_block_share: max_block_share: must be"),
         ({"compute": "time"}, "compute: must come with a max_block_share, but got 'time'"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from sedona_nni.decouplings.balance import balanced_decoupling
 from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.choice import discretise, leaders
 from sedona_nni.decouplings.compute import Compute, compute_in_macs
@@ -488,6 +489,33 @@ def test_every_strategy_keeps_to_a_bound_but_back_propagation(dispatch: Any) -> 
     assert (provenance["max_block_share"], provenance["compute"]) == ("1.6/K", "macs")
 
 
+@pytest.mark.slow(reason="an experiment of several trials")
+def test_every_strategy_keeps_to_a_bound_on_memory(dispatch: Any) -> None:
+    """Of the memory that ``train`` makes of it; rules that balance memory keep to the least."""
+    changes = {
+        "num_blocks": [2, 3],
+        "compare": ["uniform", "predsim", "random", "backprop"],
+        "max_block_memory": "90",
+        "trials_per_strategy": 1,
+        "also": {"even": "memory-balanced:3:conv1"},
+        "train": {"batch_size": 256},
+    }
+    nni = session(dispatch, **changes)
+    nni.succeed("search", search_result=LOPSIDED)
+    finish(nni)
+    settings = nni.tuner.settings
+    bound = run_bound(settings, nni.folder, run_costs(settings, nni.folder, nni.folder / "none"))
+    assert bound.memory.provenance["batch_size"] == 256
+    chosen = trained(nni)
+    assert bound.memory.blocks(chosen.pop("backprop"))[0] > 120 * 2**20
+    for decoupling in chosen.values():
+        assert max(bound.memory.blocks(decoupling)) <= 90 * 2**20
+    assert chosen["even"] == balanced_decoupling(bound.memory, 3, "conv1")
+    provenance = chosen["sedona-k2"].provenance
+    assert provenance["max_block_memory"] == "90"
+    assert provenance["memory"]["optimizer"] == "sgd"
+
+
 def test_time_is_measured_once_and_travels_with_the_decouplings(
     dispatch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -525,6 +553,18 @@ def test_time_is_measured_once_and_travels_with_the_decouplings(
         (
             {"max_block_share": "0.7", "also": {"layers": "every:6:cnn"}},
             r"also\.layers: must respect max_block_share 0\.7, but the largest block of .* has",
+        ),
+        (
+            {"max_block_memory": "5", "compare": []},
+            r"max_block_memory: must be at least [\d.]* for 2 blocks of vgg11 whichever of conv1",
+        ),
+        (
+            {"max_block_memory": "25", "compare": [], "also": {"whole": "every:7:conv1"}},
+            r"also\.whole: must respect max_block_memory 25, but the largest block .* MiB",
+        ),
+        (
+            {"compute": "memory", "second_objective": "speed-up"},
+            "second_objective: must not be speed-up where compute is memory, but got 'speed-up'",
         ),
         ({"compute": "nowhere.json"}, "compute: must come with a max_block_share"),
         ({"max_block_share": "0.7", "compute": "nowhere.json"}, r"nowhere\.json: cannot be read"),
