@@ -148,9 +148,9 @@ def _supervise(
 
 
 def _show_comparison(rows: Iterable[StrategyRow], as_json: bool) -> None:
-    from sedona_nni.reporting.results import HEADINGS, cells
+    from sedona_nni.reporting.results import closing_table
 
     if as_json:
         print(json.dumps([row.model_dump(mode="json") for row in rows]))
     else:
-        show_table(HEADINGS, map(cells, rows))
+        show_table(*closing_table(rows))

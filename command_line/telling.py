@@ -26,13 +26,20 @@ def narrator() -> Narrator:
 
 
 def show_numbers(numbers: dict[str, Any], as_json: bool) -> None:
-    """Print what came of a training, a line for each number, or all as JSON."""
+    """Print what came of a training, a line for each number and each process, or all as JSON."""
     if as_json:
         print(json.dumps(numbers))
     else:
         for name, value in numbers.items():
             if isinstance(value, int | float):  # what is more is for reports
                 print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+        for number, rank in enumerate(numbers.get("ranks", [])):
+            print(
+                f"rank {number}, block {rank['block'] + 1}: "
+                f"a step {rank['step_peak_mib']:.1f} MiB, "
+                f"its process {rank['peak_resident_mib']:.1f} MiB, "
+                f"sent {rank['sent_bytes'] / 2**20:.1f} MiB"
+            )
 
 
 def undecided_share(result: SearchOutcome) -> dict[str, float]:

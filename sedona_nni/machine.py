@@ -1,12 +1,15 @@
-"""Where something is computed."""
+"""Where something is computed, and what it takes there."""
 
 from __future__ import annotations
 
+import os
+import resource
+import sys
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["DeviceName", "Machine"]
+__all__ = ["DeviceName", "Machine", "peak_resident_mib", "usable_cores"]
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -15,8 +18,10 @@ class Machine(BaseModel):
     """What a trial may use of the machine that it runs on.
 
     Attributes:
-        device: ``"auto"`` takes a GPU if there is one. Each trial has a GPU of its own.
-        threads: CPU threads per trial; by default PyTorch decides.
+        device: ``"auto"`` takes a GPU if there is one. Each trial has a GPU of its own, one in
+            parallel a GPU for each process.
+        threads: CPU threads per trial, of all its processes together: a training in parallel
+            divides them evenly among its own, one each at least. By default PyTorch decides.
         workers: Processes per trial that read image files, see
             `sedona_nni.data.batches.FolderImages.workers`; 0 for none beside the trial's own.
     """
@@ -26,3 +31,20 @@ class Machine(BaseModel):
     device: DeviceName = "auto"
     threads: int | None = Field(default=None, ge=1)
     workers: int | None = Field(default=None, ge=0)
+
+
+def usable_cores() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_resident_mib() -> float:
+    """Return the most main memory that this process has had so far, MiB.
+
+    With Python, torch and all that was ever held at once, unlike
+    `sedona_nni.decouplings.cost.peak_memory_mib`, which is that of torch's tensors in a step.
+    """
+    scale = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20

@@ -27,6 +27,7 @@ from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.files import check_output_folder, write_json
+from sedona_nni.machine import peak_resident_mib, usable_cores
 from sedona_nni.models.placement import place
 from sedona_nni.plugins import loaded_plugins
 from sedona_nni.searches.sedona.relaxed_training import build_relaxed
@@ -42,7 +43,7 @@ from sedona_nni.training.parallel.launch import (
     train_as_rank,
     train_in_parallel,
 )
-from sedona_nni.training.parallel.rank import Job
+from sedona_nni.training.parallel.rank import Job, Outcome
 from sedona_nni.training.parallel.rank_stage import CHECKPOINTS
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.stage import CHECKPOINT_FILE
@@ -102,12 +103,17 @@ def run_training(
         an ensemble was asked for, ``best_epoch``, ``parameters`` and ``macs`` (per image) with
         auxiliary networks and what else the method trains, ``peak_memory_mib`` (see below) and
         ``time_s`` of the training.
-        Of a training in parallel, ``ranks``: what each process needed, see
-        `sedona_nni.training.parallel.rank.RankReport`; the peak is the largest of theirs.
         The peak is that of a training step on ``device`` with everything it needs: weights,
         optimizer state, gradients, activations and what the step computes on the way, but not
-        the images.
-        For reports: ``images`` that the steps took; ``data``, the fingerprint of the data set, see
+        the images. ``peak_resident_mib`` is the most main memory that the process had until the
+        training's end, with Python, torch, the data set and evaluation.
+        Of a training in parallel, ``ranks``: what each process needed, see
+        `sedona_nni.training.parallel.rank.RankReport`; both peaks are the largest of theirs.
+        ``device``, ``cpu`` or ``cuda``, and ``cores``: processors that the CPU threads of all
+        processes could keep busy.
+        ``images`` that the steps took, and ``images_per_s``; ``ideal_speedup`` of a decoupling by
+        MACs, see `Compute.largest_share`.
+        For reports: ``data``, the fingerprint of the data set, see
         `sedona_nni.data.identity`; ``history``, by name the values of what was
         reported, after each epoch or, of many, after 100 of them, None where there was none;
         ``compute``, a `decouplings.compute.Compute` of the backbone and the decoupling's auxiliary
@@ -145,21 +151,29 @@ def run_training(
         device = torch.device(cast(torch.device | str, device))
         peak = step_memory_mib(run, splits, device)
         trained = train(network, splits, settings, device=device, report=note, directory=directory)
+        needed = {
+            "peak_memory_mib": peak,
+            "peak_resident_mib": peak_resident_mib(),
+            "device": device.type,
+            "cores": min(torch.get_num_threads(), usable_cores()),
+        }
     else:
         del network  # each process makes its own block
         outcome = train_as_rank(job, note) if is_launched() else train_in_parallel(job, note)
-        trained, peak = outcome.trained, max(rank.step_peak_mib for rank in outcome.ranks)
+        trained = outcome.trained
+        needed = _needed_by_ranks(job, outcome)
     stream = BatchStream(splits.train, settings.batch_size, settings.seed, "cpu")
+    images = len(epochs) * stream.batches_per_epoch * stream.batch_size
     results = {
         "default": trained.validation_accuracy,
         "loss": trained.validation_loss,
         **_test_numbers(trained.test, settings),
         "best_epoch": trained.best_epoch,
         **costs,
-        "peak_memory_mib": peak,
+        **needed,
         "time_s": trained.time_s,
-        **({} if job is None else {"ranks": [asdict(rank) for rank in outcome.ranks]}),
-        "images": len(epochs) * stream.batches_per_epoch * stream.batch_size,
+        "images": images,
+        "images_per_s": images / trained.time_s,
         "history": thinned_history(epochs),
         "data": None if run.data is None else run.data.fingerprint,
         **_anatomy(task, decoupling),
@@ -169,6 +183,19 @@ def run_training(
         (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
         shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     return results
+
+
+def _needed_by_ranks(job: Job, outcome: Outcome) -> dict[str, Any]:
+    """Return what the processes of a training took, as results."""
+    threads = job.threads * len(outcome.ranks)
+    return {
+        "peak_memory_mib": max(rank.step_peak_mib for rank in outcome.ranks),
+        "peak_resident_mib": max(rank.peak_resident_mib for rank in outcome.ranks),
+        "device": torch.device(job.devices[0]).type,
+        # A launcher's are on hosts of which nothing is known here
+        "cores": threads if is_launched() else min(threads, usable_cores()),
+        "ranks": [asdict(rank) for rank in outcome.ranks],
+    }
 
 
 def parallel_job(
@@ -286,7 +313,11 @@ def _anatomy(task: Task, decoupling: Decoupling | SearchResult) -> dict[str, Any
         backbone = task_backbone(task)
     compute = compute_in_macs(backbone, sorted(set(decoupling.aux) - {NO_AUXILIARY}))
     sizes = [shape.size for shape in backbone.shapes]
-    return {"compute": compute.model_dump(mode="json"), "sizes": sizes}
+    return {
+        "ideal_speedup": 1 / compute.largest_share(decoupling),
+        "compute": compute.model_dump(mode="json"),
+        "sizes": sizes,
+    }
 
 
 def thinned_history(epochs: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:

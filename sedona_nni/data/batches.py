@@ -26,6 +26,7 @@ from typing_extensions import Self
 from sedona_nni.data.augmentation import Augmentation, ImageByImage, build_recipe
 from sedona_nni.data.picture import read_picture
 from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.machine import usable_cores
 
 __all__ = [
     "Batch",
@@ -264,7 +265,7 @@ class FolderImages(ImageSet, Dataset[tuple[Tensor, int]]):
         first = next(draws, None)
         if first is None:
             return
-        workers = _usable_processors() if self.workers is None else self.workers
+        workers = min(_MOST_WORKERS, usable_cores()) if self.workers is None else self.workers
         crowded = workers > 0 and self._is_crowded(workers, len(first.indices))
         with warnings.catch_warnings():  # more workers than processors is what was asked for
             warnings.filterwarnings("ignore", "This DataLoader will create")
@@ -319,13 +320,6 @@ def _as_arrays(items: list[tuple[Tensor, int]]) -> tuple[np.ndarray, ...]:
     """
     images, labels = zip(*items, strict=True)
     return torch.stack(images).numpy(), np.array(labels)
-
-
-def _usable_processors() -> int:
-    """Return how many processors this process may use, at most 8."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
-    return min(_MOST_WORKERS, os.cpu_count() or 1)
 
 
 class BatchStream:

@@ -33,13 +33,16 @@ from sedona_nni.reporting.data import (
 )
 from sedona_nni.reporting.equal_cost import CostPath, best_of, curve_of, paths_of, within_of
 from sedona_nni.reporting.ledger import TrialRecord
+from sedona_nni.reporting.speed import measured_speedups
 from sedona_nni.reporting.studies import unfolded
 from sedona_nni.reporting.trial import (
     RepeatedTrial,
+    RepeatedTrialResult,
     SearchTrial,
     SearchTrialResult,
     StudyTrial,
     TrainTrial,
+    TrainTrialResult,
 )
 from sedona_nni.searches import SEARCHES
 from sedona_nni.task import Task
@@ -118,7 +121,17 @@ def _parts(source: Source) -> dict[str | None, _Part]:
 
 def _group(task: Task, space: str | None, parts: Sequence[_Part], importance: Importance) -> Group:
     known = [(name, r) for part in parts for name, records in part.runs.items() for r in records]
-    trials = [_trial(name, record) for name, record in known if not record.is_search]
+    speedups = {
+        (name, key): value
+        for part in parts
+        for name, records in part.runs.items()
+        for key, value in measured_speedups(records).items()
+    }
+    trials = [
+        _trial(name, record, speedups.get((name, record.key)))
+        for name, record in known
+        if not record.is_search
+    ]
     searches = [_search(name, record) for name, record in known if record.is_search]
     searches = [_with_compromises(search, trials, task) for search in searches]
     paths = paths_of(trials, searches)
@@ -177,8 +190,8 @@ def _numbers(record: TrialRecord, view: type[BaseModel]) -> dict[str, Any]:
     return {name: result[name] for name in view.model_fields if name in result}
 
 
-def _trial(experiment: str, record: TrialRecord) -> TrialView:
-    given = record.parameters
+def _trial(experiment: str, record: TrialRecord, speedup: float | None) -> TrialView:
+    given, result = record.parameters, record.result
     assert isinstance(given, TrainTrial | RepeatedTrial)
     shown = {
         **_numbers(record, TrialView),
@@ -191,8 +204,11 @@ def _trial(experiment: str, record: TrialRecord) -> TrialView:
         "decoupling": given.decoupling,
         "hyperparameters": {},
         "seed": given.train.get("seed"),
-        "validation_accuracy": None if record.result is None else record.result.default,
+        "validation_accuracy": None if result is None else result.default,
+        "measured_speedup": speedup,
     }
+    if isinstance(result, TrainTrialResult | RepeatedTrialResult):
+        shown["processes"] = len(result.ranks) or 1
     if isinstance(given, TrainTrial):
         drawn = {"hyperparameters": given.hyperparameters, "ideal_speedup": given.ideal_speedup}
         shown |= drawn
@@ -338,7 +354,9 @@ def _summary(
         validation_accuracy=spread("validation_accuracy"),
         test_accuracy=spread("test_accuracy"),
         peak_memory_mib=spread("peak_memory_mib"),
+        peak_resident_mib=spread("peak_resident_mib"),
         ideal_speedup=spread("ideal_speedup"),
+        measured_speedup=spread("measured_speedup"),
         time_s=spread("time_s"),
         search_time_s=Spread.of(search_times),
         total={cost: found for cost, found in total.items() if found is not None},

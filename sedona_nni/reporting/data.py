@@ -105,7 +105,10 @@ class TrialView(_Shown):
         test_accuracy: Fraction.
         best_epoch: That epoch, from 1; the mean of several trainings in one trial, as the others.
         parameters: Number of weights, auxiliary networks included.
-        peak_memory_mib: Peak memory of a training step, MiB.
+        peak_memory_mib: Peak memory of a training step, MiB; of a training in parallel that of the
+            process that needs most, as the next.
+        peak_resident_mib: The most main memory that its process had, MiB.
+        processes: In how many it was trained.
         time_s: Seconds of training.
         images: Images that the steps took.
         compute: MACs of the backbone's layers and of the auxiliary networks, for one image.
@@ -113,6 +116,8 @@ class TrialView(_Shown):
         blocks: What share of the compute each block has.
         ideal_speedup: Gain of a pipeline with a device per block over back-propagation on one
             device if nothing but computing took time, see `Compute.largest_share`.
+        measured_speedup: Seconds per image of back-propagation over its own, both on as many
+            processors, see `sedona_nni.reporting.speed`.
         history: By name a value for each epoch that was kept, None where there was none.
     """
 
@@ -130,12 +135,15 @@ class TrialView(_Shown):
     best_epoch: float | None = None
     parameters: int | None = None
     peak_memory_mib: Amount | None = None
+    peak_resident_mib: Amount | None = None
+    processes: int = 1
     time_s: Amount | None = None
     images: Amount | None = None
     compute: Compute | None = None
     sizes: list[int] = []
     blocks: list[Block] = []
     ideal_speedup: float | None = None
+    measured_speedup: float | None = None
     history: dict[str, list[FiniteFloat | None]] = {}
 
 
@@ -324,7 +332,9 @@ class StrategySummary(_Shown):
         validation_accuracy: Of those.
         test_accuracy: Of those.
         peak_memory_mib: Of those, MiB.
+        peak_resident_mib: Of those, MiB.
         ideal_speedup: Of those.
+        measured_speedup: Of those.
         time_s: Seconds that those trainings took.
         search_time_s: Seconds that its searches took; None without any.
         total: All that it has cost, by kind of cost.
@@ -340,7 +350,9 @@ class StrategySummary(_Shown):
     validation_accuracy: Spread | None
     test_accuracy: Spread | None
     peak_memory_mib: Spread | None
+    peak_resident_mib: Spread | None
     ideal_speedup: Spread | None
+    measured_speedup: Spread | None
     time_s: Spread | None
     search_time_s: Spread | None
     total: dict[Cost, Spread]
@@ -394,6 +406,11 @@ class Group(_Shown):
     searches: list[SearchView]
     trials: list[TrialView]
     differing: list[str]
+
+    @property
+    def has_measured_speedups(self) -> bool:
+        """Whether one is known of a network that is cut."""
+        return any(t.measured_speedup is not None and t.decoupling.cuts for t in self.trials)
 
     @property
     def is_repeated(self) -> bool:

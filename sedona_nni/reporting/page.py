@@ -29,12 +29,14 @@ from sedona_nni.reporting.search_pictures import compromises, pictures_of
 from sedona_nni.reporting.text import (
     count,
     experiment_in_words,
+    mib,
     nats,
     percent,
     search_in_words,
     seconds,
     spread,
     task_in_words,
+    times,
 )
 from sedona_nni.reporting.training_pictures import accuracy_over_cost, learning_curves, trade_off
 from sedona_nni.reporting.tuning_pictures import (
@@ -59,7 +61,14 @@ def render(report: Report, made: str) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        digest=_digest, percent=percent, spread=spread, seconds=seconds, count=count, nats=nats
+        digest=_digest,
+        percent=percent,
+        spread=spread,
+        seconds=seconds,
+        count=count,
+        nats=nats,
+        times=times,
+        mib=mib,
     )
     template = environment.from_string(
         resources.files("sedona_nni.reporting").joinpath(_TEMPLATE).read_text(encoding="utf-8")
@@ -99,6 +108,11 @@ class _Section:
         self.group = group
         self.title = task_in_words(group)
         self.looks: dict[str, Style] = styles([s.strategy for s in group.strategies])
+
+    @property
+    def knows_processes(self) -> bool:
+        """Whether the peak of a training's process is known."""
+        return any(trial.peak_resident_mib is not None for trial in self.group.trials)
 
     @property
     def best(self) -> StrategySummary | None:
@@ -153,15 +167,17 @@ class _Section:
 
     def trade_offs(self) -> list[Picture]:
         """Accuracy against memory and speed-up."""
+        against = ["peak_memory_mib", "ideal_speedup"]
+        against += ["measured_speedup"] if self.group.has_measured_speedups else []
         return _there(
             trade_off(
                 self.group.strategies,
                 self.group.trials,
-                against,
+                what,
                 self.looks,
-                f"{self.name}-{against}",
+                f"{self.name}-{what}",
             )
-            for against in ("peak_memory_mib", "ideal_speedup")
+            for what in against
         )
 
     def search(self, number: int, search: SearchView) -> list[Picture]:

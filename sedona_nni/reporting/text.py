@@ -8,6 +8,7 @@ from sedona_nni.reporting.results import trials_in_words
 __all__ = [
     "count",
     "experiment_in_words",
+    "mib",
     "nats",
     "percent",
     "search_in_words",
@@ -15,6 +16,7 @@ __all__ = [
     "spread",
     "summary_table",
     "task_in_words",
+    "times",
 ]
 
 
@@ -26,6 +28,16 @@ def percent(value: float | None, decimals: int = 1) -> str:
 def nats(value: float, decimals: int = 3) -> str:
     """Return a loss or evidence, without a sign where it rounds to 0."""
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
+
+
+def times(value: float | None) -> str:
+    """Return a speed-up."""
+    return "–" if value is None else f"{value:.2f}×"
+
+
+def mib(value: float | None) -> str:
+    """Return an amount of memory."""
+    return "–" if value is None else f"{value:.1f} MiB"
 
 
 def count(value: float | None) -> str:
@@ -87,24 +99,32 @@ def summary_table(group: Group) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows, one for each strategy.
 
     Of a single experiment there is the decoupling of the best training, of several their number n.
+    Measured speed-ups and peaks of processes have a column where they are known.
     """
-    several = group.is_repeated
+    several, measured = group.is_repeated, group.has_measured_speedups
+    resident = any(summary.peak_resident_mib is not None for summary in group.strategies)
     headings = [
         "strategy",
         "n" if several else "decoupling",
         "validation accuracy",
         "test accuracy",
         "ideal speed-up",
+        *(["measured speed-up"] if measured else []),
         "peak memory",
+        *(["peak of the process"] if resident else []),
         "training",
         "search",
         "in all",
         "trials",
     ]
-    return headings, [_summary_cells(summary, several) for summary in group.strategies]
+    return headings, [
+        _summary_cells(summary, several, measured, resident) for summary in group.strategies
+    ]
 
 
-def _summary_cells(summary: StrategySummary, several: bool) -> list[str]:
+def _summary_cells(
+    summary: StrategySummary, several: bool, measured: bool, resident: bool
+) -> list[str]:
     decoupling = summary.best[0].decoupling.in_words() if summary.best else ""
     return [
         summary.strategy,
@@ -112,7 +132,9 @@ def _summary_cells(summary: StrategySummary, several: bool) -> list[str]:
         spread(summary.validation_accuracy, factor=100, unit="%"),
         spread(summary.test_accuracy, factor=100, unit="%"),
         spread(summary.ideal_speedup, "{:.2f}", unit="×"),
+        *([spread(summary.measured_speedup, "{:.2f}", unit="×")] if measured else []),
         spread(summary.peak_memory_mib, "{:.0f}", unit=" MiB"),
+        *([spread(summary.peak_resident_mib, "{:.0f}", unit=" MiB")] if resident else []),
         seconds(summary.time_s),
         seconds(summary.search_time_s),
         seconds(summary.total.get("time_s")),

@@ -192,7 +192,7 @@ def trade_off(
     Args:
         summaries: Of all strategies; their best trainings stand out.
         trials: All trainings.
-        against: ``"peak_memory_mib"`` or ``"ideal_speedup"``.
+        against: ``"peak_memory_mib"``, ``"ideal_speedup"`` or ``"measured_speedup"``.
         looks: See `styles`.
         name: Of the picture, unique in the page.
     """
@@ -206,6 +206,7 @@ def trade_off(
     quantity, unit = {
         "peak_memory_mib": ("peak memory", " MiB"),
         "ideal_speedup": ("ideal speed-up", ""),
+        "measured_speedup": ("measured speed-up", ""),
     }[against]
     best = {(trial.experiment, trial.key) for summary in summaries for trial in summary.best}
     drawing = Drawing(name)

@@ -279,6 +279,8 @@ class _TrainNumbers(_Result):
 
     Attributes:
         default: The accuracy that it is chosen by, that of the validation, a fraction.
+        device: ``cpu`` or ``cuda``.
+        cores: Processors that the CPU threads of all its processes could keep busy.
         ranks: Of a training in parallel, what each process needed, see
             `sedona_nni.training.parallel.rank.RankReport`.
     """
@@ -292,6 +294,9 @@ class _TrainNumbers(_Result):
     parameters: Number | None = None
     macs: Number | None = None
     peak_memory_mib: float | None = None
+    peak_resident_mib: float | None = None
+    device: str | None = None
+    cores: Number | None = None
     ranks: list[dict[str, Number | None]] = []
     history: dict[str, list[Number | None]] = {}
     compute: dict[str, Any] | None = None

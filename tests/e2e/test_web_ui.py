@@ -231,7 +231,8 @@ def test_the_report_is_good_to_look_at(
         kinds += [f"{strategy}: its best training", f"{strategy}: trainings in their order"]
     for over in ("images", "time"):
         kinds += [f"Validation accuracy over {over}", f"Test accuracy over {over}"]
-    kinds += ["Test accuracy against peak memory", "Test accuracy against ideal speed-up"]
+    against = ("peak memory", "ideal speed-up", "measured speed-up")
+    kinds += [f"Test accuracy against {quantity}" for quantity in against]
     kinds += ["How much each boundary prefers a cut", "Where the search ended"]
     kinds += ["How much weight each auxiliary network", "The relaxed network while it is"]
     kinds += ["Evidence against ideal speed-up"]
@@ -284,7 +285,8 @@ def test_every_trial_is_shown_with_what_defines_it(viewed: int, run: Run, browse
     browser.open(viewed, "detail")
     assert browser.axes() == [
         *("lr", "key", "strategy", "blocks", "cuts", "method"),
-        *("default", "loss", "test_accuracy", "peak_memory_mib", "time_s"),
+        *("default", "loss", "test_accuracy", "peak_memory_mib", "peak_resident_mib"),
+        *("images_per_s", "ideal_speedup", "time_s"),
     ]
     assert "[object Object]" not in (browser.page.locator(".parcoords").text_content() or "")
     browser.picture("hyper-parameters")

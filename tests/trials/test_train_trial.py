@@ -12,6 +12,7 @@ from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.machine import usable_cores
 from sedona_nni.models import build_backbone
 from sedona_nni.task import Task
 from sedona_nni.training import loop
@@ -46,8 +47,13 @@ def test_results_and_files(tmp_path: Path) -> None:
         "parameters",
         "macs",
         "peak_memory_mib",
+        "peak_resident_mib",
+        "device",
+        "cores",
         "time_s",
         "images",
+        "images_per_s",
+        "ideal_speedup",
         "data",
         "history",
         "compute",
@@ -57,11 +63,16 @@ def test_results_and_files(tmp_path: Path) -> None:
     built = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
     network = build_decoupled(built, DECOUPLING)
     assert results["images"] == 2 * 4 * 50  # a tenth of 200 validates; batches are always full
+    assert results["images_per_s"] == results["images"] / results["time_s"]
+    assert results["peak_resident_mib"] > 100 + results["peak_memory_mib"]  # with torch
+    threads = min(torch.get_num_threads(), usable_cores())
+    assert (results["device"], results["cores"]) == ("cpu", threads)
     assert results["history"]["epoch"] == [1, 2]
     for name in ("default", "block_2_accuracy", "train_loss"):
         assert results["history"][name] == pytest.approx([row[name] for row in reported], rel=1e-4)
     compute = Compute.model_validate(results["compute"])
     assert sum(compute.blocks(DECOUPLING)) == results["macs"]
+    assert results["ideal_speedup"] == 1 / compute.largest_share(DECOUPLING)
     assert results["sizes"] == [shape.size for shape in built.shapes]
     assert results["parameters"] == sum(p.numel() for p in network.parameters())
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -23,6 +21,7 @@ from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import Document
+from sedona_nni.machine import peak_resident_mib
 from sedona_nni.models import FeatureShape
 from sedona_nni.plugins import load_plugins
 from sedona_nni.task import Task
@@ -259,13 +258,8 @@ def _train(
         stage=stage,
     )
     on_gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-    own = RankReport(block, peak, _peak_resident_mib(), on_gpu, stage.bytes_sent)
+    own = RankReport(block, peak, peak_resident_mib(), on_gpu, stage.bytes_sent)
     return Outcome(trained, [RankReport(**each) for each in stage.exchange(asdict(own))])
-
-
-def _peak_resident_mib() -> float:
-    scale = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20
 
 
 def _wait_for_all(store: dist.Store, count: int) -> None:
