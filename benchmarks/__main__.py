@@ -492,6 +492,23 @@ def simulate(
 
 
 @app.command()
+def overview(
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Put the tables into the guide, in place of those there."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """All records of `parallel` and `memory`, a row each."""
+    from benchmarks.rivals.overview import overview as overview_of_records
+    from benchmarks.rivals.overview import put, written
+
+    if write:
+        put(written())
+    overview_of_records().show(as_json=as_json)
+
+
+@app.command()
 def derive(
     names: Annotated[
         list[str] | None, typer.Argument(help="Of what to build, by default of all.")

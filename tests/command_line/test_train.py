@@ -126,6 +126,34 @@ def test_train_by_another_method(
     assert not Path("wrong").exists()
 
 
+@pytest.mark.slow(reason="every command imports PyTorch")
+def test_train_blocks_in_parallel(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ("train", small_experiment(elsewhere), "--decoupling", "uniform:2:conv1")
+    common = ("--set", "epochs=1", "--set", "batch_size=16", "--device", "cpu")
+    in_parts = ("--set", "accumulate=2", "--set", "checkpoint=layers")
+    directory = ("--directory", "parallel")
+    assert sedona(monkeypatch, *train, *common, *in_parts, *directory, "--parallel", "blocks") == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"^rank (\d), block (\d): a step [\d.]+ MiB, its pro", shown, re.M) == [
+        ("0", "1"),
+        ("1", "2"),
+    ]
+    results = json.loads(Path("parallel/results.json").read_text())
+    assert f"ideal_speedup: {results['ideal_speedup']:.4f}" in shown
+    assert [rank["block"] for rank in results["ranks"]] == [0, 1]
+
+    one = ("--set", "parallel={name: blocks, replicas: [1, 1]}", "--parallel", "no")
+    assert sedona(monkeypatch, *train, *common, *one, "--directory", "wrong") == 2
+    assert "--parallel: must not be given with --set parallel" in capsys.readouterr().err
+    three = ("--set", "parallel.replicas=[1, 1, 1]", "--parallel", "blocks", "--directory", "wrong")
+    assert sedona(monkeypatch, *train, *common, *three) == 2
+    message = "parallel.replicas: must be a number for each of the 2 blocks, but got [1, 1, 1]"
+    assert message in capsys.readouterr().err
+    assert not Path("wrong").exists()
+
+
 def trained_network(directory: Path) -> DecoupledNetwork:
     backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
     network = build_decoupled(backbone, Decoupling.load(directory / "decoupling.json"))
