@@ -366,6 +366,9 @@ CutAux = Annotated[str, typer.Option("--aux", help="Auxiliary network at each cu
 Microbatches = Annotated[
     str, typer.Option(help="Parts of the batch in pipelines of exact gradients, by commas.")
 ]
+Accumulate = Annotated[
+    int, typer.Option(min=2, help="Parts of the batch where gradients are accumulated.")
+]
 Steps = Annotated[int, typer.Option(min=1, help="Steps that count, of each repeat.")]
 Sides = Annotated[
     str | None, typer.Option(help="What to measure, by commas: backprop, ddp, blocks, ...")
@@ -391,6 +394,7 @@ def parallel(
     image_size: ImageSize = 32,
     num_classes: NumClasses = 10,
     microbatches: Microbatches = "4,8",
+    accumulate: Accumulate = 4,
     steps: Steps = 10,
     repeats: Repeats = 3,
     sides: Sides = None,
@@ -413,6 +417,7 @@ def parallel(
         aux=aux,
         image_size=image_size,
         num_classes=num_classes,
+        accumulate=accumulate,
         steps=steps,
     )
     measure(
@@ -439,6 +444,7 @@ def memory(
     image_size: ImageSize = 128,
     num_classes: NumClasses = 10,
     microbatches: Microbatches = "4",
+    accumulate: Accumulate = 4,
     steps: Steps = 3,
     repeats: Repeats = 3,
     sides: Sides = None,
@@ -459,6 +465,7 @@ def memory(
         aux=aux,
         image_size=image_size,
         num_classes=num_classes,
+        accumulate=accumulate,
         steps=steps,
     )
     measure(

@@ -21,21 +21,25 @@ from sedona_nni.training.parallel.rank_stage import RankStage
 
 __all__ = ["in_parallel"]
 
+_WIRES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
-def in_parallel(setting: RivalSetting, rank: int, *, parts: int = 1) -> Work:
+
+def in_parallel(setting: RivalSetting, rank: int, *, parts: int = 1, wire: str = "float32") -> Work:
     """Prepare block ``rank``, and its part of each step.
 
     Args:
         setting: At what sizes.
         rank: Which block.
         parts: In how many a block takes the batch.
+        wire: What features travel in, ``float32`` or ``bf16``.
     """
     block = build_decoupled(setting.network(), setting.decoupling).blocks[rank]
     place(block, "cpu").train()
     optimizer, scaler = sgd(block), torch.amp.GradScaler("cpu", enabled=False)
     images, labels = setting.batch()
     criterion = nn.CrossEntropyLoss()
-    stage = RankStage(Layout((1,) * setting.num_blocks), rank, torch.device("cpu"))
+    layout, dtype = Layout((1,) * setting.num_blocks), _WIRES[wire]
+    stage = RankStage(layout, rank, torch.device("cpu"), wire=dtype)
     stage.open([setting.batch_size] * setting.total_steps)
     work = Work(lambda: None, [block], [optimizer])
 

@@ -32,8 +32,11 @@ def setting_of(cuts: str, num_blocks: int, microbatches: str, **fields: Any) -> 
         raise InputError.rule(
             "--microbatches", "must be whole numbers by commas", microbatches
         ) from None
+    cores, batch = len(os.sched_getaffinity(0)), fields["batch_size"]
+    # As many as can have equal parts of the batch, none of them a single image
+    whole = [n for n in range(1, cores + 1) if batch % n == 0 and batch // n > 1]
+    fields |= {"threads": cores, "processes": whole[-1], "microbatches": numbers}
     # Before blocks are measured: what has nothing to do with cuts
-    fields |= {"processes": len(os.sched_getaffinity(0)), "microbatches": numbers}
     with _checked():
         RivalSetting(cuts=(), **fields)
     chosen = choose_cuts(cuts, num_blocks, **fields)

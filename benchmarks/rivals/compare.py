@@ -196,10 +196,14 @@ def _memory(measured: dict[str, Any], base: dict[str, Any]) -> Table:
                 f"{sum(side['allocated_mib']):,.0f}",
             ]
         )
-    title = "MiB of the process that needs most: resident at its peak; net of Python and torch; "
-    title += "of torch's tensors those held between steps (weights, optimizer), those of a step "
-    title += "(activations, gradients) and both, their ratio to back-propagation, and of all"
-    headings = ["", "resident", "net", "held", "step", "both", "ratio", "of all"]
+    title = (
+        "MiB of the process that needs most: its peak, with all that is resident; net of Python "
+    )
+    title += (
+        "and torch; of torch's tensors those held between steps (weights, optimizer), those of "
+    )
+    title += "a step (activations, gradients) and both; ratio to back-propagation; all processes"
+    headings = ["", "peak", "net", "held", "step", "both", "ratio", "all"]
     return Table(title, headings, rows)
 
 

@@ -41,7 +41,8 @@ class RivalSetting(BaseModel):
         batch_size: Images of a step, of all processes together.
         cuts: Boundaries, K-1 of them.
         aux: The auxiliary network at each.
-        processes: Of what is parallel without cuts, and threads of what is not; n.
+        threads: Of back-propagation in one process, where it may use all cores.
+        processes: Of what is parallel without cuts, n.
         accumulate: Parts that the batch is split into where gradients are accumulated.
         microbatches: Numbers of parts that a pipeline with exact gradients is tried with.
         warm_up: Steps between the first one and those that count.
@@ -59,6 +60,7 @@ class RivalSetting(BaseModel):
     batch_size: int = Field(default=32, ge=2)
     cuts: tuple[int, ...]
     aux: str = "conv1"
+    threads: int = Field(default=2, ge=1)
     processes: int = Field(default=2, ge=1)
     accumulate: int = Field(default=4, ge=2)
     microbatches: tuple[int, ...] = (4, 8)

@@ -18,7 +18,7 @@ __all__ = ["in_words", "rivals"]
 
 _WORDS = {
     "backprop": "back-propagation",
-    "backprop_threads": "back-propagation, {n} threads",
+    "backprop_threads": "back-propagation, {threads} threads",
     "checkpoint": "checkpointing",
     "accumulate": "accumulation x{accumulate}",
     "ddp": "DDP",
@@ -31,6 +31,7 @@ _WORDS = {
     "greedy_accumulate": "blocks in turn, x{accumulate}",
     "greedy_checkpoint": "blocks in turn, checkpoints",
     "blocks": "blocks in parallel",
+    "blocks_bf16": "blocks in parallel, bf16",
     "blocks_accumulate": "blocks in parallel, x{accumulate}",
 }
 
@@ -38,7 +39,7 @@ _WORDS = {
 def in_words(name: str, setting: RivalSetting) -> str:
     """Return what a reader calls a rival."""
     words, _, parts = name.partition("/")
-    said = _WORDS[words].format(n=setting.processes, accumulate=setting.accumulate)
+    said = _WORDS[words].format(threads=setting.threads, accumulate=setting.accumulate)
     return f"{said}, {parts} parts" if parts else said
 
 
@@ -55,7 +56,7 @@ def rivals(setting: RivalSetting) -> dict[str, Rival]:
     uncut = "needs 2 blocks or more" if blocks == 1 else None
     found = {
         "backprop": single(plain, exact=True, statistics_of=whole),
-        "backprop_threads": Rival(plain, 1, n, exact=True, statistics_of=whole),
+        "backprop_threads": Rival(plain, 1, setting.threads, exact=True, statistics_of=whole),
         "checkpoint": single(checkpointed, exact=True, statistics_of=whole),
         "accumulate": single(accumulated, exact=True, statistics_of=part),
         "ddp": Rival(ddp, n, 1, True, whole // n, 2 * ring, impossible=alone),
@@ -85,6 +86,9 @@ def rivals(setting: RivalSetting) -> dict[str, Rival]:
             in_turn, exact=False, statistics_of=whole, options={"checkpoints": True}
         ),
         "blocks": Rival(in_parallel, blocks, 1, False, whole, features, impossible=uncut),
+        "blocks_bf16": Rival(
+            in_parallel, blocks, 1, False, whole, features // 2, {"wire": "bf16"}, uncut
+        ),
         "blocks_accumulate": Rival(
             in_parallel, blocks, 1, False, part, features, {"parts": setting.accumulate}, uncut
         ),

@@ -68,6 +68,7 @@ class TestSides:
         sides = rivals(four)
         low, middle, high = four.cut_bytes()
         assert sides["blocks"].bytes_per_step == low + middle + high
+        assert sides["blocks_bf16"].bytes_per_step == (low + middle + high) // 2
         assert sides["1f1b/4"].bytes_per_step == 2 * (low + middle + high)
         assert sides["zero_bubble_v/4"].bytes_per_step == 2 * (low + high)  # the middle one stays
         weights = sum(weight.numel() for weight in four.network().parameters())
@@ -172,17 +173,17 @@ class TestRun:
     ) -> None:
         line = "parallel --backbone vgg11 --batch-size 8 --width-multiplier 0.125 --cuts macs "
         line += "--num-blocks 2 --microbatches 4 --repeats 1 --steps 2 --json "
-        line += "--sides backprop,backprop_threads,ddp,1f1b/4,greedy,blocks"
+        line += "--sides backprop,1f1b/4,greedy,blocks"
         monkeypatch.setattr(sys, "argv", ["benchmarks", *line.split()])
         with pytest.raises(SystemExit) as exit:
             main()
         assert exit.value.code == 0
         printed = capsys.readouterr().out
         found = json.loads(printed)
-        for name in ("backprop", "backprop_threads", "ddp", "1f1b/4", "greedy", "blocks"):
+        for name in ("backprop", "1f1b/4", "greedy", "blocks"):
             side = found[name]
             assert side["images_per_s"] == side["values_images_per_s"][0] > 0, name
-            count = 2 if name in ("ddp", "1f1b/4", "blocks") else 1
+            count = 2 if name in ("1f1b/4", "blocks") else 1
             assert len(side["peak_mib"]) == len(side["step_mib"]) == count
             assert side["peak_mib"][0] > side["baseline_mib"][0] > 0
             assert side["held_mib"][0] > side["weights_mib"][0] > 0
@@ -263,6 +264,9 @@ def _sides() -> dict[str, Rival]:
     return {name: known[name] for name in ("backprop", "ddp", "greedy", "blocks")}
 
 
+_SENDING = ("ddp", "blocks_bf16")
+
+
 class TestLink:
     def test_rates(self) -> None:
         assert links.bits_per_s("1gbit") == 1e9
@@ -289,7 +293,7 @@ class TestLink:
         try:
             with links.link("50mbit") as ends:
                 holders = [str(end.namespace).split("/")[2] for end in ends]
-                found = {name: run(sides[name], setting, ends) for name in ("ddp", "blocks")}
+                found = {name: run(sides[name], setting, ends) for name in _SENDING}
         except InputError as error:
             pytest.skip(str(error))
         for name, (low, high) in found.items():
