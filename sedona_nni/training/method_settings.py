@@ -23,7 +23,7 @@ class MethodSettings(BaseModel):
             there must be none at the cuts.
         takes_block_steps: Whether blocks learn by `sedona_nni.training.methods.block_step`, which
             can take a batch in parts, see `TrainSettings.accumulate`.
-        not_parallel: Why blocks cannot be trained in processes of their own; None if they can.
+        has_replicas: Whether several processes can share a block, see `Parallel.replicas`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,7 +31,12 @@ class MethodSettings(BaseModel):
     name: str
     uses_auxiliary: ClassVar[bool] = True
     takes_block_steps: ClassVar[bool] = False
-    not_parallel: ClassVar[str | None] = "it does not say how blocks in other processes take part"
+    has_replicas: ClassVar[bool] = False
+
+    @property
+    def not_parallel(self) -> str | None:
+        """Why blocks cannot be trained in processes of their own; None if they can."""
+        return "it does not say how blocks in other processes take part"
 
     def check(self, aux: Sequence[str]) -> None:
         """Check that a decoupling can be trained so.

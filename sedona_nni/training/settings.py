@@ -207,6 +207,13 @@ class TrainSettings(BaseModel):
                 f"parallel must be no for the method {self.method.name}, as "
                 f"{self.method.not_parallel}, but got {self.parallel.name}"
             )
+        if self.parallel is not None and not self.method.has_replicas:
+            replicas = self.parallel.replicas
+            if set(replicas if isinstance(replicas, tuple) else [replicas]) != {1}:
+                raise ValueError(
+                    f"parallel.replicas must be 1 for the method {self.method.name}, "
+                    f"but got {replicas}"
+                )
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError(
                 "nesterov must come with sgd and a momentum above 0, "

@@ -29,7 +29,10 @@ class Stage:
     Attributes:
         first: Index of the first block here, from 0.
         num_blocks: K, the blocks of the whole network.
+        replica: Which of the processes of the same blocks this is, from 0.
     """
+
+    replica = 0
 
     def __init__(self, num_blocks: int, first: int = 0) -> None:
         self.num_blocks = num_blocks
@@ -71,6 +74,26 @@ class Stage:
 
     def send_error(self, error: Tensor) -> None:
         """Send an error to the block below."""
+        raise NotImplementedError("nothing is below all blocks")
+
+    def feed(self, steps: int, features: Tensor, labels: Tensor) -> None:
+        """Let the block above have a batch as soon as it takes one, unless a later one is there by
+        then; waits for nobody.
+
+        Args:
+            steps: How many steps the first block has begun, as far as is known here.
+            features: What this stage made of the batch.
+            labels: Its labels.
+        """
+        raise NotImplementedError("nothing is above all blocks")
+
+    def arrivals(self, most: int, *, wait: bool) -> Sequence[tuple[int, Tensor, Tensor]]:
+        """Return what the block below has fed since the last call, oldest first.
+
+        Args:
+            most: Only the newest of them.
+            wait: Whether to wait until there is something.
+        """
         raise NotImplementedError("nothing is below all blocks")
 
     def exchange(self, value: Any) -> list[Any]:

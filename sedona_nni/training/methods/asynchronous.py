@@ -1,21 +1,26 @@
-"""Asynchronous greedy learning: blocks that do not wait for each other, simulated in one process.
+"""Asynchronous greedy learning: blocks that do not wait for each other.
 
 Between two blocks stands a *replay buffer*: the lower block puts what it returns into it, the upper
 one draws from it when it gets to its next update, however often or seldom that is. So a block may
 run ahead of the one below, learning again from what it has seen, or lag behind and miss some.
 
-Time is a sequence of *turns*. In a turn one block is updated once, the first block from the next
-batch of images, any other from a draw of the buffer below, and its output goes into the buffer
-above. Whose turn it is, is drawn at random, a slowed block less often than the others, or goes
-around. Each block has its own count of updates and its own schedule. One that has made all its
-updates goes on to feed the one above, in evaluation mode; training ends with the epoch in which
-every block has made all. An *epoch* is one pass of the first block over the images, and a step is
-one turn of the first block with the turns of the others before its next.
+In one process this is simulated. Time is a sequence of *turns*. In a turn one block is updated
+once, the first block from the next batch of images, any other from a draw of the buffer below, and
+its output goes into the buffer above. Whose turn it is, is drawn at random, a slowed block less
+often than the others, or goes around. Each block has its own count of updates and its own schedule.
+One that has made all its updates goes on to feed the one above, in evaluation mode; training ends
+with the epoch in which every block has made all. An *epoch* is one pass of the first block over the
+images, and a step is one turn of the first block with the turns of the others before its next.
 
 At the start, and again when a block's learning rate falls at a milestone, every block has two turns
 in a row, from the lowest up. That fills the buffers with what the present weights make.
 
-What is left out: threads. The order of their updates could neither be repeated nor resumed.
+With a process for each block nothing is simulated. The first block takes one batch after another,
+any other draws from the buffer below as fast as it can, which fills as outputs arrive; what is not
+taken in time is replaced by what comes next. Only the end of an epoch brings the blocks together,
+for validation. So a slow block holds up nobody, and the outcome depends on how fast each is: it is
+another one every time.
+
 Source: Belilovsky et al., ICML 2020, the experiments on asynchronous training. Departures: draws
 from a full buffer are in the order that is described, where the published code takes the oldest
 entry for the newest; a buffer of one batch counts draws, too; the learning rate falls exactly at
@@ -42,19 +47,21 @@ from sedona_nni.training.method_settings import MethodSettings
 from sedona_nni.training.methods.method import TrainingMethod, register_method
 from sedona_nni.training.precision import autocast
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.stage import Stage
 
 __all__ = ["AsynchronousLearning", "AsynchronousSettings", "ReplayBuffer"]
 
 
 class AsynchronousSettings(MethodSettings):
-    """Greedy learning of blocks that do not wait for each other, simulated in one process.
+    """Greedy learning of blocks that do not wait for each other.
 
     Attributes:
         buffer: Batches that are kept between a block and the next.
         max_draws: How often a block learns from the same batch of a buffer. If all have been drawn
             so often, it skips its turn. By default there is no limit.
-        order: Whose turn it is: ``random``, or ``round-robin`` from the lowest to the highest.
-        slow_block: Number, from 1, of a block that has fewer turns than the others.
+        order: Whose turn it is in one process: ``random``, or ``round-robin`` from the lowest to
+            the highest.
+        slow_block: Number, from 1, of a block that has fewer turns there than the others.
         slowdown: The others have so many times as many, on average.
     """
 
@@ -76,6 +83,13 @@ class AsynchronousSettings(MethodSettings):
         if self.slow_block is not None and self.order != "random":
             raise ValueError(f"slow_block must come with random order, but got {self.order}")
         return self
+
+    @property
+    def not_parallel(self) -> str | None:
+        """See `MethodSettings.not_parallel`."""
+        simulated = self.slow_block is not None or self.order != "random"
+        reason = "order and slow_block say whose turn it is in one process, not in several"
+        return reason if simulated else None
 
     def check(self, aux: Sequence[str]) -> None:
         """See `MethodSettings.check`; the slowed block must exist, too."""
@@ -110,6 +124,11 @@ class ReplayBuffer:
         """The batch that was put in last."""
         return self._batches[-1]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a batch may be drawn."""
+        return bool(self._draws) and min(self._draws) != self.max_draws
+
     def put(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch; a full buffer loses its oldest."""
         self._batches.append((features, labels))
@@ -117,9 +136,9 @@ class ReplayBuffer:
 
     def draw(self) -> Batch | None:
         """Return a batch, which stays in the buffer; None if none may be drawn."""
-        fewest = min(self._draws, default=self.max_draws)
-        if fewest is None or fewest == self.max_draws:
+        if not self.is_open:
             return None
+        fewest = min(self._draws)
         newest = max(place for place, draws in enumerate(self._draws) if draws == fewest)
         self._draws[newest] += 1
         return self._batches[newest]
@@ -140,8 +159,8 @@ class AsynchronousLearning(TrainingMethod):
     """Asynchronous greedy learning.
 
     Attributes:
-        buffers: Buffer k, of K-1, stands between the blocks k and k+1, counted from 0.
-        updates: How many updates each block has made.
+        buffers: One below each block here but the network's first.
+        updates: How many updates each block here has made.
     """
 
     def __init__(
@@ -150,16 +169,17 @@ class AsynchronousLearning(TrainingMethod):
         settings: TrainSettings,
         splits: Splits,
         steps_per_epoch: int,
+        stage: Stage | None = None,
     ) -> None:
         """See `TrainingMethod`."""
-        super().__init__(network, settings, splits, steps_per_epoch)
+        super().__init__(network, settings, splits, steps_per_epoch, stage)
         self.optimize(network.blocks)
         options = settings.method
         assert isinstance(options, AsynchronousSettings)
         num_blocks = len(network.blocks)
         self.buffers = [
             ReplayBuffer(options.buffer, options.max_draws, self.device)
-            for _ in range(num_blocks - 1)
+            for _ in range(num_blocks - (self.stage.first == 0))
         ]
         self.parts += self.buffers
         self.updates = [0] * num_blocks
@@ -168,6 +188,7 @@ class AsynchronousLearning(TrainingMethod):
         self._two_each = [index for index in range(num_blocks) for _ in range(2)]
         self._planned = self._two_each[1:]  # the first turn is what the first step begins with
         self._last = 0
+        self._steps = self._known_steps = 0  # of the first block: to be awaited, and heard of
         self._random = options.order == "random"
         self._shares = torch.ones(num_blocks)
         if options.slow_block is not None:
@@ -177,7 +198,8 @@ class AsynchronousLearning(TrainingMethod):
 
     def finished(self, epochs: int) -> bool:
         """Return whether every block has made all its updates."""
-        return all(self._is_done(index) for index in range(len(self.updates)))
+        done = all(self._is_done(index) for index in range(len(self.updates)))
+        return all(self.stage.exchange(done))
 
     def start_epoch(self, epoch: int) -> None:
         """Bring the blocks that still learn into training mode."""
@@ -188,6 +210,8 @@ class AsynchronousLearning(TrainingMethod):
         """Give the first block a turn with the batch, then the others until its next turn."""
         losses: dict[int, list[Tensor]] = {}
         index, batch = 0, (images, labels)
+        if len(self.network.blocks) < self.stage.num_blocks:
+            return self._step_beside_others(batch)
         while True:
             loss = self._turn(index, batch)
             if loss is not None:
@@ -210,7 +234,7 @@ class AsynchronousLearning(TrainingMethod):
         """Return the last block's rate, ``lr``, and the epochs that each block has learned."""
         epochs = {
             f"block_{index + 1}_epochs": updates / self.steps_per_epoch
-            for index, updates in enumerate(self.updates)
+            for index, updates in enumerate(self.updates, self.stage.first)
         }
         return {**super().numbers(), **epochs}
 
@@ -221,6 +245,7 @@ class AsynchronousLearning(TrainingMethod):
             "updates": self.updates,
             "planned": self._planned,
             "last": self._last,
+            "steps": self._steps,
             "generator": self._generator.get_state(),
         }
 
@@ -230,6 +255,7 @@ class AsynchronousLearning(TrainingMethod):
         self.updates = state_dict["updates"]
         self._planned = state_dict["planned"]
         self._last = state_dict["last"]
+        self._steps = self._known_steps = state_dict.get("steps", 0)
         self._generator.set_state(state_dict["generator"])
 
     def _is_done(self, index: int) -> bool:
@@ -252,7 +278,8 @@ class AsynchronousLearning(TrainingMethod):
             index: The block.
             first: What the first block learns from.
         """
-        batch = first if index == 0 else self.buffers[index - 1].draw()
+        below = index - (self.stage.first == 0)  # the buffer's place
+        batch = first if below < 0 else self.buffers[below].draw()
         if batch is None:
             return None
         features, labels = batch
@@ -269,6 +296,39 @@ class AsynchronousLearning(TrainingMethod):
                 block.eval()
             if self.updates[index] in self._milestones:
                 self._planned = list(self._two_each)
-        if index < len(self.buffers):
-            self.buffers[index].put(features, labels)
+        if below + 1 < len(self.buffers):
+            self.buffers[below + 1].put(features, labels)
+        elif self.stage.first + index + 1 < self.stage.num_blocks:
+            self.stage.feed(self._known_steps, features, labels)
         return loss
+
+    def _step_beside_others(self, batch: Batch) -> dict[int, Tensor]:
+        """Give the only block here turns until the first one, wherever it is, has had its own.
+
+        One that lags behind has none, as that has had it already.
+        """
+        self._steps += 1
+        first, losses = self.stage.first, []
+        if first == 0:
+            self._known_steps = self._steps
+        while first == 0 or not self._is_behind():
+            loss = self._turn(0, batch)
+            if loss is not None:
+                losses.append(loss)
+            if first == 0:
+                break
+        if 0 < first < self.stage.num_blocks - 1 and self._steps % self.steps_per_epoch == 0:
+            nothing = torch.empty(0)  # but that the epoch has ended, for which those above wait
+            self.stage.feed(self._known_steps, nothing, nothing)
+        return {first: torch.stack(losses).mean()} if losses else {}
+
+    def _is_behind(self) -> bool:
+        """Take in what has arrived; return whether the first block has begun this step."""
+        (below,) = self.buffers
+        # If nothing may be drawn, there is nothing to do but to wait
+        idle = self._known_steps < self._steps and not below.is_open
+        for steps, features, labels in self.stage.arrivals(below.size, wait=idle):
+            self._known_steps = max(self._known_steps, steps)
+            if len(labels):
+                below.put(features, labels)
+        return self._known_steps >= self._steps

@@ -55,7 +55,11 @@ class DelayedGradientsSettings(MethodSettings):
 
     name: Literal["ddg"] = "ddg"
     uses_auxiliary: ClassVar[bool] = False
-    not_parallel: ClassVar[str | None] = None
+
+    @property
+    def not_parallel(self) -> str | None:
+        """See `MethodSettings.not_parallel`."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,12 @@ class GreedySettings(MethodSettings):
 
     name: Literal["greedy"] = "greedy"
     takes_block_steps: ClassVar[bool] = True
-    not_parallel: ClassVar[str | None] = None
+    has_replicas: ClassVar[bool] = True
+
+    @property
+    def not_parallel(self) -> str | None:
+        """See `MethodSettings.not_parallel`."""
+        return None
 
 
 @register_method(GreedySettings)
@@ -54,7 +59,7 @@ class GreedyLearning(TrainingMethod):
         losses = {}
         (features,) = self.stage.receive(images)
         for place in range(len(self.network.blocks)):
-            rewind()
+            rewind(self.stage.replica)
             features, losses[self.stage.first + place] = self.block_step(place, features, labels)
         self.stage.send(features)
         for schedule in self.schedules:

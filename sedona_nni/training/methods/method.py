@@ -51,13 +51,16 @@ class Stateful(Protocol):
         """Take over a state."""
 
 
-def rewind() -> None:
+def rewind(replica: int = 0) -> None:
     """Let torch's generators begin anew where they were last seeded.
 
     Every block of a step draws from the same start: so what it draws, for dropout, does not depend
     on what the blocks below have drawn, which may be in other processes.
+
+    Args:
+        replica: Which of the processes of a block this is, from 0; each draws something else.
     """
-    torch.manual_seed(torch.initial_seed())
+    torch.manual_seed(torch.initial_seed() + replica)
 
 
 def build_optimizer(

@@ -30,7 +30,12 @@ class SequentialSettings(MethodSettings):
 
     name: Literal["sequential"] = "sequential"
     takes_block_steps: ClassVar[bool] = True
-    not_parallel: ClassVar[str | None] = None
+    has_replicas: ClassVar[bool] = True
+
+    @property
+    def not_parallel(self) -> str | None:
+        """See `MethodSettings.not_parallel`."""
+        return None
 
 
 @register_method(SequentialSettings)
@@ -85,7 +90,7 @@ class SequentialLearning(TrainingMethod):
         if place >= len(self.network.blocks):
             self.stage.send(features)
             return {}
-        rewind()
+        rewind(self.stage.replica)
         _, loss = self.block_step(place, features, labels)
         self.schedules[place].step()
         return {self.learning: loss}

@@ -61,10 +61,12 @@ class SyntheticGradientsSettings(MethodSettings):
 
     name: Literal["dni", "cdni"] = "dni"
     uses_auxiliary: ClassVar[bool] = False
-    not_parallel: ClassVar[str | None] = (
-        "a synthesizer learns in the same step from what the block above makes of its guess"
-    )
     synthesizer_width: int | None = Field(default=None, ge=1)
+
+    @property
+    def not_parallel(self) -> str | None:
+        """See `MethodSettings.not_parallel`."""
+        return "a synthesizer learns in the same step from what the block above makes of its guess"
 
 
 class Synthesizer(nn.Module):

@@ -18,5 +18,6 @@ travel as they are and each process has as many threads.
     watch        signs of life, and how one that fails ends all
     rank         what a rank does from its start to its end
     launch       starting the ranks of one host, and hearing of them
-    concurrent   asynchronous learning, whose ranks do not wait for each other
+    feed         what asynchronous learning hands up, which waits for nobody
+    rehearsal    what a rank needs for a step, measured before it meets the others
 """

@@ -128,17 +128,25 @@ class Outcome:
         return cls(TrainResult(test=test, **trained), [RankReport(**r) for r in value["ranks"]])
 
 
-def build_network(task: Task, decoupling: Decoupling, seed: int) -> DecoupledNetwork:
+def build_network(
+    task: Task, decoupling: Decoupling, seed: int
+) -> tuple[DecoupledNetwork, list[FeatureShape]]:
     """Return a task's network, cut, with the seed's initial weights.
 
     Torch's global generator is left as it was.
+
+    Returns:
+        The network, and the shape of what enters each block.
 
     Raises:
         InputError: if they do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_decoupled(task_backbone(task), decoupling)
+        backbone = task_backbone(task)
+        network = build_decoupled(backbone, decoupling)
+    images = FeatureShape(backbone.in_channels, backbone.image_size)
+    return network, [images, *(backbone.shapes[cut] for cut in decoupling.cuts)]
 
 
 def run_rank(
@@ -218,7 +226,7 @@ def _train(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     settings, block = job.settings, layout.block(rank)
-    whole = build_network(job.task, job.decoupling, job.settings.seed)
+    whole, shapes = build_network(job.task, job.decoupling, job.settings.seed)
     sums = {
         name: float(w.detach().abs().sum(dtype=torch.float64))
         for name, w in whole.named_parameters()
@@ -228,15 +236,10 @@ def _train(
     splits = load_splits(job.task, job.settings.validation_fraction, workers=job.workers)
     if block > 0:
         splits = splits.without_images()
-    with torch.device("meta"):
-        backbone = task_backbone(job.task)
-    below = FeatureShape(backbone.in_channels, backbone.image_size)
-    if block > 0:
-        below = backbone.shapes[job.decoupling.cuts[block - 1]]
     size = min(settings.batch_size, len(splits.train))
     rows = len(layout.rows(rank, size))
     stage_alone = Stage(layout.num_blocks, block)
-    peak = step_peak_mib(network, below, rows, splits, settings, stage_alone, device)
+    peak = step_peak_mib(network, shapes[block], rows, splits, settings, stage_alone, device)
     _meet(job, layout, store, rank, splits, sums)
     dist.init_process_group(
         "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",

@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import read_json, read_tensors, write_atomically, write_json
+from sedona_nni.training.parallel.feed import Arrival, Arrivals, Feed
 from sedona_nni.training.parallel.layout import Layout
 from sedona_nni.training.stage import Stage
 
@@ -115,7 +116,6 @@ class RankStage(Stage):
         layout: How the training is divided.
         rank: Which of the processes this is.
         device: Where its block is.
-        bytes_sent: To other ranks, features and errors.
     """
 
     def __init__(
@@ -137,10 +137,11 @@ class RankStage(Stage):
             leads_host: Whether this is the first rank on its host.
         """
         super().__init__(layout.num_blocks, layout.block(rank))
+        self.replica = rank - layout.ranks(self.first).start
         self.layout = layout
         self.rank = rank
         self.device = device
-        self.bytes_sent = 0
+        self._bytes_sent = 0
         self._wire = wire
         self._leads_host = leads_host
         self._sizes: Iterator[int] = iter(())  # of the batches that are still to be received
@@ -152,12 +153,20 @@ class RankStage(Stage):
         self._errors_down: deque[list[_Sent]] = deque()
         self._control = _group([*range(layout.num_ranks)], "gloo")
         groups = [_group([*layout.ranks(block)], None) for block in range(self.num_blocks)]
+        self._feeding = _group([*range(layout.num_ranks)], "gloo")
+        self._feed: Feed | None = None
+        self._arrivals: Arrivals | None = None
         self._replicas = groups[self.first] if layout.replicas[self.first] > 1 else None
 
     @property
     def tells(self) -> bool:
         """See `Stage.tells`."""
         return self.rank == 0
+
+    @property
+    def bytes_sent(self) -> int:
+        """What other ranks were sent: features and errors."""
+        return self._bytes_sent + (0 if self._feed is None else self._feed.bytes_sent)
 
     def rows(self, batch: Tensor) -> Tensor:
         """See `Stage.rows`."""
@@ -280,6 +289,30 @@ class RankStage(Stage):
         self._errors_down.append(works)
         self._let_arrive(self._errors_down)
 
+    def feed(self, steps: int, features: Tensor, labels: Tensor) -> None:
+        """See `Stage.feed`."""
+        target = self.layout.ranks(self.first + 1).start
+        if self._feed is None:
+            self._feed = Feed(self._feeding, target)
+        try:
+            self._feed.put(Arrival(steps, features, labels))
+        except RuntimeError as error:
+            self._lost(target, error)
+
+    def arrivals(self, most: int, *, wait: bool) -> list[Arrival]:
+        """See `Stage.arrivals`."""
+        source = self.layout.ranks(self.first - 1).start
+        if self._arrivals is None:
+            self._arrivals = Arrivals(self._feeding, source, most)
+        try:
+            found = self._arrivals.take(wait=wait)
+        except RuntimeError as error:
+            self._lost(source, error)
+        return [
+            Arrival(steps, features.to(self.device), labels.to(self.device))
+            for steps, features, labels in found
+        ]
+
     def _begin(self, start: Any, tensor: Tensor, peer: int, tag: int) -> dist.Work:
         try:
             return cast(dist.Work, start(tensor, peer, tag=tag))
@@ -287,7 +320,7 @@ class RankStage(Stage):
             self._lost(peer, error)
 
     def _sent(self, tensor: Tensor, target: int, tag: int) -> _Sent:
-        self.bytes_sent += tensor.nbytes
+        self._bytes_sent += tensor.nbytes
         # The tensor is kept: its memory must not be used for anything else before it has left
         return _Sent(self._begin(dist.isend, tensor, target, tag), tensor, target)
 

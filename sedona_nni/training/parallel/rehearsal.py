@@ -46,7 +46,7 @@ def step_peak_mib(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         inputs = lay_out(torch.randn(rows, shape.channels, shape.size, shape.size, device=device))
         labels = torch.arange(rows, device=device) % splits.num_classes
-        alone = _Alone(stage.num_blocks, stage.first)
+        alone = _Alone(stage, inputs, labels)
 
         def some_steps() -> TrainingMethod:
             own = place(copy.deepcopy(network), device)
@@ -62,7 +62,11 @@ def step_peak_mib(
 class _Alone(Stage):
     """A block that hears nothing from others: made-up features come in, errors are zero."""
 
-    sent: Tensor
+    def __init__(self, stage: Stage, inputs: Tensor, labels: Tensor) -> None:
+        super().__init__(stage.num_blocks, stage.first)
+        self.fed = (inputs, labels)
+        self.sent = inputs
+        self.looks = 0
 
     def send(self, *tensors: Tensor) -> None:
         """Keep the shape of what would be sent."""
@@ -74,3 +78,11 @@ class _Alone(Stage):
 
     def send_error(self, error: Tensor) -> None:
         """Send nothing."""
+
+    def feed(self, steps: int, features: Tensor, labels: Tensor) -> None:
+        """Feed nobody."""
+
+    def arrivals(self, most: int, *, wait: bool) -> list[tuple[int, Tensor, Tensor]]:
+        """Return made-up features, in the first block's next step at every other look."""
+        self.looks += 1
+        return [(self.looks // 2, *self.fed)]

@@ -52,7 +52,7 @@ def test_the_same_to_the_bit(
     fields = {"epochs": 2, "batch_size": 32, "lr": 0.05, "lr_min": 0.001, **changes}
     settings = TrainSettings.model_validate(fields)
     splits = load_splits(task, settings.validation_fraction)
-    network = build_network(task, decoupling, settings.seed)
+    network, _ = build_network(task, decoupling, settings.seed)
     expected: list[dict[str, float]] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
