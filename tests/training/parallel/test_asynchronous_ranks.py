@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from sedona_nni.decouplings.decoupling import Decoupling
-from sedona_nni.plugins import load_plugins
 from sedona_nni.task import Task
 from sedona_nni.training.parallel.launch import train_in_parallel
 from sedona_nni.training.parallel.rank import Job
@@ -45,7 +44,6 @@ def trained(
     """Train for an epoch of the slowest block; return what every epoch reported."""
     plugin = directory / "sleepy.py"
     plugin.write_text(SLEEPY)
-    load_plugins([str(plugin)], directory)
     given = {"name": "asynchronous", **options}
     settings = TrainSettings.model_validate(
         {"epochs": 1, "batch_size": 16, "lr": 0.02, "method": given, "parallel": "blocks"}
