@@ -163,6 +163,8 @@ def run(
     workers: dict[Connection, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
+        # Ctrl-C is for this process, which then ends the others; they never hear of it
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for rank in range(rival.processes):
                 ours, its = context.Pipe()
@@ -173,6 +175,7 @@ def run(
                 process.start()
                 its.close()
                 workers[ours] = process
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
             return _gather(workers, started + 10 * setting.timeout_s)
         finally:
             for connection, process in workers.items():
@@ -180,6 +183,7 @@ def run(
                 process.kill()  # what it had to say has been heard
             for process in workers.values():
                 process.join()
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
 
 def _gather(workers: dict[Connection, Any], deadline: float) -> list[Measurement]:
@@ -218,7 +222,6 @@ def _serve(
     """Measure one process's part, and say what came of it."""
     # Also where what has started this one is killed
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for what has started this one
     # What goes wrong is said in one line; torch's own reports of it take hundreds
     with Path(os.devnull).open("w") as nowhere:
         for descriptor in (1, 2):
