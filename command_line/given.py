@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sedona_nni.models import Backbone
     from sedona_nni.strategies.experiment import Experiment
     from sedona_nni.strategies.experiment_file import ExperimentFile
+    from sedona_nni.training.settings import TrainSettings
 
 
 def read_given(experiment: Path, file: ExperimentFile | None = None) -> Experiment:
@@ -44,10 +45,11 @@ def bound_of(
     memory: str | None,
     directory: Path,
     aux: Iterable[str] = (),
+    train: TrainSettings | None = None,
 ) -> BlockBound | None:
     """Return the experiment's bounds on blocks, or others in place of one or both.
 
-    Measured times go to a directory.
+    Measured times go to a directory. Memory is that of its trainings, or of ``train``.
     """
     from sedona_nni.decouplings.bounds import allowed_memory, allowed_share
     from sedona_nni.strategies.checkpoint import COMPUTE_FILE
@@ -69,6 +71,9 @@ def bound_of(
         allowed_memory(memory, 1, 1)
         changes["max_block_memory"] = memory
     settings = replace(settings, bound=settings.bound.model_copy(update=changes))
+    if train is not None:
+        changed = settings.training.model_copy(update={"train": train})
+        settings = replace(settings, training=changed)
     if not settings.bound.bounds_blocks:
         return None
     aux = [*aux]

@@ -64,6 +64,10 @@ def train(
     ] = None,
     device: Device = "auto",
     workers: Workers = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", metavar="", help="Train even if memory seems not to suffice."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a decoupling as a trial of the experiment would, without NNI's manager.
@@ -100,9 +104,10 @@ def train(
     else:
 
         def bound_for(aux: Iterable[str]) -> BlockBound | None:
-            return bound_of(planned, max_block_share, max_block_memory, directory, aux)
+            return bound_of(planned, max_block_share, max_block_memory, directory, aux, settings)
 
-        counted = rule_costs(planned.settings.training, planned.folder)
+        training = planned.settings.training.model_copy(update={"train": settings})
+        counted = rule_costs(training, planned.folder)
         name = planned.task.backbone
         chosen = decoupling_of(decoupling, num_blocks, name, bound_for, counted)
     threads = planned.settings.machine.threads
@@ -117,6 +122,7 @@ def train(
             workers=planned.settings.machine.workers if workers is None else workers,
             report=narrator(),
             directory=directory,
+            check_memory=planned.settings.machine.check_memory and not force,
         )
     if shows():
         show_numbers(result, as_json)

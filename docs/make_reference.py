@@ -244,6 +244,7 @@ SOURCES: dict[str, str] = {
     "Machine.device": "ours; release, `--no-cuda`",
     "Machine.threads": _OURS,
     "Machine.workers": _OURS,
+    "Machine.check_memory": _OURS,
     "Training.seed": _OURS,
     "Bound.max_block_share": _OURS,
     "Bound.max_block_memory": _OURS,

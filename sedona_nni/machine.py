@@ -24,6 +24,8 @@ class Machine(BaseModel):
             divides them evenly among its own, one each at least. By default PyTorch decides.
         workers: Processes per trial that read image files, see
             `sedona_nni.data.batches.FolderImages.workers`; 0 for none beside the trial's own.
+        check_memory: Refuse a training that needs more memory than is left, before any is
+            allocated, see `sedona_nni.trials.memory_check`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +33,7 @@ class Machine(BaseModel):
     device: DeviceName = "auto"
     threads: int | None = Field(default=None, ge=1)
     workers: int | None = Field(default=None, ge=0)
+    check_memory: bool = True
 
 
 def usable_cores() -> int:

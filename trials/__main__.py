@@ -125,6 +125,7 @@ def _trained(
         workers=trial.machine.workers,
         report=report_intermediate,
         directory=directory,
+        check_memory=trial.machine.check_memory,
     )
 
 

@@ -201,6 +201,7 @@ class _Doing:
             device=self._device,
             workers=trial.machine.workers,
             directory=directory,
+            check_memory=trial.machine.check_memory,
         )
         (directory / MODEL_FILE).unlink(missing_ok=True)  # hundreds of them would fill a disk
         kept = ("test_accuracy", "time_s", "images", "macs", "peak_memory_mib", "parameters")

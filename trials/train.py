@@ -50,6 +50,7 @@ from sedona_nni.training.stage import CHECKPOINT_FILE
 from sedona_nni.training.task_backbone import task_backbone
 from sedona_nni.training.weights import MODEL_FILE, load_weights
 from sedona_nni.trials.finished import finished_results
+from sedona_nni.trials.memory_check import check_fits
 from sedona_nni.trials.run import RUN_FILE, Run
 
 __all__ = [
@@ -81,6 +82,7 @@ def run_training(
     workers: int | None = None,
     report: Callable[[dict[str, float]], None] = lambda numbers: None,
     directory: Path | None = None,
+    check_memory: bool = True,
 ) -> dict[str, Any]:
     """Train a decoupling as `sedona_nni.training.loop.train` does and measure it.
 
@@ -96,6 +98,8 @@ def run_training(
         workers: Processes that read image files, see `sedona_nni.data.batches.FolderImages`.
         report: Called with the numbers of every epoch.
         directory: Where to leave the trained network and its results, and to keep checkpoints.
+        check_memory: Refuse what is larger than the memory that is left, see
+            `sedona_nni.trials.memory_check`; not under a launcher, and not a search result.
 
     Returns:
         ``default`` (best validation accuracy), ``loss`` (validation loss of that epoch),
@@ -120,12 +124,17 @@ def run_training(
         networks, and ``sizes``, height and width of every layer's maps; neither of a search result.
 
     Raises:
-        InputError: if task and decoupling do not fit or the directory holds another training.
+        InputError: if task and decoupling do not fit, the directory holds another training, or
+            there is not enough memory.
         DivergedError: if the loss does not stay finite.
     """
     finished = None if directory is None else finished_results(directory)
     if directory is not None and finished is None:
         check_output_folder("directory", directory)
+    checked = check_memory and finished is None and not is_launched()
+    if checked and isinstance(decoupling, Decoupling):
+        places = [device] if isinstance(device, str | torch.device) else device
+        check_fits(task, decoupling, settings, [torch.device(place) for place in places])
     splits = load_splits(task, settings.validation_fraction, workers=workers)
     run = TrainingRun(task=task, decoupling=decoupling, settings=settings, data=splits.identity)
     if directory is not None:

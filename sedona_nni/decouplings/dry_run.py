@@ -23,9 +23,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sedona_nni.models import FeatureShape
 from sedona_nni.models.placement import lay_out
 
-__all__ = ["LiveMemory", "as_amp", "dry_features", "dry_run", "skeleton", "storages_saved_by"]
+__all__ = [
+    "HALF",
+    "LiveMemory",
+    "as_amp",
+    "dry_features",
+    "dry_run",
+    "skeleton",
+    "storages_saved_by",
+]
 
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""The types of mixed precision."""
+
 _IN_16_BITS = {
     F.conv2d,
     F.linear,
@@ -106,7 +116,7 @@ def as_amp(amp: str) -> contextlib.AbstractContextManager[object]:
     Args:
         amp: ``no``, ``fp16`` or ``bf16``.
     """
-    return contextlib.nullcontext() if amp == "no" else _MixedPrecision(_DTYPES[amp])
+    return contextlib.nullcontext() if amp == "no" else _MixedPrecision(HALF[amp])
 
 
 def skeleton(module: Module) -> Module:

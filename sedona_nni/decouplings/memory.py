@@ -14,6 +14,9 @@ Counted exactly, for a batch of the given size, in training mode:
   neighbouring layers save, the output of one and the input of the next, is counted once.
 - A layer that begins a block saves less than within one, if it begins with what has no weights, as
   a pool: its input asks for no gradient.
+- A batch that is accumulated in parts has the activations of one part at a time, but the block's
+  input and output whole. Layers that are checkpointed keep their inputs alone; what they compute
+  again is in T.
 - With mixed precision A has what is kept in 16 bits, weights cast to 16 bits included.
 
 So the memory of a block of the layers i+1..j with auxiliary network c is a sum,
@@ -35,8 +38,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -46,6 +50,7 @@ from sedona_nni.decouplings.compute import Compute, provenance_of
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.dry_run import (
+    HALF,
     LiveMemory,
     as_amp,
     dry_features,
@@ -76,6 +81,8 @@ class StepForm:
     Attributes:
         batch_size: B, images per step.
         optimizer: Makes the optimizer of some weights.
+        accumulate: In how many parts a batch is taken, one after the other.
+        checkpointed: Whether layers keep only their inputs, and are computed again.
         averaged: Whether there are moving averages of weights and statistics.
         amp: Mixed precision: ``no``, ``fp16`` or ``bf16``.
         criterion: Mean loss of logits and labels.
@@ -85,11 +92,18 @@ class StepForm:
 
     batch_size: int
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    accumulate: int = 1
+    checkpointed: bool = False
     averaged: bool = False
     amp: str = "no"
     criterion: nn.Module = field(default_factory=LabelSmoothing)
     on_gpu: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def part_size(self) -> int:
+        """Images that go forward and backward at a time."""
+        return math.ceil(self.batch_size / self.accumulate)
 
 
 @dataclass(frozen=True)
@@ -170,7 +184,7 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
         InputError: if a name is unknown.
     """
     names = [name for name in aux_names if name != NO_AUXILIARY]
-    labels = torch.empty(form.batch_size, dtype=torch.long, device="meta")
+    labels = torch.empty(form.part_size, dtype=torch.long, device="meta")
     with dry_run():
         seen: dict[tuple[object, ...], _Kept] = {}  # deep networks repeat themselves
 
@@ -186,22 +200,25 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
             return _held(alike[form_of_module], form)
 
         images = FeatureShape(backbone.in_channels, backbone.image_size)
-        features = [dry_features(images, form.batch_size)]
+        features = [dry_features(images, form.part_size)]
         modules = [skeleton(part) for part in (*backbone.layers, backbone.head)]
         alike = {repr(module): module for module in modules}
         inner = []
         for index, module in enumerate(modules):
-            inner.append(kept(module, features[-1], first=index == 0))
-            features.append(inner[-1].result.detach())
+            found = kept(module, features[-1], first=index == 0)
+            features.append(found.result.detach())
+            again = form.checkpointed and index < len(backbone.layers)
+            inner.append(replace(found, own=0, input=True, output=False) if again else found)
         *outputs, _ = features[1:]
         sizes = [output.untyped_storage().nbytes() for output in outputs]
+        whole = [size * form.batch_size // form.part_size for size in sizes]
 
         starts = []
         for begin in range(1, len(backbone.layers)):
-            at, beginning = sizes[begin - 1], features[begin]
+            at, beginning = whole[begin - 1], features[begin]
             for module, within in zip(modules[begin:], inner[begin:], strict=True):
                 first = kept(module, beginning, first=True)
-                at += first.own - within.own
+                at += 0 if form.checkpointed else first.own - within.own
                 if first.result.requires_grad:
                     break
                 beginning = first.result
@@ -212,7 +229,7 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
             size if below.output or above.input else 0
             for size, (below, above) in zip(sizes, itertools.pairwise(inner), strict=True)
         ]
-        saved[-1] = sizes[-1]
+        saved[-1] = whole[-1]
         activations = [part.own + size for part, size in zip(inner, [*saved, 0], strict=True)]
         parts = [
             held(repr(module)) + Memory(activations=amount)
@@ -221,7 +238,7 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
         auxiliary = []
         counted: dict[tuple[object, str], Memory] = {}
         for boundary, output in enumerate(outputs[:-1]):
-            lives_on = Memory(activations=sizes[boundary] - saved[boundary])
+            lives_on = Memory(activations=whole[boundary] - saved[boundary])
             context = auxiliary_context(backbone, boundary)
             for name in names:
                 if (context, name) not in counted:  # boundaries of equal shape cost the same
@@ -390,23 +407,34 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
     with dry_run():
         features = dry_features(images, form.batch_size)
         for index, original in enumerate(network.blocks):
+            own = _held(original, form)
             block = skeleton(original)
+            block.checkpointed = form.checkpointed
+            amp, cast = form.amp, 0
+            if form.checkpointed and amp != "no":
+                # What is computed again cannot be cast here: so all is, and the weights in addition
+                block, features = block.to(HALF[amp]), features.to(HALF[amp])
+                amp, cast = "no", own.gradients // 2
             weights = [*block.parameters(), *block.buffers()]
+            outputs = []
             with LiveMemory() as live:
                 live.follow([*weights, labels, features])  # else views of them would count
-                with as_amp(form.amp):
-                    output = block(features)
-                    if block.classifier is None:
-                        loss = output
-                    else:
-                        loss, _ = block.local_loss(output, labels, form.criterion)
-                loss.backward(torch.ones_like(loss))
-            own = _held(original, form)
+                parts = features.chunk(form.accumulate), labels.chunk(form.accumulate)
+                for part, targets in zip(*parts, strict=True):
+                    with as_amp(amp):
+                        output = block(part)
+                        if block.classifier is None:
+                            loss = output
+                        else:
+                            loss, _ = block.local_loss(output, targets, form.criterion)
+                    loss.backward(torch.ones_like(loss))
+                    outputs.append(output.detach())
+            output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
             batch = _bytes([labels] if index else [labels, features])
             update = (
                 own.gradients + _bytes([labels, features, output]) + _optimize(original, form)[1]
             )
             held.append(own.held)
-            passing.append(max(live.peak - own.weights, update) - batch)
-            features = output.detach()
+            passing.append(max(live.peak - _bytes(weights) + cast, update) - batch)
+            features = output
     return StepPeaks(held, passing)

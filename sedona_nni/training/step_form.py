@@ -13,7 +13,7 @@ from sedona_nni.training.settings import TrainSettings
 
 __all__ = ["step_form"]
 
-_TOLD = ("batch_size", "optimizer", "momentum", "ema_decay", "amp")
+_TOLD = ("batch_size", "accumulate", "checkpoint", "optimizer", "momentum", "ema_decay", "amp")
 
 
 def step_form(settings: TrainSettings, device: torch.device | str = "cpu") -> StepForm:
@@ -31,6 +31,8 @@ def step_form(settings: TrainSettings, device: torch.device | str = "cpu") -> St
     return StepForm(
         batch_size=settings.batch_size,
         optimizer=partial(build_optimizer, settings=settings),
+        accumulate=settings.accumulate,
+        checkpointed=settings.checkpoint == "layers",
         averaged=settings.ema_decay is not None,
         amp=settings.amp,
         criterion=LabelSmoothing(settings.label_smoothing),

@@ -114,6 +114,31 @@ def test_activations_grow_with_the_batch_and_shrink_in_16_bits() -> None:
     assert kept(amp="fp16") == kept(amp="bf16")
 
 
+def test_parts_of_a_batch_and_checkpoints_keep_less() -> None:
+    """Of one part at a time, but whole inputs and outputs; or of layers their inputs alone."""
+    backbone = backbone_of("resnet18")
+    cut = Decoupling(backbone="resnet18", cuts=[2], aux=["conv1"])
+
+    def kept(**changes: object) -> list[int]:
+        form = step_form(TrainSettings.model_validate({"batch_size": 8, **changes}))
+        parts = memory_of_parts(backbone, ["conv1"], form)
+        return [block.activations for block in parts.blocks(cut)]
+
+    at_cut = 4 * 8 * 8 * 16 * 16  # 8 images, 8 channels of 16 x 16 pixels
+    quarter, whole = kept(batch_size=2), kept()
+    assert backbone.shapes[2] == FeatureShape(8, 16)
+    top = 4 * 8 * 32 * 4 * 4
+    assert kept(accumulate=4) == [
+        quarter[0] + at_cut * 3 // 4,
+        quarter[1] + (at_cut + top) * 3 // 4,
+    ]
+    checkpointed = kept(checkpoint="layers")
+    inputs = [4 * 8 * shape.channels * shape.size**2 for shape in backbone.shapes]
+    aux = memory_of_parts(backbone, ["conv1"], step_form(TrainSettings(batch_size=8))).auxiliary
+    assert checkpointed[0] == sum(inputs[:3]) + aux[2]["conv1"].activations
+    assert checkpointed[1] < whole[1] // 3
+
+
 def test_as_compute_it_bounds_blocks() -> None:
     backbone = backbone_of("vgg11")
     compute = compute_in_memory(backbone, ["conv1", "mlp-sr"], SGD)

@@ -29,6 +29,9 @@ from sedona_nni.trials import train as trial
         ("resnet18", "uniform:2:cnn", {}),
         ("resnet18", "uniform:4:conv2", {"amp": "bf16", "clip_norm": 1.0}),
         ("resnet50", "backprop", {}),
+        ("resnet50", "uniform:2:conv1", {"checkpoint": "layers", "batch_size": 32}),
+        ("resnet18", "uniform:2:conv1", {"accumulate": 4, "batch_size": 64}),
+        ("resnet18", "backprop", {"accumulate": 2, "checkpoint": "layers", "amp": "bf16"}),
         ("resnet50", "uniform:4:conv1", {"momentum": 0}),
         # The update takes more than the passes
         ("dgl-cnn6", "backprop", {"batch_size": 2, "optimizer": "adam"}),
