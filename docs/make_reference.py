@@ -251,7 +251,7 @@ SOURCES: dict[str, str] = {
     "Bound.compute": _OURS,
     "Tuning.published": "release's README",
     "Comparison.compare": "release's README: DGL (`uniform`), PredSim, back-propagation",
-    "Comparison.uniform_aux": "release, `--baseline-dec-type`",
+    "Comparison.uniform_aux": "ours; release, `--baseline-dec-type`: `mlp-sr`",
     "Comparison.also": _OURS,
     "Comparison.leaders": _OURS,
     "Tuning.train_for": _OURS,

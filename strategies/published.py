@@ -38,12 +38,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "task": {"dataset": "cifar10", "width_multiplier": 1},
         "train": {"epochs": 182, "batch_size": 128},
         "compare": _ROWS,
+        "uniform_aux": "mlp-sr",
     },
     "tiny-imagenet": {
         "task": {"dataset": "tiny-imagenet", "width_multiplier": 4},
         "train": {"epochs": 85, "batch_size": 256, "amp": "fp16"},
         "train_for": {"predsim": {**_PREDSIM, "class_limited_epochs": 43}},  # 15,000 steps
         "compare": _ROWS,
+        "uniform_aux": "mlp-sr",
     },
     "imagenet": {
         "task": {"dataset": "imagenet", "width_multiplier": 4},
@@ -52,6 +54,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         # No recipe is given for PredSim; this is Tiny-ImageNet's, for as much of the training
         "train_for": {"predsim": {**_PREDSIM, "class_limited_epochs": 63}},
         "compare": _ROWS,
+        "uniform_aux": "mlp-sr",
     },
 }
 

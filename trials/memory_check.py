@@ -29,7 +29,8 @@ __all__ = ["available_bytes", "check_fits", "needed_bytes"]
 
 _MIB = 2**20
 _IRRELEVANT = {"seed", "lr", "lr_min", "epochs", "milestones", "schedule", "warmup_epochs"}
-_CGROUP = Path("/sys/fs/cgroup")  # what a container may use, and uses
+CGROUP = Path("/sys/fs/cgroup")
+"""Where Linux says what a container may use, and uses."""
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -45,10 +46,10 @@ def available_bytes(device: torch.device) -> int | None:
     except (OSError, StopIteration):
         return None
     try:
-        most = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
+        most = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
         cached = _number_in(
-            _CGROUP / "memory.stat", "inactive_file"
+            CGROUP / "memory.stat", "inactive_file"
         )  # in bytes, and can be given up
     except (OSError, ValueError, StopIteration):  # no container, or one without a limit
         return left

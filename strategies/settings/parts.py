@@ -147,11 +147,12 @@ class Comparison(_Part):
 
     Attributes:
         compare: Decouplings to train on the same budget: ``"uniform"`` cuts with the same
-            auxiliary network at each (DGL), the same cuts with ``"predsim"`` at each, which trains
+            auxiliary network at each (with ``mlp-sr`` DGL), the same cuts with ``"predsim"`` at each, which trains
             with ``label_smoothing: 0`` unless ``train_for`` says otherwise, a ``"random"``
             decoupling, and ``"backprop"``. Where there is a search, also the names of others, e.g.
             ``"probe"``, which then search in trials of their own.
-        uniform_aux: The auxiliary network of ``"uniform"``.
+        uniform_aux: The auxiliary network of ``"uniform"``; the default is light at every width.
+            DGL's own is ``mlp-sr``, which on wide backbones has more weights than these.
         also: Further decouplings to train on the same budget, by names for the table: the JSON of a
             decoupling, the path of its file, or a rule, see `sedona_nni.decouplings.rules`, e.g.
             ``{layerwise: every:1:mlp-sr}``.
@@ -161,7 +162,7 @@ class Comparison(_Part):
     """
 
     compare: tuple[str, ...] = ()
-    uniform_aux: str = "mlp-sr"
+    uniform_aux: str = "conv1"
     also: dict[Name, Decoupling | str] = Field(default_factory=dict)
     leaders: int = Field(default=1, ge=1)
 

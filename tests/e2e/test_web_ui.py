@@ -110,6 +110,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
                 },
                 "train": {"epochs": 6, "batch_size": 32},
                 "compare": ["uniform", "backprop"],
+                "uniform_aux": "mlp-sr",
                 "trials_per_strategy": 1,
                 "device": "cpu",
                 "threads": 1,

@@ -55,6 +55,7 @@ def session(
         "num_blocks": 2,
         "aux": ["conv1", "conv2"],
         "compare": ["uniform", "random", "backprop"],
+        "uniform_aux": "mlp-sr",
         "trials_per_strategy": 2,
         **changes,
     }

@@ -33,7 +33,7 @@ def test_what_is_left_on_this_machine() -> None:
 
 def test_a_container_may_have_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it caches of files can be given up; without a limit the machine's is."""
-    monkeypatch.setattr(memory_check, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory_check, "CGROUP", tmp_path)
     left = available_bytes(CPU)
     (tmp_path / "memory.current").write_text(f"{60 * MIB}\n")
     (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {20 * MIB}\n")
