@@ -147,10 +147,10 @@ class Comparison(_Part):
 
     Attributes:
         compare: Decouplings to train on the same budget: ``"uniform"`` cuts with the same
-            auxiliary network at each (with ``mlp-sr`` DGL), the same cuts with ``"predsim"`` at each, which trains
-            with ``label_smoothing: 0`` unless ``train_for`` says otherwise, a ``"random"``
-            decoupling, and ``"backprop"``. Where there is a search, also the names of others, e.g.
-            ``"probe"``, which then search in trials of their own.
+            auxiliary network at each (with ``mlp-sr``, DGL's), the same cuts with ``"predsim"`` at
+            each, which trains with ``label_smoothing: 0`` unless ``train_for`` says otherwise, a
+            ``"random"`` decoupling, and ``"backprop"``. Where there is a search, also the names of
+            others, e.g. ``"probe"``, which then search in trials of their own.
         uniform_aux: The auxiliary network of ``"uniform"``; the default is light at every width.
             DGL's own is ``mlp-sr``, which on wide backbones has more weights than these.
         also: Further decouplings to train on the same budget, by names for the table: the JSON of a
