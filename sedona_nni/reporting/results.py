@@ -213,7 +213,7 @@ def closing_table(rows: Iterable[StrategyRow]) -> tuple[list[str], list[list[str
         "peak memory": lambda row: _text(row.peak_memory_mib, "{:.0f} MiB"),
     }
     if any(row.peak_resident_mib is not None for row in shown):
-        columns["peak of the process"] = lambda row: _text(row.peak_resident_mib, "{:.0f} MiB")
+        columns["process peak"] = lambda row: _text(row.peak_resident_mib, "{:.0f} MiB")
     if any(row.processes not in (None, 1) for row in shown):
         columns["processes"] = lambda row: _text(row.processes, "{}")
     if any(row.measured_speedup and row.decoupling and row.decoupling.cuts for row in shown):

@@ -111,7 +111,7 @@ def summary_table(group: Group) -> tuple[list[str], list[list[str]]]:
         "ideal speed-up",
         *(["measured speed-up"] if measured else []),
         "peak memory",
-        *(["peak of the process"] if resident else []),
+        *(["process peak"] if resident else []),
         "training",
         "search",
         "in all",

@@ -295,6 +295,8 @@ class _TrainNumbers(_Result):
     macs: Number | None = None
     peak_memory_mib: float | None = None
     peak_resident_mib: float | None = None
+    images_per_s: float | None = None
+    ideal_speedup: float | None = None
     device: str | None = None
     cores: Number | None = None
     ranks: list[dict[str, Number | None]] = []

@@ -45,6 +45,7 @@ def test_trials_train_blocks_in_processes_and_report_as_from_one(world: World, p
     for result in (cut, whole):
         assert result["history"]["epoch"] == [1, 2]
         assert result["peak_resident_mib"] > 100
+        assert result["images_per_s"] == result["images"] / result["time_s"]
     assert {"block_1_accuracy", "block_2_accuracy"} <= cut["history"].keys()
 
     database = sqlite3.connect(world.home / "nni-experiments" / folder.name / "db" / "nni.sqlite")

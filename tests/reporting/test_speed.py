@@ -67,11 +67,11 @@ def test_what_cannot_be_compared_is_not(other: TrialRecord) -> None:
 def test_the_closing_table_has_columns_for_what_is_known() -> None:
     rows = comparison([WHOLE, IN_PARALLEL])
     whole, cut = (line.split(" | ") for line in as_markdown(rows).splitlines()[2:])
-    assert closing_table(rows)[0][6:9] == ["peak of the process", "processes", "speed-up"]
+    assert closing_table(rows)[0][6:9] == ["process peak", "processes", "speed-up"]
     assert cut[6:9] == ["444 MiB", "2", "1.50× of 1.33×"]
     assert whole[6:9] == ["444 MiB", "1", "1.00× of 1.00×"]
     one = closing_table(comparison([training("uniform-000", 4.0)]))[0]
-    assert one[6:8] == ["peak of the process", "training"]
+    assert one[6:8] == ["process peak", "training"]
     former = closing_table(comparison([trained("uniform-000", 0.6)]))[0]
     assert former[5:7] == ["peak memory", "training"]
 
@@ -91,7 +91,7 @@ def test_the_report_shows_it_beside_the_ideal_one() -> None:
     headings, rows = summary_table(found)
     shown = dict(zip(headings, rows[1], strict=True))
     assert (shown["ideal speed-up"], shown["measured speed-up"]) == ("1.33×", "1.50×")
-    assert shown["peak of the process"] == "444 MiB"
+    assert shown["process peak"] == "444 MiB"
     page = render(Report(groups=[found]), "a test")
     assert "Test accuracy against measured speed-up" in page
     assert "1.50×</td>" in page
@@ -101,7 +101,7 @@ def test_the_report_shows_it_beside_the_ideal_one() -> None:
     assert "measured speed-up" not in summary_table(former)[0]
     page = render(Report(groups=[former]), "a test")
     assert "measured speed-up</th>" not in page
-    assert "peak of the process</th>" not in page
+    assert "process peak</th>" not in page
 
 
 def test_a_ledger_whose_compute_makes_no_sense_is_refused_in_one_line() -> None:

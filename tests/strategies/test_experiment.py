@@ -42,6 +42,7 @@ def test_there_are_experiments() -> None:
         *("quickstart.yml", "random_digits.yml", "evolution_digits.yml"),
         *("sedona_vgg19.yml", "random_vgg19.yml", "evolution_vgg19.yml"),
         *("probe_digits.yml", "probe_vgg19.yml", "study_vgg13.yml", "study_resnet18.yml"),
+        "parallel_digits.yml",
     } <= names
 
 
