@@ -53,7 +53,8 @@ _BASE = "back-propagation"
 _KINDS = (
     _Kind(
         "parallel",
-        "images/s; in brackets their ratio to back-propagation on one core",
+        "images/s; in brackets their ratio to back-propagation on one core; reached: the blocks' "
+        "rate over what their busiest one allows",
         {
             _BASE: ["backprop"],
             "on all cores": ["backprop_threads"],
@@ -61,6 +62,7 @@ _KINDS = (
             "FSDP2": ["fsdp"],
             "best pipeline": _PIPELINES,
             "blocks": ["blocks"],
+            "blocks, bf16": ["blocks_bf16"],
         },
         lambda side: float(side["images_per_s"]),
         max,
@@ -109,8 +111,14 @@ def overview(directory: Path = RECORDS) -> View:
         rows = [
             [_in_words(name, documents[name]), *_cells(row, kind)] for name, row in values.items()
         ]
+        headings = ["", *kind.columns]
+        if kind.name == "parallel":
+            headings.append("reached")
+            for row, document in zip(rows, documents.values(), strict=True):
+                share = document.get("share_reached")
+                row.append("–" if share is None else f"{share:.2f}")
         if rows:
-            tables.append(Table(kind.title, ["", *kind.columns], rows))
+            tables.append(Table(kind.title, headings, rows))
     return View(results, tables)
 
 
