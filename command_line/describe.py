@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from sedona_nni.command_line.given import decoupling_of
+from sedona_nni.command_line.given import compute_of, decoupling_of
 from sedona_nni.command_line.options import (
     DecouplingText,
     ImageSize,
@@ -37,25 +38,47 @@ def describe(
     image_size: ImageSize = 32,
     width_multiplier: WidthMultiplier = 1.0,
     stem: StemName = "published",
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per step, for memory.")] = 128,
     as_json: Json = False,
 ) -> None:
-    """Show what a backbone, its auxiliary candidates and the blocks of a decoupling cost."""
+    """Show what a backbone, its auxiliary candidates and the blocks of a decoupling cost.
+
+    Memory is that of training with the default settings, each block from its own loss.
+    """
     import torch
 
+    from sedona_nni.decouplings.compute import Compute
     from sedona_nni.decouplings.cost import describe as describe_cost
-    from sedona_nni.models import build_backbone
+    from sedona_nni.decouplings.cost import heavy_auxiliary
+    from sedona_nni.decouplings.memory import describe_memory
+    from sedona_nni.models import Backbone, build_backbone
+    from sedona_nni.training.settings import TrainSettings
+    from sedona_nni.training.step_form import step_form
 
-    chosen = decoupling_of(decoupling, num_blocks, backbone)
-    with torch.device("meta"):  # nothing is computed
-        network = build_backbone(
-            chosen.backbone,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            width_multiplier=width_multiplier,
-            stem=cast("Stem", stem),
-        )
+    def built(name: str) -> Backbone:
+        with torch.device("meta"):  # nothing is computed
+            return build_backbone(
+                name,
+                num_classes=num_classes,
+                in_channels=in_channels,
+                image_size=image_size,
+                width_multiplier=width_multiplier,
+                stem=cast("Stem", stem),
+            )
+
+    def counted(unit: Literal["macs", "memory"], aux: str) -> Compute:
+        assert backbone is not None  # or there is no rule
+        return compute_of(unit, built(backbone), [aux], "cpu", batch_size)
+
+    chosen = decoupling_of(decoupling, num_blocks, backbone, costs=counted)
+    network = built(chosen.backbone)
     described = describe_cost(network, chosen)
+    memory = describe_memory(network, chosen, step_form(TrainSettings(batch_size=batch_size)))
+    for block, own in zip(described["blocks"], memory.pop("blocks"), strict=True):
+        block["memory"] = own
+    described["memory"] = memory
+    if (heavy := heavy_auxiliary(network, chosen)) is not None:
+        print(f"sedona-nni: {heavy}", file=sys.stderr)
     if as_json:
         print(json.dumps(described))
         return
@@ -70,6 +93,7 @@ def describe(
     _show_candidates(described)
     print(chosen.in_words())
     _show_blocks(described)
+    _show_memory(described)
 
 
 def _show_parts(described: dict[str, Any]) -> None:
@@ -149,4 +173,22 @@ def _show_blocks(described: dict[str, Any]) -> None:
         f"largest block: {described['largest_share']:.1%} of the MACs, so an ideal speed-up of "
         f"{described['ideal_speedup']:.2f} ({described['ideal_speedup_with_auxiliary']:.2f} with "
         "auxiliary networks)"
+    )
+
+
+def _show_memory(described: dict[str, Any]) -> None:
+    """Show what each block takes in training."""
+    columns = ("activations", "weights", "gradients", "optimizer", "total", "peak")
+    show_table(
+        ("block", *(f"{name}, MiB" for name in columns)),
+        (
+            [str(block["index"]), *(f"{block['memory'][name] / 2**20:,.1f}" for name in columns)]
+            for block in described["blocks"]
+        ),
+    )
+    memory = described["memory"]
+    print(
+        f"a step of {memory['batch_size']} images: {memory['one_process'] / 2**20:,.0f} MiB at its "
+        f"peak in one process, {memory['largest_rank'] / 2**20:,.0f} MiB in a process that holds "
+        "only the block that takes most"
     )

@@ -9,6 +9,7 @@ way ``checkpoint.pt`` in place of the last two.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,7 +23,13 @@ from pydantic import Field
 
 from sedona_nni.data.sets import BatchStream, Splits, load_splits
 from sedona_nni.decouplings.compute import compute_in_macs
-from sedona_nni.decouplings.cost import block_costs, count_parameters, peak_memory_mib, relaxed_cost
+from sedona_nni.decouplings.cost import (
+    block_costs,
+    count_parameters,
+    heavy_auxiliary,
+    peak_memory_mib,
+    relaxed_cost,
+)
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
@@ -62,6 +69,8 @@ __all__ = [
     "step_memory_mib",
     "thinned_history",
 ]
+
+_logger = logging.getLogger(__name__)
 
 _EPOCHS_KEPT = 100  # of a history: a curve needs no more, and every result is in the ledger
 
@@ -144,6 +153,8 @@ def run_training(
 
     job = parallel_job(run, device, workers, directory)
     network, costs = initial_network(task, decoupling, settings.seed)
+    if isinstance(decoupling, Decoupling) and leads_host():
+        _warn_of_weight(task, decoupling)
     extra = _method(network, settings, splits).extra_cost()
     costs = {name: cost + getattr(extra, name) for name, cost in costs.items()}
     if directory is not None:
@@ -312,6 +323,13 @@ def initial_network(
             network = build_decoupled(backbone, decoupling)
             macs = sum(block.backbone.macs + block.auxiliary.macs for block in blocks)
     return network, {"parameters": count_parameters(network), "macs": macs}
+
+
+def _warn_of_weight(task: Task, decoupling: Decoupling) -> None:
+    with torch.device("meta"):
+        heavy = heavy_auxiliary(task_backbone(task), decoupling)
+    if heavy is not None:
+        _logger.warning("%s", heavy)
 
 
 def _anatomy(task: Task, decoupling: Decoupling | SearchResult) -> dict[str, Any]:

@@ -39,6 +39,7 @@ __all__ = [
     "count_parameters",
     "describe",
     "head_cost",
+    "heavy_auxiliary",
     "layer_costs",
     "peak_memory_mib",
     "relaxed_cost",
@@ -200,6 +201,23 @@ def summarise_blocks(blocks: Sequence[BlockCost]) -> dict[str, float]:
         "ideal_speedup": total / largest,
         "ideal_speedup_with_auxiliary": total / slowest,
     }
+
+
+def heavy_auxiliary(backbone: Backbone, decoupling: Decoupling) -> str | None:
+    """Return a warning if a decoupling's auxiliary networks outweigh the backbone, else None.
+
+    Raises:
+        InputError: if the decoupling does not fit the backbone.
+    """
+    blocks = block_costs(backbone, decoupling)
+    own = sum(block.backbone.parameters for block in blocks)
+    auxiliary = sum(block.auxiliary.parameters for block in blocks)
+    if auxiliary <= own:
+        return None
+    return (
+        f"the auxiliary networks have {auxiliary / 1e6:,.1f} million parameters, the backbone "
+        f"{own / 1e6:,.1f}; conv1 is light at every width"
+    )
 
 
 def describe(

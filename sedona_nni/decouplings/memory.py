@@ -40,14 +40,14 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sedona_nni.decouplings.compute import Compute, provenance_of
-from sedona_nni.decouplings.decoupled import DecoupledNetwork
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.dry_run import (
     HALF,
@@ -69,6 +69,7 @@ __all__ = [
     "StepForm",
     "StepPeaks",
     "compute_in_memory",
+    "describe_memory",
     "memory_of_parts",
     "peaks_of_step",
 ]
@@ -438,3 +439,36 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
             passing.append(max(live.peak - _bytes(weights) + cast, update) - batch)
             features = output
     return StepPeaks(held, passing)
+
+
+def describe_memory(backbone: Backbone, decoupling: Decoupling, form: StepForm) -> dict[str, Any]:
+    """Return what the blocks of a decoupling take in training, in bytes; fit for JSON.
+
+    Args:
+        backbone: Made under ``torch.device("meta")``.
+        decoupling: Where it is cut.
+        form: Of a step.
+
+    Returns:
+        ``blocks``, each with weights, gradients, optimizer, activations, their total, and the peak
+        of a process that holds the block alone; ``batch_size``; ``one_process`` and
+        ``largest_rank``, the peaks of a process that holds all and of the largest one that holds
+        one.
+
+    Raises:
+        InputError: if the decoupling does not fit the backbone.
+    """
+    blocks = memory_of_parts(backbone, set(decoupling.aux), form).blocks(decoupling)
+    with torch.device("meta"):
+        network = build_decoupled(backbone, decoupling)
+    images = FeatureShape(backbone.in_channels, backbone.image_size)
+    peaks = peaks_of_step(network, images, form)
+    return {
+        "batch_size": form.batch_size,
+        "one_process": peaks.one_process,
+        "largest_rank": max(peaks.ranks),
+        "blocks": [
+            {**asdict(block), "total": block.total, "peak": peak}
+            for block, peak in zip(blocks, peaks.ranks, strict=True)
+        ],
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,3 +88,38 @@ def test_describe_in_tables(
         "(1.94 with auxiliary networks)",
     ):
         assert row.split() in lines, row
+
+
+@pytest.mark.slow(reason="every command imports PyTorch")
+def test_describe_says_what_blocks_take_of_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Balanced as the rule says, and as large as the batch; heavy auxiliary networks are told."""
+    asked = ("--backbone", "vgg11", "--batch-size", "32", "--json", "--decoupling")
+
+    def described(rule: str) -> tuple[Any, str]:
+        assert sedona(monkeypatch, "describe", *asked, rule) == 0
+        shown = capsys.readouterr()
+        return json.loads(shown.out), shown.err
+
+    balanced, quiet = described("memory-balanced:2:conv1")
+    uniform, _ = described("uniform:2:conv1")
+    assert quiet == ""
+    for shown in (balanced, uniform):
+        totals = [block["memory"]["total"] for block in shown["blocks"]]
+        parts = ("weights", "gradients", "optimizer", "activations")
+        assert totals == [sum(b["memory"][name] for name in parts) for b in shown["blocks"]]
+        assert shown["memory"]["batch_size"] == 32
+        peaks = [block["memory"]["peak"] for block in shown["blocks"]]
+        assert shown["memory"]["largest_rank"] == max(peaks) < shown["memory"]["one_process"]
+    largest = [max(b["memory"]["total"] for b in shown["blocks"]) for shown in (balanced, uniform)]
+    assert largest[0] < largest[1]
+    assert sedona(monkeypatch, "describe", "--backbone", "resnet50", "--batch-size", "2") == 0
+    assert "a step of 2 images: " in capsys.readouterr().out
+    _, told = described("uniform:4:mlp")
+    heavy = ("--backbone", "resnet50", "--decoupling", "uniform:4:mlp-sr", "--batch-size", "2")
+    assert told == ""
+    assert sedona(monkeypatch, "describe", *heavy) == 0
+    assert "auxiliary networks have 7.6 million parameters, the backbone 1.5" in (
+        capsys.readouterr().err
+    )

@@ -18,11 +18,13 @@ from sedona_nni.decouplings.cost import (
     count_parameters,
     describe,
     head_cost,
+    heavy_auxiliary,
     layer_costs,
     peak_memory_mib,
     summarise_blocks,
 )
 from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
+from sedona_nni.decouplings.rules import decoupling_by_rule
 from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone, FeatureShape, build_backbone
 from sedona_nni.searches.sedona.result import SearchResult
@@ -305,3 +307,19 @@ class TestPeakMemory:
         device = torch.device("cuda")
         before = torch.ones(16 * MIB, device=device)
         assert peak_memory_mib(lambda: before[: 4 * MIB] * 2 + 1, device) == 8.0
+
+
+def test_heavy_auxiliary_networks_are_told() -> None:
+    """Of ResNet-50, three of DGL's outweigh the backbone at any width, three light ones do not."""
+    for width in (1, 4):
+        with torch.device("meta"):
+            backbone = build_backbone("resnet50", num_classes=10, width_multiplier=width)
+        light, heavy = (
+            heavy_auxiliary(backbone, decoupling_by_rule(f"uniform:4:{aux}", "resnet50", 16))
+            for aux in ("conv1", "mlp-sr")
+        )
+        assert light is None
+        assert heavy is not None
+    assert heavy.startswith(
+        "the auxiliary networks have 120.5 million parameters, the backbone 23.5"
+    )
