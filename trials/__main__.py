@@ -37,8 +37,8 @@ Claimed: TypeAlias = torch.device | Sequence[torch.device]
 
 # Of a training, in the web UI; a search has no place among trainings
 _SHOWN = (
-    *("default", "loss", "test_accuracy", "peak_memory_mib", "peak_resident_mib"),
-    *("images_per_s", "ideal_speedup", "time_s"),
+    *("default", "loss", "test_accuracy", "peak_memory_mib", "ideal_peak_memory_mib"),
+    *("peak_resident_mib", "images_per_s", "ideal_speedup", "time_s"),
 )
 
 

@@ -52,12 +52,12 @@ from sedona_nni.training.parallel.launch import (
 )
 from sedona_nni.training.parallel.rank import Job, Outcome
 from sedona_nni.training.parallel.rank_stage import CHECKPOINTS
-from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.settings import Parallel, TrainSettings
 from sedona_nni.training.stage import CHECKPOINT_FILE
 from sedona_nni.training.task_backbone import task_backbone
 from sedona_nni.training.weights import MODEL_FILE, load_weights
 from sedona_nni.trials.finished import finished_results
-from sedona_nni.trials.memory_check import check_fits
+from sedona_nni.trials.memory_check import check_fits, needed_bytes
 from sedona_nni.trials.run import RUN_FILE, Run
 
 __all__ = [
@@ -120,6 +120,8 @@ def run_training(
         optimizer state, gradients, activations and what the step computes on the way, but not
         the images. ``peak_resident_mib`` is the most main memory that the process had until the
         training's end, with Python, torch, the data set and evaluation.
+        ``ideal_peak_memory_mib`` is the peak of the step of the largest block in a process of its
+        own, as `sedona_nni.trials.memory_check.needed_bytes` counts it.
         Of a training in parallel, ``ranks``: what each process needed, see
         `sedona_nni.training.parallel.rank.RankReport`; both peaks are the largest of theirs.
         ``device``, ``cpu`` or ``cuda``, and ``cores``: processors that the CPU threads of all
@@ -171,7 +173,7 @@ def run_training(
         device = torch.device(cast(torch.device | str, device))
         peak = step_memory_mib(run, splits, device)
         trained = train(network, splits, settings, device=device, report=note, directory=directory)
-        needed = {
+        needed: dict[str, Any] = {
             "peak_memory_mib": peak,
             "peak_resident_mib": peak_resident_mib(),
             "device": device.type,
@@ -191,6 +193,7 @@ def run_training(
         "best_epoch": trained.best_epoch,
         **costs,
         **needed,
+        **_ideal_peak(run, needed["device"]),
         "time_s": trained.time_s,
         "images": images,
         "images_per_s": images / trained.time_s,
@@ -203,6 +206,19 @@ def run_training(
         (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
         shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     return results
+
+
+def _ideal_peak(run: TrainingRun, device: str) -> dict[str, float]:
+    """Return what a step takes in the largest of K processes with a block each; none of plug-ins'
+    networks that cannot be run dry, and of a relaxed network."""
+    if isinstance(run.decoupling, SearchResult):
+        return {}
+    divided = run.settings.model_copy(update={"parallel": run.settings.parallel or Parallel()})
+    try:
+        needed = needed_bytes(run.task, run.decoupling, divided, torch.device(device))
+    except RuntimeError:
+        return {}
+    return {"ideal_peak_memory_mib": max(needed) / 2**20}
 
 
 def _needed_by_ranks(job: Job, outcome: Outcome) -> dict[str, Any]:

@@ -107,6 +107,7 @@ class TrialView(_Shown):
         parameters: Number of weights, auxiliary networks included.
         peak_memory_mib: Peak memory of a training step, MiB; of a training in parallel that of the
             process that needs most, as the next.
+        ideal_peak_memory_mib: That of the largest block in a process of its own, as counted, MiB.
         peak_resident_mib: The most main memory that its process had, MiB.
         processes: In how many it was trained.
         time_s: Seconds of training.
@@ -135,6 +136,7 @@ class TrialView(_Shown):
     best_epoch: float | None = None
     parameters: int | None = None
     peak_memory_mib: Amount | None = None
+    ideal_peak_memory_mib: Amount | None = None
     peak_resident_mib: Amount | None = None
     processes: int = 1
     time_s: Amount | None = None

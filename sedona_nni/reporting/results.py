@@ -54,6 +54,7 @@ class StrategyRow(BaseModel):
         parameters: Number of weights trained, auxiliary networks included.
         peak_memory_mib: Peak memory of a training step, MiB; of a training in parallel that of the
             process that needs most, as the next.
+        ideal_peak_memory_mib: That of the largest block in a process of its own, as counted, MiB.
         peak_resident_mib: The most main memory that its process had, MiB.
         processes: In how many it was trained.
         ideal_speedup: See `sedona_nni.reporting.speed`.
@@ -77,6 +78,7 @@ class StrategyRow(BaseModel):
     test_accuracy: float | None = None
     parameters: int | None = None
     peak_memory_mib: float | None = None
+    ideal_peak_memory_mib: float | None = None
     peak_resident_mib: float | None = None
     processes: int | None = None
     ideal_speedup: float | None = None
@@ -177,6 +179,7 @@ def _of_the_best(record: TrialRecord) -> dict[str, Any]:
         "test_accuracy": result.test_accuracy,
         "parameters": result.parameters,
         "peak_memory_mib": result.peak_memory_mib,
+        "ideal_peak_memory_mib": result.ideal_peak_memory_mib,
         "peak_resident_mib": result.peak_resident_mib,
         "processes": len(result.ranks) or 1,
         "ideal_speedup": ideal_speedup(record),
@@ -199,9 +202,9 @@ def _means(results: list[StudyTrialResult]) -> dict[str, float]:
 def closing_table(rows: Iterable[StrategyRow]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of the closing table.
 
-    There is a column for the peak of processes where it is known, for their number where some have
-    trained in several, and for speed-ups where one of a cut network was measured: "1.48× of 1.70×",
-    that of the ideal one.
+    There are columns for what the largest block takes alone, as counted beforehand, and for the
+    peak of processes, where they are known; for their number where some have trained in several;
+    and for speed-ups where one of a cut network was measured: "1.48× of 1.70×", that of the ideal.
     """
     shown = list(rows)
     columns: dict[str, Callable[[StrategyRow], str]] = {
@@ -212,6 +215,8 @@ def closing_table(rows: Iterable[StrategyRow]) -> tuple[list[str], list[list[str
         "weights": lambda row: _text(row.parameters, "{:,}"),
         "peak memory": lambda row: _text(row.peak_memory_mib, "{:.0f} MiB"),
     }
+    if any(row.ideal_peak_memory_mib is not None for row in shown):
+        columns["largest block"] = lambda row: _text(row.ideal_peak_memory_mib, "{:.0f} MiB")
     if any(row.peak_resident_mib is not None for row in shown):
         columns["process peak"] = lambda row: _text(row.peak_resident_mib, "{:.0f} MiB")
     if any(row.processes not in (None, 1) for row in shown):

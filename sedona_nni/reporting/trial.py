@@ -294,6 +294,7 @@ class _TrainNumbers(_Result):
     parameters: Number | None = None
     macs: Number | None = None
     peak_memory_mib: float | None = None
+    ideal_peak_memory_mib: float | None = None
     peak_resident_mib: float | None = None
     images_per_s: float | None = None
     ideal_speedup: float | None = None

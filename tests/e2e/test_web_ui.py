@@ -286,8 +286,8 @@ def test_every_trial_is_shown_with_what_defines_it(viewed: int, run: Run, browse
     browser.open(viewed, "detail")
     assert browser.axes() == [
         *("lr", "key", "strategy", "blocks", "cuts", "method"),
-        *("default", "loss", "test_accuracy", "peak_memory_mib", "peak_resident_mib"),
-        *("images_per_s", "ideal_speedup", "time_s"),
+        *("default", "loss", "test_accuracy", "peak_memory_mib", "ideal_peak_memory_mib"),
+        *("peak_resident_mib", "images_per_s", "ideal_speedup", "time_s"),
     ]
     assert "[object Object]" not in (browser.page.locator(".parcoords").text_content() or "")
     browser.picture("hyper-parameters")

@@ -27,7 +27,8 @@ RANKS = [
 def training(key: str, time_s: float, given: Any = None, **more: Any) -> TrialRecord:
     """A training of 50 images on two processors; only those named uniform are cut."""
     cut = {} if key.startswith("uniform") else {"decoupling": {"backbone": "vgg11"}}
-    result = {"device": "cpu", "cores": 2, "peak_resident_mib": 444.4, **more}
+    memory = {"ideal_peak_memory_mib": 22.2, "peak_resident_mib": 444.4}
+    result = {"device": "cpu", "cores": 2, **memory, **more}
     compute = {"compute": COMPUTE, "sizes": [32] * 8}
     return trained(
         key, 0.6, given={"train": TRAIN, **cut, **(given or {})}, time_s=time_s, **compute, **result
@@ -67,11 +68,13 @@ def test_what_cannot_be_compared_is_not(other: TrialRecord) -> None:
 def test_the_closing_table_has_columns_for_what_is_known() -> None:
     rows = comparison([WHOLE, IN_PARALLEL])
     whole, cut = (line.split(" | ") for line in as_markdown(rows).splitlines()[2:])
-    assert closing_table(rows)[0][6:9] == ["process peak", "processes", "speed-up"]
-    assert cut[6:9] == ["444 MiB", "2", "1.50× of 1.33×"]
-    assert whole[6:9] == ["444 MiB", "1", "1.00× of 1.00×"]
+    assert closing_table(rows)[0][6:10] == [
+        *("largest block", "process peak", "processes", "speed-up"),
+    ]
+    assert cut[6:10] == ["22 MiB", "444 MiB", "2", "1.50× of 1.33×"]
+    assert whole[6:10] == ["22 MiB", "444 MiB", "1", "1.00× of 1.00×"]
     one = closing_table(comparison([training("uniform-000", 4.0)]))[0]
-    assert one[6:8] == ["process peak", "training"]
+    assert one[6:9] == ["largest block", "process peak", "training"]
     former = closing_table(comparison([trained("uniform-000", 0.6)]))[0]
     assert former[5:7] == ["peak memory", "training"]
 
@@ -95,6 +98,7 @@ def test_the_report_shows_it_beside_the_ideal_one() -> None:
     page = render(Report(groups=[found]), "a test")
     assert "Test accuracy against measured speed-up" in page
     assert "1.50×</td>" in page
+    assert page.count("22.2 MiB</td>") == 4  # in either table, of either training
     assert "<small>(largest of 2)</small>" in page
 
     former = group([trained("backprop-000", 0.6), trained("uniform-000", 0.6, compute=COMPUTE)])

@@ -47,6 +47,7 @@ def test_results_and_files(tmp_path: Path) -> None:
         "parameters",
         "macs",
         "peak_memory_mib",
+        "ideal_peak_memory_mib",
         "peak_resident_mib",
         "device",
         "cores",
