@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -513,6 +514,34 @@ def overview(
     if write:
         put(written())
     overview_of_records().show(as_json=as_json)
+
+
+@app.command()
+def faults(
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="Rounds, with a fault each.")] = 100,
+    patience_s: Annotated[
+        float, typer.Option(min=2, help="How long ranks wait for one that is silent, s.")
+    ] = 5,
+    as_json: Json = False,
+    record: Record = None,
+    despite: Despite = None,
+) -> None:
+    """Trainings in parallel of which something is killed or stopped: nothing may be lost."""
+    from benchmarks.faults import campaign, fault_table
+    from benchmarks.record import begin, publish
+
+    head = begin(record, despite, n=1)
+    rounds = campaign(seed, count, patience_s, lambda line: print(line, file=sys.stderr))
+    publish(
+        head,
+        {"seed": seed, "patience_s": patience_s, "rounds": [asdict(each) for each in rounds]},
+        [fault_table(rounds)],
+        as_json=as_json,
+        record=record,
+    )
+    if failed := [f"{each.number}" for each in rounds if each.reason is not None]:
+        raise SedonaError(f"rounds {', '.join(failed)} of seed {seed} failed")
 
 
 @app.command()

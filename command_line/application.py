@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -38,6 +39,9 @@ class _Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:  # what was under way can be gone on with
+            print("sedona-nni: interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
         except ModuleNotFoundError as error:
             missing = how_to_get(error)
             if missing is None:

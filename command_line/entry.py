@@ -15,6 +15,8 @@ from sedona_nni.errors import InputError, SedonaError
 def main() -> None:
     """Run the command; a mistake of the user is one line and exit code 2."""
     _write_whatever_the_terminal_can()
+    if "MASTER_ADDR" in os.environ:  # as one of several, each of which says in a line why it ends
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         try:
             app(prog_name="sedona-nni")  # also as `python -m`

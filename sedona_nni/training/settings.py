@@ -45,6 +45,7 @@ class Parallel(BaseModel):
             which halves what is sent. What was computed in half precision travels as it is.
         replicas: Processes of each block, which divide every batch among themselves; or a number
             for all blocks. Each batch norm then sees its process's part of the batch.
+        start_s: Seconds after which all processes have to be there, until the others give up.
         patience_s: Seconds that a process may be without a sign of life before the others give up.
     """
 
@@ -53,6 +54,7 @@ class Parallel(BaseModel):
     name: Literal["blocks"] = "blocks"
     wire: Literal["float32", "bf16"] = "float32"
     replicas: int | tuple[int, ...] = 1
+    start_s: float = Field(default=300.0, ge=1)
     patience_s: float = Field(default=30.0, ge=2)
 
     @field_validator("replicas")

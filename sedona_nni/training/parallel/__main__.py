@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import signal
 import sys
 import time
-from typing import Any
+import traceback
+from datetime import timedelta
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 
 from sedona_nni.errors import SedonaError
+from sedona_nni.training.parallel.launch import name_of_signal
 from sedona_nni.training.parallel.rank import Job, run_rank
 from sedona_nni.training.parallel.watch import Failure, record_failure
 
 _GRACE_S = 5.0  # for ranks to end by themselves, once one has failed
+_CONNECTION = timedelta(seconds=5)  # within this host
 
 
 def main() -> int:
@@ -27,13 +32,21 @@ def main() -> int:
         return 1
     job = Job.read(text)
     ranks: dict[int, int] = {}
+    failure = None
     for rank in range(job.layout.num_ranks):
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            words = f"{job.layout.in_words(rank)} cannot be started ({error.strerror})"
+            failure = Failure("SedonaError", words)
+            break
         if pid == 0:
             _be(job, rank, port, writer)
         ranks[pid] = rank
     os.close(writer)
-    return _wait_for(ranks, job, dist.TCPStore("127.0.0.1", port, is_master=False))
+    if failure is not None:
+        _record(port, failure)
+    return _wait_for(ranks, job, port, has_failed=failure is not None)
 
 
 def _be(job: Job, rank: int, port: int, writer: int) -> None:
@@ -41,44 +54,73 @@ def _be(job: Job, rank: int, port: int, writer: int) -> None:
     starter = os.getppid()
 
     def is_orphaned() -> bool:
-        ended, _, _ = select.select([sys.stdin.fileno()], [], [], 0)
-        return bool(ended) or os.getppid() != starter
+        return _is_forsaken() or os.getppid() != starter
 
     def tell(**event: Any) -> None:
-        os.write(writer, (json.dumps(event) + "\n").encode())
+        try:
+            os.write(writer, (json.dumps(event) + "\n").encode())
+        except BrokenPipeError:  # nobody wants to know
+            os._exit(1)
 
     code = 1
     try:
-        store = dist.TCPStore("127.0.0.1", port, is_master=False)
         outcome = run_rank(
             job,
-            store,
+            _store(port),
             rank,
             leads_host=rank == 0,
             report=lambda numbers: tell(report=numbers),
             is_orphaned=is_orphaned,
-            prints=False,
+            is_launched=False,
         )
         if rank == 0:
             tell(outcome=outcome.as_json())
         code = 0
     except SedonaError:
         pass  # the store has it
+    except Exception:  # as of torch's store, before anybody could be told
+        if not is_orphaned():
+            traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # without taking leave of connections whose other ends may be gone
+        _leave(code)
 
 
-def _wait_for(ranks: dict[int, int], job: Job, store: dist.Store) -> int:
-    left, deadline = dict(ranks), None
+def _leave(code: int) -> NoReturn:
+    """End, without taking leave of connections whose other ends may be gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _is_forsaken() -> bool:
+    """Say whether the process that has started this one or its parent is gone."""
+    ended, _, _ = select.select([sys.stdin.fileno()], [], [], 0)
+    return bool(ended)
+
+
+def _store(port: int) -> dist.Store:
+    """Return the store of whoever has started this one; it is there already, or never again."""
+    return dist.TCPStore("127.0.0.1", port, is_master=False, timeout=_CONNECTION)
+
+
+def _record(port: int, failure: Failure) -> None:
+    with contextlib.suppress(RuntimeError):  # of torch's store, whose host is gone
+        record_failure(_store(port), failure)
+
+
+def _wait_for(ranks: dict[int, int], job: Job, port: int, *, has_failed: bool) -> int:
+    """Wait until all ranks have ended, not for long once one has failed; return the exit code."""
+    left = dict(ranks)
+    deadline = time.monotonic() + _GRACE_S if has_failed else None
     while left:
+        if deadline is None and _is_forsaken():
+            deadline = time.monotonic() + _GRACE_S
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid in left:
             rank, code = left.pop(pid), os.waitstatus_to_exitcode(status)
             if code < 0:
-                words = f"{job.layout.in_words(rank)} was killed by {signal.Signals(-code).name}"
-                record_failure(store, Failure("LostRank", words))
+                words = f"{job.layout.in_words(rank)} was killed by {name_of_signal(-code)}"
+                _record(port, Failure("LostRank", words))
             if code != 0 and deadline is None:
                 deadline = time.monotonic() + _GRACE_S
         elif deadline is not None and time.monotonic() > deadline:
@@ -91,4 +133,4 @@ def _wait_for(ranks: dict[int, int], job: Job, store: dist.Store) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import time
@@ -30,14 +31,13 @@ from sedona_nni.training.loop import DivergedError, TrainResult, train
 from sedona_nni.training.parallel.layout import Layout
 from sedona_nni.training.parallel.rank_stage import LostRank, RankStage
 from sedona_nni.training.parallel.rehearsal import step_peak_mib
-from sedona_nni.training.parallel.watch import Failure, Watch, record_failure
+from sedona_nni.training.parallel.watch import Failure, Watch
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.stage import Stage
 from sedona_nni.training.task_backbone import task_backbone
 
 __all__ = ["Job", "Outcome", "RankReport", "build_network", "exception_of", "run_rank"]
 
-_START_S = 300.0  # until the last rank is there
 _FOREVER = timedelta(days=365)  # a rank may compute as long as it likes; the watch sees to the rest
 _BETTER_REASON_S = 2.0  # for the one that fails to say why, before a neighbour says that it is gone
 _SAME = 1e-4  # of the sums of weights: random numbers are rounded differently on other processors
@@ -157,7 +157,7 @@ def run_rank(
     leads_host: bool,
     report: Callable[[dict[str, float]], None],
     is_orphaned: Callable[[], bool],
-    prints: bool,
+    is_launched: bool,
 ) -> Outcome:
     """Train a block; return what the whole training came to.
 
@@ -168,7 +168,7 @@ def run_rank(
         leads_host: Whether it is the first on its host.
         report: As of `training.loop.train`; called by rank 0.
         is_orphaned: Says whether the process that started this one is gone.
-        prints: Whether this process has to say itself why it ends.
+        is_launched: Whether a launcher has started this process, see `Watch`.
 
     Raises:
         SedonaError: if the training fails, here or elsewhere. The others know by then.
@@ -182,8 +182,9 @@ def run_rank(
         rank,
         patience_s=job.settings.parallel.patience_s,
         is_orphaned=is_orphaned,
-        prints=prints,
+        is_launched=is_launched,
     )
+    defect: Exception | None = None
     try:
         outcome = _train(job, layout, store, rank, leads_host, report)
         store.add("ended", 1)
@@ -198,11 +199,14 @@ def run_rank(
     except SedonaError as error:
         kind = "InputError" if isinstance(error, InputError) else "SedonaError"
         failure = Failure(kind, f"{words}: {error}")
-    except Exception as error:  # a defect
-        traceback.print_exc()
-        failure = Failure("SedonaError", f"{words}: {type(error).__name__}: {error}")
-    watch.stop()
-    raise exception_of(record_failure(store, failure))
+    except Exception as error:  # a defect, or what another's end has caused here
+        time.sleep(_BETTER_REASON_S)
+        reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        failure, defect = Failure("SedonaError", f"{words}: {reason}"), error
+    recorded = watch.fail(store, failure)
+    if defect is not None and recorded == failure:
+        traceback.print_exception(defect)
+    raise exception_of(recorded)
 
 
 def exception_of(failure: Failure) -> SedonaError:
@@ -241,6 +245,8 @@ def _train(
     stage_alone = Stage(layout.num_blocks, block)
     peak = step_peak_mib(network, shapes[block], rows, splits, settings, stage_alone, device)
     _meet(job, layout, store, rank, splits, sums)
+    assert settings.parallel is not None
+    wire = torch.bfloat16 if settings.parallel.wire == "bf16" else torch.float32
     dist.init_process_group(
         "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
         store=dist.PrefixStore("group", store),
@@ -248,8 +254,6 @@ def _train(
         world_size=layout.num_ranks,
         timeout=_FOREVER,
     )
-    assert settings.parallel is not None
-    wire = torch.bfloat16 if settings.parallel.wire == "bf16" else torch.float32
     stage = RankStage(layout, rank, device, wire=wire, leads_host=leads_host)
     trained = train(
         network,
@@ -267,8 +271,9 @@ def _train(
 
 def _wait_for_all(store: dist.Store, count: int) -> None:
     """Let nobody take leave of somebody who still reads from him."""
-    while store.add("ended", 0) < count:
-        time.sleep(0.01)
+    with contextlib.suppress(RuntimeError):  # of torch's store: its host has seen that all have
+        while store.add("ended", 0) < count:
+            time.sleep(0.01)
 
 
 def _meet(
@@ -283,17 +288,19 @@ def _meet(
 
     Raises:
         InputError: if this one was started for something else than rank 0, or twice.
-        SedonaError: if one is missing.
+        LostRank: if one is missing.
     """
+    assert job.settings.parallel is not None
+    start_s = job.settings.parallel.start_s
     if store.add(f"started/{rank}", 1) > 1:
         raise InputError("must be started once, but another process is this rank")
     store.set(f"hello/{rank}", json.dumps(_hello(job, splits, sums)))
     started = time.monotonic()
     others = range(layout.num_ranks)
     while missing := [other for other in others if not store.check([f"hello/{other}"])]:
-        if time.monotonic() - started > _START_S:
+        if time.monotonic() - started > start_s:
             words = ", ".join(map(layout.in_words, missing))
-            raise SedonaError(f"{words} did not start within {_START_S:g} s")
+            raise LostRank(f"{words} did not start within {start_s:g} s")
         time.sleep(0.01)
     ours, theirs = (json.loads(store.get(f"hello/{each}")) for each in (rank, 0))
     for name in {**theirs["same"], **ours["same"]}:

@@ -46,7 +46,7 @@ _FEATURES, _ERRORS = 0, 1  # tags
 
 
 class LostRank(SedonaError):
-    """Another rank is gone: a connection to it was closed."""
+    """Another rank is gone: a connection to it was closed, or it never came."""
 
 
 @dataclass(frozen=True)
