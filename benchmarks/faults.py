@@ -180,13 +180,16 @@ def _round(
     return Round(**{**asdict(planned), **found})
 
 
-def disturb(planned: Round, training: SmallTraining, patience_s: float) -> dict[str, float]:
+def disturb(
+    planned: Round, training: SmallTraining, patience_s: float, late_s: float = _LATE_S
+) -> dict[str, float]:
     """Do the fault, and wait until all have ended.
 
     Args:
         planned: What to do.
         training: To whom.
         patience_s: Of the training.
+        late_s: How much longer it may take until all have ended.
 
     Returns:
         ``end_s``, see `Round`.
@@ -201,8 +204,8 @@ def disturb(planned: Round, training: SmallTraining, patience_s: float) -> dict[
         did = _do(planned, training)
         began = time.monotonic()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            training.wait(patience_s + _LATE_S)
-        left = training.left_after(began + patience_s + _LATE_S - time.monotonic())
+            training.wait(patience_s + late_s)
+        left = training.left_after(began + patience_s + late_s - time.monotonic())
         took = time.monotonic() - began
         if left:
             raise Broken(f"after {took:.0f} s {len(left)} processes are left: {training.errors()}")

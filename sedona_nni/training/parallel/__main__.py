@@ -20,7 +20,7 @@ from sedona_nni.training.parallel.launch import name_of_signal
 from sedona_nni.training.parallel.rank import Job, run_rank
 from sedona_nni.training.parallel.watch import Failure, record_failure
 
-_GRACE_S = 5.0  # for ranks to end by themselves, once one has failed
+_GRACE_S = 3.0  # for ranks to end by themselves, once one has failed
 _CONNECTION = timedelta(seconds=5)  # within this host
 
 

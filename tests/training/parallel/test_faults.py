@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -67,7 +68,7 @@ def test_disturbed_again_and_again(tmp_path: Path) -> None:
     for fault in faults:
         training = start(disturbed, WHAT)
         if isinstance(fault, str):
-            disturb(Round(1, 2, "greedy", fault, 1, epoch + 2, 0.0), training, PATIENCE_S)
+            disturb(Round(1, 2, "greedy", fault, 1, epoch + 2, 0.0), training, PATIENCE_S, LIMIT_S)
         else:
             training.wait_for_epoch(epoch + 2)
             fault(training)
@@ -244,13 +245,12 @@ def test_under_torchrun(tmp_path: Path) -> None:
 def test_a_host_is_cut_off(tmp_path: Path) -> None:
     """Both sides end."""
     what = small(2, "greedy", epochs=1000, patience_s=PATIENCE_S)
-    try:
-        joined = link("1gbit")
-        interfaces = joined.__enter__()
-    except InputError as error:
-        pytest.skip(str(error))
     trainings = []
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            interfaces = stack.enter_context(link("1gbit"))
+        except InputError as error:
+            pytest.skip(str(error))
         for rank, interface in enumerate(interfaces):
             assert interface.namespace is not None
             inside = ("nsenter", f"--net={interface.namespace}")
@@ -262,13 +262,11 @@ def test_a_host_is_cut_off(tmp_path: Path) -> None:
             before = (*inside, sys.executable)
             folder = tmp_path / str(rank)
             trainings.append(start(folder, what, before=before, environment=environment))
+            stack.callback(trainings[-1].end)
         trainings[0].wait_for_epoch(2)
         down = ("ip", "link", "set", interfaces[0].name, "down")
         subprocess.run([*("nsenter", f"--net={interfaces[0].namespace}"), *down], check=True)
         found = [ended(training) for training in trainings]
-    finally:
-        for training in trainings:
-            training.end()
-        joined.__exit__(None, None, None)
-    assert found[0] == (1, "")
-    assert found[1] == (1, "")
+    silent = "rank 1 (block 2 of 2) has given no sign of life for 5 s"
+    assert found[0] == (1, f"sedona-nni: {silent}\n")
+    assert found[1] == (1, "sedona-nni: the host of rank 0 (block 1 of 2) cannot be reached\n")
