@@ -52,6 +52,7 @@ _START_S = 3.0  # which is about as long as it takes to the first epoch
 _EPOCH_S = 0.2  # within which a fault comes after an epoch
 _LATE_S = 10.0  # beyond patience, for all to end
 _LONGEST_S = 300.0
+_RESULTS = ("default", "loss", "test_accuracy", "test_loss", "best_epoch", "history")  # no times
 
 
 class Broken(Exception):
@@ -311,7 +312,7 @@ def check_same(one: Path, other: Path) -> None:
 
 def _results(folder: Path) -> Mapping[str, Any]:
     results: dict[str, Any] = json.loads((folder / "trained" / "results.json").read_text())
-    return {name: value for name, value in results.items() if name not in ("time_s", "ranks")}
+    return {name: results[name] for name in _RESULTS}
 
 
 def fault_table(rounds: Sequence[Round]) -> Table:
