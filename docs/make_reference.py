@@ -212,6 +212,7 @@ SOURCES: dict[str, str] = {
     "Parallel.wire": _OURS,
     "Parallel.replicas": _OURS,
     "Parallel.patience_s": _OURS,
+    "Parallel.start_s": _OURS,
     "TrainSettings.evaluation_batch_size": "ours; release, `--valid-batch-size`: 1024",
     "TrainSettings.optimizer": "release, `--optim momentum`; `sgd` there has no momentum",
     "TrainSettings.lr": "release, `--lr`",
