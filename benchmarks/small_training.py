@@ -69,8 +69,8 @@ class SmallTraining:
     """One that was started, with all its processes.
 
     Attributes:
-        folder: Holds what is trained (``small.json``), what comes of it (``trained``) and what the
-            process says (``epochs.jsonl``, ``errors.txt``).
+        folder: Holds what is trained (``small.json``), what comes of it (``trained``), and what the
+            process says of its epochs and on standard error.
         process: Who was started: the caller of the ranks' starter, or a launcher, or a rank.
     """
 
