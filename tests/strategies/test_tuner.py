@@ -18,7 +18,7 @@ from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
 from sedona_nni.errors import InputError
 from sedona_nni.models import build_backbone
 from sedona_nni.reporting.ledger import Ledger
-from sedona_nni.reporting.results import cells, comparison, compromise_table, compromises
+from sedona_nni.reporting.results import closing_table, comparison, compromise_table, compromises
 from sedona_nni.reporting.trial import AnyTrial, method_of
 from sedona_nni.searches.documents import parse_result
 from sedona_nni.searches.sedona.result import SearchResult
@@ -898,7 +898,7 @@ def test_a_hopeless_training_is_stopped_and_counts(dispatch: Any) -> None:
     ]
     rows = comparison(record for record in ledger(nni) if not record.is_search)
     row = next(row for row in rows if row.strategy == "uniform")
-    assert cells(row)[-1] == "2 (1 stopped early)"
+    assert closing_table([row])[1][0][-1] == "2 (1 stopped early)"
     assert nni.ended
     assert nni.error is None
     assert "uniform-003" not in nni.started
