@@ -77,12 +77,16 @@ def train(
     A bound on the blocks replaces that of the experiment. What is derived from a search result
     keeps to it, what is given has to.
     """
+    from sedona_nni.training.parallel.host import is_launched, prepare
+
+    if parallel == "blocks" and not is_launched():
+        prepare()  # before anything else is imported, which takes about as long
     import torch
 
     from sedona_nni.files import check_output_folder
     from sedona_nni.searches.sedona.relaxed_training import build_relaxed
     from sedona_nni.strategies.settings.costs import rule_costs
-    from sedona_nni.training.parallel.launch import shows
+    from sedona_nni.training.parallel.host import shows
     from sedona_nni.training.task_backbone import task_backbone
     from sedona_nni.trials.claims import claim_for_training
     from sedona_nni.trials.train import run_training

@@ -11,7 +11,7 @@ import torch
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.strategies.nni_border.devices import check_device, claim_device, claim_devices
-from sedona_nni.training.parallel.launch import is_launched
+from sedona_nni.training.parallel.host import is_launched
 from sedona_nni.training.settings import TrainSettings
 
 __all__ = ["claim_for_training"]

@@ -44,12 +44,8 @@ from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.training.evaluation import Evaluation, evaluate
 from sedona_nni.training.loop import train
 from sedona_nni.training.methods import TrainingMethod, build_method
-from sedona_nni.training.parallel.launch import (
-    is_launched,
-    leads_host,
-    train_as_rank,
-    train_in_parallel,
-)
+from sedona_nni.training.parallel.host import is_launched, leads_host
+from sedona_nni.training.parallel.launch import train_as_rank, train_in_parallel
 from sedona_nni.training.parallel.rank import Job, Outcome
 from sedona_nni.training.parallel.rank_stage import CHECKPOINTS
 from sedona_nni.training.settings import Parallel, TrainSettings

@@ -17,7 +17,8 @@ travel as they are and each process has as many threads.
     rank_stage   what passes between neighbours, and at the end of an epoch between all
     watch        signs of life, and how one that fails ends all
     rank         what a rank does from its start to its end
-    launch       starting the ranks of one host, and hearing of them
+    host         this process's place among others; starting the ranks of one host
+    launch       training in them, and hearing of it
     feed         what asynchronous learning hands up, which waits for nobody
     rehearsal    what a rank needs for a step, measured before it meets the others
 """

@@ -1,4 +1,4 @@
-"""The starter of a host's ranks, see `sedona_nni.training.parallel.launch`."""
+"""The starter of a host's ranks, see `sedona_nni.training.parallel.host`."""
 
 from __future__ import annotations
 

@@ -1,16 +1,7 @@
-"""Starting the ranks of one host, and hearing of them.
+"""Training in the ranks of this host, or as one of those that a launcher has started.
 
-    this process ─── starter ─┬─ rank 0
-                              ├─ rank 1
-                              └─ ...
-
-The *starter* (`sedona_nni.training.parallel.__main__`) imports what ranks need, once, and forks
-them before it has computed anything: so K ranks start about as fast as one process, and share the
-memory of what is imported. It reads its job from its standard input, whose end tells all of them
-that this process is gone. They write what they report to a pipe, as lines of JSON; all else that is
-to be known of them is in a store that this process holds.
-
-They are in a session of their own. An interrupt comes here, and is passed on by killing them.
+How they are started is in `sedona_nni.training.parallel.host`. They write what they report to a
+pipe; all else that is to be known of them is in a store that this process holds.
 """
 
 from __future__ import annotations
@@ -21,7 +12,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +19,7 @@ from datetime import timedelta
 from typing import IO, TYPE_CHECKING
 
 from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.training.parallel.host import leads_host, starter
 from sedona_nni.training.parallel.rank import Job, Outcome, exception_of, run_rank
 from sedona_nni.training.parallel.watch import LINGER_S, Failure, read_failure, record_failure
 
@@ -36,15 +27,11 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 __all__ = [
-    "is_launched",
-    "leads_host",
     "name_of_signal",
-    "shows",
     "train_as_rank",
     "train_in_parallel",
 ]
 
-_STARTER = "sedona_nni.training.parallel"
 _GRACE_S = 2.0  # for ranks to notice that their starter is gone, or the other way round
 _LOOK_S = 0.5  # between two looks whether it is
 
@@ -55,33 +42,6 @@ def name_of_signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # one of the real-time signals in between
         return f"signal {number}"
-
-
-@contextlib.contextmanager
-def starter() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """Start the process that starts ranks; none of them outlives the block."""
-    reader, writer = os.pipe()
-    # Fewer threads: none may be there when it forks; ranks are told how many to use
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    environment.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # or it tells of each broken connection
-    process = subprocess.Popen(
-        [sys.executable, "-m", _STARTER, str(writer)],
-        stdin=subprocess.PIPE,
-        pass_fds=[writer],
-        env=environment,
-        start_new_session=True,
-    )
-    os.close(writer)
-    try:
-        with os.fdopen(reader, "rb", buffering=0) as events:
-            yield process, events
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
 
 
 def _lines(events: IO[bytes], process: subprocess.Popen[bytes]) -> Iterator[bytes]:
@@ -101,21 +61,6 @@ def _lines(events: IO[bytes], process: subprocess.Popen[bytes]) -> Iterator[byte
             return
         *lines, text = (text + part).split(b"\n")
         yield from lines
-
-
-def is_launched() -> bool:
-    """Say whether a launcher such as ``torchrun`` has started this process as one of the ranks."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-
-
-def leads_host() -> bool:
-    """Say whether this process writes what is to be written once on each host."""
-    return not is_launched() or os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def shows() -> bool:
-    """Say whether this process is the one that tells a user what happens."""
-    return not is_launched() or os.environ["RANK"] == "0"
 
 
 def train_as_rank(job: Job, report: Callable[[dict[str, float]], None]) -> Outcome:
