@@ -224,6 +224,26 @@ def start_up(
 
 
 @app.command()
+def rank_start_up(
+    num_blocks: Annotated[str, typer.Option(help="K, by commas; processes for each.")] = "2,4",
+    repeats: Repeats = 5,
+    as_json: Json = False,
+    record: Record = None,
+    despite: Despite = None,
+) -> None:
+    """Time of a training in parallel up to its first step, and of one in one process."""
+    from benchmarks.rank_start_up import first_steps, rank_table
+    from benchmarks.record import begin, publish
+
+    counts = num_blocks.split(",")
+    if not all(count.isdigit() and 2 <= int(count) <= 8 for count in counts):
+        raise InputError.rule("--num-blocks", "must be whole numbers from 2 to 8", num_blocks)
+    head = begin(record, despite, n=repeats)
+    measured = first_steps([int(count) for count in counts], repeats)
+    publish(head, measured, [rank_table(measured)], as_json=as_json, record=record)
+
+
+@app.command()
 def dgl_family(
     data_dir: Annotated[str, typer.Option(help="Folder that holds Fashion-MNIST.")],
     directory: Annotated[

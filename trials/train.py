@@ -47,9 +47,8 @@ from sedona_nni.training.methods import TrainingMethod, build_method
 from sedona_nni.training.parallel.host import is_launched, leads_host
 from sedona_nni.training.parallel.launch import train_as_rank, train_in_parallel
 from sedona_nni.training.parallel.rank import Job, Outcome
-from sedona_nni.training.parallel.rank_stage import CHECKPOINTS
 from sedona_nni.training.settings import Parallel, TrainSettings
-from sedona_nni.training.stage import CHECKPOINT_FILE
+from sedona_nni.training.stage import CHECKPOINT_FILE, CHECKPOINTS
 from sedona_nni.training.task_backbone import task_backbone
 from sedona_nni.training.weights import MODEL_FILE, load_weights
 from sedona_nni.trials.finished import finished_results

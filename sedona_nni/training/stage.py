@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
+from sedona_nni.errors import InputError
 from sedona_nni.files import read_tensors, reading, write_atomically
 
-__all__ = ["CHECKPOINT_FILE", "Stage"]
+__all__ = ["CHECKPOINTS", "CHECKPOINT_FILE", "Stage"]
 
 CHECKPOINT_FILE = "checkpoint.pt"
+CHECKPOINTS = "checkpoint"
+"""The folder of a training's checkpoints where there are several processes."""
 
 
 class Stage:
@@ -123,6 +126,11 @@ class Stage:
             InputError: if it cannot be read.
         """
         path = directory / CHECKPOINT_FILE
+        if (directory / CHECKPOINTS).exists():
+            raise InputError(
+                f"directory: {directory / CHECKPOINTS} was made by a training in parallel; go on "
+                "as it was begun, or remove it to start again"
+            )
         if not path.exists():
             return None
         with reading(path, "remove it to start again"):

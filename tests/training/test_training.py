@@ -449,6 +449,12 @@ def test_a_full_disk_loses_nothing(splits: Splits, tmp_path: Path) -> None:
     assert len(seen) == 2
 
 
+def test_a_folder_of_a_training_in_parallel_is_left_alone(splits: Splits, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(InputError, match="was made by a training in parallel; go on as it was"):
+        train(build(ONE_BLOCK), splits, SETTINGS, directory=tmp_path)
+
+
 def test_batches_of_few_classes(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two epochs with 2 classes per batch of 5, as long as there are, then one with any."""
     classes: list[int] = []

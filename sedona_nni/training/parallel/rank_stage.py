@@ -29,12 +29,9 @@ from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import read_json, read_tensors, write_atomically, write_json
 from sedona_nni.training.parallel.feed import Arrival, Arrivals, Feed
 from sedona_nni.training.parallel.layout import Layout
-from sedona_nni.training.stage import Stage
+from sedona_nni.training.stage import CHECKPOINT_FILE, CHECKPOINTS, Stage
 
-__all__ = ["CHECKPOINTS", "LostRank", "RankStage"]
-
-CHECKPOINTS = "checkpoint"
-"""The folder of a training's checkpoints, in its directory."""
+__all__ = ["LostRank", "RankStage"]
 
 _MANIFEST = "manifest.json"
 _FORMAT = "sedona-nni/parallel-checkpoint/1"
@@ -369,6 +366,11 @@ class RankStage(Stage):
             InputError: if a rank has none where the others do, or another number of ranks made it.
         """
         folder = directory / CHECKPOINTS
+        if (directory / CHECKPOINT_FILE).exists():
+            raise InputError(
+                f"directory: {directory / CHECKPOINT_FILE} was made by one process; go on as it "
+                "was begun, or remove it to start again"
+            )
         epoch = self._manifest_epoch(folder)
         epochs = self.exchange(epoch)
         common = min(epochs)
