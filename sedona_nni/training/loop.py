@@ -297,7 +297,7 @@ def _load(
     with reading(path, remedy):
         settings = TrainSettings.model_validate(state["settings"])  # also one of fewer options
         data = state.setdefault("data", fresh.data)  # older ones do not say which images
-    if settings.model_dump(mode="json") != fresh.settings:
+    if settings != TrainSettings.model_validate(fresh.settings):
         raise InputError(f"directory: {path} was made with other training settings")
     if fresh.data and data and data != fresh.data:
         raise InputError(f"directory: {path} was made with other images")

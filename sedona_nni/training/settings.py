@@ -39,6 +39,8 @@ Vote = Literal["log-probabilities", "logits", "probabilities"]
 class Parallel(BaseModel):
     """How blocks are trained in processes of their own, see `sedona_nni.training.parallel`.
 
+    Two are equal when they come to the same, however long their processes wait for each other.
+
     Attributes:
         name: ``blocks``: a process for each block.
         wire: What features travel in: ``float32``, exactly as they were computed, or ``bf16``,
@@ -63,6 +65,16 @@ class Parallel(BaseModel):
         if any(number < 1 for number in (value if isinstance(value, tuple) else (value,))):
             raise ValueError(f"replicas must be 1 or more, but got {value}")
         return value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Parallel) and self._of_outcome == other._of_outcome
+
+    def __hash__(self) -> int:
+        return hash(self._of_outcome)
+
+    @property
+    def _of_outcome(self) -> tuple[Any, ...]:
+        return self.name, self.wire, self.replicas
 
     def replicas_of(self, num_blocks: int) -> tuple[int, ...]:
         """Return the number of processes of each of K blocks.

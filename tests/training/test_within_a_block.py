@@ -128,3 +128,11 @@ def test_both_need_less_memory(splits: Splits) -> None:
 def test_what_does_not_go_together(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainSettings.model_validate(fields)
+
+
+def test_how_long_processes_wait_does_not_tell_trainings_apart() -> None:
+    """So one that was interrupted goes on with more patience."""
+    hasty = TrainSettings.model_validate({"parallel": {"patience_s": 2, "start_s": 5}})
+    assert hasty == TrainSettings.model_validate({"parallel": "blocks"})
+    assert hasty != TrainSettings.model_validate({"parallel": {"wire": "bf16"}})
+    assert hasty != TrainSettings()
