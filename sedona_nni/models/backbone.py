@@ -225,7 +225,8 @@ def initialise(module: nn.Module) -> None:
     slope = slopes[0] if slopes else 0.0
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(part.weight, a=slope, mode="fan_in")
+            if not part.weight.is_meta:  # there torch would draw nothing, and import its compiler
+                nn.init.kaiming_normal_(part.weight, a=slope, mode="fan_in")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):

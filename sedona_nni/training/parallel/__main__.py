@@ -13,9 +13,11 @@ import traceback
 from datetime import timedelta
 from typing import Any, NoReturn
 
+import torch
 import torch.distributed as dist
 
-from sedona_nni.errors import SedonaError
+from sedona_nni.data.sets import Splits
+from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.training.parallel.launch import name_of_signal
 from sedona_nni.training.parallel.rank import Job, run_rank
 from sedona_nni.training.parallel.watch import Failure, record_failure
@@ -27,10 +29,16 @@ _CONNECTION = timedelta(seconds=5)  # within this host
 def main() -> int:
     """Start the ranks, wait for them, and let none be left; return the exit code."""
     writer = int(sys.argv[1])
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)  # the first one imports much
     port, text = int(sys.stdin.readline() or 0), sys.stdin.readline()
     if not text:  # whoever wanted something is gone
         return 1
-    job = Job.read(text)
+    try:
+        job = Job.read(text)
+        splits = job.load_splits()  # once for all
+    except InputError as error:
+        _record(port, Failure("InputError", str(error)))
+        return 1
     ranks: dict[int, int] = {}
     failure = None
     for rank in range(job.layout.num_ranks):
@@ -41,7 +49,7 @@ def main() -> int:
             failure = Failure("SedonaError", words)
             break
         if pid == 0:
-            _be(job, rank, port, writer)
+            _be(job, splits, rank, port, writer)
         ranks[pid] = rank
     os.close(writer)
     if failure is not None:
@@ -49,7 +57,7 @@ def main() -> int:
     return _wait_for(ranks, job, port, has_failed=failure is not None)
 
 
-def _be(job: Job, rank: int, port: int, writer: int) -> None:
+def _be(job: Job, splits: Splits, rank: int, port: int, writer: int) -> None:
     """Be a rank; does not return."""
     starter = os.getppid()
 
@@ -72,6 +80,7 @@ def _be(job: Job, rank: int, port: int, writer: int) -> None:
             report=lambda numbers: tell(report=numbers),
             is_orphaned=is_orphaned,
             is_launched=False,
+            splits=splits,
         )
         if rank == 0:
             tell(outcome=outcome.as_json())

@@ -77,6 +77,14 @@ class Job(Document):
         load_plugins(fields["plugins"], Path.cwd())
         return cls.model_validate(fields)
 
+    def load_splits(self) -> Splits:
+        """Return the images.
+
+        Raises:
+            InputError: if they are not there.
+        """
+        return load_splits(self.task, self.settings.validation_fraction, workers=self.workers)
+
     @property
     def layout(self) -> Layout:
         """How the training is divided."""
@@ -158,6 +166,7 @@ def run_rank(
     report: Callable[[dict[str, float]], None],
     is_orphaned: Callable[[], bool],
     is_launched: bool,
+    splits: Splits | None = None,
 ) -> Outcome:
     """Train a block; return what the whole training came to.
 
@@ -169,6 +178,7 @@ def run_rank(
         report: As of `training.loop.train`; called by rank 0.
         is_orphaned: Says whether the process that started this one is gone.
         is_launched: Whether a launcher has started this process, see `Watch`.
+        splits: The images, if they have been loaded.
 
     Raises:
         SedonaError: if the training fails, here or elsewhere. The others know by then.
@@ -186,7 +196,7 @@ def run_rank(
     )
     defect: Exception | None = None
     try:
-        outcome = _train(job, layout, store, rank, leads_host, report)
+        outcome = _train(job, layout, store, rank, leads_host, report, splits)
         store.add("ended", 1)
         _wait_for_all(store, layout.num_ranks)
         watch.stop()
@@ -224,6 +234,7 @@ def _train(
     rank: int,
     leads_host: bool,
     report: Callable[[dict[str, float]], None],
+    splits: Splits | None,
 ) -> Outcome:
     device = torch.device(job.devices[rank])
     torch.set_num_threads(job.threads)
@@ -237,7 +248,7 @@ def _train(
     }
     network = DecoupledNetwork([whole.blocks[block]])
     del whole  # before any memory is needed for training
-    splits = load_splits(job.task, job.settings.validation_fraction, workers=job.workers)
+    splits = splits or job.load_splits()
     if block > 0:
         splits = splits.without_images()
     size = min(settings.batch_size, len(splits.train))
