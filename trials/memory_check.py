@@ -28,7 +28,16 @@ from sedona_nni.training.task_backbone import task_backbone
 __all__ = ["available_bytes", "check_fits", "needed_bytes"]
 
 _MIB = 2**20
-_IRRELEVANT = {"seed", "lr", "lr_min", "epochs", "milestones", "schedule", "warmup_epochs"}
+_IRRELEVANT = {
+    "parallel",
+    "seed",
+    "lr",
+    "lr_min",
+    "epochs",
+    "milestones",
+    "schedule",
+    "warmup_epochs",
+}
 CGROUP = Path("/sys/fs/cgroup")
 """Where Linux says what a container may use, and uses."""
 

@@ -127,6 +127,7 @@ class Trainings:
         device: Any,
         workers: int | None,
         directory: Path,
+        check_memory: bool,
     ) -> dict[str, Any]:
         self.done.append((decoupling.key, settings.seed, directory))
         better = settings.seed / 10_000

@@ -40,6 +40,7 @@ __all__ = ["Job", "Outcome", "RankReport", "build_network", "exception_of", "run
 
 _FOREVER = timedelta(days=365)  # a rank may compute as long as it likes; the watch sees to the rest
 _BETTER_REASON_S = 2.0  # for the one that fails to say why, before a neighbour says that it is gone
+_SILENCE_S = 2.5  # a rank says every second that it is alive
 _SAME = 1e-4  # of the sums of weights: random numbers are rounded differently on other processors
 
 
@@ -203,7 +204,7 @@ def run_rank(
         return outcome
     except LostRank as error:
         time.sleep(_BETTER_REASON_S)
-        failure = Failure("LostRank", str(error))
+        failure = Failure("LostRank", str(error) or _who_is_gone(watch, layout))
     except DivergedError as error:  # which all ranks find out
         failure = Failure("DivergedError", str(error))
     except SedonaError as error:
@@ -217,6 +218,13 @@ def run_rank(
     if defect is not None and recorded == failure:
         traceback.print_exception(defect)
     raise exception_of(recorded)
+
+
+def _who_is_gone(watch: Watch, layout: Layout) -> str:
+    """Say which ranks are gone, of whom all that is known is that they do not answer."""
+    time.sleep(_SILENCE_S)
+    words = " and ".join(map(layout.in_words, watch.silent(_SILENCE_S)))
+    return f"{words} is gone" if words else "another rank is gone"
 
 
 def exception_of(failure: Failure) -> SedonaError:

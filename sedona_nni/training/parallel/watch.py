@@ -111,6 +111,7 @@ class Watch:
         self._passed_s = 0.0
         self._answered_s = 0.0
         self._is_failing = False
+        self._beats: dict[int, tuple[str, float]] = {}  # of each rank, and when they were new
         self._stopped = threading.Event()
         self._ending = threading.Lock()
         for work in (self._guard, self._speak):
@@ -145,7 +146,6 @@ class Watch:
 
     def _speak(self) -> None:
         """Tell the others that this rank is alive, and look whether they are."""
-        beats: dict[int, tuple[str, float]] = {}
         number = 0
         while True:
             with contextlib.suppress(RuntimeError):  # of torch's store: its host does not answer
@@ -156,7 +156,7 @@ class Watch:
                 self._answered_s = self._passed_s
                 if failure is not None and not self._is_failing:
                     self._end(failure)
-                self._check(found, beats)
+                self._check(found)
             if self._stopped.wait(_BEAT_S):
                 return
 
@@ -167,8 +167,17 @@ class Watch:
         late = {} if self._is_launched else dict.fromkeys(others, "none")
         return {**late, **{rank: self.store.get(_key(rank)).decode() for rank in known}}
 
-    def _check(self, found: dict[int, str], beats: dict[int, tuple[str, float]]) -> None:
+    def silent(self, seconds: float) -> list[int]:
+        """Return the ranks that have given no sign of life for so long."""
+        return [
+            rank
+            for rank, (_, since) in sorted(self._beats.items())
+            if self._passed_s - since > seconds
+        ]
+
+    def _check(self, found: dict[int, str]) -> None:
         """Note when each number was new, and end if one has been old for too long."""
+        beats = self._beats
         for rank, beat in found.items():
             if beat != beats.get(rank, ("", 0.0))[0]:
                 beats[rank] = (beat, self._passed_s)
