@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 GUIDES = {  # and how many blocks of each are saved or run
     "conformance.md": 5,
     "add-a-search.md": 6,
-    "experiments.md": 1,
+    "experiments.md": 3,
     "first-search.md": 6,
     "in-python.md": 8,
     "own-auxiliary-network.md": 5,

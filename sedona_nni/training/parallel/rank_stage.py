@@ -43,7 +43,10 @@ _FEATURES, _ERRORS = 0, 1  # tags
 
 
 class LostRank(SedonaError):
-    """Another rank is gone: a connection to it was closed, or it never came."""
+    """Another rank is gone: a connection to it was closed, or it never came.
+
+    Without a message it is not known which.
+    """
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from sedona_nni.training.weights import MODEL_FILE
 
 TASK = Task(backbone="resnet18", width_multiplier=0.125, train_limit=64)
 DECOUPLING = Decoupling(backbone="resnet18", cuts=[3], aux=["conv1"])
-SETTINGS = TrainSettings(epochs=1, batch_size=8, lr=0.05, validation_fraction=0.25)
+# Two steps: rounding grows from step to step
+SETTINGS = TrainSettings(epochs=1, batch_size=24, lr=0.01, lr_min=0, validation_fraction=0.25)
 
 
 @pytest.mark.parametrize("size", [1, 7, 12])
