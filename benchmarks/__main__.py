@@ -426,12 +426,20 @@ def parallel(
     despite: Despite = None,
 ) -> None:
     """Rate and memory of blocks in parallel, and of what a user would pick instead."""
-    from benchmarks.rivals.command import measure, setting_of
+    from benchmarks.rivals.command import measure
 
-    setting = setting_of(
-        cuts,
-        num_blocks,
-        microbatches,
+    measure(
+        first="rates",
+        cuts=cuts,
+        num_blocks=num_blocks,
+        microbatches=microbatches,
+        sides=sides,
+        repeats=repeats,
+        rate=link,
+        delay_ms=delay_ms,
+        as_json=as_json,
+        record=record,
+        despite=despite,
         backbone=backbone,
         width_multiplier=width_multiplier,
         batch_size=batch_size,
@@ -440,17 +448,6 @@ def parallel(
         num_classes=num_classes,
         accumulate=accumulate,
         steps=steps,
-    )
-    measure(
-        setting,
-        first="rates",
-        sides=sides,
-        repeats=repeats,
-        rate=link,
-        delay_ms=delay_ms,
-        as_json=as_json,
-        record=record,
-        despite=despite,
     )
 
 
@@ -474,12 +471,18 @@ def memory(
     despite: Despite = None,
 ) -> None:
     """Memory of blocks, in one process and in parallel, and of what else saves memory."""
-    from benchmarks.rivals.command import measure, setting_of
+    from benchmarks.rivals.command import measure
 
-    setting = setting_of(
-        cuts,
-        num_blocks,
-        microbatches,
+    measure(
+        first="memory",
+        cuts=cuts,
+        num_blocks=num_blocks,
+        microbatches=microbatches,
+        sides=sides,
+        repeats=repeats,
+        as_json=as_json,
+        record=record,
+        despite=despite,
         backbone=backbone,
         width_multiplier=width_multiplier,
         batch_size=batch_size,
@@ -488,17 +491,6 @@ def memory(
         num_classes=num_classes,
         accumulate=accumulate,
         steps=steps,
-    )
-    measure(
-        setting,
-        first="memory",
-        sides=sides,
-        repeats=repeats,
-        rate=None,
-        delay_ms=0,
-        as_json=as_json,
-        record=record,
-        despite=despite,
     )
 
 

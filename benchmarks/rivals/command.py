@@ -17,31 +17,7 @@ from benchmarks.rivals.setting import RivalSetting, choose_cuts
 from benchmarks.rivals.sides import rivals
 from sedona_nni.errors import InputError
 
-__all__ = ["measure", "setting_of"]
-
-
-def setting_of(cuts: str, num_blocks: int, microbatches: str, **fields: Any) -> RivalSetting:
-    """Return the setting that options make.
-
-    Raises:
-        InputError: if a value breaks its rule.
-    """
-    try:
-        numbers = tuple(int(each) for each in microbatches.split(","))
-    except ValueError:
-        raise InputError.rule(
-            "--microbatches", "must be whole numbers by commas", microbatches
-        ) from None
-    cores, batch = len(os.sched_getaffinity(0)), fields["batch_size"]
-    # As many as can have equal parts of the batch, none of them a single image
-    whole = [n for n in range(1, cores + 1) if batch % n == 0 and batch // n > 1]
-    fields |= {"threads": cores, "processes": whole[-1], "microbatches": numbers}
-    # Before blocks are measured: what has nothing to do with cuts
-    with _checked():
-        RivalSetting(cuts=(), **fields)
-    chosen = choose_cuts(cuts, num_blocks, **fields)
-    with _checked():
-        return RivalSetting(cuts=chosen, **fields)
+__all__ = ["measure"]
 
 
 @contextlib.contextmanager
@@ -53,40 +29,54 @@ def _checked() -> Any:
 
 
 def measure(
-    setting: RivalSetting,
     *,
     first: str,
+    cuts: str,
+    num_blocks: int,
+    microbatches: str,
     sides: str | None,
     repeats: int,
-    rate: str | None,
-    delay_ms: float,
+    rate: str | None = None,
+    delay_ms: float = 0,
     as_json: bool,
     record: str | None,
     despite: str | None,
+    **fields: Any,
 ) -> None:
     """Measure what is wanted, show it and keep it.
 
     Args:
-        setting: At what sizes.
         first: Which table comes first, ``rates`` or ``memory``.
-        sides: Names of rivals by commas, by default all; by a link those of several processes.
+        cuts: Where to cut, see `benchmarks.rivals.setting.choose_cuts`.
+        num_blocks: K.
+        microbatches: Numbers of parts of a batch, by commas.
+        sides: Names of rivals by commas, by default all; by a link those of several processes, and
+            back-propagation in one as what they are compared with.
         repeats: Turns.
         rate: Of the link between two halves of the processes, e.g. ``1gbit``; None: no link.
         delay_ms: Of that link, one way.
         as_json: Whether to print JSON.
         record: Name of the record to make.
         despite: See `benchmarks.record.begin`.
+        fields: The other fields of the setting.
 
     Raises:
-        InputError: if there is no such side, or no link can be made.
+        InputError: if a value breaks its rule, there is no such side, or no link can be made.
     """
+    fields |= _machine(fields["batch_size"], microbatches)
+    with _checked():  # before blocks are measured, which takes time
+        RivalSetting(cuts=(), **fields)
+    if rate is None and delay_ms:
+        raise InputError.rule("--delay-ms", "must not be given without --link", delay_ms)
+    # Before blocks are measured, too: that is work, and the record says what the machine did before
+    head = begin(record, despite, n=repeats)
+    chosen_cuts = choose_cuts(cuts, num_blocks, **fields)
+    with _checked():
+        setting = RivalSetting(cuts=chosen_cuts, **fields)
     known = rivals(setting)
     if rate is not None:
-        known = {name: rival for name, rival in known.items() if _talks(rival)}
-    elif delay_ms:
-        raise InputError.rule("--delay-ms", "must not be given without --link", delay_ms)
+        known = {name: each for name, each in known.items() if name == "backprop" or _talks(each)}
     chosen = _chosen(known, sides)
-    head = begin(record, despite, n=repeats)
     with contextlib.ExitStack() as stack:
         interfaces = [LOOPBACK] if rate is None else stack.enter_context(link(rate, delay_ms))
         found = compare(chosen, setting, repeats=repeats, interfaces=interfaces)
@@ -110,6 +100,19 @@ def measure(
         as_json=as_json,
         record=record,
     )
+
+
+def _machine(batch_size: int, microbatches: str) -> dict[str, Any]:
+    """Return how many threads, processes and parts of a batch there are."""
+    try:
+        numbers = tuple(int(each) for each in microbatches.split(","))
+    except ValueError:
+        rule = "must be whole numbers by commas"
+        raise InputError.rule("--microbatches", rule, microbatches) from None
+    cores = len(os.sched_getaffinity(0))
+    # As many as can have equal parts of the batch, none of them a single image
+    whole = [n for n in range(1, cores + 1) if batch_size % n == 0 and batch_size // n > 1]
+    return {"threads": cores, "processes": max(whole, default=1), "microbatches": numbers}
 
 
 def _talks(rival: Rival) -> bool:
