@@ -525,7 +525,10 @@ def overview(
 
     if write:
         put(written())
-    overview_of_records().show(as_json=as_json)
+    if as_json:
+        overview_of_records().show(as_json=True)
+    else:
+        print(written())  # too wide for a terminal's table
 
 
 @app.command()

@@ -36,12 +36,14 @@ def main(folder: Path) -> int:
     import torch
 
     from sedona_nni.decouplings.decoupling import Decoupling
+    from sedona_nni.plugins import load_plugins
     from sedona_nni.task import Task
     from sedona_nni.training.settings import TrainSettings
     from sedona_nni.trials.train import run_training
 
     torch.set_num_threads(1)
     what = json.loads((folder / "small.json").read_text(encoding="utf-8"))
+    load_plugins(what.get("plugins", []), folder)
     settings = TrainSettings.model_validate(what["settings"])
     decoupling = Decoupling.model_validate(what["decoupling"])
 

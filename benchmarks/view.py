@@ -37,7 +37,9 @@ class Table:
         """Print the table."""
         table = RichTable(box=SIMPLE_HEAD, title=self.title, title_justify="left")
         for index, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if index else "left", no_wrap=not index)
+            is_text = any(" " in row[index] for row in self.rows)
+            # Where there is too little room, texts take more lines and numbers stay whole
+            table.add_column(heading, justify="right" if index else "left", no_wrap=not is_text)
         for row in self.rows:
             table.add_row(*row)
         console.print(table)

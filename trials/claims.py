@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.errors import InputError
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.strategies.nni_border.devices import check_device, claim_device, claim_devices
 from sedona_nni.training.parallel.host import is_launched
@@ -48,12 +49,22 @@ def claim_for_training(
     torch.set_num_threads(threads or before)
     try:
         if is_launched():  # then the launcher has seen to it
-            check_device(name)
-            on_gpu = name != "cpu" and torch.cuda.is_available()
-            own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-            yield [own if on_gpu else torch.device("cpu")] * count
+            yield [_of_launched(name)] * count
         else:
             with claim_devices(name, count) as devices:
                 yield devices
     finally:
         torch.set_num_threads(before)
+
+
+def _of_launched(name: str) -> torch.device:
+    """Return the device of a process that a launcher has started, here its LOCAL_RANK-th."""
+    check_device(name)
+    gpus = 0 if name == "cpu" else torch.cuda.device_count()
+    if not gpus:
+        return torch.device("cpu")
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    if place >= gpus:
+        rule = f"must be below the number of this host's GPUs, {gpus}, or the device cpu"
+        raise InputError.rule("LOCAL_RANK", rule, place)
+    return torch.device("cuda", place)

@@ -24,13 +24,13 @@ from pydantic import Field
 from sedona_nni.data.sets import BatchStream, Splits, load_splits
 from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.cost import (
+    Cost,
     block_costs,
-    count_parameters,
     heavy_auxiliary,
     peak_memory_mib,
     relaxed_cost,
 )
-from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.files import check_output_folder, write_json
@@ -42,6 +42,7 @@ from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.training.evaluation import Evaluation, evaluate
+from sedona_nni.training.initial_network import initial_network
 from sedona_nni.training.loop import train
 from sedona_nni.training.methods import TrainingMethod, build_method
 from sedona_nni.training.parallel.host import is_launched, leads_host
@@ -58,7 +59,6 @@ from sedona_nni.trials.run import RUN_FILE, Run
 __all__ = [
     "TrainingRun",
     "evaluate_saved",
-    "initial_network",
     "parallel_job",
     "run_training",
     "step_memory_mib",
@@ -149,11 +149,10 @@ def run_training(
         return finished
 
     job = parallel_job(run, device, workers, directory)
-    network, costs = initial_network(task, decoupling, settings.seed)
+    network = _initial_network(task, decoupling, settings.seed)
     if isinstance(decoupling, Decoupling) and leads_host():
         _warn_of_weight(task, decoupling)
-    extra = _method(network, settings, splits).extra_cost()
-    costs = {name: cost + getattr(extra, name) for name, cost in costs.items()}
+    costs = _costs(task, decoupling) + _method(network, settings, splits).extra_cost()
     if directory is not None:
         run.save(directory / RUN_FILE)
         kind = "decoupling" if isinstance(decoupling, Decoupling) else "search-result"
@@ -186,7 +185,7 @@ def run_training(
         "loss": trained.validation_loss,
         **_test_numbers(trained.test, settings),
         "best_epoch": trained.best_epoch,
-        **costs,
+        **asdict(costs),
         **needed,
         **_ideal_peak(run, needed["device"]),
         "time_s": trained.time_s,
@@ -313,27 +312,29 @@ def evaluate_saved(
     if run.data is not None and splits.identity is not None:
         splits.identity.check_classes(run.data, str(directory))
         same["same_data"] = splits.identity.fingerprint == run.data.fingerprint
-    network, _ = initial_network(task, run.decoupling, settings.seed)
+    network = _initial_network(task, run.decoupling, settings.seed)
     load_weights(network, directory / MODEL_FILE)
     test = evaluate(place(network, device), splits.test, settings, device)
     return _test_numbers(test, settings) | test.block_accuracies | same
 
 
-def initial_network(
+def _initial_network(
     task: Task, decoupling: Decoupling | SearchResult, seed: int
-) -> tuple[DecoupledNetwork, dict[str, float]]:
-    """Return the network with the seed's initial weights, and its parameters and MACs."""
+) -> DecoupledNetwork:
+    if isinstance(decoupling, Decoupling):
+        return initial_network(task, decoupling, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        return build_relaxed(task_backbone(task), decoupling)
+
+
+def _costs(task: Task, decoupling: Decoupling | SearchResult) -> Cost:
+    with torch.device("meta"):
         backbone = task_backbone(task)
-        if isinstance(decoupling, SearchResult):
-            network = build_relaxed(backbone, decoupling)
-            macs = relaxed_cost(backbone, decoupling.aux_choices).macs
-        else:
-            blocks = block_costs(backbone, decoupling)
-            network = build_decoupled(backbone, decoupling)
-            macs = sum(block.backbone.macs + block.auxiliary.macs for block in blocks)
-    return network, {"parameters": count_parameters(network), "macs": macs}
+    if isinstance(decoupling, SearchResult):
+        return relaxed_cost(backbone, decoupling.aux_choices)
+    blocks = block_costs(backbone, decoupling)
+    return sum((block.backbone + block.auxiliary for block in blocks), Cost(0, 0))
 
 
 def _warn_of_weight(task: Task, decoupling: Decoupling) -> None:
@@ -387,7 +388,7 @@ def step_memory_mib(run: TrainingRun, splits: Splits, device: torch.device) -> f
     images, labels = next(BatchStream(splits.train, settings.batch_size, 0, device).iterate())
 
     def some_steps() -> TrainingMethod:
-        network, _ = initial_network(run.task, run.decoupling, settings.seed)
+        network = _initial_network(run.task, run.decoupling, settings.seed)
         method = _method(place(network, device), settings, splits)
         method.rehearse(images, labels)
         return method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,7 +80,7 @@ def measure(
     chosen = _chosen(known, sides)
     with contextlib.ExitStack() as stack:
         interfaces = [LOOPBACK] if rate is None else stack.enter_context(link(rate, delay_ms))
-        found = compare(chosen, setting, repeats=repeats, interfaces=interfaces)
+        found = compare(chosen, setting, repeats=repeats, interfaces=interfaces, tell=_tell)
     title = f"{setting.backbone} x{setting.width_multiplier:g}, {setting.image_size} px, "
     title += f"batch {setting.batch_size}, {setting.decoupling.in_words()}"
     title += "" if rate is None else f", two hosts joined by {rate}"
@@ -113,6 +114,10 @@ def _machine(batch_size: int, microbatches: str) -> dict[str, Any]:
     # As many as can have equal parts of the batch, none of them a single image
     whole = [n for n in range(1, cores + 1) if batch_size % n == 0 and batch_size // n > 1]
     return {"threads": cores, "processes": max(whole, default=1), "microbatches": numbers}
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _talks(rival: Rival) -> bool:

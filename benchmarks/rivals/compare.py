@@ -7,7 +7,7 @@ place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -36,6 +36,7 @@ def compare(
     *,
     repeats: int,
     interfaces: Sequence[Interface] = (LOOPBACK,),
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Measure rivals in turn.
 
@@ -44,6 +45,7 @@ def compare(
         setting: At what sizes.
         repeats: Turns; each has its own steps to warm up.
         interfaces: What processes talk by.
+        tell: Called with a line after each measurement.
 
     Returns:
         Under each rival's name either its ``failure`` or ``images_per_s``, the median over the
@@ -65,8 +67,11 @@ def compare(
             if name not in failures:
                 try:
                     turns[name].append(run(rivals[name], setting, interfaces))
+                    rate = setting.batch_size / turns[name][-1][-1].step_s
+                    found = f"{rate:.1f} images/s"
                 except RivalError as error:
-                    failures[name] = str(error)
+                    found = failures[name] = str(error)
+                tell(f"turn {turn + 1} of {repeats}, {in_words(name, setting)}: {found}")
     document: dict[str, Any] = {
         name: {"failure": failures[name]}
         if name in failures

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import sqlite3
+from pathlib import Path
 
+import psutil
 import pytest
-from nni_world import World
+from nni_world import World, get, wait_for
+
+from benchmarks.faults import check_checkpoint
 
 pytestmark = pytest.mark.nni
 
@@ -57,3 +63,44 @@ def test_trials_train_blocks_in_processes_and_report_as_from_one(world: World, p
 
     (cut_row,) = (line for line in out.splitlines() if "halves" in line)
     assert re.search(r" MiB +2 +[\d.]+× of [\d.]+× ", cut_row), out
+
+
+def test_a_trial_that_nni_stops_leaves_no_rank_and_a_whole_checkpoint(
+    world: World, port: int
+) -> None:
+    experiment = world.experiment(
+        trialCommand="sedona-nni-trial",
+        searchSpace={},
+        tuner_class="OptunaTuner",
+        class_args={
+            "task": {"backbone": "dgl-cnn4", "width_multiplier": 0.125, "train_limit": 200},
+            "num_blocks": [],
+            "decoupling": "uniform:2:mlp",
+            "name": "halves",
+            "compare": [],
+            "train": {"epochs": 100_000, "batch_size": 32, "parallel": "blocks"},
+            "device": "cpu",
+            "threads": 1,
+        },
+    )
+    run = world.sedona("run", experiment, "--port", str(port))
+
+    def checkpoint() -> Path | None:
+        return next((each.parent for each in world.home.rglob("checkpoint/manifest.json")), None)
+
+    folder = wait_for(checkpoint, seconds=120, process=run)
+    ranks = [each for each in world.processes() if "sedona_nni.training.parallel" in each.cmdline()]
+    assert len(ranks) == 3  # and who has started them
+    (trial,) = get(port, "trial-jobs")
+    world.nnictl("trial", "kill", experiment_id(port), "--trial_id", trial["trialJobId"])
+    _, left = psutil.wait_procs(ranks, 30)
+    assert not left
+    assert check_checkpoint(folder.parent, 2) >= 1
+    os.killpg(run.pid, signal.SIGINT)
+    run.communicate(timeout=60)
+    assert world.processes() == []
+
+
+def experiment_id(port: int) -> str:
+    """Return the id of the experiment whose manager listens there."""
+    return str(get(port, "experiment")["id"])

@@ -13,7 +13,7 @@ import torch
 
 from sedona_nni.errors import InputError
 from sedona_nni.strategies.nni_border import devices
-from sedona_nni.strategies.nni_border.devices import check_device, claim_device
+from sedona_nni.strategies.nni_border.devices import check_device, claim_device, claim_devices
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,9 @@ def test_each_process_gets_a_gpu_of_its_own_and_the_next_waits() -> None:
     assert claimed.empty()
     processes[0].kill()  # a GPU is free again however its process ends
     assert claimed.get(timeout=10) in (0, 1)
+    for process in processes:
+        process.kill()
+        process.join()
 
 
 def test_a_gpu_is_free_again_after_an_exception() -> None:
@@ -68,6 +71,30 @@ def test_the_same_gpu_under_another_number_is_taken_too(monkeypatch: pytest.Monk
             assert not waiting.wait(0.1)
         assert waiting.wait(10)
         thread.join()
+
+
+def test_several_at_once_or_none() -> None:
+    with claim_devices("auto", 2) as both:
+        assert both == [torch.device("cuda", 0), torch.device("cuda", 1)]
+        waiting = threading.Event()
+
+        def third() -> None:
+            with claim_device("cuda"):
+                waiting.set()
+
+        thread = threading.Thread(target=third)
+        thread.start()
+        assert not waiting.wait(0.1)
+    assert waiting.wait(10)
+    thread.join()
+    too_few = (
+        "device: must be cpu for 3 processes, as only 2 of them can have a GPU, but got 'auto'"
+    )
+    with pytest.raises(InputError) as caught, claim_devices("auto", 3):
+        pass
+    assert str(caught.value) == too_few
+    with claim_devices("cpu", 3) as any_number:
+        assert any_number == [torch.device("cpu")] * 3
 
 
 def test_the_cpu_needs_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 from sedona_nni.data.batches import Batch
 from sedona_nni.data.sets import BatchStream, load_splits
 from sedona_nni.decouplings.compute import Compute
+from sedona_nni.decouplings.cost import count_parameters
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
@@ -16,6 +17,7 @@ from sedona_nni.machine import usable_cores
 from sedona_nni.models import build_backbone
 from sedona_nni.task import Task
 from sedona_nni.training import loop
+from sedona_nni.training.initial_network import initial_network
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.trials import train as trial
 from sedona_nni.trials.train import evaluate_saved, run_training
@@ -137,7 +139,7 @@ def test_images_are_those_that_were_taken(method: str, monkeypatch: pytest.Monke
 
 def initial_weights(decoupling: Decoupling, seed: int) -> list[torch.Tensor]:
     """The backbone's weights before training, layer by layer."""
-    network, _ = trial.initial_network(TASK, decoupling, seed)
+    network = initial_network(TASK, decoupling, seed)
     layers = [layer for block in network.blocks for layer in block.layers]
     return [parameter for layer in layers for parameter in layer.parameters()]
 
@@ -166,8 +168,8 @@ def test_peak_memory_contains_what_a_step_needs() -> None:
         return trial.step_memory_mib(run, splits, torch.device("cpu"))
 
     whole = peak(Decoupling(backbone="vgg11"))
-    network, costs = trial.initial_network(task, Decoupling(backbone="vgg11"), 0)
-    weights_mib = 4 * costs["parameters"] / 2**20
+    network = initial_network(task, Decoupling(backbone="vgg11"), 0)
+    weights_mib = 4 * count_parameters(network) / 2**20
     activations: list[int] = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 The lower rank leaves a batch; a thread sends it as soon as the last one has left, and a later batch
 takes the place of one that still waits. At the other end a thread receives whatever comes and keeps
-the newest. Neither holds up the block that computes. What travels goes through main memory.
+the newest. Neither holds up the block that computes. What travels goes through main memory, each
+batch behind a header that says how it comes.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sedona_nni.training.parallel.wire_format import FORMAT_NUMBERS, WireFormat
+
 __all__ = ["Arrival", "Arrivals", "Feed"]
 
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
-_MOST_DIMENSIONS = 6
+_CPU = torch.device("cpu")
 
 
 class Arrival(NamedTuple):
@@ -38,15 +40,17 @@ class Arrival(NamedTuple):
 class Feed:
     """The lower end."""
 
-    def __init__(self, group: dist.ProcessGroup, target: int) -> None:
+    def __init__(self, group: dist.ProcessGroup, target: int, wire: torch.dtype) -> None:
         """Begin.
 
         Args:
             group: Of processes; nothing else is sent in it between the two.
             target: The rank above.
+            wire: What features in float32 travel in.
         """
         self._group = group
         self._target = target
+        self._wire = wire
         self._waiting: Arrival | None = None
         self._error: Exception | None = None
         self._changed = threading.Condition()
@@ -80,14 +84,17 @@ class Feed:
 
     def _send(self, arrival: Arrival) -> None:
         parts = [part.detach().cpu() for part in (arrival.features, arrival.labels)]
-        header = [arrival.steps]
-        for part in parts:
-            padding = [0] * (_MOST_DIMENSIONS - part.dim())
-            header += [_DTYPES.index(part.dtype), part.dim(), *part.shape, *padding]
-        for part in (torch.tensor(header), *parts):
-            # In the order of memory; the other end restores the layout of maps
-            dist.send(_in_memory(part), self._target, group=self._group)
-            self.bytes_sent += part.nbytes
+        # Mixed labels are real numbers, too; few, so that they gain nothing by being rounded
+        formats = [
+            WireFormat.of(part, wire)
+            for part, wire in zip(parts, (self._wire, arrival.labels.dtype), strict=True)
+        ]
+        header = [arrival.steps, len(arrival.labels)]
+        header += [number for form in formats for number in form.numbers()]
+        packed = [form.packed(part) for form, part in zip(formats, parts, strict=True)]
+        for message in (torch.tensor(header), *packed):
+            dist.send(message, self._target, group=self._group)
+            self.bytes_sent += message.nbytes
 
 
 class Arrivals:
@@ -140,22 +147,13 @@ class Arrivals:
                 self._changed.notify()
 
     def _receive(self) -> Arrival:
-        header = torch.empty(1 + 2 * (2 + _MOST_DIMENSIONS), dtype=torch.int64)
+        header = torch.empty(2 + 2 * FORMAT_NUMBERS, dtype=torch.int64)
         dist.recv(header, self._source, group=self._group)
-        steps, *rest = header.tolist()
+        steps, count, *rest = header.tolist()
         parts = []
-        for place in range(2):
-            dtype, dimensions, *shape = rest[place * (2 + _MOST_DIMENSIONS) :]
-            memory = torch.empty(shape[:dimensions], dtype=_DTYPES[dtype])
-            if dimensions == 4:
-                memory = memory.contiguous(memory_format=torch.channels_last)
-            dist.recv(_in_memory(memory), self._source, group=self._group)
-            parts.append(memory)
+        for numbers in (rest[:FORMAT_NUMBERS], rest[FORMAT_NUMBERS:]):
+            form = WireFormat.read(numbers)
+            memory = form.empty(count, _CPU)
+            dist.recv(memory, self._source, group=self._group)
+            parts.append(form.unpacked(memory))
         return Arrival(steps, *parts)
-
-
-def _in_memory(part: Tensor) -> Tensor:
-    """Return a view of a tensor's memory: of maps, channels last, as networks lay them out."""
-    if part.dim() == 4:
-        return part.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-    return part.contiguous()

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from pydantic import Field
 
 from sedona_nni.data.sets import Splits, load_splits
-from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import Document
@@ -27,6 +27,7 @@ from sedona_nni.models import FeatureShape
 from sedona_nni.plugins import load_plugins
 from sedona_nni.task import Task
 from sedona_nni.training.evaluation import Evaluation
+from sedona_nni.training.initial_network import initial_network
 from sedona_nni.training.loop import DivergedError, TrainResult, train
 from sedona_nni.training.parallel.layout import Layout
 from sedona_nni.training.parallel.rank_stage import LostRank, RankStage
@@ -36,7 +37,7 @@ from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.stage import Stage
 from sedona_nni.training.task_backbone import task_backbone
 
-__all__ = ["Job", "Outcome", "RankReport", "build_network", "exception_of", "run_rank"]
+__all__ = ["Job", "Outcome", "RankReport", "exception_of", "run_rank"]
 
 _FOREVER = timedelta(days=365)  # a rank may compute as long as it likes; the watch sees to the rest
 _BETTER_REASON_S = 2.0  # for the one that fails to say why, before a neighbour says that it is gone
@@ -137,27 +138,6 @@ class Outcome:
         return cls(TrainResult(test=test, **trained), [RankReport(**r) for r in value["ranks"]])
 
 
-def build_network(
-    task: Task, decoupling: Decoupling, seed: int
-) -> tuple[DecoupledNetwork, list[FeatureShape]]:
-    """Return a task's network, cut, with the seed's initial weights.
-
-    Torch's global generator is left as it was.
-
-    Returns:
-        The network, and the shape of what enters each block.
-
-    Raises:
-        InputError: if they do not fit.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone = task_backbone(task)
-        network = build_decoupled(backbone, decoupling)
-    images = FeatureShape(backbone.in_channels, backbone.image_size)
-    return network, [images, *(backbone.shapes[cut] for cut in decoupling.cuts)]
-
-
 def run_rank(
     job: Job,
     store: dist.Store,
@@ -249,7 +229,7 @@ def _train(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     settings, block = job.settings, layout.block(rank)
-    whole, shapes = build_network(job.task, job.decoupling, job.settings.seed)
+    whole = initial_network(job.task, job.decoupling, job.settings.seed)
     sums = {
         name: float(w.detach().abs().sum(dtype=torch.float64))
         for name, w in whole.named_parameters()
@@ -262,7 +242,8 @@ def _train(
     size = min(settings.batch_size, len(splits.train))
     rows = len(layout.rows(rank, size))
     stage_alone = Stage(layout.num_blocks, block)
-    peak = step_peak_mib(network, shapes[block], rows, splits, settings, stage_alone, device)
+    entering = _entering(job, block)
+    peak = step_peak_mib(network, entering, rows, splits, settings, stage_alone, device)
     _meet(job, layout, store, rank, splits, sums)
     assert settings.parallel is not None
     wire = torch.bfloat16 if settings.parallel.wire == "bf16" else torch.float32
@@ -286,6 +267,15 @@ def _train(
     on_gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
     own = RankReport(block, peak, peak_resident_mib(), on_gpu, stage.bytes_sent)
     return Outcome(trained, [RankReport(**each) for each in stage.exchange(asdict(own))])
+
+
+def _entering(job: Job, block: int) -> FeatureShape:
+    """Return the shape of what enters a block."""
+    with torch.device("meta"):
+        backbone = task_backbone(job.task)
+    if block == 0:
+        return FeatureShape(backbone.in_channels, backbone.image_size)
+    return backbone.shapes[job.decoupling.cuts[block - 1]]
 
 
 def _wait_for_all(store: dist.Store, count: int) -> None:
@@ -330,7 +320,7 @@ def _meet(
         there = theirs["sums"].get(name, 0.0)
         if abs(here - there) > _SAME * max(abs(here), abs(there)):
             rule = f"must have initial weights like those of rank 0, with a sum of {there:.6g}"
-            raise InputError.rule(name, rule, f"{here:.6g}")
+            raise InputError.rule(name, rule, float(f"{here:.6g}"))
 
 
 def _hello(job: Job, splits: Splits, sums: Mapping[str, float]) -> dict[str, Any]:

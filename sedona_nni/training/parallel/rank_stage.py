@@ -4,9 +4,7 @@ Features travel while the block computes: the next batch's are received into mem
 and at most two batches are on their way up. A sender that is ahead waits for the receiver.
 
 A message is one or several tensors, (B, ...) each. The first one of a pass over images is preceded
-by its *format*, as only the sender knows what its block returns: dtype, shape without the batch,
-and the order in which dimensions lie in memory. Tensors arrive in the layout in which they left, as
-convolutions round differently in another.
+by the formats of its tensors, see `sedona_nni.training.parallel.wire_format`.
 """
 
 from __future__ import annotations
@@ -29,14 +27,13 @@ from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import read_json, read_tensors, write_atomically, write_json
 from sedona_nni.training.parallel.feed import Arrival, Arrivals, Feed
 from sedona_nni.training.parallel.layout import Layout
+from sedona_nni.training.parallel.wire_format import FORMAT_NUMBERS, WireFormat
 from sedona_nni.training.stage import CHECKPOINT_FILE, CHECKPOINTS, Stage
 
 __all__ = ["LostRank", "RankStage"]
 
 _MANIFEST = "manifest.json"
 _FORMAT = "sedona-nni/parallel-checkpoint/1"
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_MOST_DIMENSIONS = 6
 _MOST_TENSORS = 64
 _UNDER_WAY = 2  # batches
 _FEATURES, _ERRORS = 0, 1  # tags
@@ -47,66 +44,6 @@ class LostRank(SedonaError):
 
     Without a message it is not known which.
     """
-
-
-@dataclass(frozen=True)
-class _Format:
-    """What a tensor of a message looks like.
-
-    Attributes:
-        dtype: That in which it is used.
-        wire: That in which it travels.
-        shape: Without the batch.
-        order: Its dimensions, the batch included, from the outermost in memory.
-    """
-
-    dtype: torch.dtype
-    wire: torch.dtype
-    shape: tuple[int, ...]
-    order: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tensor: Tensor, wire: torch.dtype) -> _Format:
-        strides = tensor.stride()
-        order = sorted(range(tensor.dim()), key=lambda place: -strides[place])
-        if order[0] != 0 or not tensor.permute(order).is_contiguous():
-            order = [*range(tensor.dim())]
-        narrow = wire if tensor.dtype == torch.float32 else tensor.dtype
-        return cls(tensor.dtype, narrow, tuple(tensor.shape[1:]), tuple(order))
-
-    def numbers(self) -> list[int]:
-        padding = [0] * (_MOST_DIMENSIONS - len(self.order))
-        dtypes = [_DTYPES.index(self.dtype), _DTYPES.index(self.wire)]
-        return [*dtypes, len(self.order), *self.shape, *padding, *self.order, *padding]
-
-    @classmethod
-    def read(cls, numbers: Sequence[int]) -> _Format:
-        dtype, wire, dimensions, *rest = numbers
-        shape, order = rest[: _MOST_DIMENSIONS - 1], rest[_MOST_DIMENSIONS - 1 :]
-        return cls(
-            _DTYPES[dtype],
-            _DTYPES[wire],
-            tuple(shape[: dimensions - 1]),
-            tuple(order[:dimensions]),
-        )
-
-    def empty(self, count: int, device: torch.device) -> Tensor:
-        """Return memory for ``count`` rows, with the dimensions in the order of memory."""
-        sizes = (count, *self.shape)
-        in_memory = [sizes[place] for place in self.order]
-        return torch.empty(in_memory, dtype=self.wire, device=device)
-
-    def packed(self, tensor: Tensor) -> Tensor:
-        """Return a tensor as it travels: contiguous, with the dimensions in the order of memory."""
-        return tensor.permute(self.order).to(self.wire).contiguous()
-
-    def unpacked(self, memory: Tensor) -> Tensor:
-        """Undo `packed`."""
-        back = [self.order.index(place) for place in range(len(self.order))]
-        return memory.permute(back).to(self.dtype)
-
-
-_NUMBERS = 3 + 2 * _MOST_DIMENSIONS - 1
 
 
 class RankStage(Stage):
@@ -147,7 +84,7 @@ class RankStage(Stage):
         self._sizes: Iterator[int] = iter(())  # of the batches that are still to be received
         self._sizes_up: Iterator[int] = iter(())  # and sent
         self._coming: _Coming | None = None
-        self._formats: list[_Format] | None = None  # of what comes, and once more of what goes
+        self._formats: list[WireFormat] | None = None  # of what comes, and once more of what goes
         self._is_first_sent = True
         self._features_up: deque[list[_Sent]] = deque()
         self._errors_down: deque[list[_Sent]] = deque()
@@ -214,7 +151,7 @@ class RankStage(Stage):
         self._coming = None if following is None else self._post(following)
         for work, source in coming.works:
             self._wait(work, source)
-        formats = cast(list[_Format], self._formats)
+        formats = cast(list[WireFormat], self._formats)
         return tuple(
             form.unpacked(memory) for form, memory in zip(formats, coming.memory, strict=True)
         )
@@ -222,7 +159,7 @@ class RankStage(Stage):
     def _post(self, size: int) -> _Coming:
         """Begin to receive a batch, each part of the rows from the rank that has them."""
         own = self.layout.rows(self.rank, size)
-        formats = cast(list[_Format], self._formats)
+        formats = cast(list[WireFormat], self._formats)
         memory = [form.empty(len(own), self.device) for form in formats]
         works = []
         for source, rows in self.layout.overlaps(self.rank, self.first - 1, size).items():
@@ -231,15 +168,15 @@ class RankStage(Stage):
                 works.append((self._begin(dist.irecv, part, source, _FEATURES), source))
         return _Coming(memory, works)
 
-    def _receive_formats(self, size: int) -> list[_Format]:
-        found: list[_Format] = []
+    def _receive_formats(self, size: int) -> list[WireFormat]:
+        found: list[WireFormat] = []
         for source in self.layout.overlaps(self.rank, self.first - 1, size):
-            numbers = torch.empty(1 + _MOST_TENSORS * _NUMBERS, dtype=torch.int64)
+            numbers = torch.empty(1 + _MOST_TENSORS * FORMAT_NUMBERS, dtype=torch.int64)
             numbers = numbers.to(self.device)
             self._wait(self._begin(dist.irecv, numbers, source, _FEATURES), source)
             count, *rest = numbers.tolist()
             found = [
-                _Format.read(rest[place * _NUMBERS : (place + 1) * _NUMBERS])
+                WireFormat.read(rest[place * FORMAT_NUMBERS : (place + 1) * FORMAT_NUMBERS])
                 for place in range(count)
             ]
         return found
@@ -250,13 +187,13 @@ class RankStage(Stage):
             return
         size = next(self._sizes_up)
         start = self.layout.rows(self.rank, size).start
-        formats = [_Format.of(tensor, self._wire) for tensor in tensors]
+        formats = [WireFormat.of(tensor, self._wire) for tensor in tensors]
         packed = [form.packed(tensor) for form, tensor in zip(formats, tensors, strict=True)]
         works = []
         for target, rows in self.layout.overlaps(self.rank, self.first + 1, size).items():
             if self._is_first_sent:
                 flat = [number for form in formats for number in form.numbers()]
-                padding = [0] * (_MOST_TENSORS * _NUMBERS - len(flat))
+                padding = [0] * (_MOST_TENSORS * FORMAT_NUMBERS - len(flat))
                 numbers = torch.tensor([len(formats), *flat, *padding], device=self.device)
                 works.append(self._sent(numbers, target, _FEATURES))
             for each in packed:
@@ -269,10 +206,10 @@ class RankStage(Stage):
     def receive_error(self) -> Tensor:
         """See `Stage.receive_error`."""
         source = self.layout.ranks(self.first + 1).start
-        shape = torch.empty(1 + _NUMBERS, dtype=torch.int64, device=self.device)
+        shape = torch.empty(1 + FORMAT_NUMBERS, dtype=torch.int64, device=self.device)
         self._wait(self._begin(dist.irecv, shape, source, _ERRORS), source)
         size, *numbers = shape.tolist()
-        form = _Format.read(numbers)
+        form = WireFormat.read(numbers)
         memory = form.empty(size, self.device)
         self._wait(self._begin(dist.irecv, memory, source, _ERRORS), source)
         return form.unpacked(memory)
@@ -280,7 +217,7 @@ class RankStage(Stage):
     def send_error(self, error: Tensor) -> None:
         """See `Stage.send_error`; errors travel as they are."""
         target = self.layout.ranks(self.first - 1).start
-        form = _Format.of(error, error.dtype)
+        form = WireFormat.of(error, error.dtype)
         header = torch.tensor([len(error), *form.numbers()], device=self.device)
         works = [
             self._sent(header, target, _ERRORS),
@@ -293,7 +230,7 @@ class RankStage(Stage):
         """See `Stage.feed`."""
         target = self.layout.ranks(self.first + 1).start
         if self._feed is None:
-            self._feed = Feed(self._feeding, target)
+            self._feed = Feed(self._feeding, target, self._wire)
         try:
             self._feed.put(Arrival(steps, features, labels))
         except RuntimeError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from launched_ranks import launched
 from shell import QUICKSTART
 
@@ -26,15 +27,34 @@ from sedona_nni.data.sets import load_splits
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.task import Task
+from sedona_nni.training.initial_network import initial_network
 from sedona_nni.training.loop import DivergedError, train
 from sedona_nni.training.parallel.launch import train_in_parallel
-from sedona_nni.training.parallel.rank import Job, build_network
+from sedona_nni.training.parallel.rank import Job
 from sedona_nni.training.settings import TrainSettings
 
 PATIENCE_S = 5.0
 LIMIT_S = 60.0  # on a busy machine; it takes a few
 EPOCHS = 30
 WHAT = small(2, "greedy", epochs=EPOCHS, patience_s=PATIENCE_S)
+
+
+RESTLESS = """
+import os
+import torch
+from sedona_nni import AuxiliaryNetwork, register_auxiliary
+from torch import nn
+
+@register_auxiliary("restless")
+class Restless(AuxiliaryNetwork):
+    def __init__(self, context):
+        super().__init__()
+        self.head = nn.Linear(context.shape.channels, context.num_classes)
+        torch.manual_seed(int.from_bytes(os.urandom(4), "big"))
+
+    def forward(self, features):
+        return self.head(features.mean((2, 3)))
+"""
 
 
 def matching(pattern: str, text: str) -> str:
@@ -121,6 +141,17 @@ def test_ctrl_c(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow(reason="starts processes")
+def test_a_folder_that_nobody_may_write_into(tmp_path: Path) -> None:
+    """A file stands where checkpoints are to be kept: root may write into every other folder."""
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained/checkpoint").write_text("")
+    code, line = ended(start(tmp_path, WHAT))
+    path = rf"{tmp_path}/trained/checkpoint/epoch-1\.rank-([01])\.pt"
+    words = rf"rank [01] \(block [12] of 2\): {path}: cannot be written \(File exists\)"
+    assert (code, line) == (2, matching(f"sedona-nni: {words}\n", line))
+
+
+@pytest.mark.slow(reason="starts processes")
 def test_a_block_diverges(tmp_path: Path) -> None:
     what = small(2, "greedy", epochs=1, lr=1e30)
     task = Task.model_validate(what["task"])
@@ -128,7 +159,7 @@ def test_a_block_diverges(tmp_path: Path) -> None:
     settings = TrainSettings.model_validate(what["settings"])
     splits = load_splits(task, settings.validation_fraction)
     with pytest.raises(DivergedError) as alone:
-        train(build_network(task, decoupling, settings.seed)[0], splits, settings)
+        train(initial_network(task, decoupling, settings.seed), splits, settings)
     job = Job(task=task, decoupling=decoupling, settings=settings, devices=["cpu"] * 2, threads=1)
     with pytest.raises(DivergedError) as together:
         train_in_parallel(job, lambda numbers: None)
@@ -151,6 +182,28 @@ class TestLaunched:
         with launched(tmp_path, {"0": WHAT, "1": other}) as ranks:
             line = f"sedona-nni: rank 1 (block 2 of 2): {complaint}\n"
             assert [each.ended(LIMIT_S) for each in ranks.values()] == [(2, line)] * 2
+
+    @pytest.mark.slow(reason="starts processes")
+    def test_another_version(self, tmp_path: Path) -> None:
+        plugin = tmp_path / "older.py"
+        plugin.write_text('import torch\n\ntorch.__version__ = "1.0"\n')
+        with launched(tmp_path, {"0": WHAT, "1": {**WHAT, "plugins": [str(plugin)]}}) as ranks:
+            rule = f"must be that of rank 0, {torch.__version__!r}, but got '1.0'"
+            line = f"sedona-nni: rank 1 (block 2 of 2): version of torch: {rule}\n"
+            assert [each.ended(LIMIT_S) for each in ranks.values()] == [(2, line)] * 2
+
+    @pytest.mark.slow(reason="starts processes")
+    def test_other_weights_from_the_same_settings(self, tmp_path: Path) -> None:
+        plugin = tmp_path / "restless.py"
+        plugin.write_text(RESTLESS)
+        decoupling = {**WHAT["decoupling"], "aux": ["restless"]}
+        what = {**WHAT, "decoupling": decoupling, "plugins": [str(plugin)]}
+        with launched(tmp_path, {"0": what, "1": what}) as ranks:
+            found = [each.ended(LIMIT_S) for each in ranks.values()]
+        rule = r"must have initial weights like those of rank 0, with a sum of [\d.]+"
+        name = r"blocks\.[01]\.[\w.]+"
+        line = rf"sedona-nni: rank 1 \(block 2 of 2\): {name}: {rule}, but got [\d.]+\n"
+        assert found == [(2, matching(line, said)) for _, said in found]
 
     @pytest.mark.slow(reason="starts processes")
     def test_another_number_of_processes(self, tmp_path: Path) -> None:
@@ -238,6 +291,31 @@ def test_under_torchrun(tmp_path: Path) -> None:
         training.end()
     assert code == 1
     assert "Signal 9 (SIGKILL)" in said
+    assert check_checkpoint(tmp_path / "trained", 2) >= 2
+
+
+@pytest.mark.slow(reason="starts processes")
+def test_stopped_under_torchrun(tmp_path: Path) -> None:
+    """The other rank says which, and torchrun ends the one that cannot."""
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    what = small(2, "greedy", epochs=1000, patience_s=PATIENCE_S)
+    training = start(tmp_path, what, before=torchrun)
+    try:
+        training.wait_for_epoch(2)
+        (stopped,) = (
+            each
+            for each in training.all()
+            if each.environ().get("RANK") == "1" and each.ppid() == training.process.pid
+        )
+        stopped.suspend()
+        code = training.wait(PATIENCE_S + 40)  # torchrun gives the others 30 s to end
+        said = training.errors()
+        left = training.left_after(PATIENCE_S + 10)
+    finally:
+        training.end()
+    assert code == 1
+    assert "rank 1 (block 2 of 2) has given no sign of life for 5 s" in said
+    assert not left
     assert check_checkpoint(tmp_path / "trained", 2) >= 2
 
 

@@ -13,9 +13,10 @@ from sedona_nni.data.sets import load_splits
 from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
 from sedona_nni.models import num_layers
 from sedona_nni.task import Task
+from sedona_nni.training.initial_network import initial_network
 from sedona_nni.training.loop import train
 from sedona_nni.training.parallel.launch import train_in_parallel
-from sedona_nni.training.parallel.rank import Job, build_network
+from sedona_nni.training.parallel.rank import Job
 from sedona_nni.training.settings import Parallel, TrainSettings
 from sedona_nni.training.weights import MODEL_FILE
 
@@ -52,7 +53,7 @@ def test_the_same_to_the_bit(
     fields = {"epochs": 2, "batch_size": 32, "lr": 0.05, "lr_min": 0.001, **changes}
     settings = TrainSettings.model_validate(fields)
     splits = load_splits(task, settings.validation_fraction)
-    network, _ = build_network(task, decoupling, settings.seed)
+    network = initial_network(task, decoupling, settings.seed)
     expected: list[dict[str, float]] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -15,11 +15,12 @@ from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.models.placement import place
 from sedona_nni.task import Task
 from sedona_nni.teachers.losses import LabelSmoothing
+from sedona_nni.training.initial_network import initial_network
 from sedona_nni.training.loop import training_stream
 from sedona_nni.training.methods import block_step, build_method
 from sedona_nni.training.parallel.launch import train_in_parallel
 from sedona_nni.training.parallel.layout import Layout
-from sedona_nni.training.parallel.rank import Job, build_network
+from sedona_nni.training.parallel.rank import Job
 from sedona_nni.training.settings import Parallel, TrainSettings
 from sedona_nni.training.weights import MODEL_FILE
 
@@ -49,7 +50,7 @@ def test_rows_are_divided_and_handed_on(size: int) -> None:
 def test_gradients_are_those_of_the_parts(replicas: tuple[int, ...], tmp_path: Path) -> None:
     """As one process that takes each block's batch in as many parts; so batch norms see a part."""
     splits = load_splits(TASK, SETTINGS.validation_fraction)
-    network, _ = build_network(TASK, DECOUPLING, SETTINGS.seed)
+    network = initial_network(TASK, DECOUPLING, SETTINGS.seed)
     place(network, "cpu").train()
     steps = training_stream(splits, SETTINGS, "cpu").batches_per_epoch
     method = build_method(network, SETTINGS, splits, steps)
@@ -82,7 +83,7 @@ def test_batch_norms_keep_the_mean_of_their_parts(tmp_path: Path) -> None:
     """After one step of 24 images: the mean of what the two halves alone would have left."""
     settings = SETTINGS.model_copy(update={"batch_size": 48})
     splits = load_splits(TASK, settings.validation_fraction)
-    network, _ = build_network(TASK, DECOUPLING, settings.seed)
+    network = initial_network(TASK, DECOUPLING, settings.seed)
     place(network, "cpu").train()
     images, _ = next(training_stream(splits, settings, "cpu").iterate())
     halves = []
