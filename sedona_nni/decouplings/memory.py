@@ -31,7 +31,8 @@ A process that holds all blocks, trained one after the other, has at its peak
 
     sum_k (W_k + S_k) + max_k (G_k + A_k + T_k),
 
-one that holds block k has W_k + S_k + G_k + A_k + T_k.
+one that holds block k has W_k + S_k + G_k + A_k + T_k. While it computes, features travel, F_k: the
+next batch's on their way to it, and its own of up to two batches that have not arrived above.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, auxiliary_context, b
 from sedona_nni.teachers.losses import LabelSmoothing
 
 __all__ = [
+    "BATCHES_UNDER_WAY",
     "Memory",
     "MemoryOfParts",
     "StepForm",
@@ -73,6 +75,10 @@ __all__ = [
     "memory_of_parts",
     "peaks_of_step",
 ]
+
+
+BATCHES_UNDER_WAY = 2
+"""How many batches of features a process has sent, at most, that have not arrived."""
 
 
 @dataclass(frozen=True)
@@ -360,10 +366,12 @@ class StepPeaks:
         held: W + S of each block, K of them.
         passing: Of each block, the most that is alive in its step beside that and the images:
             gradients, activations, and what is needed in passing.
+        travelling: F of each block, where it has a process of its own.
     """
 
     held: list[int]
     passing: list[int]
+    travelling: list[int]
 
     @property
     def one_process(self) -> int:
@@ -372,8 +380,13 @@ class StepPeaks:
 
     @property
     def ranks(self) -> list[int]:
-        """Of each of K processes that hold one block."""
+        """Of each of K processes that hold one block, by its computing alone."""
         return [held + passing for held, passing in zip(self.held, self.passing, strict=True)]
+
+    @property
+    def busy_ranks(self) -> list[int]:
+        """Of each of K processes that hold one block, with all that may travel meanwhile."""
+        return [own + more for own, more in zip(self.ranks, self.travelling, strict=True)]
 
 
 def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepForm) -> StepPeaks:
@@ -403,7 +416,7 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
         >>> [round(peak / 2**20) for peak in peaks.ranks], round(peaks.one_process / 2**20)
         ([27, 25], 40)
     """
-    held, passing = [], []
+    held, passing, travelling = [], [], []
     labels = torch.empty(form.batch_size, dtype=torch.long, device="meta")
     with dry_run():
         features = dry_features(images, form.batch_size)
@@ -437,8 +450,11 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
             )
             held.append(own.held)
             passing.append(max(live.peak - _bytes(weights) + cast, update) - batch)
+            coming = _bytes([features]) if index else 0
+            is_last = index == len(network.blocks) - 1
+            travelling.append(coming + (0 if is_last else BATCHES_UNDER_WAY * _bytes([output])))
             features = output
-    return StepPeaks(held, passing)
+    return StepPeaks(held, passing, travelling)
 
 
 def describe_memory(backbone: Backbone, decoupling: Decoupling, form: StepForm) -> dict[str, Any]:
@@ -451,9 +467,9 @@ def describe_memory(backbone: Backbone, decoupling: Decoupling, form: StepForm) 
 
     Returns:
         ``blocks``, each with weights, gradients, optimizer, activations, their total, and the peak
-        of a process that holds the block alone; ``batch_size``; ``one_process`` and
-        ``largest_rank``, the peaks of a process that holds all and of the largest one that holds
-        one.
+        of a process that holds the block alone, with what travels to and from it meanwhile;
+        ``batch_size``; ``one_process`` and ``largest_rank``, the peaks of a process that holds all
+        and of the largest one that holds one.
 
     Raises:
         InputError: if the decoupling does not fit the backbone.
@@ -466,9 +482,9 @@ def describe_memory(backbone: Backbone, decoupling: Decoupling, form: StepForm) 
     return {
         "batch_size": form.batch_size,
         "one_process": peaks.one_process,
-        "largest_rank": max(peaks.ranks),
+        "largest_rank": max(peaks.busy_ranks),
         "blocks": [
             {**asdict(block), "total": block.total, "peak": peak}
-            for block, peak in zip(blocks, peaks.ranks, strict=True)
+            for block, peak in zip(blocks, peaks.busy_ranks, strict=True)
         ],
     }

@@ -166,6 +166,21 @@ def test_a_step_holds_and_passes() -> None:
     # log-probabilities, logits, and the gradients of both, (1000, 2); and a few single numbers
     assert peaks.passing[0] == pytest.approx(4 * 4 * 2000, abs=200)
     assert peaks.one_process == peaks.ranks[0] == peaks.held[0] + peaks.passing[0]
+    assert peaks.travelling == [0]
+
+
+def test_features_travel_beside_a_step() -> None:
+    """The next batch to a block, and two of its own that the one above has not received."""
+    decoupling = Decoupling(backbone="vgg11", cuts=[0, 3], aux=["conv1", "conv1"])
+    with torch.device("meta"):
+        network = build_decoupled(backbone_of("vgg11"), decoupling)
+    peaks = peaks_of_step(network, FeatureShape(3, 32), SGD)
+    lower, upper = (
+        4 * 4 * shape.channels * shape.size**2
+        for shape in (backbone_of("vgg11").shapes[cut] for cut in decoupling.cuts)
+    )
+    assert peaks.travelling == [2 * lower, lower + 2 * upper, upper]
+    assert peaks.busy_ranks[1] == peaks.ranks[1] + lower + 2 * upper
 
 
 def test_memory_that_is_alive() -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
+from sedona_nni.decouplings.memory import BATCHES_UNDER_WAY
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import read_json, read_tensors, write_atomically, write_json
 from sedona_nni.training.parallel.feed import Arrival, Arrivals, Feed
@@ -35,7 +36,6 @@ __all__ = ["LostRank", "RankStage"]
 _MANIFEST = "manifest.json"
 _FORMAT = "sedona-nni/parallel-checkpoint/1"
 _MOST_TENSORS = 64
-_UNDER_WAY = 2  # batches
 _FEATURES, _ERRORS = 0, 1  # tags
 
 
@@ -263,7 +263,7 @@ class RankStage(Stage):
 
     def _let_arrive(self, messages: deque[list[_Sent]]) -> None:
         """Wait until few messages are on their way."""
-        while len(messages) > _UNDER_WAY:
+        while len(messages) > BATCHES_UNDER_WAY:
             for work, _, target in messages.popleft():
                 self._wait(work, target)
 
