@@ -62,10 +62,10 @@ def matching(pattern: str, text: str) -> str:
     return text if re.fullmatch(pattern, text) else pattern
 
 
-def ended(training: SmallTraining) -> tuple[int, str]:
+def ended(training: SmallTraining, seconds: float = PATIENCE_S + 10) -> tuple[int, str]:
     """Return a training's exit code and its line; nothing is left of it."""
     try:
-        code = training.wait(PATIENCE_S + 10)
+        code = training.wait(seconds)
         assert not training.left_after(PATIENCE_S + 10)
         return code, training.errors()
     finally:
@@ -145,7 +145,7 @@ def test_a_folder_that_nobody_may_write_into(tmp_path: Path) -> None:
     """A file stands where checkpoints are to be kept: root may write into every other folder."""
     (tmp_path / "trained").mkdir()
     (tmp_path / "trained/checkpoint").write_text("")
-    code, line = ended(start(tmp_path, WHAT))
+    code, line = ended(start(tmp_path, WHAT), LIMIT_S)
     path = rf"{tmp_path}/trained/checkpoint/epoch-1\.rank-([01])\.pt"
     words = rf"rank [01] \(block [12] of 2\): {path}: cannot be written \(File exists\)"
     assert (code, line) == (2, matching(f"sedona-nni: {words}\n", line))
