@@ -30,6 +30,19 @@ def _hold(claimed: multiprocessing.Queue[int]) -> None:
         time.sleep(600)
 
 
+def start_claiming() -> tuple[threading.Thread, threading.Event]:
+    """Let a thread claim a GPU; the event says that it has one."""
+    claimed = threading.Event()
+
+    def claim() -> None:
+        with claim_device("cuda"):
+            claimed.set()
+
+    thread = threading.Thread(target=claim)
+    thread.start()
+    return thread, claimed
+
+
 def test_each_process_gets_a_gpu_of_its_own_and_the_next_waits() -> None:
     context = multiprocessing.get_context("fork")  # keeps the made-up list
     claimed: multiprocessing.Queue[int] = context.Queue()
@@ -60,32 +73,18 @@ def test_the_same_gpu_under_another_number_is_taken_too(monkeypatch: pytest.Monk
         monkeypatch.setattr(devices, "visible_gpus", lambda: ["uuid-b", "uuid-a"])
         with claim_device("cuda") as device:
             assert device.index == 0  # uuid-b
-            waiting = threading.Event()
-
-            def third() -> None:
-                with claim_device("cuda"):
-                    waiting.set()
-
-            thread = threading.Thread(target=third)
-            thread.start()
-            assert not waiting.wait(0.1)
-        assert waiting.wait(10)
+            thread, claimed = start_claiming()
+            assert not claimed.wait(0.1)
+        assert claimed.wait(10)
         thread.join()
 
 
 def test_several_at_once_or_none() -> None:
     with claim_devices("auto", 2) as both:
         assert both == [torch.device("cuda", 0), torch.device("cuda", 1)]
-        waiting = threading.Event()
-
-        def third() -> None:
-            with claim_device("cuda"):
-                waiting.set()
-
-        thread = threading.Thread(target=third)
-        thread.start()
-        assert not waiting.wait(0.1)
-    assert waiting.wait(10)
+        thread, claimed = start_claiming()
+        assert not claimed.wait(0.1)
+    assert claimed.wait(10)
     thread.join()
     too_few = (
         "device: must be cpu for 3 processes, as only 2 of them can have a GPU, but got 'auto'"
