@@ -4,8 +4,9 @@ Parts, each with a share of the time that is left when its turn comes; what one 
 is left to those after it:
 
     checks    `gpu_checks`
+    ranks     `gpu_ranks`: each block in a process of its own
     training  a step of ResNet-50 on 224 pixels in bf16: back-propagation, the same with every layer
-              checkpointed, K = 2 and K = 4
+              checkpointed or in four parts, K = 2 and K = 4; its memory beside the predicted one
     search    steps of a search; from them the length of the published one
     probing   steps of probes; from them the length of a probing that costs one training
     steps     relaxed step and meta-step beside the plain form, in turn
@@ -32,10 +33,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from benchmarks.gpu_checks import CHECKS, NotApplicable, blobs
+from benchmarks.gpu_ranks import RANK_CHECKS
 from benchmarks.record import Header, publish
 from benchmarks.release import check_release, release
 from benchmarks.search_steps import StepSetting, naively, ours
@@ -45,9 +45,10 @@ from sedona_nni.data.batches import BatchStream
 from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.cost import peak_memory_mib
 from sedona_nni.decouplings.decoupled import build_decoupled
-from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
+from sedona_nni.decouplings.memory import compute_in_memory, peaks_of_step
+from sedona_nni.decouplings.rules import decoupling_by_rule
 from sedona_nni.files import write_json
-from sedona_nni.models import Backbone, build_backbone
+from sedona_nni.models import Backbone, FeatureShape, build_backbone
 from sedona_nni.models.placement import place
 from sedona_nni.searches.probing.probing import ProbeSettings, local_loss, probe_steps, probes
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
@@ -55,6 +56,7 @@ from sedona_nni.searches.sedona.search import Search
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.training.methods import build_method
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.step_form import step_form
 
 __all__ = ["FULL", "PARTS", "SMALL", "Part", "Sizes", "run"]
 
@@ -309,51 +311,62 @@ def _checks(part: Part) -> None:
         part.measure(name, partial(check, part.device))
 
 
-class _Checkpointed(nn.Module):
-    """A layer whose inner activations are computed again on the way back."""
+def _ranks(part: Part) -> None:
+    for name, check in RANK_CHECKS.items():
+        part.measure(name, partial(check, part.device))
 
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
 
-    def forward(self, features: Tensor) -> Tensor:
-        return cast(Tensor, checkpoint(self.layer, features, use_reentrant=False))
+_TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "back-propagation": ("backprop", {}),
+    "checkpointed": ("backprop", {"checkpoint": "layers"}),
+    "accumulated x4": ("backprop", {"accumulate": 4}),
+    "K = 2": ("uniform:2:conv1", {}),
+    "K = 4": ("uniform:4:conv1", {}),
+    "K = 4 by memory": ("memory-balanced:4:conv1", {}),
+    "K = 4 by memory, accumulated x4": ("memory-balanced:4:conv1", {"accumulate": 4}),
+}
 
 
 def _training(part: Part) -> None:
-    name, size, width, classes, batch_size = part.sizes.training
-    splits = blobs(batch_size, size=size, num_classes=classes)
-    settings = TrainSettings(batch_size=batch_size, amp="bf16")
-    stream = BatchStream(splits.train, batch_size, 0, part.device)
-    images, labels = next(stream.iterate())
-
-    def prepare(num_blocks: int, layer: Callable[[nn.Module], nn.Module]) -> Callable[[], object]:
-        torch.manual_seed(0)
-        backbone = build_backbone(
-            name, num_classes=classes, image_size=size, width_multiplier=width
+    for shown, (rule, changes) in _TRAININGS.items():
+        settings = TrainSettings.model_validate(
+            {"batch_size": part.sizes.training[-1], "amp": "bf16", **changes}
         )
-        cuts = uniform_cuts(backbone.num_layers, num_blocks)
-        cut = Decoupling(backbone=name, cuts=cuts, aux=["conv1"] * len(cuts))
-        network = build_decoupled(backbone, cut)
-        for block in network.blocks:
-            block.layers = nn.Sequential(*(layer(each) for each in block.layers))
-        method = build_method(place(network, part.device), settings, splits, 1000)
+        part.measure(shown, partial(_measured_training, part, rule, settings))
+
+
+def _measured_training(part: Part, rule: str, settings: TrainSettings) -> dict[str, Any]:
+    """Time a step, and count its memory, predicted and as it is."""
+    name, size, width, classes, batch_size = part.sizes.training
+    form = step_form(settings, part.device)
+
+    def backbone() -> Backbone:
+        return build_backbone(name, num_classes=classes, image_size=size, width_multiplier=width)
+
+    with torch.device("meta"):
+        bare = backbone()
+        memory = partial(compute_in_memory, bare, form=form)
+        cut = decoupling_by_rule(
+            rule, name, bare.num_layers, lambda unit, aux: memory(aux_names=[aux])
+        )
+        network = build_decoupled(bare, cut)
+    predicted = peaks_of_step(network, FeatureShape(bare.in_channels, size), form)
+
+    def prepare() -> Callable[[], object]:
+        splits = blobs(batch_size, size=size, num_classes=classes)
+        images, labels = next(BatchStream(splits.train, batch_size, 0, part.device).iterate())
+        torch.manual_seed(0)
+        network = place(build_decoupled(backbone(), cut), part.device)
+        method = build_method(network, settings, splits, 1000)
         method.start_epoch(1)
         return partial(method.step, images, labels)
 
-    def measured(num_blocks: int, layer: Callable[[nn.Module], nn.Module]) -> dict[str, Any]:
-        (found,) = part.timed(step=partial(prepare, num_blocks, layer)).values()
-        if "median_s" in found:
-            found["images_per_s"] = batch_size / found["median_s"]
-        return cast(dict[str, Any], found)
-
-    for shown, num_blocks, layer in (
-        ("back-propagation", 1, lambda layer: layer),
-        ("checkpointed", 1, _Checkpointed),
-        ("K = 2", 2, lambda layer: layer),
-        ("K = 4", 4, lambda layer: layer),
-    ):
-        part.measure(shown, partial(measured, num_blocks, layer))
+    (found,) = part.timed(step=prepare).values()
+    found["cuts"] = ", ".join(map(str, cut.cuts)) or "none"
+    found["predicted_mib"] = predicted.one_process / 2**20
+    if "median_s" in found:
+        found["images_per_s"] = batch_size / found["median_s"]
+    return cast(dict[str, Any], found)
 
 
 def _searched(sizes: Sizes) -> Backbone:
@@ -499,6 +512,7 @@ def _release(part: Part) -> None:
 
 PARTS: dict[str, tuple[float, Callable[[Part], None]]] = {
     "checks": (1.5, _checks),
+    "ranks": (2, _ranks),
     "training": (1, _training),
     "search": (1, _search),
     "probing": (1, _probing),

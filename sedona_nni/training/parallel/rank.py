@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import time
 import traceback
@@ -228,6 +229,8 @@ def _train(
     torch.set_num_threads(job.threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        # Else nccl ends the process when a neighbour is gone, before the watch has said who it was
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     settings, block = job.settings, layout.block(rank)
     whole = initial_network(job.task, job.decoupling, job.settings.seed)
     sums = {
@@ -325,10 +328,8 @@ def _meet(
 
 def _hello(job: Job, splits: Splits, sums: Mapping[str, float]) -> dict[str, Any]:
     """Return what has to be equal, by names as users write them, and nearly equal."""
-    from importlib.metadata import version
-
     same: dict[str, Any] = {
-        "version of sedona-nni": version("sedona-nni"),
+        "version of sedona-nni": _own_version(),
         "version of torch": torch.__version__,
         "version of Python": platform.python_version().rpartition(".")[0],
         "decoupling": job.decoupling.key,
@@ -337,6 +338,16 @@ def _hello(job: Job, splits: Splits, sums: Mapping[str, float]) -> dict[str, Any
     _flatten("task", job.task.model_dump(mode="json", exclude={"data_dir"}), same)
     _flatten("train", job.settings.model_dump(mode="json"), same)
     return {"same": same, "sums": sums}
+
+
+def _own_version() -> str:
+    """Return the version of this project, as far as it is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("sedona-nni")
+    except PackageNotFoundError:
+        return "none, it is not installed"
 
 
 def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:

@@ -4,13 +4,15 @@ Features travel while the block computes: the next batch's are received into mem
 and at most two batches are on their way up. A sender that is ahead waits for the receiver.
 
 A message is one or several tensors, (B, ...) each. The first one of a pass over images is preceded
-by the formats of its tensors, see `sedona_nni.training.parallel.wire_format`.
+by the formats of its tensors, see `sedona_nni.training.parallel.wire_format`. What is read as
+numbers travels in main memory, so that no GPU is waited for.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +38,6 @@ __all__ = ["LostRank", "RankStage"]
 _MANIFEST = "manifest.json"
 _FORMAT = "sedona-nni/parallel-checkpoint/1"
 _MOST_TENSORS = 64
-_FEATURES, _ERRORS = 0, 1  # tags
 
 
 class LostRank(SedonaError):
@@ -89,6 +90,8 @@ class RankStage(Stage):
         self._features_up: deque[list[_Sent]] = deque()
         self._errors_down: deque[list[_Sent]] = deque()
         self._control = _group([*range(layout.num_ranks)], "gloo")
+        # Their own: nccl ignores tags, and has both ends do what is in a group in the same order
+        self._errors = _group([*range(layout.num_ranks)], None)
         groups = [_group([*layout.ranks(block)], None) for block in range(self.num_blocks)]
         self._feeding = _group([*range(layout.num_ranks)], "gloo")
         self._feed: Feed | None = None
@@ -165,15 +168,14 @@ class RankStage(Stage):
         for source, rows in self.layout.overlaps(self.rank, self.first - 1, size).items():
             for each in memory:
                 part = each[rows.start - own.start : rows.stop - own.start]
-                works.append((self._begin(dist.irecv, part, source, _FEATURES), source))
+                works.append((self._begin(dist.irecv, part, source), source))
         return _Coming(memory, works)
 
     def _receive_formats(self, size: int) -> list[WireFormat]:
         found: list[WireFormat] = []
         for source in self.layout.overlaps(self.rank, self.first - 1, size):
             numbers = torch.empty(1 + _MOST_TENSORS * FORMAT_NUMBERS, dtype=torch.int64)
-            numbers = numbers.to(self.device)
-            self._wait(self._begin(dist.irecv, numbers, source, _FEATURES), source)
+            self._wait(self._begin(dist.irecv, numbers, source), source)
             count, *rest = numbers.tolist()
             found = [
                 WireFormat.read(rest[place * FORMAT_NUMBERS : (place + 1) * FORMAT_NUMBERS])
@@ -194,11 +196,10 @@ class RankStage(Stage):
             if self._is_first_sent:
                 flat = [number for form in formats for number in form.numbers()]
                 padding = [0] * (_MOST_TENSORS * FORMAT_NUMBERS - len(flat))
-                numbers = torch.tensor([len(formats), *flat, *padding], device=self.device)
-                works.append(self._sent(numbers, target, _FEATURES))
+                works.append(self._sent(torch.tensor([len(formats), *flat, *padding]), target))
             for each in packed:
                 part = each[rows.start - start : rows.stop - start]
-                works.append(self._sent(part, target, _FEATURES))
+                works.append(self._sent(part, target))
         self._is_first_sent = False
         self._features_up.append(works)
         self._let_arrive(self._features_up)
@@ -206,23 +207,20 @@ class RankStage(Stage):
     def receive_error(self) -> Tensor:
         """See `Stage.receive_error`."""
         source = self.layout.ranks(self.first + 1).start
-        shape = torch.empty(1 + FORMAT_NUMBERS, dtype=torch.int64, device=self.device)
-        self._wait(self._begin(dist.irecv, shape, source, _ERRORS), source)
-        size, *numbers = shape.tolist()
+        header = torch.empty(1 + FORMAT_NUMBERS, dtype=torch.int64)
+        self._wait(self._begin(dist.irecv, header, source, self._errors), source)
+        size, *numbers = header.tolist()
         form = WireFormat.read(numbers)
         memory = form.empty(size, self.device)
-        self._wait(self._begin(dist.irecv, memory, source, _ERRORS), source)
+        self._wait(self._begin(dist.irecv, memory, source, self._errors), source)
         return form.unpacked(memory)
 
     def send_error(self, error: Tensor) -> None:
         """See `Stage.send_error`; errors travel as they are."""
         target = self.layout.ranks(self.first - 1).start
         form = WireFormat.of(error, error.dtype)
-        header = torch.tensor([len(error), *form.numbers()], device=self.device)
-        works = [
-            self._sent(header, target, _ERRORS),
-            self._sent(form.packed(error), target, _ERRORS),
-        ]
+        header = torch.tensor([len(error), *form.numbers()])
+        works = [self._sent(each, target, self._errors) for each in (header, form.packed(error))]
         self._errors_down.append(works)
         self._let_arrive(self._errors_down)
 
@@ -250,16 +248,18 @@ class RankStage(Stage):
             for steps, features, labels in found
         ]
 
-    def _begin(self, start: Any, tensor: Tensor, peer: int, tag: int) -> dist.Work:
+    def _begin(
+        self, start: Any, tensor: Tensor, peer: int, group: dist.ProcessGroup | None = None
+    ) -> dist.Work:
         try:
-            return cast(dist.Work, start(tensor, peer, tag=tag))
+            return cast(dist.Work, start(tensor, peer, group=group))
         except RuntimeError as error:
             self._lost(peer, error)
 
-    def _sent(self, tensor: Tensor, target: int, tag: int) -> _Sent:
+    def _sent(self, tensor: Tensor, target: int, group: dist.ProcessGroup | None = None) -> _Sent:
         self._bytes_sent += tensor.nbytes
         # The tensor is kept: its memory must not be used for anything else before it has left
-        return _Sent(self._begin(dist.isend, tensor, target, tag), tensor, target)
+        return _Sent(self._begin(dist.isend, tensor, target, group), tensor, target)
 
     def _let_arrive(self, messages: deque[list[_Sent]]) -> None:
         """Wait until few messages are on their way."""
@@ -432,10 +432,15 @@ class _Replicated(nn.Module):
     def __init__(self, block: Block, group: dist.ProcessGroup) -> None:
         super().__init__()
         self.block = block
-        # Batch norms' statistics are merged at the end of an epoch
-        self.averaging = DistributedDataParallel(
-            block, process_group=group, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        # Of 1x1 convolutions, whose weights lie in memory the same in either layout
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        with warnings.catch_warnings():
+            # Its successor is not in older versions of torch
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            # Batch norms' statistics are merged at the end of an epoch
+            self.averaging = DistributedDataParallel(
+                block, process_group=group, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
     def forward(self, features: Tensor) -> Tensor:
         out: Tensor = self.averaging(features)
