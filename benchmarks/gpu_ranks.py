@@ -54,10 +54,12 @@ def _job(device: torch.device, num_blocks: int, parallel: dict[str, Any], **sett
         threads=torch.get_num_threads(),
     )
     count = job.layout.num_ranks
-    if device.type == "cuda" and torch.cuda.device_count() >= count:
-        return job.model_copy(update={"devices": [f"cuda:{index}" for index in range(count)]})
-    plugins = ["benchmarks.one_gpu"] if device.type == "cuda" else []
-    return job.model_copy(update={"devices": [str(device)] * count, "plugins": plugins})
+    if device.type == "cpu":
+        return job.model_copy(update={"devices": ["cpu"] * count})
+    gpus = torch.cuda.device_count()
+    shared = [] if gpus >= count else ["benchmarks.one_gpu"]
+    devices = [f"cuda:{rank if gpus >= count else 0}" for rank in range(count)]
+    return job.model_copy(update={"devices": devices, "plugins": shared})
 
 
 def _learn(job: Job) -> Outcome:
@@ -137,6 +139,7 @@ def _lost(device: torch.device, number: signal.Signals, says: str) -> dict[str, 
         train_in_parallel(job, lose)
     except SedonaError as error:
         said = str(error)
+    assert lost_at, f"it did not come to its first epoch: {said}"
     took = time.perf_counter() - lost_at[0]
     assert said.startswith(f"rank 1 (block 2 of 2) {says}"), said
     left = [rank for rank in ranks if Path(f"/proc/{rank}").exists()]
