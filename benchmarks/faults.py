@@ -306,8 +306,12 @@ def check_same(one: Path, other: Path) -> None:
     results, expected = (_results(folder) for folder in (one, other))
     if different := [name for name in expected if results.get(name) != expected[name]]:
         raise Broken(f"unlike in an undisturbed training: {', '.join(different)}")
-    if epochs_of(one) != epochs_of(other):
-        raise Broken("unlike in an undisturbed training: what was reported of its epochs")
+    ours_of, theirs_of = epochs_of(one), epochs_of(other)
+    if len(ours_of) != len(theirs_of):
+        raise Broken(f"reported {len(ours_of)} epochs, an undisturbed one {len(theirs_of)}")
+    for found, wanted in zip(ours_of, theirs_of, strict=True):
+        if found != wanted:
+            raise Broken(f"unlike in an undisturbed training: reported {found}, not {wanted}")
 
 
 def _results(folder: Path) -> Mapping[str, Any]:

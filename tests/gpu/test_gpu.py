@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from benchmarks.gpu_checks import CHECKS
+from benchmarks.gpu_ranks import RANK_CHECKS
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", [*CHECKS, *RANK_CHECKS])
 def test_on_a_gpu(name: str) -> None:
-    CHECKS[name](torch.device("cuda"))
+    {**CHECKS, **RANK_CHECKS}[name](torch.device("cuda"))

@@ -118,11 +118,13 @@ class DelayedGradients(TrainingMethod):
             if place == self._last:
                 return {self.stage.first + place: self._learn(features, labels, seed)}
             latest = self._forward(block, features, dict(block.named_parameters()), seed)
+            features = latest.outputs.detach()
+            if place + 1 == len(self.network.blocks):
+                # Before the error, which the block above sends while it waits for these features
+                self.stage.send(features)
             self.waiting[place].append(latest)
             if len(self.waiting[place]) > self._last - place:
                 self._backward(place, self.waiting[place].popleft(), self._error(place))
-            features = latest.outputs.detach()
-        self.stage.send(features)
         self._go_on()
         return {}
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -39,6 +40,8 @@ def main() -> int:
     except InputError as error:
         _record(port, Failure("InputError", str(error)))
         return 1
+    # Ours is the only thread here that does anything; memory allocators have others
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     ranks: dict[int, int] = {}
     failure = None
     for rank in range(job.layout.num_ranks):
