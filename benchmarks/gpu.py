@@ -3,9 +3,9 @@
 Parts, each with a share of the time that is left when its turn comes; what one part does not need
 is left to those after it:
 
-    checks    `gpu_checks`
     training  a step of ResNet-50 on 224 pixels in bf16: back-propagation, the same with every layer
               checkpointed or in four parts, K = 2 and K = 4; its memory beside the predicted one
+    checks    `gpu_checks`
     search    steps of a search; from them the length of the published one
     probing   steps of probes; from them the length of a probing that costs one training
     ranks     `gpu_ranks`: each block in a process of its own
@@ -155,8 +155,8 @@ class Part:
             raise
         found["took_s"] = round(time.perf_counter() - started, 2)
         self.values[name] = found
+        self.write()  # first: after some errors of kernels a process can do no more on its GPU
         self._tidy()
-        self.write()
 
     def timed(self, **prepare: Callable[[], Callable[[], object]]) -> dict[str, Any]:
         """Time computations that take turns; the first of each warms up and tells the memory.
@@ -519,8 +519,8 @@ def _release(part: Part) -> None:
 
 
 PARTS: dict[str, tuple[float, Callable[[Part], None]]] = {
-    "checks": (1.5, _checks),
     "training": (1, _training),
+    "checks": (1.5, _checks),
     "search": (1, _search),
     "probing": (1, _probing),
     "ranks": (4, _ranks),
