@@ -59,10 +59,11 @@ def save_checkpoint(search: UnderWay, directory: Path) -> None:
     `CHECKPOINT_FILE` is replaced last and names the others.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    state = search.problem.packed(search.state)
     tensors = {
-        "weights": search.state.weights,
-        "slots": search.state.slots,
-        "statistics": search.state.statistics,
+        "weights": state.weights,
+        "slots": state.slots,
+        "statistics": state.statistics,
         "alpha": search.network.alpha.detach(),
         "beta": search.network.beta.detach(),
     }
@@ -111,12 +112,13 @@ def load_checkpoint(search: UnderWay, directory: Path) -> None:
     state_file = directory / f"state-{search.step}.safetensors"
     with reading(state_file, remedy):
         tensors = load_file(state_file, device=str(search.network.alpha.device))
-        search.state = TrainingState(
+        state = TrainingState(
             tensors["weights"],
             tensors["slots"],
             tensors["statistics"],
             checkpoint["state_step"],
         )
+        search.state = search.problem.unpacked(state)
         search.problem.load(search.state)
         with torch.no_grad():
             search.network.alpha.copy_(tensors["alpha"])

@@ -32,6 +32,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 
 from sedona_nni.data.batches import Batch
 from sedona_nni.models.batch_norm import BatchNorm, batch_norm
@@ -45,6 +46,7 @@ from sedona_nni.searches.sedona.relaxation import (
 )
 
 __all__ = [
+    "ALIGNED",
     "Adam",
     "FlatTensors",
     "InnerOptimizer",
@@ -57,7 +59,12 @@ __all__ = [
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
-_ALIGNED = 64  # numbers: whatever their type, no kernel asks for more
+ALIGNED = {"cpu": 1, "cuda": 64}
+"""By kind of device, how many numbers a weight's place in a vector is a multiple of.
+
+cuDNN's batch norms read several at once, from addresses that have to be multiples of so many bytes,
+and crash at others. 64 numbers of any type are more than any kernel asks for."""
+
 _VALIDATION_PIECE = 64  # images validated at a time on a CPU: the cache is small
 
 
@@ -214,9 +221,8 @@ def quiet_forward_ad() -> None:
 class FlatTensors:
     """Named tensors of a module, from now on views of one vector.
 
-    On a GPU each begins at a multiple of `_ALIGNED` numbers, as kernels there read several at once
-    from addresses that are multiples of so many bytes. What lies between is 0 and stays so, as it
-    has no gradient.
+    Each begins at a multiple of `ALIGNED` numbers. What lies between is 0 and stays so, as it has
+    no gradient.
 
     Attributes:
         tensors: They, by name.
@@ -227,8 +233,9 @@ class FlatTensors:
     def __init__(self, named: Iterable[tuple[str, Tensor]], like: Tensor) -> None:
         self.tensors = dict(named)
         self.names = list(self.tensors)
-        step = _ALIGNED if like.device.type == "cuda" else 1
-        self._lengths = [-(-tensor.numel() // step) * step for tensor in self.tensors.values()]
+        self._sizes = [tensor.numel() for tensor in self.tensors.values()]
+        step = ALIGNED.get(like.device.type, 1)
+        self._lengths = [-(-size // step) * step for size in self._sizes]
         self.vector = like.detach().new_zeros(sum(self._lengths))
         for tensor, view in zip(self.tensors.values(), self.split(self.vector), strict=True):
             view.copy_(tensor.detach())
@@ -240,6 +247,20 @@ class FlatTensors:
             part[: tensor.numel()].view(tensor.shape)
             for part, tensor in zip(vector.split(self._lengths), self.tensors.values(), strict=True)
         ]
+
+    def packed(self, vectors: Tensor) -> Tensor:
+        """Return vectors, shape (..., n), without what lies between the tensors."""
+        if self._lengths == self._sizes:
+            return vectors
+        parts = zip(vectors.split(self._lengths, -1), self._sizes, strict=True)
+        return torch.cat([part[..., :size] for part, size in parts], -1)
+
+    def unpacked(self, vectors: Tensor) -> Tensor:
+        """Undo `packed`."""
+        if self._lengths == self._sizes:
+            return vectors
+        parts = zip(vectors.split(self._sizes, -1), self._lengths, strict=True)
+        return torch.cat([F.pad(part, (0, length - part.shape[-1])) for part, length in parts], -1)
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """Return the same views by name."""
@@ -319,6 +340,20 @@ class InnerProblem:
         """Put a state's weights and running statistics into the network."""
         self.weights.vector.copy_(state.weights)
         self.statistics.vector.copy_(state.statistics)
+
+    def packed(self, state: TrainingState) -> TrainingState:
+        """Return a state as it is kept: with the same vectors whatever the device."""
+        weights, slots = (self.weights.packed(part) for part in (state.weights, state.slots))
+        return TrainingState(weights, slots, self.statistics.packed(state.statistics), state.step)
+
+    def unpacked(self, state: TrainingState) -> TrainingState:
+        """Undo `packed`, on the network's device."""
+        device = self.weights.vector.device
+        weights, slots = (
+            self.weights.unpacked(part.to(device)) for part in (state.weights, state.slots)
+        )
+        statistics = self.statistics.unpacked(state.statistics.to(device))
+        return TrainingState(weights, slots, statistics, state.step)
 
     def gradient(
         self, state: TrainingState, batch: Batch, seed: int

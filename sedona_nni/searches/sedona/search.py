@@ -138,7 +138,7 @@ class Search:
         self.memory = WeightMemory(settings.memory_size, settings.eviction)
         self.state = self.problem.state()
         if settings.pretrain_steps == 0:
-            self.memory.store(self.state, error=1.0)
+            self.memory.store(self.problem.packed(self.state), error=1.0)
         self.step = 0
         self.train_batches_used = 0
         self.validation_batches_used = 0
@@ -169,7 +169,7 @@ class Search:
             if self._is_to_be_kept(self.step):
                 batch = self._next(validation=validation)
                 _, accuracy, *_ = self.problem.validation(self.state, batch)
-                memory.store(self.state, error=1 - float(accuracy))
+                memory.store(self.problem.packed(self.state), error=1 - float(accuracy))
             yield self._after_step(numbers)
 
         # 2. Meta-steps
@@ -190,7 +190,7 @@ class Search:
             self.meta_optimizer.zero_grad()
             # w_0 <- w_0 - lr g(w_0, alpha, beta), with the new alpha and beta
             numbers = self._train_from(w_0, train)
-            memory.store(self.state, error=1 - float(ahead.meta_accuracy))
+            memory.store(self.problem.packed(self.state), error=1 - float(ahead.meta_accuracy))
             numbers |= {
                 "meta_loss": float(ahead.meta_loss),
                 "meta_accuracy": float(ahead.meta_accuracy),
@@ -286,14 +286,7 @@ class Search:
 
     def _take_snapshot(self) -> TrainingState:
         generator = torch.Generator().manual_seed(self.seed_of(SNAPSHOT_DRAW, 0))
-        state = self.memory.take(generator)
-        device = self.network.alpha.device
-        return TrainingState(
-            state.weights.to(device),
-            state.slots.to(device),
-            state.statistics.to(device),
-            state.step,
-        )
+        return self.problem.unpacked(self.memory.take(generator))
 
     def lr_at(self, step: int) -> float:
         """Return the cosine from lr at step 0 to lr_min at the last of its steps and after."""
@@ -314,8 +307,9 @@ class Search:
         The search goes on as if nothing had happened. Meta-steps start from random moments of
         training, so that the latest weights say little about how far it has come.
         """
-        states = [self.state, *(snapshot.state for snapshot in self.memory.snapshots)]
-        self.problem.load(max(states, key=lambda state: state.step))
+        kept = [snapshot.state for snapshot in self.memory.snapshots]
+        states = [self.problem.packed(self.state), *kept]
+        self.problem.load(self.problem.unpacked(max(states, key=lambda state: state.step)))
 
     def result(self, dataset: str) -> SearchResult:
         """Return what has been found so far; ``dataset`` names where."""

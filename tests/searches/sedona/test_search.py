@@ -18,6 +18,7 @@ from safetensors.torch import save
 
 from sedona_nni.data.batches import Batch
 from sedona_nni.errors import InputError
+from sedona_nni.searches.sedona import inner_step
 from sedona_nni.searches.sedona.checkpoint import (
     CHECKPOINT_FILE,
     load_checkpoint,
@@ -340,3 +341,31 @@ def test_what_a_search_without_pretraining_needs(settings: dict[str, Any], messa
 def test_settings_are_checked(field: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=field):
         SearchSettings(**{field: value})
+
+
+@pytest.mark.slow(reason="two searches")
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_weights_at_aligned_places_learn_the_same(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; and what was kept of either goes on in the other."""
+    plain = search(optimizer=optimizer)
+    expected = run(plain)
+
+    with monkeypatch.context() as patched:
+        patched.setitem(inner_step.ALIGNED, "cpu", 64)
+        aligned = search(optimizer=optimizer)
+        weights = aligned.problem.weights.tensors.values()
+        assert len(aligned.state.weights) > sum(weight.numel() for weight in weights)
+        assert {weight.data_ptr() % 64 for weight in weights} == {0}
+        begun = run(aligned, 8)
+        save_checkpoint(aligned, tmp_path)
+        aligned.show_most_trained()
+
+    resumed = search(optimizer=optimizer)
+    load_checkpoint(resumed, tmp_path)
+    assert len(resumed.state.weights) == sum(weight.numel() for weight in weights)
+    for numbers, wanted in zip([*begun, *run(resumed)], expected, strict=True):
+        assert numbers == pytest.approx(
+            wanted, rel=1e-3
+        )  # vectors of other lengths round otherwise
