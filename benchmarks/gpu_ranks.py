@@ -29,13 +29,20 @@ from sedona_nni.training.settings import TrainSettings
 __all__ = ["RANK_CHECKS"]
 
 _TASK = Task(backbone="vgg11", width_multiplier=0.125, image_size=32, train_limit=200)
+_NO_DROPOUT = _TASK.model_copy(update={"backbone": "resnet18"})  # each device draws other masks
 _CUTS = {2: [3], 3: [2, 4]}
 _PATIENCE_S = 5.0
 _LATE_S = 15.0  # beyond patience, for all to end
 _TOO_LONG = 1000  # epochs
 
 
-def _job(device: torch.device, num_blocks: int, parallel: dict[str, Any], **settings: Any) -> Job:
+def _job(
+    device: torch.device,
+    num_blocks: int,
+    parallel: dict[str, Any],
+    task: Task = _TASK,
+    **settings: Any,
+) -> Job:
     """Describe a small training, with a GPU for each process if there are so many."""
     try:
         import sklearn  # noqa: F401 - has the images
@@ -45,8 +52,8 @@ def _job(device: torch.device, num_blocks: int, parallel: dict[str, Any], **sett
     aux = "none" if settings.get("method") == "ddg" else "conv1"
     parallel = {"patience_s": _PATIENCE_S, **parallel}
     job = Job(
-        task=_TASK,
-        decoupling=Decoupling(backbone=_TASK.backbone, cuts=cuts, aux=[aux] * len(cuts)),
+        task=task,
+        decoupling=Decoupling(backbone=task.backbone, cuts=cuts, aux=[aux] * len(cuts)),
         settings=TrainSettings.model_validate(
             {"epochs": 2, "batch_size": 20, "lr": 0.02, "parallel": parallel, **settings}
         ),
@@ -93,15 +100,18 @@ def _concurrent(device: torch.device) -> dict[str, float]:
 
 
 def _replicas(device: torch.device) -> dict[str, float]:
-    """Two ranks that share the lower block's batches, and send features in bf16, learn about what
-    one process learns, whose batch norms see the whole batch."""
-    job = _job(device, 2, {"replicas": [2, 1], "wire": "bf16"})
-    alone = job.settings.model_copy(update={"parallel": None})
-    network = initial_network(job.task, job.decoupling, alone.seed)
-    whole = train(network, job.load_splits(), alone, device=device).validation_loss
-    ours = _learn(job).trained.validation_loss
-    assert abs(ours - whole) <= 0.3 * whole, f"loss {ours}, {whole} in one process"
-    return {"validation_loss": ours, "of_one_process": whole}
+    """Two ranks that share the lower block's batches learn what they learn on CPUs: in one process
+    batch norms see the whole batch, which is something else."""
+
+    def loss(there: torch.device) -> float:
+        # So low a rate that rounding, also that of TF32, stays small
+        job = _job(there, 2, {"replicas": [2, 1]}, _NO_DROPOUT, lr=0.001)
+        return _learn(job).trained.validation_loss
+
+    ours, expected = loss(device), loss(torch.device("cpu"))
+    difference = abs(ours - expected)
+    assert difference <= 0.02 * expected, f"differs by {difference:.2e} from {expected:.4f} on CPUs"
+    return {"validation_loss": ours, "difference": difference}
 
 
 def _children(pid: int) -> list[int]:
