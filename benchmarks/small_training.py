@@ -104,7 +104,10 @@ class SmallTraining:
         if starter is None:
             return []
         with contextlib.suppress(psutil.Error):
-            return sorted(starter.children(), key=lambda each: (each.create_time(), each.pid))
+            words = starter.cmdline()
+            # They are forks of it; what is imported may start programs of its own
+            ranks = [each for each in starter.children() if each.cmdline() == words]
+            return sorted(ranks, key=lambda each: (each.create_time(), each.pid))
         return []
 
     def rank(self, number: int) -> psutil.Process | None:
