@@ -313,8 +313,10 @@ def check_same(one: Path, other: Path, reported: Sequence[Mapping[str, float]] =
         raise Broken(f"unlike in an undisturbed training: {', '.join(different)}")
     told, wanted = [*reported, *epochs_of(one)], epochs_of(other)
     if told != wanted:
-        different = [n for n, pair in enumerate(zip(told, wanted, strict=False), 1) if ne(*pair)]
-        numbers = f"{len(told)} of {len(wanted)}, of them otherwise {different}"
+        other_lines = [
+            place for place, pair in enumerate(zip(told, wanted, strict=False)) if ne(*pair)
+        ]
+        numbers = f"{len(told)} of {len(wanted)}, of them otherwise {other_lines}"
         raise Broken(f"unlike in an undisturbed training: the epochs reported, {numbers}")
 
 
