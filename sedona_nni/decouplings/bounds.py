@@ -40,6 +40,7 @@ __all__ = [
 
 _MIB = 2**20
 _Field = Literal["max_block_share", "max_block_memory"]
+_Ways = tuple[dict[tuple[int, int], list[str]], list[dict[int, int]]]  # see `BlockBound._ways`
 
 
 def _number_of(text: str) -> tuple[Fraction, bool] | None:
@@ -362,18 +363,26 @@ class BlockBound:
         num_blocks, last = len(cuts) + 1, self.num_layers - 1
         limits = self.limits(num_blocks)
 
+        def fitting(cuts: Sequence[int]) -> list[list[str]]:
+            starts = itertools.pairwise([-1, *cuts])
+            return [_fitting(start, end, aux[end], limits) for start, end in starts]
+
+        def may_be_last(start: int) -> bool:
+            return all(limit.allows(start, last) for limit in limits)
+
         def score(k: int, start: int, end: int) -> int | None:
             if end == last:
-                return 0 if all(limit.allows(start, end) for limit in limits) else None
+                return 0 if may_be_last(start) else None
             return -abs(end - cuts[k]) if _fitting(start, end, aux[end], limits) else None
 
-        found = best_cuts(self.num_layers, num_blocks, score)
-        if not found:
-            self.check(num_blocks, self.ends(aux))
-        ((_, nearest),) = found
-        starts = itertools.pairwise([-1, *nearest])
-        chosen = [_fitting(start, end, aux[end], limits)[0] for start, end in starts]
-        return self._decoupling(nearest, chosen)
+        names = fitting(cuts)
+        if not (all(names) and may_be_last(cuts[-1] if cuts else -1)):
+            found = best_cuts(self.num_layers, num_blocks, score)
+            if not found:
+                self.check(num_blocks, self.ends(aux))
+            ((_, cuts),) = found
+            names = fitting(cuts)
+        return self._decoupling([*cuts], [allowed[0] for allowed in names])
 
     def random(
         self,
@@ -387,12 +396,43 @@ class BlockBound:
             InputError: if there is none.
         """
         check_num_blocks(num_blocks, self.num_layers)
+        fitting, ways = self._ways(num_blocks, (*aux_choices,))
+        top = self.num_layers - 1
+        if not ways[-1][-1]:
+            self.check(num_blocks, self.ends([aux_choices] * (self.num_layers - 1)))
+        cuts, aux, start = [], [], -1
+        for above, total in zip(ways[-2::-1], ways[:0:-1], strict=True):
+            ends = range(start + 1, top)
+            chances = [len(fitting[start, end]) * above[end] / total[start] for end in ends]
+            cuts.append(int(rng.choice(ends, p=chances)))
+            names = fitting[start, cuts[-1]]
+            aux.append(names[int(rng.choice(len(names)))])
+            start = cuts[-1]
+        return self._decoupling(cuts, aux)
+
+    def _ways(self, num_blocks: int, aux_choices: tuple[str, ...]) -> _Ways:
+        """Return what `random` draws by; counted once for each K and choice of networks.
+
+        Returns:
+            The auxiliary networks that may end the block of the layers start+1..end, by start and
+            end; and for 1, 2, ... K blocks in how many ways the layers above a start can be so
+            many, by start.
+        """
+        key = num_blocks, aux_choices
+        if key not in self._counted:
+            self._counted[key] = self._count_ways(*key)
+        return self._counted[key]
+
+    @functools.cached_property
+    def _counted(self) -> dict[tuple[int, tuple[str, ...]], _Ways]:
+        return {}
+
+    def _count_ways(self, num_blocks: int, aux_choices: tuple[str, ...]) -> _Ways:
         limits, top = self.limits(num_blocks), self.num_layers - 1
         fitting = {
             (start, end): _fitting(start, end, aux_choices, limits)
             for start, end in itertools.combinations(range(-1, top), 2)
         }
-        # In how many ways what lies above a boundary can be 1, 2, ... K blocks
         ways = [
             {
                 start: int(all(limit.allows(start, top) for limit in limits))
@@ -409,17 +449,7 @@ class BlockBound:
                     for start in range(-1, top)
                 }
             )
-        if not ways[-1][-1]:
-            self.check(num_blocks, self.ends([aux_choices] * (self.num_layers - 1)))
-        cuts, aux, start = [], [], -1
-        for above, total in zip(ways[-2::-1], ways[:0:-1], strict=True):
-            ends = range(start + 1, top)
-            chances = [len(fitting[start, end]) * above[end] / total[start] for end in ends]
-            cuts.append(int(rng.choice(ends, p=chances)))
-            names = fitting[start, cuts[-1]]
-            aux.append(names[int(rng.choice(len(names)))])
-            start = cuts[-1]
-        return self._decoupling(cuts, aux)
+        return fitting, ways
 
     def _decoupling(self, cuts: list[int], aux: list[str]) -> Decoupling:
         return Decoupling(
