@@ -18,12 +18,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="fail a test that takes more of a processor, so that those not marked slow stay fast",
     )
+    parser.addoption("--nightly", action="store_true", help="run what takes an hour, too")
 
 
 @pytest.hookimpl(tryfirst=True)  # before some are chosen by their marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--nightly"):
+        _leave_out_nightly(config, items)
     _mark_further_cases(items)
     _skip_without_gpu(items)
+
+
+def _leave_out_nightly(config: pytest.Config, items: list[pytest.Item]) -> None:
+    nightly = [item for item in items if item.get_closest_marker("nightly")]
+    config.hook.pytest_deselected(items=nightly)
+    items[:] = [item for item in items if item not in nightly]
 
 
 def _mark_further_cases(items: list[pytest.Item]) -> None:

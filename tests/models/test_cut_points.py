@@ -1,0 +1,208 @@
+"""Where models can be cut, what their units are, and which places are chosen."""
+
+from __future__ import annotations
+
+import doctest
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from sedona_nni.errors import InputError
+from sedona_nni.models import cut_points
+from sedona_nni.models.cut_points import Boundaries, Place, choose_places, find_places
+from sedona_nni.models.tracing import trace
+
+
+class Net(nn.Module):
+    """Four convolutions and a classifier, in any order."""
+
+    def __init__(self, code: Callable[[Net, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(3, 3, 1) for _ in range(4))
+        self.act = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(3, 2)
+        self.code = code
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.code(self, images).mean((2, 3)))
+
+
+def places_of(model: nn.Module, size: int = 64) -> list[Place]:
+    return find_places(trace(model, torch.zeros(1, 3, size, size)))
+
+
+def names(code: Callable[[Net, Tensor], Tensor]) -> list[str]:
+    return [place.name for place in places_of(Net(code), 4) if not place.weights]
+
+
+def torchvisions(name: str, **arguments: object) -> list[Place]:
+    return places_of(models.get_model(name, **arguments))
+
+
+def units(name: str, **arguments: object) -> list[str]:
+    return [place.name for place in torchvisions(name, **arguments) if place.unit]
+
+
+def test_the_examples() -> None:
+    assert doctest.testmod(cut_points).attempted > 3
+    assert doctest.testmod(cut_points).failed == 0
+
+
+def test_a_place_is_where_one_tensor_is_alive() -> None:
+    assert names(lambda net, x: net.b(net.a(x))) == ["a", "b", "mean"]
+    assert names(lambda net, x: net.c(net.a(x) + net.b(x))) == ["add", "c", "mean"]
+
+    def shortcut(net: Net, x: Tensor) -> Tensor:
+        x = net.a(x)
+        return net.d(x + net.c(net.b(x)))
+
+    assert names(shortcut) == ["a", "add", "d", "mean"]
+
+
+def test_weights_and_multiples_of_the_batch_do_not_cross() -> None:
+    def code(net: Net, x: Tensor) -> Tensor:
+        batch, scale = x.shape[0], net.fc.bias.sum().expand(x.shape[0], 1, 1, 1)
+        x = net.b(net.a(x).view(batch, 3, 4, 4))
+        return (x * scale).view(batch, 3, 2, 8)
+
+    assert names(code) == ["a", "view", "b"]  # from the product on, the classifier's bias is shared
+
+    def without(net: Net, x: Tensor) -> Tensor:
+        batch = x.shape[0]
+        ones = torch.ones(3, 1, 1)
+        x = net.b(net.a(x).view(batch, 3, 4, 4))
+        return (x * ones).view(batch, 3, 2, 8)
+
+    assert names(without) == ["a", "view", "b", "mul", "view_1", "mean"]
+
+
+def test_random_numbers_cross() -> None:
+    def code(net: Net, x: Tensor) -> Tensor:
+        noise = torch.rand(3, 1, 1)
+        return net.b(net.a(x)) + noise
+
+    assert names(code) == ["add", "mean"]
+
+
+def test_what_is_written_into_later_is_no_place() -> None:
+    assert names(lambda net, x: net.b(net.act(net.a(x)))) == ["act", "b", "mean"]
+    assert names(lambda net, x: net.b(net.a(x).view(-1, 3, 2, 8).mul_(2))) == ["mul_", "b", "mean"]
+
+    def through_a_view(net: Net, x: Tensor) -> Tensor:
+        x = net.a(x)
+        x.view(-1).add_(1)
+        return net.b(x)
+
+    assert names(through_a_view) == ["b", "mean"]
+
+
+def test_what_crosses_begins_with_the_batch() -> None:
+    assert names(lambda net, x: net.b(net.a(x.flatten(0, 1).view(-1, 3, 4, 4)))) == [
+        "view", "a", "b", "mean",
+    ]  # fmt: skip
+    assert names(lambda net, x: net.a(x).transpose(0, 1).transpose(0, 1)) == [
+        "a", "transpose_1", "mean",
+    ]  # fmt: skip
+
+
+def test_weights_on_both_sides_are_named() -> None:
+    net = Net(lambda net, x: net.d(net.a(net.b(net.a(x)))))
+    places = places_of(net, 4)
+    shared = {place.name: place.weights for place in places if place.weights}
+    assert shared == dict.fromkeys(["a", "b"], ("a.weight", "a.bias"))
+    with pytest.raises(InputError) as caught:
+        choose_places(places, ["b"])
+    assert str(caught.value) == (
+        "boundaries: must not part the uses of a.weight, a.bias; may be at a:2, d, but got 'b'"
+    )
+    tied = Net(lambda net, x: net.c(net.b(net.a(x))))
+    tied.c.weight = tied.a.weight
+    assert [p.name for p in places_of(tied, 4) if p.weights] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "first", "last", "shape"),
+    [
+        ("resnet50", 16, "layer1.0", "layer4.2", (2048, 2, 2)),
+        ("mobilenet_v2", 17, "features.1", "features.17", (320, 2, 2)),
+        ("efficientnet_v2_s", 40, "features.1.0", "features.6.14", (256, 2, 2)),
+        ("convnext_tiny", 18, "features.1.0", "features.7.2", (768, 2, 2)),
+        ("densenet121", 4, "features.denseblock1", "features.denseblock4", (1024, 2, 2)),
+        ("swin_t", 12, "features.1.0", "features.7.1", (2, 2, 768)),
+        ("regnet_y_400mf", 16, "trunk_output.block1.block1-0", "trunk_output.block4.block4-5",
+         (440, 2, 2)),
+        ("vgg11_bn", 8, "features.2", "features.27", (512, 4, 4)),
+        ("squeezenet1_1", 8, "features.3", "features.12", (512, 3, 3)),
+    ],
+)  # fmt: skip
+def test_units(name: str, count: int, first: str, last: str, shape: tuple[int, ...]) -> None:
+    found = [place for place in torchvisions(name) if place.unit]
+    assert (len(found), found[0].name, found[-1].name) == (count, first, last)
+    assert found[-1].shape == shape
+
+
+def test_units_of_a_transformer_are_its_layers() -> None:
+    found = [p for p in torchvisions("vit_b_32", image_size=64) if p.unit]
+    assert [p.name for p in found] == [f"encoder.layers.encoder_layer_{i}" for i in range(12)]
+    assert {p.shape for p in found} == {(5, 768)}
+    between = [b.share - a.share for a, b in itertools.pairwise(found)]
+    assert between == pytest.approx([between[0]] * 11)
+
+
+def place(index: int, share: float, unit: bool = True) -> Place:
+    return Place(f"p{index}", (1,), share, unit, (), None, index)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 5, 8])
+def test_so_many_layers_are_as_even_as_they_can_be(layers: int) -> None:
+    shares = [0.02, 0.1, 0.15, 0.4, 0.42, 0.6, 0.85, 0.9]
+    places = [place(index, share) for index, share in enumerate(shares)]
+
+    def largest(chosen: list[float]) -> float:
+        return max(b - a for a, b in itertools.pairwise([0.0, *chosen]))
+
+    best = min(
+        largest([*inner, shares[-1]]) for inner in itertools.combinations(shares[:-1], layers - 1)
+    )
+    chosen = choose_places(places, layers)
+    assert len(chosen) == layers
+    assert chosen[-1] is places[-1]
+    assert largest([p.share for p in chosen]) == best
+
+
+def test_units_are_preferred_and_the_head_follows_the_last() -> None:
+    places = [place(i, (i + 1) / 10, unit=i in (1, 3)) for i in range(6)]
+
+    def chosen(boundaries: Boundaries) -> list[int]:
+        return [p.index for p in choose_places(places, boundaries)]
+
+    assert chosen("all") == [0, 1, 2, 3]
+    assert chosen("units") == chosen(2) == [1, 3]
+    assert chosen(4) == [0, 1, 2, 3]
+    assert chosen(["p2", "p0"]) == [0, 2, 3]
+    assert chosen([]) == [3]
+
+
+@pytest.mark.parametrize(
+    ("boundaries", "message"),
+    [
+        (5, "boundaries: must be 1 to 4 layers, but got 5"),
+        (0, "boundaries: must be 1 to 2 layers, but got 0"),
+        (["p3"], "boundaries: must be below the head, at p0, p1, p2, but got 'p3'"),
+        (["layer9"], "boundaries: must be below the head, at p0, p1, p2, but got 'layer9'"),
+    ],
+)
+def test_wrong_boundaries(boundaries: Boundaries, message: str) -> None:
+    places = [place(i, (i + 1) / 10, unit=i in (1, 3)) for i in range(6)]
+    with pytest.raises(InputError) as caught:
+        choose_places(places, boundaries)
+    assert str(caught.value) == message
+
+
+def test_a_model_without_a_place_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^model: must have a place that one tensor crosses"):
+        choose_places([], "units")
