@@ -131,7 +131,7 @@ EXCEPTIONS = {
     # The base of what sees each of torch's operators is public but for the name of its module
     "sedona_nni/decouplings/dry_run.py": {"_python_dispatch"},
     # As there; and torch's own count of what was written into a tensor, for which it has no name
-    "sedona_nni/models/tracing.py": {"_python_dispatch", "_version"},
+    "sedona_nni/models/cutting/values.py": {"_python_dispatch", "_version"},
     # Where a module's forward pass finds a weight; torch has no public way to put a dual there
     "sedona_nni/searches/sedona/inner_step.py": {"_parameters"},
     # NNI's faults are mended from outside, at the border to it

@@ -13,8 +13,8 @@ from torch import nn
 from torchvision import models
 from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
-from sedona_nni.models.cut_points import find_places
-from sedona_nni.models.tracing import trace
+from sedona_nni.models.cutting.cut_points import find_places
+from sedona_nni.models.cutting.tracing import trace
 
 # Small ones of families that begin large
 SMALL: dict[str, tuple[int, Callable[[], nn.Module]]] = {

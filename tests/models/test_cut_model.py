@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torchvision import models
 
-from sedona_nni.models import cut_model as module
-from sedona_nni.models.cut_model import CutModel, cut_model
+from sedona_nni.models.cutting import cut_model as module
+from sedona_nni.models.cutting.cut_model import CutModel, cut_model
 
 IMAGES = torch.rand(3, 3, 16, 12, generator=torch.Generator().manual_seed(0))
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 from sedona_nni.errors import InputError
-from sedona_nni.models import cut_points
-from sedona_nni.models.cut_points import Boundaries, Place, choose_places, find_places
-from sedona_nni.models.tracing import trace
+from sedona_nni.models.cutting import cut_points
+from sedona_nni.models.cutting.cut_points import Boundaries, Place, choose_places, find_places
+from sedona_nni.models.cutting.tracing import trace
 
 
 class Net(nn.Module):
@@ -159,19 +159,17 @@ def place(index: int, share: float, unit: bool = True) -> Place:
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 5, 8])
 def test_so_many_layers_are_as_even_as_they_can_be(layers: int) -> None:
-    shares = [0.02, 0.1, 0.15, 0.4, 0.42, 0.6, 0.85, 0.9]
+    shares = [0.02, 0.1, 0.15, 0.2, 0.32, 0.42, 0.55, 0.6]  # the head has 0.4
     places = [place(index, share) for index, share in enumerate(shares)]
 
     def largest(chosen: list[float]) -> float:
         return max(b - a for a, b in itertools.pairwise([0.0, *chosen]))
 
-    best = min(
-        largest([*inner, shares[-1]]) for inner in itertools.combinations(shares[:-1], layers - 1)
-    )
+    best = min(largest([*inner, 1.0]) for inner in itertools.combinations(shares[:-1], layers - 1))
     chosen = choose_places(places, layers)
     assert len(chosen) == layers
     assert chosen[-1] is places[-1]
-    assert largest([p.share for p in chosen]) == best
+    assert largest([*(p.share for p in chosen[:-1]), 1.0]) == best
 
 
 def test_units_are_preferred_and_the_head_follows_the_last() -> None:
@@ -192,6 +190,10 @@ def test_units_are_preferred_and_the_head_follows_the_last() -> None:
     [
         (5, "boundaries: must be 1 to 4 layers, but got 5"),
         (0, "boundaries: must be 1 to 2 layers, but got 0"),
+        (
+            "unit",
+            "boundaries: must be all, units, a number of layers or a list of names, but got 'unit'",
+        ),
         (["p3"], "boundaries: must be below the head, at p0, p1, p2, but got 'p3'"),
         (["layer9"], "boundaries: must be below the head, at p0, p1, p2, but got 'layer9'"),
     ],

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from torchvision import models
 
 from sedona_nni.errors import InputError
-from sedona_nni.models import tracing
-from sedona_nni.models.tracing import Trace, trace
+from sedona_nni.models.cutting import tracing
+from sedona_nni.models.cutting.following import Trace
+from sedona_nni.models.cutting.tracing import trace
 
 
 class Model(nn.Module):
@@ -127,6 +128,14 @@ def test_training_is_read_when_it_runs_or_the_module_is_kept_whole() -> None:
     assert [str(each) for each in dropout.all_input_nodes][1:] == ["parts_0_training"]
     called = [name for name in operators(traced) if name.startswith("parts")]
     assert called == ["parts.0.one", "parts.0.two", "parts.1", "parts.2.one", "parts.2.two"]
+
+
+def test_what_hands_on_its_input_is_kept_whole() -> None:
+    """Else nobody could tell its result from what it was given, which others use, too."""
+    through = Part(lambda part, x: x)
+    through.forward = lambda x: x  # type: ignore[method-assign]
+    traced = followed(lambda model, x: x + 2 * model.parts[0](x), through)
+    assert "parts.0" in operators(traced)
 
 
 def test_in_place_writing_is_seen() -> None:

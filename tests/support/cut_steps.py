@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sedona_nni.models.cut_model import CutModel, cut_model
-from sedona_nni.models.cut_points import Boundaries
+from sedona_nni.models.cutting.cut_model import CutModel, cut_model
+from sedona_nni.models.cutting.cut_points import Boundaries
 
 
 def one_step(network: nn.Module, model: nn.Module, images: Tensor) -> dict[str, Tensor]:

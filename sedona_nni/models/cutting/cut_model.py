@@ -20,16 +20,15 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from sedona_nni.models.cut_points import (
+from sedona_nni.models.cutting.crossings import free_nodes, made_for
+from sedona_nni.models.cutting.cut_points import (
     Boundaries,
     Place,
     choose_places,
     find_places,
-    free_nodes,
-    is_batch_read,
-    made_for,
 )
-from sedona_nni.models.tracing import Call, Trace, trace
+from sedona_nni.models.cutting.following import Call, Trace, reads_batch
+from sedona_nni.models.cutting.tracing import trace
 
 __all__ = ["CutModel", "Piece", "cut_model"]
 
@@ -129,7 +128,7 @@ class CutModel(nn.Module):
 
     Examples:
         >>> import torch, torchvision
-        >>> from sedona_nni.models.cut_model import cut_model
+        >>> from sedona_nni.models.cutting.cut_model import cut_model
         >>> model = torchvision.models.resnet18().eval()
         >>> images = torch.rand(2, 3, 64, 64)
         >>> cut = cut_model(model, images, 4)
@@ -183,7 +182,7 @@ def cut_model(model: nn.Module, example: Tensor, boundaries: Boundaries = "units
     Args:
         model: Maps one tensor, (B, ...), to logits, (B, classes).
         example: A batch of images as it takes them; only shape and type matter.
-        boundaries: Where layers end, see `sedona_nni.models.cut_points.choose_places`.
+        boundaries: Where layers end, see `sedona_nni.models.cutting.cut_points.choose_places`.
 
     Raises:
         InputError: if the model does not take the example, returns no logits or cannot be
@@ -192,7 +191,7 @@ def cut_model(model: nn.Module, example: Tensor, boundaries: Boundaries = "units
     traced = trace(model, example)
     places = choose_places(find_places(traced), boundaries)
     graph, new, origin = _with_whole_modules(traced, [place.index for place in places])
-    free = free_nodes(graph, traced.batch)
+    free = free_nodes(graph)
     (output,) = graph.find_nodes(op="output")
     (given,) = graph.find_nodes(op="placeholder")
     crossing = [given, *(new[place.node] for place in places), output.args[0]]
@@ -275,7 +274,7 @@ def _steps(
     numbers = {given: 0, **{node: number for number, node in enumerate(run, start=1)}}
     last = dict(enumerate(range(len(run) + 1)))  # what nobody uses goes at once
     for node in run:
-        for each in () if is_batch_read(node) else node.all_input_nodes:
+        for each in () if reads_batch(node) else node.all_input_nodes:
             last[numbers[each]] = numbers[node]
     del last[numbers[returned]]
 
@@ -295,7 +294,7 @@ def _steps(
     steps = []
     for number, node in enumerate(run, start=1):
         done = tuple(each for each, step in last.items() if step == number)
-        if is_batch_read(node):
+        if reads_batch(node):
             steps.append(_Step("batch", node.meta["value"] // batch, (), {}, done))
         else:
             steps.append(_Step(node.op, node.target, plain(node.args), plain(node.kwargs), done))

@@ -1,0 +1,156 @@
+"""A model's forward pass as a graph whose values have shapes.
+
+The model is followed by torch.fx on a copy without memory (torch's ``meta`` device), so nothing of
+the original changes and its size does not matter. Beside its symbol each value carries a shape:
+
+    sizes          are numbers, and so are branches on them; but what is a multiple of the batch
+                   size stays a symbol, so that the graph serves every batch. The copy computes
+                   with a batch that is a prime, and what it divides is such a multiple.
+    ``training``   of a module is a symbol that is read when the graph runs. Who branches on it is
+                   followed both ways.
+    weights,       and whatever torch makes of nothing, random numbers too, are made when the graph
+    constants      runs; no value is frozen.
+
+A module is *kept whole*, as one call in the graph, if it is one of torch.nn's, if it branches on
+values, or if it does other things in training than in evaluation. So what cannot be followed is
+still computed by the model's own code.
+Source: Reed et al., MLSys 2022 (torch.fx).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from sedona_nni.errors import InputError
+from sedona_nni.models.cutting.following import BRANCHES, Trace, Tracer, reason
+from sedona_nni.models.cutting.values import Values
+
+__all__ = ["trace"]
+
+_PRIMES = (1009, 1013, 1019, 1021, 1031)
+
+
+def trace(model: nn.Module, example: Tensor) -> Trace:
+    """Follow a model through its forward pass.
+
+    Args:
+        model: Any module of one tensor, (B, ...), that returns logits, (B, classes).
+        example: A batch as the model takes it; neither its values nor its batch size matter.
+
+    Raises:
+        InputError: if the model does not take the example, does not return logits, or cannot be
+            followed in its outermost code.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from sedona_nni.models.cutting.tracing import trace
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+        >>> images = torch.zeros(2, 3, 8, 8)
+        >>> _ = model(images)
+        >>> [call.path for call in trace(model, images).calls]
+        ['0', '1', '2', '3']
+    """
+    copied = _without_memory(model)
+    tensors = itertools.chain(model.parameters(), model.buffers(), [example[0]])
+    sizes = {size for tensor in tensors for size in tensor.shape}
+    batch = next(
+        prime for prime in _PRIMES if not any(size and size % prime == 0 for size in sizes)
+    )
+    images = torch.empty(batch, *example.shape[1:], dtype=example.dtype, device="meta")
+    whole: dict[str, str] = {}
+    while True:
+        ways: list[Trace] = []
+        forks: set[str] = set()
+        for training in (True, False):
+            tracer = Tracer(copied, Values(copied, model, images, training), whole)
+            try:
+                ways.append(tracer.follow(copied))
+            except Exception as error:
+                raise _not_followed(tracer, model, example, error) from error
+            forks |= tracer.forks
+            if not forks:
+                break
+        if len(ways) == 1 or _steps(ways[0]) == _steps(ways[1]):
+            _check_logits(ways[0])
+            return ways[0]
+        differing = _differing(ways[0], ways[1], forks - {""})
+        if not differing:
+            rule = "must compute the same in training and in evaluation, but for its modules"
+            raise InputError.rule("model", rule, type(model).__name__)
+        whole |= dict.fromkeys(differing, BRANCHES)
+
+
+def _without_memory(model: nn.Module) -> nn.Module:
+    def hollow(tensor: Tensor) -> Tensor:
+        empty = tensor.detach().to("meta")
+        if isinstance(tensor, nn.Parameter):
+            return nn.Parameter(empty, tensor.requires_grad)
+        return empty
+
+    attributes = (each for module in model.modules() for each in vars(module).values())
+    tensors = itertools.chain(model.parameters(), model.buffers(), attributes)
+    return copy.deepcopy(model, {id(x): hollow(x) for x in tensors if isinstance(x, Tensor)})
+
+
+def _steps(way: Trace) -> list[str]:
+    """Return the nodes as texts, equal if they compute the same."""
+    return [
+        repr((node.op, str(node.target), node.args, node.kwargs, node.meta["scope"]))
+        for node in way.graph.nodes
+    ]
+
+
+def _differing(first: Trace, second: Trace, forks: set[str]) -> set[str]:
+    """Return the innermost modules that do other things in the two modes."""
+
+    def own(way: Trace) -> dict[str, list[list[str]]]:
+        nodes = list(way.graph.nodes)
+        did: dict[str, list[list[str]]] = {path: [] for path in forks}
+        for call in way.calls:
+            if call.path in forks:
+                run = nodes[call.start : call.stop]
+                within = {node: number for number, node in enumerate(run)}
+                given = [map_arg((node.args, node.kwargs), within.get) for node in run]
+                did[call.path].append(
+                    [repr((x.op, str(x.target), y)) for x, y in zip(run, given, strict=True)]
+                )
+        return did
+
+    one, other = own(first), own(second)
+    differing = {path for path in forks if one[path] != other[path]}
+    return {
+        path for path in differing if not any(each.startswith(f"{path}.") for each in differing)
+    }
+
+
+def _check_logits(way: Trace) -> None:
+    (output,) = way.graph.find_nodes(op="output")
+    logits = output.args[0]
+    value = logits.meta["value"] if isinstance(logits, fx.Node) else logits
+    if not isinstance(value, Tensor) or value.dim() != 2 or value.shape[0] != way.batch:
+        rule = "must return logits, (B, classes)"
+        shape = tuple(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__
+        raise InputError.rule("model", rule, shape)
+
+
+def _not_followed(
+    tracer: Tracer, model: nn.Module, example: Tensor, error: Exception
+) -> InputError:
+    name = type(model).__name__
+    device = next((weight.device for weight in model.parameters()), example.device)
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).eval()(example.to(device))
+    except Exception as refused:
+        rule = f"must be images that {name} takes"
+        return InputError.rule("example", rule, f"{tuple(example.shape)}: {reason(refused)}")
+    nodes = [node for node in tracer.graph.nodes if node.op.startswith("call")]
+    until = "its input" if not nodes else f"{nodes[-1].meta['scope']} {nodes[-1].name}".strip()
+    rule = f"must be one that torch.fx can follow, and was followed to {until}"
+    return InputError.rule("model", rule, f"{name}: {reason(error)}")

@@ -1,0 +1,143 @@
+"""What a node computes, without memory: shapes, operations, what it draws and writes into.
+
+The nodes of torch.fx are run on torch's ``meta`` device with a batch that is a prime number, so
+that a size which the prime divides is one that grows with the batch. A module whose code needs
+values runs with two small batches of ones, which tell its shapes.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate, map_arg
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+__all__ = ["Values", "leaves"]
+
+
+class _Watch(TorchDispatchMode):
+    """Counts what torch's operators compute, and sees whether they draw random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+        self.random = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            self.flops += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
+        self.random |= torch.Tag.nondeterministic_seeded in func.tags
+        return out
+
+
+class Values:
+    """Computes the values of a graph's nodes, each once and when it is made.
+
+    Attributes:
+        computing: Whether it is at that; then nothing is to be followed.
+        training: Which of the two modes the model is in.
+        batch: The batch size, a prime number.
+    """
+
+    def __init__(
+        self, model: nn.Module, original: nn.Module, example: Tensor, training: bool
+    ) -> None:
+        self.computing = False
+        self.training = training
+        self.batch = example.shape[0]
+        self._model = model
+        self._original = original
+        self._example = example
+
+    def grows(self, value: object) -> bool:
+        """Return whether a value is a size that grows with the batch."""
+        return type(value) is int and value != 0 and value % self.batch == 0
+
+    def of(self, node: fx.Node) -> Any:
+        """Return a node's value, in its ``meta`` with what else `Trace` says."""
+        if "value" not in node.meta:
+            node.meta.update(self._computed(node))
+        return node.meta["value"]
+
+    def _computed(self, node: fx.Node) -> dict[str, Any]:
+        args, kwargs = map_arg((node.args, node.kwargs), self.of)
+        given = [each for each in leaves((args, kwargs)) if isinstance(each, Tensor)]
+        self.computing = True
+        try:
+            before = [tensor._version for tensor in given]
+            try:
+                with _Watch() as watch:
+                    value = self._run(node, args, kwargs)
+            except Exception:
+                if node.op != "call_module":
+                    raise
+                value, watch = self._run_for_real(str(node.target), args, kwargs)
+            changed = [x for x, version in zip(given, before, strict=True) if x._version != version]
+            return {
+                "value": map_aggregate(
+                    value, lambda x: x.to("meta") if isinstance(x, Tensor) else x
+                ),
+                "macs": watch.flops // 2,
+                "random": watch.random,
+                "changes": {id(tensor.untyped_storage()) for tensor in changed},
+            }
+        finally:
+            self.computing = False
+
+    def _run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        if node.op == "placeholder":
+            return self._example
+        target: Any = node.target
+        if node.op == "get_attr":
+            owner, _, name = target.rpartition(".")
+            if name == "training":
+                return self.training
+            return getattr(self._model.get_submodule(owner), name)
+        if node.op == "call_module":
+            return self._model.get_submodule(target)(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return target(*args, **kwargs)
+
+    def _run_for_real(self, path: str, args: Any, kwargs: Any) -> tuple[Any, _Watch]:
+        """Return what a module returns whose code needs values, found with two small batches."""
+        module = copy.deepcopy(self._original.get_submodule(path)).cpu().train(self.training)
+
+        def run(batch: int) -> Any:
+            def real(given: Any) -> Any:
+                if not isinstance(given, Tensor):
+                    return given
+                shape = [batch * s // self.batch if self.grows(s) else s for s in given.shape]
+                return torch.ones(shape, dtype=given.dtype)
+
+            return module(*map_aggregate(args, real), **map_aggregate(kwargs, real))
+
+        def without_memory(of_two: Any) -> Any:
+            of_three = next(others)
+            if not isinstance(of_two, Tensor):
+                return of_two
+            shape = [
+                a if a == b else a // 2 * self.batch
+                for a, b in zip(of_two.shape, of_three.shape, strict=True)
+            ]
+            return torch.empty(shape, dtype=of_two.dtype, device="meta")
+
+        with _Watch() as watch:
+            two = run(2)
+        watch.flops = watch.flops // 2 * self.batch
+        others = iter(leaves(run(3)))
+        return map_aggregate(two, without_memory), watch
+
+
+def leaves(structure: Any) -> list[Any]:
+    """Return what is in a structure of tuples, lists, dicts and slices."""
+    found: list[Any] = []
+    map_aggregate(structure, found.append)
+    return found
