@@ -49,8 +49,8 @@ def compare(
 
     Returns:
         Under each rival's name either its ``failure`` or ``images_per_s``, the median over the
-        turns of the batch over the last process's seconds per step; ``values_images_per_s``, of
-        each turn; ``exact``, ``statistics_of``, ``threads`` and ``bytes_per_step``, see
+        turns of the batch over the slowest process's seconds per step; ``values_images_per_s``,
+        of each turn; ``exact``, ``statistics_of``, ``threads`` and ``bytes_per_step``, see
         `benchmarks.rivals.processes.Rival`; and, a list of one number per process each, medians of
         what `benchmarks.rivals.processes.Measurement` has, with ``allocated_mib``, the most that
         torch's tensors take, held_mib + step_mib. For a single process that has all blocks
@@ -67,7 +67,7 @@ def compare(
             if name not in failures:
                 try:
                     turns[name].append(run(rivals[name], setting, interfaces))
-                    rate = setting.batch_size / turns[name][-1][-1].step_s
+                    rate = _rate(turns[name][-1], setting)
                     found = f"{rate:.1f} images/s"
                 except RivalError as error:
                     found = failures[name] = str(error)
@@ -81,10 +81,15 @@ def compare(
     return document | _shares(document, setting)
 
 
+def _rate(turn: Sequence[Measurement], setting: RivalSetting) -> float:
+    """Return images/s of the slowest process: others may be working off what waits for them."""
+    return setting.batch_size / max(measured.step_s for measured in turn)
+
+
 def _summary(
     rival: Rival, setting: RivalSetting, turns: Sequence[Sequence[Measurement]]
 ) -> dict[str, Any]:
-    values = [setting.batch_size / turn[-1].step_s for turn in turns]
+    values = [_rate(turn, setting) for turn in turns]
     processes = [[asdict(measured) for measured in repeats] for repeats in zip(*turns, strict=True)]
 
     def medians(field: str) -> list[float] | None:
