@@ -82,7 +82,8 @@ LONG = {
     **dict.fromkeys(["maxvit_t"], 224),
 }
 
-# With arguments of timm's, ``size`` is that of the images
+# With arguments of timm's, ``size`` is that of the images. Without LeViT and EfficientFormer:
+# in evaluation they keep biases with their graph, through which nobody can go back a second time
 TIMM: dict[str, dict[str, Any]] = {
     "resnet18": {"drop_rate": 0.2, "drop_path_rate": 0.2},
     "convnext_atto": {"drop_path_rate": 0.2},
@@ -94,14 +95,12 @@ TIMM: dict[str, dict[str, Any]] = {
     "regnety_002": {},
     "swin_tiny_patch4_window7_224": {"size": 224},
     "swinv2_cr_tiny_224": {"size": 224},
-    "levit_128s": {"size": 224},
     "poolformer_s12": {},
     "densenet121": {},
     "dla34": {},
     "dpn48b": {},
     "eca_nfnet_l0": {},
     "edgenext_xx_small": {},
-    "efficientformer_l1": {"size": 224},
     "fastvit_t8": {},
     "ghostnet_050": {},
     "mobilevit_xxs": {},
