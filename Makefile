@@ -1,7 +1,7 @@
 # Each target does all its set-up itself, in .venv; nothing else on the machine is touched, except
 # that `make test`, as root on a Debian, installs the browser that one of the tests drives.
 
-.PHONY: quickstart test test-fast traces lint docs clean chromium
+.PHONY: quickstart test test-fast test-nightly traces lint docs clean chromium
 
 # What is run by a test or by NNI must find this environment, as if it were activated.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -23,6 +23,11 @@ test: lint chromium
 # and fails, see tests/conftest.py.
 test-fast: .venv/installed
 	@$(PYTEST) -m "not nni and not browser and not slow" --at-most 20
+
+# Long lists of architectures, torchvision's and timm's, cut everywhere; an hour or more.
+test-nightly: .venv/installed
+	@.venv/bin/python -m pip install --quiet timm
+	@$(PYTEST) --nightly -m nightly
 
 # What the code computes now, see tests/traces/record.py; a change of it shows in git's diff.
 traces: .venv/installed
