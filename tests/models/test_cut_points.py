@@ -80,6 +80,14 @@ def test_weights_and_multiples_of_the_batch_do_not_cross() -> None:
     assert names(without) == ["a", "view", "b", "mul", "view_1", "mean"]
 
 
+def test_a_size_that_is_read_later_keeps_nothing_alive() -> None:
+    def code(net: Net, x: Tensor) -> Tensor:
+        first = net.a(x)
+        return net.c(net.b(first)).view(first.shape[0], 3, 2, 8)
+
+    assert names(code) == ["a", "b", "c", "view", "mean"]
+
+
 def test_random_numbers_cross() -> None:
     def code(net: Net, x: Tensor) -> Tensor:
         noise = torch.rand(3, 1, 1)
