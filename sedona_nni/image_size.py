@@ -1,0 +1,58 @@
+"""Height and width of images: one number where they are equal, else both."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from sedona_nni.errors import InputError
+
+__all__ = ["ImageSize", "ImageSizeField", "height_and_width", "parse_image_size", "size_in_words"]
+
+ImageSize = int | tuple[int, int]
+"""Pixels: height and width in one, or both in this order."""
+
+_Pixels = Annotated[int, Field(ge=8)]
+
+
+def _shortest(size: ImageSize) -> ImageSize:
+    height, width = height_and_width(size)
+    return height if height == width else (height, width)
+
+
+ImageSizeField = Annotated[_Pixels | tuple[_Pixels, _Pixels], AfterValidator(_shortest)]
+"""That of a setting, 8 pixels or more; a pair of equal numbers becomes one."""
+
+
+def height_and_width(size: ImageSize) -> tuple[int, int]:
+    """Return both, pixels.
+
+    Examples:
+        >>> from sedona_nni.image_size import height_and_width
+        >>> height_and_width(32), height_and_width((48, 64))
+        ((32, 32), (48, 64))
+    """
+    return (size, size) if isinstance(size, int) else size
+
+
+def size_in_words(size: ImageSize) -> str:
+    """Return e.g. ``"48 x 64"``."""
+    return " x ".join(map(str, height_and_width(size)))
+
+
+def parse_image_size(text: str, field: str = "image_size") -> ImageSize:
+    """Read ``"32"`` or ``"48x64"``, height first.
+
+    Raises:
+        InputError: if it is neither, or a number is below 1.
+
+    Examples:
+        >>> from sedona_nni.image_size import parse_image_size
+        >>> parse_image_size("48x64")
+        (48, 64)
+    """
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise InputError.rule(field, "must be pixels like 32, or height and width like 48x64", text)
+    return _shortest(tuple(map(int, (parts * 2)[:2])))  # type: ignore[arg-type]
