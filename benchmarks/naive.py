@@ -76,7 +76,7 @@ def light_network(depth: int, context: AuxiliaryContext) -> nn.Sequential:
     Its parameters and buffers come in the same order.
     """
     e, act = context.expansion, context.activation
-    width, size = max(1, context.shape.channels // e), context.shape.size // 2
+    width, size = max(1, context.shape.channels // e), context.shape.height // 2
     parts = [
         *_unit(context.shape.channels, width, 1, act),
         *_unit(width, width, 3, act, stride=2, groups=width),

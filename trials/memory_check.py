@@ -19,7 +19,6 @@ from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.memory import StepPeaks, peaks_of_step
 from sedona_nni.errors import InputError
-from sedona_nni.models import FeatureShape
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.step_form import step_form
@@ -75,7 +74,7 @@ def _peaks(task: Task, decoupling: str, settings: str, device: str) -> StepPeaks
     with torch.device("meta"):
         backbone = task_backbone(task)
         network = build_decoupled(backbone, Decoupling.model_validate_json(decoupling))
-    images = FeatureShape(backbone.in_channels, backbone.image_size)
+    images = backbone.images
     form = step_form(TrainSettings.model_validate_json(settings), device)
     return peaks_of_step(network, images, form)
 

@@ -121,7 +121,7 @@ class RivalSetting(BaseModel):
         with torch.device("meta"):
             boundaries = self.network().boundaries
         shapes = (boundaries[cut] for cut in self.cuts)
-        return [4 * self.batch_size * shape.channels * shape.size**2 for shape in shapes]
+        return [4 * self.batch_size * shape.numbers for shape in shapes]
 
 
 def _backbone(fields: dict[str, Any]) -> Backbone:

@@ -1,8 +1,8 @@
 """What networks cost: parameters, multiply-accumulates and memory.
 
-MACs are the multiply-accumulates of convolutions and linear layers for one sample. By the MACs of
-its blocks a decoupling promises a speed-up: K devices work in a pipeline, so the largest block sets
-the pace.
+MACs are the multiply-accumulates of convolutions, linear layers and attention for one sample. By
+the MACs of its blocks a decoupling promises a speed-up: K devices work in a pipeline, so the
+largest block sets the pace.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.decouplings.dry_run import MacCounter
 from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone, FeatureShape, stem_words
 from sedona_nni.teachers import NO_AUXILIARY
@@ -83,38 +84,29 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def count_macs(module: nn.Module, shape: FeatureShape) -> int:
-    """Return the MACs of convolutions and linear layers for one sample.
+    """Return the MACs of convolutions, linear layers and attention for one sample.
 
     An auxiliary network is counted as it runs in training, with all that its local loss needs.
     Nothing is computed and the module is left as it was.
 
     Args:
-        module: Any module that takes features, (B, channels, size, size).
+        module: Any module that takes features.
         shape: Shape of its input.
     """
     # A copy without values: no memory, no arithmetic, and hooks and modes stay off the original
     tensors = itertools.chain(module.parameters(), module.buffers())
     memo = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
     skeleton = copy.deepcopy(module, memo).eval()  # in training mode batch norm refuses one sample
-    total = 0
-
-    def add(layer: nn.Module, _inputs: object, output: Tensor) -> None:
-        nonlocal total
-        assert isinstance(layer.weight, Tensor)
-        total += layer.weight[0].numel() * output.numel()  # each output number applies one filter
-
-    for part in skeleton.modules():
-        if isinstance(part, nn.Conv2d | nn.Linear):
-            part.register_forward_hook(add)
+    counter = MacCounter(skeleton)
     dtype = next((p.dtype for p in skeleton.parameters()), torch.get_default_dtype())
-    features = torch.empty(1, shape.channels, shape.size, shape.size, dtype=dtype, device="meta")
-    with torch.no_grad():
+    features = torch.empty(shape.of_batch(1), dtype=dtype, device="meta")
+    with torch.no_grad(), counter:
         if isinstance(skeleton, AuxiliaryNetwork):
             labels = torch.empty(1, dtype=torch.long, device="meta")
             skeleton.local_loss(features, labels, F.cross_entropy)
         else:
             skeleton(features)
-    return total
+    return counter.macs
 
 
 def _cost(module: nn.Module, shape: FeatureShape) -> Cost:
@@ -123,7 +115,7 @@ def _cost(module: nn.Module, shape: FeatureShape) -> Cost:
 
 def _inputs(backbone: Backbone) -> list[FeatureShape]:
     """Return the input shape of each layer and of the head, L+1 of them."""
-    return [FeatureShape(backbone.in_channels, backbone.image_size), *backbone.shapes]
+    return [backbone.images, *backbone.shapes]
 
 
 def layer_costs(backbone: Backbone) -> list[Cost]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from sedona_nni.models import FeatureShape
 from sedona_nni.models.placement import lay_out
@@ -26,6 +27,7 @@ from sedona_nni.models.placement import lay_out
 __all__ = [
     "HALF",
     "LiveMemory",
+    "MacCounter",
     "as_amp",
     "dry_features",
     "dry_run",
@@ -137,8 +139,8 @@ def skeleton(module: Module) -> Module:
 
 
 def dry_features(shape: FeatureShape, batch_size: int) -> Tensor:
-    """Return features without values, (B, channels, size, size), laid out as in a training."""
-    return lay_out(torch.empty(batch_size, shape.channels, shape.size, shape.size, device="meta"))
+    """Return features of a batch without values, laid out as in a training."""
+    return shape.laid_out(torch.empty(shape.of_batch(batch_size), device="meta"))
 
 
 def storages_saved_by(
@@ -203,4 +205,49 @@ class LiveMemory(TorchDispatchMode):
         """Run an operator and count what it returns."""
         out = func(*args, **(kwargs or {}))
         self.follow(each for each in _each(out) if isinstance(each, Tensor))
+        return out
+
+
+class MacCounter(TorchDispatchMode):
+    """Counts the MACs of a module that runs on the ``meta`` device.
+
+    Those of convolutional and linear layers by what they are, whatever operators they use. Outside
+    of these, convolutions, products with a weight, and batched products as of attention; but no
+    others, as of whole batches that are compared with each other.
+
+    Attributes:
+        macs: So many up to now.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.macs = 0
+        self._within = 0
+        tensors = itertools.chain(module.parameters(), module.buffers())
+        self._weights = {id(tensor.untyped_storage()) for tensor in tensors}
+        for part in module.modules():
+            if isinstance(part, nn.Conv2d | nn.Linear):
+                part.register_forward_pre_hook(self._enter)
+                part.register_forward_hook(self._leave)
+
+    def _enter(self, layer: nn.Module, inputs: object) -> None:
+        self._within += 1
+
+    def _leave(self, layer: nn.Module, inputs: object, output: Tensor) -> None:
+        self._within -= 1
+        assert isinstance(layer.weight, Tensor)
+        self.macs += layer.weight[0].numel() * output.numel()  # each number applies one filter
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operator and count it."""
+        out = func(*args, **(kwargs or {}))
+        operator = func.overloadpacket
+        if not self._within and operator in flop_registry:
+            given = (each for each in args if isinstance(each, Tensor))
+            of_weight = any(id(each.untyped_storage()) in self._weights for each in given)
+            if of_weight or operator not in (torch.ops.aten.mm, torch.ops.aten.addmm):
+                flops = flop_registry[operator](*args, **(kwargs or {}), out_val=out)
+                self.macs += flops // 2
         return out

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sedona_nni.decouplings.compute import Compute, provenance_of
 from sedona_nni.models import Backbone, FeatureShape
-from sedona_nni.models.placement import lay_out, place
+from sedona_nni.models.placement import place
 from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, auxiliary_context, build_auxiliary
 
 __all__ = ["compute_in_time"]
@@ -50,9 +50,7 @@ def compute_in_time(
     passes: dict[Hashable, Callable[[], object]] = {}
 
     def noise(shape: FeatureShape) -> Tensor:
-        return lay_out(
-            torch.randn(batch_size, shape.channels, shape.size, shape.size, device=device)
-        )
+        return shape.laid_out(torch.randn(shape.of_batch(batch_size), device=device))
 
     def layer_pass(
         layer: nn.Module, images: bool, before: FeatureShape, after: FeatureShape
@@ -76,7 +74,7 @@ def compute_in_time(
         passes[key] = lambda: torch.autograd.grad(loss(), wanted, allow_unused=True)
 
     place(backbone, device).train()
-    shapes = [FeatureShape(backbone.in_channels, backbone.image_size), *backbone.shapes]
+    shapes = [backbone.images, *backbone.shapes]
     keys = [(repr(layer), i == 0, shapes[i]) for i, layer in enumerate(backbone.layers)]
     contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

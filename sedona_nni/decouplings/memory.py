@@ -206,7 +206,7 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
         def held(form_of_module: str) -> Memory:
             return _held(alike[form_of_module], form)
 
-        images = FeatureShape(backbone.in_channels, backbone.image_size)
+        images = backbone.images
         features = [dry_features(images, form.part_size)]
         modules = [skeleton(part) for part in (*backbone.layers, backbone.head)]
         alike = {repr(module): module for module in modules}
@@ -477,7 +477,7 @@ def describe_memory(backbone: Backbone, decoupling: Decoupling, form: StepForm) 
     blocks = memory_of_parts(backbone, set(decoupling.aux), form).blocks(decoupling)
     with torch.device("meta"):
         network = build_decoupled(backbone, decoupling)
-    images = FeatureShape(backbone.in_channels, backbone.image_size)
+    images = backbone.images
     peaks = peaks_of_step(network, images, form)
     return {
         "batch_size": form.batch_size,

@@ -31,7 +31,6 @@ from sedona_nni.models.backbone import (
     Architecture,
     Backbone,
     BackboneContext,
-    FeatureShape,
     Layer,
     Parts,
     Stem,
@@ -40,6 +39,7 @@ from sedona_nni.models.backbone import (
     scaled_width,
 )
 from sedona_nni.models.dgl import dgl_cnn, dni_cnn
+from sedona_nni.models.feature_shape import FeatureShape
 from sedona_nni.models.resnet import BASIC_DEPTHS, BOTTLENECK_DEPTHS, resnet, stem_in_words
 from sedona_nni.models.vgg import VGG_DEPTHS, vgg
 from sedona_nni.registry import Registry

@@ -11,13 +11,15 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from sedona_nni.image_size import ImageSize
+from sedona_nni.models.feature_shape import FeatureShape
+
 __all__ = [
     "ACTIVATIONS",
     "Activation",
     "Architecture",
     "Backbone",
     "BackboneContext",
-    "FeatureShape",
     "Layer",
     "Parts",
     "Stem",
@@ -34,27 +36,13 @@ ACTIVATIONS: dict[str, Activation] = {"relu": nn.ReLU, "leakyrelu": nn.LeakyReLU
 
 
 @dataclass(frozen=True)
-class FeatureShape:
-    """A square feature map, (channels, size, size) per sample.
-
-    Examples:
-        >>> from sedona_nni import FeatureShape
-        >>> FeatureShape(channels=64, size=8).size
-        8
-    """
-
-    channels: int
-    size: int
-
-
-@dataclass(frozen=True)
 class BackboneContext:
     """What a builder needs besides the architecture itself.
 
     Attributes:
         num_classes: Number of classes.
         in_channels: Channels of the images.
-        image_size: Height and width of the images, pixels.
+        image_size: Height and width of the images, see `sedona_nni.image_size`.
         width_multiplier: Factor on every width.
         activation: Makes the non-linearity; not one that works in place.
         stem: Whose stem, where there is a choice.
@@ -67,10 +55,15 @@ class BackboneContext:
 
     num_classes: int
     in_channels: int = 3
-    image_size: int = 32
+    image_size: ImageSize = 32
     width_multiplier: float = 1.0
     activation: Activation = nn.ReLU
     stem: Stem = "published"
+
+    @property
+    def images(self) -> FeatureShape:
+        """Shape of the images."""
+        return FeatureShape(self.in_channels, self.image_size)
 
     def width(self, base: int) -> int:
         """Return the width that is ``base`` at multiplier 1."""
@@ -98,11 +91,12 @@ class Backbone(nn.Module):
 
     Attributes:
         name: Its name in `BACKBONES`.
-        layers: The L layers; each maps (B, c, s, s) to (B, c', s', s').
+        layers: The L layers; each maps what crosses the boundary below it to what crosses that
+            above, `FeatureShape.of_batch`.
         head: Maps the output of the last layer to logits, (B, num_classes).
         layer_names: One readable name per layer.
         shapes: Shape of each layer's output, L of them.
-        image_size: Height and width of the images, pixels.
+        image_size: Height and width of the images, see `sedona_nni.image_size`.
         in_channels: Channels of the images.
         num_classes: Number of classes C.
         width_multiplier: Factor on every width.
@@ -147,12 +141,17 @@ class Backbone(nn.Module):
         return len(self.layers)
 
     @property
+    def images(self) -> FeatureShape:
+        """Shape of the images."""
+        return FeatureShape(self.in_channels, self.image_size)
+
+    @property
     def boundaries(self) -> list[FeatureShape]:
         """Shape of the features at each boundary, the outputs of all layers but the last: L-1."""
         return self.shapes[:-1]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images, (B, in_channels, image_size, image_size), to logits, (B, num_classes)."""
+        """Map images, (B, in_channels, height, width), to logits, (B, num_classes)."""
         features = images
         for layer in self.layers:
             features = layer(features)

@@ -7,10 +7,12 @@ Synthetic Gradients", ICML 2017.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from torch import nn
 
-from sedona_nni.models.backbone import BackboneContext, FeatureShape, Layer, Parts, conv_unit
+from sedona_nni.models.backbone import BackboneContext, Layer, Parts, conv_unit
+from sedona_nni.models.feature_shape import FeatureShape
 
 __all__ = ["dgl_cnn", "dni_cnn"]
 
@@ -35,7 +37,7 @@ def dgl_cnn(
         hidden: Hidden layers of the perceptron, four times as wide as the last layer, each with
             batch norm.
     """
-    shape = FeatureShape(context.in_channels, context.image_size)
+    shape = context.images
     channels = context.width(width)
     layers = []
     for index in range(depth):
@@ -44,7 +46,9 @@ def dgl_cnn(
             channels *= 2
             pool = [nn.MaxPool2d(2)]
         unit = conv_unit(shape.channels, channels, 3, bias=bias, activation=context.activation)
-        shape = FeatureShape(channels, shape.size // 2 if pool else shape.size)
+        if pool:
+            shape = shape.resized(lambda side: side // 2)
+        shape = replace(shape, channels=channels)
         layers.append(Layer(f"conv{index + 1}", nn.Sequential(*pool, *unit), shape))
     head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     wide = 4 * channels
@@ -59,12 +63,12 @@ def dni_cnn(context: BackboneContext) -> Parts:
     A fourth layer is the mean over space. At 32 pixels it changes nothing; a cut before it gives
     the third convolution, too, a gradient that is not the classifier's own.
     """
-    width, size = context.width(128), context.image_size
+    width, shape = context.width(128), context.images
     layers: list[Layer] = []
     for index, pool in enumerate((nn.MaxPool2d(3), nn.AvgPool2d(3), nn.AvgPool2d(3))):
         channels = width if layers else context.in_channels
         unit = conv_unit(channels, width, 5, bias=True, activation=context.activation)
-        size //= 3
-        layers.append(Layer(f"conv{index + 1}", unit.append(pool), FeatureShape(width, size)))
+        shape = shape.resized(lambda side: side // 3, width)
+        layers.append(Layer(f"conv{index + 1}", unit.append(pool), shape))
     layers.append(Layer("mean", nn.AdaptiveAvgPool2d(1), FeatureShape(width, 1)))
     return layers, nn.Sequential(nn.Flatten(), nn.Linear(width, context.num_classes))

@@ -4,25 +4,28 @@ A layer is one residual block; the stem belongs to the first. Source: He et al.,
 
 The stem is torchvision's, a 7x7 convolution of stride 2 and a max-pool, or the one published for
 SEDONA, which spares small images: below 64 pixels a 3x3 convolution and no max-pool, at 64 pixels
-the 7x7 convolution and no max-pool, from 65 pixels on torchvision's.
+the 7x7 convolution and no max-pool, from 65 pixels on torchvision's. Of an image that is no square
+the longer side decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sedona_nni.image_size import ImageSize, height_and_width
 from sedona_nni.models.backbone import (
     BackboneContext,
-    FeatureShape,
     Layer,
     Parts,
     Stem,
     conv_unit,
     halved,
 )
+from sedona_nni.models.feature_shape import FeatureShape
 
 __all__ = ["BASIC_DEPTHS", "BOTTLENECK_DEPTHS", "resnet", "stem_in_words"]
 
@@ -49,14 +52,15 @@ class _NarrowShortcut(nn.Conv2d):
         return F.conv2d(features[:, :, ::down, ::across], self.weight)
 
 
-def _stem_form(image_size: int, stem: Stem) -> tuple[int, int, bool]:
+def _stem_form(image_size: ImageSize, stem: Stem) -> tuple[int, int, bool]:
     """Return kernel size and stride of the stem's convolution, and whether a max-pool follows."""
-    if stem == "published" and image_size < 64:
+    longer = max(height_and_width(image_size))
+    if stem == "published" and longer < 64:
         return 3, 1, False
-    return 7, 2, stem == "torchvision" or halved(image_size) > 32
+    return 7, 2, stem == "torchvision" or halved(longer) > 32
 
 
-def stem_in_words(image_size: int, stem: Stem) -> str:
+def stem_in_words(image_size: ImageSize, stem: Stem) -> str:
     """Return for instance ``"7x7 convolution of stride 2, max-pool"``."""
     kernel_size, stride, pools = _stem_form(image_size, stem)
     words = f"{kernel_size}x{kernel_size} convolution"
@@ -65,17 +69,18 @@ def stem_in_words(image_size: int, stem: Stem) -> str:
 
 def _resnet_stem(context: BackboneContext) -> tuple[nn.Sequential, FeatureShape]:
     """Return what precedes the residual blocks, and its output shape."""
-    width, size = context.width(16), context.image_size
-    kernel_size, stride, pools = _stem_form(size, context.stem)
+    width = context.width(16)
+    shape = replace(context.images, channels=width)
+    kernel_size, stride, pools = _stem_form(context.image_size, context.stem)
     stem = conv_unit(
         context.in_channels, width, kernel_size, stride=stride, activation=context.activation
     )
     if stride == 2:
-        size = halved(size)
+        shape = shape.resized(halved)
     if pools:
         stem.append(nn.MaxPool2d(3, stride=2, padding=1))
-        size = halved(size)
-    return stem, FeatureShape(width, size)
+        shape = shape.resized(halved)
+    return stem, shape
 
 
 class _PaddedShortcut(nn.Module):
@@ -129,7 +134,7 @@ def resnet(
                     shortcut = conv_unit(shape.channels, out_channels, 1, stride=stride)
             block = kind(shape.channels, width, stride, shortcut)
             block.relu = context.activation()  # torchvision's own works in place
-            shape = FeatureShape(out_channels, halved(shape.size) if stride > 1 else shape.size)
+            shape = shape.resized(halved if stride > 1 else int, out_channels)
             module = block if layers else stem.append(block)
             layers.append(Layer(f"stage{stage + 1}_{index + 1}", module, shape))
     head = nn.Sequential(

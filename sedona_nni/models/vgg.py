@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from sedona_nni.models.backbone import BackboneContext, FeatureShape, Layer, Parts, conv_unit
+from sedona_nni.models.backbone import BackboneContext, Layer, Parts, conv_unit
 
 __all__ = ["VGG_DEPTHS", "vgg"]
 
@@ -41,7 +41,7 @@ def vgg(
         dropout: Of the head.
     """
     widths = [context.width(base) for base in (width, 2 * width, 4 * width, 8 * width, 8 * width)]
-    shape = FeatureShape(context.in_channels, context.image_size)
+    shape = context.images
     layers: list[Layer] = []
     for stage, (channels, depth) in enumerate(zip(widths, depths, strict=True)):
         for index in range(depth):
@@ -51,13 +51,13 @@ def vgg(
             shape = replace(shape, channels=channels)
             if stage > 0 and index == 0:
                 module.insert(0, nn.MaxPool2d(2))
-                shape = replace(shape, size=shape.size // 2)
+                shape = shape.resized(lambda side: side // 2)
             layers.append(Layer(f"conv{stage + 1}_{index + 1}", module, shape))
     hidden = context.width(64 * width)
     head = nn.Sequential(
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(shape.channels * (shape.size // 2) ** 2, hidden),
+        nn.Linear(shape.channels * (shape.height // 2) * (shape.width // 2), hidden),
         context.activation(),
         nn.Dropout(dropout),
         nn.Linear(hidden, hidden),

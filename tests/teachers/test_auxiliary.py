@@ -26,7 +26,7 @@ from sedona_nni.teachers.auxiliary import (
     similarity_matrix,
 )
 
-NAMES = ["conv1", "conv2", "conv3", "conv4", "mlp-sr", "mlp", "cnn", "cnn5x5"]
+NAMES = ["conv1", "conv2", "conv3", "conv4", "mlp-sr", "mlp", "linear", "cnn", "cnn5x5"]
 NAMES += ["predsim", "predsim-flat"]
 
 
@@ -412,8 +412,8 @@ class TestRegistry:
     @pytest.mark.parametrize("name", ["conv0", "conv", "conv-1", "conv01", "resnet18", ""])
     def test_unknown_name(self, name: str) -> None:
         message = (
-            "aux: must be one of conv1, conv2, conv3, conv4, mlp-sr, mlp, cnn, cnn5x5, predsim, "
-            "predsim-flat "
+            "aux: must be one of conv1, conv2, conv3, conv4, mlp-sr, mlp, linear, cnn, cnn5x5, "
+            "predsim, predsim-flat "
             f"(or a deeper convN), but got {name!r}"
         )
         for call in (check_auxiliary, lambda n: build_auxiliary(n, context(4, 4))):
@@ -437,13 +437,13 @@ class TestRegistry:
     def test_the_documented_example_works(self) -> None:
         run_example(register_auxiliary)
         try:
-            assert auxiliary_names() == [*NAMES, "linear"]
-            network = build_auxiliary("linear", context(4, 8))
+            assert auxiliary_names() == [*NAMES, "mean"]
+            network = build_auxiliary("mean", context(4, 8))
             assert isinstance(network, AuxiliaryNetwork)
             assert network(torch.randn(2, 4, 8, 8)).shape == (2, 10)
-            assert auxiliary_cost("linear", context(4, 8)) == Cost(4 * 10 + 10, 4 * 10)
+            assert auxiliary_cost("mean", context(4, 8)) == Cost(4 * 10 + 10, 4 * 10)
         finally:
-            AUXILIARY.remove("linear")
+            AUXILIARY.remove("mean")
 
 
 # torch's own forward mode uses torch.jit.script when it is first needed

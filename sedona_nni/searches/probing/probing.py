@@ -42,6 +42,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone
 from sedona_nni.models.placement import place
 from sedona_nni.seed import Seed
+from sedona_nni.teachers.auxiliary import OnMaps
 from sedona_nni.training.loop import DivergedError, training_stream
 from sedona_nni.training.methods import build_method
 from sedona_nni.training.methods.greedy import GreedySettings
@@ -188,8 +189,11 @@ def local_loss(
     stream = training_stream(splits, train, device)
     logits: list[Tensor] = []
     (lowest,) = block.blocks
-    assert lowest.classifier is not None
-    lowest.classifier.register_forward_hook(
+    classifier = lowest.classifier
+    assert classifier is not None
+    if isinstance(classifier, OnMaps):
+        classifier = classifier.network  # also where its own loss calls it
+    classifier.register_forward_hook(
         lambda module, inputs, output: logits.append(output.detach().float())
     )
     losses = []

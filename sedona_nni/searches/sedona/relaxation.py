@@ -20,6 +20,7 @@ Source: Pyeon et al., "SEDONA", ICLR 2021, section 3; the valves are ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from sedona_nni.teachers.auxiliary import (
     AuxiliaryNetwork,
     ConvAuxiliary,
     LightNetworks,
+    OnMaps,
     auxiliary_context,
     build_auxiliary,
 )
@@ -97,7 +99,8 @@ class MixedAuxiliary(nn.Module):
         super().__init__()
         self.aux_choices = tuple(aux_choices)
         self.context = context
-        networks = {name: build_auxiliary(name, context) for name in aux_choices}
+        on_maps = replace(context, shape=context.shape.maps)
+        networks = {name: build_auxiliary(name, on_maps) for name in aux_choices}
         for name, network in networks.items():
             if type(network).local_loss is not AuxiliaryNetwork.local_loss:
                 rule = "must learn from its logits alone to be mixed with others in a search"
@@ -108,7 +111,7 @@ class MixedAuxiliary(nn.Module):
             if isinstance(network, ConvAuxiliary)
         }
         self.light_choices = sorted(depths, key=lambda name: depths[name], reverse=True)
-        self.light = LightNetworks(context, list(depths.values())) if depths else None
+        self.light = LightNetworks(on_maps, list(depths.values())) if depths else None
         self.others = nn.ModuleDict(
             {name: network for name, network in networks.items() if name not in depths}
         )
@@ -118,7 +121,8 @@ class MixedAuxiliary(nn.Module):
                 own.copy_(drawn[key])
 
     def forward(self, features: Tensor, b: Tensor) -> Tensor:
-        """Return the mixed logits (B, classes) of features (B, channels, s, s) at b, shape (C,)."""
+        """Return the mixed logits (B, classes) of what crosses the boundary at b, shape (C,)."""
+        features = self.context.shape.as_maps(features)
         logits = {name: network(features) for name, network in self.others.items()}
         if self.light is not None:
             logits |= zip(self.light_choices, self.light(features), strict=True)
@@ -149,7 +153,8 @@ class MixedAuxiliary(nn.Module):
         """Return a copy of one candidate, with its present weights."""
         with torch.random.fork_rng([]):
             network = build_auxiliary(name, self.context).to(next(self.parameters()))
-        network.load_state_dict(self.of_candidate(self.state_dict(), name))
+        inner = network.network if isinstance(network, OnMaps) else network
+        inner.load_state_dict(self.of_candidate(self.state_dict(), name))
         return network
 
 

@@ -8,6 +8,7 @@ from sedona_nni.teachers.auxiliary.network import (
     AuxiliaryContext,
     AuxiliaryNetwork,
     Criterion,
+    OnMaps,
     auxiliary_context,
     auxiliary_names,
     build_auxiliary,
@@ -20,6 +21,7 @@ from sedona_nni.teachers.auxiliary.network import (
 # isort: off
 from sedona_nni.teachers.auxiliary.light import ConvAuxiliary, LightNetworks
 from sedona_nni.teachers.auxiliary.mlp import MlpAuxiliary
+from sedona_nni.teachers.auxiliary.linear import LinearAuxiliary
 from sedona_nni.teachers.auxiliary.cnn import CnnAuxiliary, WideCnnAuxiliary
 from sedona_nni.teachers.auxiliary.predsim import PredSim, similarity_matrix
 # isort: on
@@ -32,7 +34,9 @@ __all__ = [
     "ConvAuxiliary",
     "Criterion",
     "LightNetworks",
+    "LinearAuxiliary",
     "MlpAuxiliary",
+    "OnMaps",
     "PredSim",
     "WideCnnAuxiliary",
     "auxiliary_context",

@@ -1,7 +1,7 @@
 """DGL's convolutional networks that keep the width of the features: ``cnn`` and ``cnn5x5``.
 
 Notation:
-    C, S    channels and size of the features at the boundary
+    C, H, W channels, height and width of the features at the boundary
 Source: Belilovsky et al., ICML 2020.
 """
 
@@ -36,7 +36,7 @@ class CnnAuxiliary(AuxiliaryNetwork):
         self.classifier = nn.Linear(4 * channels, context.num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (B, C, S, S) to (B, num_classes)."""
+        """Map (B, C, H, W) to (B, num_classes)."""
         logits: Tensor = self.classifier(self.features(features))
         return logits
 
@@ -62,6 +62,6 @@ class WideCnnAuxiliary(AuxiliaryNetwork):
         self.classifier = nn.Linear(channels, context.num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (B, C, S, S) to (B, num_classes)."""
+        """Map (B, C, H, W) to (B, num_classes)."""
         logits: Tensor = self.classifier(self.features(features))
         return logits

@@ -1,7 +1,7 @@
 """SEDONA's light convolutional networks, ``conv1``, ``conv2`` and so on, of any depth.
 
 Notation:
-    C, S    channels and size of the features at the boundary
+    C, H, W channels, height and width of the features at the boundary
     F       width that the networks classify from, 512 at width multiplier 1
     e       expansion ratio of the inner blocks, a property of the backbone
     p       working width, C // e
@@ -70,7 +70,8 @@ class LightNetworks(nn.Module):
 
     Each has a stem (1x1 convolution C to p, depthwise 3x3 of stride 2), depth - 1 inverted residual
     blocks, a 1x1 convolution to F, mean over space and a linear classifier. Every second block
-    halves the map once more, if it has 2 pixels or more, and widens it by p // 2 (by p if e = 1).
+    halves the map once more, if it has 2 pixels or more in height or width, and widens it by p // 2
+    (by p if e = 1).
     The paper's release keeps ReLU inside the blocks whatever the activation; here all follow it,
     in release mode, too.
 
@@ -93,7 +94,8 @@ class LightNetworks(nn.Module):
             _unit(PointwiseConv2d(context.shape.channels, inner), act),
             _unit(DepthwiseConv2d(inner, stride=2), act),
         )
-        widths, size = [p], context.shape.size // 2
+        widths = [p]
+        size = max(context.shape.height, context.shape.width) // 2
         self.blocks = nn.Sequential()
         for index in range(self.depths[0] - 1):
             halves = index % 2 == 1 and size >= 2
@@ -118,7 +120,7 @@ class LightNetworks(nn.Module):
         return sum(own > depth for own in self.depths)
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        """Map (B, C, S, S) to the logits of each network, in the order of ``depths``."""
+        """Map (B, C, H, W) to the logits of each network, in the order of ``depths``."""
         # Depthwise convolutions and narrow batch norms are several times faster in this layout
         x = self.stem(lay_out(features))
         logits: list[Tensor] = []
@@ -168,7 +170,7 @@ class ConvAuxiliary(AuxiliaryNetwork):
         self.light = LightNetworks(context, [depth])
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (B, C, S, S) to (B, num_classes)."""
+        """Map (B, C, H, W) to (B, num_classes)."""
         (logits,) = self.light(features)
         return cast(Tensor, logits)
 

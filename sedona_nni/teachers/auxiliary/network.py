@@ -7,7 +7,7 @@ project can, if its module is loaded as a plug-in, see `sedona_nni.plugins`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ __all__ = [
     "AuxiliaryContext",
     "AuxiliaryNetwork",
     "Criterion",
+    "OnMaps",
     "auxiliary_context",
     "auxiliary_names",
     "build_auxiliary",
@@ -38,7 +39,8 @@ class AuxiliaryContext:
     """Where an auxiliary network stands.
 
     Attributes:
-        shape: Shape of the features at the boundary.
+        shape: Shape of the features at the boundary; a map, whatever crosses it, when a network is
+            made, as it is given maps.
         num_classes: Number of classes.
         width_multiplier: The backbone's factor on every width.
         expansion: Expansion ratio e of the light networks, 1 or more.
@@ -58,10 +60,11 @@ class AuxiliaryContext:
 
 
 class AuxiliaryNetwork(nn.Module):
-    """Base of all auxiliary networks: features, (B, C, S, S), to logits, (B, num_classes).
+    """Base of all auxiliary networks: features, (B, C, H, W), to logits, (B, num_classes).
 
-    A subclass defines `forward`, and `local_loss` too where its loss is not a function of the
-    logits alone.
+    What crosses a boundary in another form, tokens for instance, comes to it as a map, see
+    `sedona_nni.models.feature_shape`. A subclass defines `forward`, and `local_loss` too where its
+    loss is not a function of the logits alone.
 
     Examples:
         >>> import torch
@@ -81,12 +84,37 @@ class AuxiliaryNetwork(nn.Module):
         """Return the loss that the block below learns from, shape (), and the logits.
 
         Args:
-            features: Output of the layer below the boundary, (B, C, S, S).
+            features: Output of the layer below the boundary, (B, C, H, W).
             labels: Class numbers, (B,).
             criterion: Maps logits and labels to a mean loss, shape ().
         """
         logits: Tensor = self(features)
         return criterion(logits, labels), logits
+
+
+class OnMaps(AuxiliaryNetwork):
+    """An auxiliary network where no maps cross the boundary: it is given them as such.
+
+    Attributes:
+        network: It.
+        shape: Of what crosses.
+    """
+
+    def __init__(self, network: AuxiliaryNetwork, shape: FeatureShape) -> None:
+        super().__init__()
+        self.network = network
+        self.shape = shape
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features as they cross to (B, num_classes)."""
+        logits: Tensor = self.network(self.shape.as_maps(features))
+        return logits
+
+    def local_loss(
+        self, features: Tensor, labels: Tensor, criterion: Criterion
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the network returns."""
+        return self.network.local_loss(self.shape.as_maps(features), labels, criterion)
 
 
 Builder = Callable[[AuxiliaryContext], AuxiliaryNetwork]
@@ -109,15 +137,15 @@ def register_auxiliary(name: str) -> Callable[[BuilderT], BuilderT]:
     Examples:
         >>> from torch import Tensor, nn
         >>> from sedona_nni import AuxiliaryNetwork, Decoupling, register_auxiliary
-        >>> @register_auxiliary("linear")
-        ... class LinearAuxiliary(AuxiliaryNetwork):
+        >>> @register_auxiliary("mean")
+        ... class MeanAuxiliary(AuxiliaryNetwork):
         ...     def __init__(self, context):
         ...         super().__init__()
         ...         self.classifier = nn.Linear(context.shape.channels, context.num_classes)
         ...
         ...     def forward(self, features: Tensor) -> Tensor:
         ...         return self.classifier(features.mean(dim=(2, 3)))
-        >>> decoupling = Decoupling(backbone="vgg11", cuts=[2], aux=["linear"])
+        >>> decoupling = Decoupling(backbone="vgg11", cuts=[2], aux=["mean"])
     """
 
     if not isinstance(name, str):
@@ -181,12 +209,16 @@ def auxiliary_context(backbone: Backbone, boundary: int) -> AuxiliaryContext:
 def build_auxiliary(name: str, context: AuxiliaryContext) -> AuxiliaryNetwork:
     """Build an auxiliary network with freshly drawn weights, on torch's default device.
 
+    Returns:
+        The network; where no maps cross the boundary, in an `OnMaps`.
+
     Raises:
         InputError: if the name is unknown, or stands for something that makes no such network.
     """
-    network: object = AUXILIARY[name](context)  # whatever a plug-in returns
+    on_maps = replace(context, shape=context.shape.maps)
+    network: object = AUXILIARY[name](on_maps)  # whatever a plug-in returns
     if not isinstance(network, AuxiliaryNetwork):
         rule = f"{name} must make an AuxiliaryNetwork"
         raise InputError.rule("aux", rule, type(network).__name__)
     initialise(network)
-    return network
+    return network if on_maps == context else OnMaps(network, context.shape)

@@ -62,16 +62,18 @@ class PredSim(AuxiliaryNetwork):
     def __init__(self, context: AuxiliaryContext, *, of_std: bool = True) -> None:
         super().__init__()
         self.of_std = of_std
-        channels, size = context.shape.channels, context.shape.size
+        channels, sides = context.shape.channels, (context.shape.height, context.shape.width)
         self.num_classes = context.num_classes
         kernel, pooled = _pool_to(scaled_width(512, context.width_multiplier), context.shape)
-        pad = [(k * (out - size // k)) // 2 for k, out in zip(kernel, pooled, strict=True)]
+        pad = [
+            (k * (out - side // k)) // 2 for k, out, side in zip(kernel, pooled, sides, strict=True)
+        ]
         self.pool = nn.AvgPool2d(kernel, padding=(pad[0], pad[1]))
         self.classifier = nn.Linear(channels * pooled[0] * pooled[1], context.num_classes)
         self.similarity = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (B, C, S, S) to (B, num_classes)."""
+        """Map (B, C, H, W) to (B, num_classes)."""
         logits: Tensor = self.classifier(self.pool(features).flatten(1))
         return logits
 
@@ -97,12 +99,14 @@ def _predsim_flat(context: AuxiliaryContext) -> AuxiliaryNetwork:
 def _pool_to(target: int, shape: FeatureShape) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the kernel and the output size that leave at most ``target`` features, if possible.
 
-    Height and width are halved in turn, height first.
+    Height and width are halved in turn, height first, as long as there are pixels.
     """
-    kernel, out = [1, 1], [shape.size, shape.size]
+    kernel, sides = [1, 1], (shape.height, shape.width)
+    out = [*sides]
     axis = 0
-    while shape.channels * out[0] * out[1] > target and kernel[axis] < shape.size:
-        kernel[axis] *= 2
-        out[axis] = -(-shape.size // kernel[axis])
+    while shape.channels * out[0] * out[1] > target and out != [1, 1]:
+        if out[axis] > 1:
+            kernel[axis] *= 2
+            out[axis] = -(-sides[axis] // kernel[axis])
         axis = 1 - axis
     return (kernel[0], kernel[1]), (out[0], out[1])

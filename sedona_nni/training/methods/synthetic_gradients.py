@@ -40,6 +40,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.cost import Cost, count_parameters
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
+from sedona_nni.errors import InputError
+from sedona_nni.image_size import height_and_width
 from sedona_nni.models import initialise
 from sedona_nni.teachers.losses import class_shares
 from sedona_nni.training.method_settings import MethodSettings
@@ -128,10 +130,14 @@ class SyntheticGradients(TrainingMethod):
         super().__init__(network, settings, splits, steps_per_epoch)
         options = settings.method
         assert isinstance(options, SyntheticGradientsSettings)
-        size = splits.image_size
-        image = next(network.parameters()).new_zeros(1, splits.in_channels, size, size)
+        height, width = height_and_width(splits.image_size)
+        image = next(network.parameters()).new_zeros(1, splits.in_channels, height, width)
         with torch.no_grad():
             *self.examples, _ = network.eval().features(image)
+        for block, features in enumerate(self.examples):
+            if features.dim() != 4:  # their convolutions would have nothing to slide over
+                rule = f"must not be {options.name} where no maps cross the cuts, as above block"
+                raise InputError.rule("method", rule, block + 1)
         self.synthesizers = nn.ModuleList(
             Synthesizer(
                 channels := features.shape[1],

@@ -277,7 +277,7 @@ def _entering(job: Job, block: int) -> FeatureShape:
     with torch.device("meta"):
         backbone = task_backbone(job.task)
     if block == 0:
-        return FeatureShape(backbone.in_channels, backbone.image_size)
+        return backbone.images
     return backbone.shapes[job.decoupling.cuts[block - 1]]
 
 

@@ -12,7 +12,7 @@ from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.cost import peak_memory_mib
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.models import FeatureShape
-from sedona_nni.models.placement import lay_out, place
+from sedona_nni.models.placement import place
 from sedona_nni.training.methods import TrainingMethod, build_method
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.stage import Stage
@@ -44,7 +44,7 @@ def step_peak_mib(
         device: Where.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        inputs = lay_out(torch.randn(rows, shape.channels, shape.size, shape.size, device=device))
+        inputs = shape.laid_out(torch.randn(shape.of_batch(rows), device=device))
         labels = torch.arange(rows, device=device) % splits.num_classes
         alone = _Alone(stage, inputs, labels)
 
