@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sedona_nni.image_size import ImageSizeField
 from sedona_nni.seed import Seed
 
 __all__ = ["Task"]
@@ -23,7 +24,8 @@ class Task(BaseModel):
             max-pool, and below 64 a 3x3 convolution; or ``torchvision``, as there at every size.
         dataset: Name of a data set, see `sedona_nni.data.sets`.
         data_dir: Folder that holds the data set; not needed for ``digits``.
-        image_size: Height and width that images are brought to, pixels; by default the data set's.
+        image_size: What images are brought to, pixels: one number, or height and width as in
+            ``[48, 64]``; by default the data set's.
         train_limit: Use only this many images of the training part (stratified), all by default.
         split_seed: Seed of the split into training and validation part.
 
@@ -42,6 +44,6 @@ class Task(BaseModel):
     stem: Literal["published", "torchvision"] = "published"
     dataset: str = "digits"
     data_dir: str | None = None
-    image_size: int | None = Field(default=None, ge=8)
+    image_size: ImageSizeField | None = None
     train_limit: int | None = Field(default=None, ge=1)
     split_seed: Seed = 2021

@@ -35,7 +35,7 @@ _RECIPES = {
 
 
 def build_recipe(name: str) -> Callable[[Any], Any]:
-    """Return a recipe, which maps the bytes of an image, (C, S, S), to others of that shape."""
+    """Return a recipe, which maps the bytes of an image, (C, H, W), to others of that shape."""
     from torchvision.transforms import v2
 
     recipe: Callable[[Any], Any] = getattr(v2, _RECIPES[name])()
@@ -55,7 +55,7 @@ class ImageByImage:
     recipe: Callable[[Tensor], Tensor]
 
     def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Distort images of shape (B, C, S, S); all that is random comes from ``rng``."""
+        """Distort images of shape (B, C, H, W); all that is random comes from ``rng``."""
         if self.first is not None:
             images = self.first(images, rng)
         with torch.random.fork_rng(devices=[]):
@@ -74,7 +74,7 @@ def build_mixing(
         num_classes: How many classes there are.
 
     Returns:
-        A function of images (B, C, S, S) and class numbers (B,), which returns images of that shape
+        A function of images (B, C, H, W) and class numbers (B,), which returns images of that shape
         and the share of each class in them, (B, num_classes); or the batch as it is.
     """
     if not mixup and not cutmix:

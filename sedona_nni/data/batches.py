@@ -26,6 +26,7 @@ from typing_extensions import Self
 from sedona_nni.data.augmentation import Augmentation, ImageByImage, build_recipe
 from sedona_nni.data.picture import read_picture
 from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.image_size import ImageSize, height_and_width
 from sedona_nni.machine import usable_cores
 
 __all__ = [
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 Batch = tuple[Tensor, Tensor]
-"""Normalised images (B, C, S, S), float32, and class numbers (B,), int64."""
+"""Normalised images (B, C, H, W), float32, and class numbers (B,), int64."""
 
 _ORDER, _DISTORTION = 0, 1  # what a random stream is for, so that the two never coincide
 _SHARED_MEMORY = "/dev/shm"  # of Linux; containers often have 64 MB of it
@@ -98,7 +99,7 @@ class ImageSet(ABC):
         """Yield one batch for each draw."""
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """Turn bytes (B, C, S, S) into floats of about zero mean and unit variance."""
+        """Turn bytes (B, C, H, W) into floats of about zero mean and unit variance."""
         mean, std = (
             255 * torch.tensor(statistic, device=images.device).view(-1, 1, 1)
             for statistic in (self.mean, self.std)
@@ -119,17 +120,17 @@ class ShiftAndFlip:
     flip: bool
 
     def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Distort images of shape (B, C, S, S)."""
-        count, _, size, _ = images.shape
+        """Distort images of shape (B, C, H, W)."""
+        count, _, height, width = images.shape
         top, left = rng.integers(0, 2 * self.padding + 1, size=(2, count, 1))
         mirrored = rng.random((count, 1)) < (0.5 if self.flip else 0)
-        steps = np.arange(size)
-        rows = torch.from_numpy(top + steps).to(images.device)  # (B, S)
+        rows = torch.from_numpy(top + np.arange(height)).to(images.device)  # (B, H)
+        steps = np.arange(width)
         columns = torch.from_numpy(left + np.where(mirrored, steps[::-1], steps)).to(images.device)
         padded = torch.nn.functional.pad(images, [self.padding] * 4)
         which = torch.arange(count, device=images.device)
         window = padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-        return window.permute(0, 3, 1, 2).contiguous()  # (B, S, S, C) -> (B, C, S, S)
+        return window.permute(0, 3, 1, 2).contiguous()  # (B, H, W, C) -> (B, C, H, W)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +138,7 @@ class MemoryImages(ImageSet):
     """Images that are kept as bytes in memory, on the device once a stream of them starts.
 
     Attributes:
-        images: Bytes, uint8, shape (N, C, S, S) with C = 1 or 3; grey is repeated to 3 channels.
+        images: Bytes, uint8, shape (N, C, H, W) with C = 1 or 3; grey is repeated to 3 channels.
         augmentation: How training distorts a batch.
 
     Examples:
@@ -183,11 +184,11 @@ class BlankImages(ImageSet):
     """Labels alone, with black images in place of those that nobody in this process looks at.
 
     Attributes:
-        image_size: Height and width of the images, pixels.
+        image_size: That of the images, pixels.
     """
 
     labels: np.ndarray
-    image_size: int
+    image_size: ImageSize
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
@@ -203,12 +204,13 @@ class BlankImages(ImageSet):
         return self
 
     def batches(self, draws: Iterable[Draw], device: torch.device) -> Iterator[Batch]:
-        """Yield one batch for each draw; its images, (B, 1, S, S), take no memory."""
+        """Yield one batch for each draw; its images, (B, 1, H, W), take no memory."""
         all_labels = torch.from_numpy(self.labels).to(device)
         black = torch.zeros((), device=device)
+        height, width = height_and_width(self.image_size)
         for draw in draws:
             labels = all_labels[torch.from_numpy(draw.indices).to(device)]
-            yield black.expand(len(labels), 1, self.image_size, self.image_size), labels
+            yield black.expand(len(labels), 1, height, width), labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +219,7 @@ class FolderImages(ImageSet, Dataset[tuple[Tensor, int]]):
 
     Attributes:
         files: The image files, N of them.
-        preprocessing: Brings a PIL image to bytes (3, S, S) the same way every time.
+        preprocessing: Brings a PIL image to bytes (3, H, W) the same way every time.
         augmentation: Does so with random distortions drawn from torch's generator.
         workers: Processes that read ahead, with 0 this one reads; by default as many as this
             process may use processors, at most 8. What a batch holds does not depend on it.
@@ -246,7 +248,7 @@ class FolderImages(ImageSet, Dataset[tuple[Tensor, int]]):
         return replace(self, augmentation=v2.Compose([first, recipe]))
 
     def __getitem__(self, address: tuple[int, int | None]) -> tuple[Tensor, int]:
-        """Read one image (3, S, S) and its label; the address is its number and a seed."""
+        """Read one image (3, H, W) and its label; the address is its number and a seed."""
         index, seed = address
         picture = read_picture(self.files[index])
         if self.augmentation is None or seed is None:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from sedona_nni.data.batches import ImageSet
 from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
+from sedona_nni.image_size import ImageSize
 from sedona_nni.registry import Registry
 from sedona_nni.task import Task
 
@@ -57,7 +58,7 @@ class ImageParts:
         )
 
 
-Read = Callable[[Task, int], ImageParts]
+Read = Callable[[Task, ImageSize], ImageParts]
 ReadT = TypeVar("ReadT", bound=Read)
 
 
@@ -67,7 +68,7 @@ class Dataset:
 
     Attributes:
         about: What it is, in words.
-        size: Height and width of its images by default, pixels.
+        size: That of its images by default, pixels.
         read: Reads it.
         num_classes: Number of its classes; None where each has a folder.
         files: What is looked for in ``{folder}``; empty of what needs no folder.
@@ -76,7 +77,7 @@ class Dataset:
     """
 
     about: str
-    size: int
+    size: ImageSize
     read: Read
     num_classes: int | None
     files: str
@@ -104,7 +105,7 @@ def register_dataset(
     name: str,
     *,
     about: str,
-    size: int,
+    size: ImageSize,
     num_classes: int,
     files: str = "",
     remedy: str = "",
@@ -113,7 +114,7 @@ def register_dataset(
     """Return a decorator that registers a function under ``name``.
 
     It is called with the `Task` and the wanted size of the images, pixels, and returns
-    `ImageParts`.
+    `ImageParts`. The size is one number, or height and width of images that are no squares.
 
     Args:
         name: What it is called from then on.
@@ -130,12 +131,15 @@ def register_dataset(
     Examples:
         >>> import numpy as np, torch
         >>> from sedona_nni import ImageParts, MemoryImages, Task, load_splits, register_dataset
+        >>> from sedona_nni.image_size import height_and_width
         >>> @register_dataset("stripes", about="lying and standing stripes", size=8, num_classes=2)
         ... def stripes(task, size):
         ...     rng = np.random.default_rng(0)
         ...     labels = rng.integers(2, size=400)
-        ...     lying = np.repeat(rng.integers(256, size=(400, 1, size, 1)), size, axis=3)
-        ...     images = np.where(labels[:, None, None, None], lying.swapaxes(2, 3), lying)
+        ...     height, width = height_and_width(size)
+        ...     lying = rng.integers(256, size=(400, 1, height, 1))
+        ...     standing = rng.integers(256, size=(400, 1, 1, width))
+        ...     images = np.where(labels[:, None, None, None], standing, lying)
         ...     pool = MemoryImages(torch.from_numpy(images).byte(), labels, (0.5,), (0.29,))
         ...     return ImageParts(pool, classes=("lying", "standing"))
         >>> len(load_splits(Task(dataset="stripes"), validation_fraction=0.25).train)

@@ -23,6 +23,14 @@ Shift n: n black pixels around the image, then a random window of the old size. 
 degrees either way. Sizes are defaults; another one is reached by bilinear scaling. Normalisation
 and augmentation of cifar10, tiny-imagenet and imagenet are those of the public SEDONA release; the
 others follow cifar10 or imagenet.
+
+To height H and width W, imagenet and imagefolder bring a picture without stretching it. To validate
+and test, it is scaled until it just covers 256/224 of H and of W, and its middle is taken: for
+squares torchvision's ``Resize(256)`` and ``CenterCrop(224)``, else what timm does. To train, a
+random crop has 8 to 100 % of its area, and a ratio of width to height of 3/4 to 4/3 times W/H: for
+squares torchvision's ``RandomResizedCrop(224)``, whose crops for other sizes would be about square
+and then stretched. Images of the other sets, all of one size, are stretched.
+
 The release tests ImageNet on the part that also picked the checkpoint; here validation images are
 always held out of ``train/``, except where an imagefolder has both ``val/`` and ``test/``:
 then ``val/`` is the validation part, whatever the wanted fraction.
@@ -64,6 +72,7 @@ from sedona_nni.data.class_folders import (
 from sedona_nni.data.dataset import DATASETS, Dataset, ImageParts, data_folder
 from sedona_nni.data.identity import DataIdentity, fingerprint_of_arrays, fingerprint_of_files
 from sedona_nni.errors import InputError
+from sedona_nni.image_size import ImageSize, height_and_width, size_in_words
 from sedona_nni.task import Task
 
 __all__ = [
@@ -161,7 +170,8 @@ class FoundDataset:
         """Return a line on what it is, where it is looked for, and how to get it, each."""
         state = {None: "needs a data_dir", True: "is there", False: "is not there"}
         lines = [
-            f"{self.name}: {self.dataset.about}, by default {self.dataset.size} pixels wide; "
+            f"{self.name}: {self.dataset.about}, by default "
+            f"{size_in_words(self.dataset.size)} pixels; "
             f"{state[self.is_there]}"
         ]
         if self.looked_for is not None:
@@ -195,7 +205,7 @@ class Splits:
         test: What only reports; not augmented, and the same whatever the task's seed and limit.
         num_classes: Number of classes.
         in_channels: Channels of an image.
-        image_size: Height and width of an image, pixels.
+        image_size: That of an image, pixels.
         contents: What of the set this is, in words and numbers; None of images of one's own.
         fingerprint: Returns that of the whole set, see `sedona_nni.data.identity`; likewise.
 
@@ -210,7 +220,7 @@ class Splits:
     validation: ImageSet
     test: ImageSet
     num_classes: int
-    image_size: int
+    image_size: ImageSize
     in_channels: int = 3
     contents: Contents | None = None
     fingerprint: Callable[[], str] | None = field(default=None, repr=False)
@@ -351,8 +361,8 @@ def _fingerprint(parts: ImageParts) -> str:
     return fingerprint_of_files(files) if files else fingerprint_of_arrays(*arrays)
 
 
-def image_size_of(task: Task) -> int:
-    """Return the height and width of a task's images, pixels.
+def image_size_of(task: Task) -> ImageSize:
+    """Return the size of a task's images, pixels.
 
     Raises:
         InputError: if the set is unknown.
@@ -384,7 +394,7 @@ def find_contents(name: str, data_dir: str | None, *, must_be_there: bool) -> Fo
         return FoundDataset(name, dataset, folder, None)
 
 
-def form_of(task: Task) -> tuple[int, int]:
+def form_of(task: Task) -> tuple[int, ImageSize]:
     """Return the number of classes and the size of a task's images, without reading images.
 
     Raises:
@@ -420,7 +430,7 @@ def _hold_out_test(images: ImageSet) -> tuple[ImageSet, ImageSet]:
 # ---- Sets that fit into memory -------------------------------------------------------------------
 
 
-def _read_digits(task: Task, size: int) -> ImageParts:
+def _read_digits(task: Task, size: ImageSize) -> ImageParts:
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
@@ -444,7 +454,7 @@ def _known(fingerprint: str) -> Callable[[], str]:
     return lambda: fingerprint
 
 
-def _read_fashion_mnist(task: Task, size: int) -> ImageParts:
+def _read_fashion_mnist(task: Task, size: ImageSize) -> ImageParts:
     from torchvision.datasets import FashionMNIST
 
     folder = data_folder(task)
@@ -489,7 +499,7 @@ def _unpack_fashion_mnist(folder: Path) -> list[Any]:
         return [FashionMNIST(temporary, train=train) for train in (True, False)]
 
 
-def _read_cifar(task: Task, size: int) -> ImageParts:
+def _read_cifar(task: Task, size: ImageSize) -> ImageParts:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     many = task.dataset == "cifar100"
@@ -517,7 +527,7 @@ def _read_cifar(task: Task, size: int) -> ImageParts:
     return ImageParts(pool, tuple(parts[0].classes), test, fingerprint=fingerprint)
 
 
-def _read_svhn(task: Task, size: int) -> ImageParts:
+def _read_svhn(task: Task, size: ImageSize) -> ImageParts:
     from torchvision.datasets import SVHN
 
     folder = data_folder(task)
@@ -538,12 +548,12 @@ def _read_svhn(task: Task, size: int) -> ImageParts:
     return ImageParts(pool, classes, test, fingerprint=_known(fingerprint_of_arrays(*arrays)))
 
 
-def _resize(images: Tensor, size: int) -> Tensor:
-    """Bring images (N, C, s, s) to bytes (N, C, size, size)."""
-    if images.shape[-1] != size:
-        images = F.interpolate(
-            images.float(), size=(size, size), mode="bilinear", antialias=images.shape[-1] > size
-        )
+def _resize(images: Tensor, size: ImageSize) -> Tensor:
+    """Bring images (N, C, h, w) to bytes (N, C, height, width)."""
+    own, wanted = tuple(images.shape[-2:]), height_and_width(size)
+    if own != wanted:
+        shrinks = any(new < old for new, old in zip(wanted, own, strict=True))
+        images = F.interpolate(images.float(), size=wanted, mode="bilinear", antialias=shrinks)
     if images.is_floating_point():
         images = images.round().clamp(0, 255)
     return images.to(torch.uint8)
@@ -552,13 +562,14 @@ def _resize(images: Tensor, size: int) -> Tensor:
 # ---- Sets that stay in their files ---------------------------------------------------------------
 
 
-def _read_tiny_imagenet(task: Task, size: int) -> ImageParts:
+def _read_tiny_imagenet(task: Task, size: ImageSize) -> ImageParts:
     from torchvision.transforms import v2
 
-    resize: list[Any] = [v2.Resize((size, size))]  # changes nothing at the set's own 64 pixels
+    height, width = height_and_width(size)
+    resize: list[Any] = [v2.Resize((height, width))]  # changes nothing at the set's own 64 pixels
     training = [
         v2.RandomRotation(20),
-        v2.RandomCrop(size, padding=size // 16),
+        v2.RandomCrop((height, width), padding=[width // 16, height // 16]),
         v2.RandomHorizontalFlip(),
     ]
     statistics = ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
@@ -570,12 +581,12 @@ def _read_tiny_imagenet(task: Task, size: int) -> ImageParts:
         return _read_folders(task, images, ("train", "val"))
 
 
-def _read_imagenet(task: Task, size: int) -> ImageParts:
+def _read_imagenet(task: Task, size: ImageSize) -> ImageParts:
     with _reading(task):
         return _read_folders(task, _as_of_imagenet(size), ("train", "val"))
 
 
-def _read_image_folder(task: Task, size: int) -> ImageParts:
+def _read_image_folder(task: Task, size: ImageSize) -> ImageParts:
     with _reading(task):
         return _read_folders(task, _as_of_imagenet(size), ("train",), ("val", "test"))
 
@@ -583,11 +594,40 @@ def _read_image_folder(task: Task, size: int) -> ImageParts:
 _Samples = list[tuple[str, int]]  # files and their class numbers
 
 
-def _as_of_imagenet(size: int) -> Callable[[_Samples], FolderImages]:
+@dataclass(frozen=True)
+class _Cover:
+    """Scales a picture, its proportions kept, until it just covers a window.
+
+    Attributes:
+        height: Of the window, pixels.
+        width: Likewise.
+    """
+
+    height: int
+    width: int
+
+    def __call__(self, picture: Any) -> Any:
+        """Return the picture, h x w pixels, as one of height x more or more x width."""
+        from torchvision.transforms.v2 import functional
+
+        w, h = picture.size
+        if self.height * w >= self.width * h:  # the picture is the wider one
+            size = [self.height, int(self.height * w / h)]
+        else:
+            size = [int(self.width * h / w), self.width]
+        return functional.resize(picture, size)
+
+
+def _as_of_imagenet(size: ImageSize) -> Callable[[_Samples], FolderImages]:
     from torchvision.transforms import v2
 
-    center = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]
-    random = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+    height, width = height_and_width(size)
+    ratio = (3 / 4 * (width / height), 4 / 3 * (width / height))
+    center = [
+        _Cover(round(height * 256 / 224), round(width * 256 / 224)),
+        v2.CenterCrop((height, width)),
+    ]
+    random = [v2.RandomResizedCrop((height, width), ratio=ratio), v2.RandomHorizontalFlip()]
     return lambda samples: _in_files(samples, _IMAGENET_STATISTICS, center, augmentation=random)
 
 

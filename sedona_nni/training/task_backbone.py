@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sedona_nni.data.sets import form_of
+from sedona_nni.errors import InputError
 from sedona_nni.models import ACTIVATIONS, Backbone, build_backbone
 from sedona_nni.task import Task
 
@@ -24,6 +25,8 @@ def task_backbone(task: Task) -> Backbone:
         10
     """
     num_classes, image_size = form_of(task)
+    if not isinstance(image_size, int):
+        raise InputError.rule("image_size", f"must be a square for {task.backbone}", image_size)
     return build_backbone(
         task.backbone,
         num_classes=num_classes,

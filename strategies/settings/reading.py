@@ -130,7 +130,10 @@ def check_training(training: Training) -> None:
         InputError: if a name is unknown or numbers do not fit the backbone.
     """
     task = training.task
-    check_image_size(task.backbone, image_size_of(task))
+    image_size = image_size_of(task)
+    if not isinstance(image_size, int):
+        raise InputError.rule("image_size", f"must be a square for {task.backbone}", image_size)
+    check_image_size(task.backbone, image_size)
     check_stem(task.backbone, task.stem)
     for name in training.aux:
         check_auxiliary(name)

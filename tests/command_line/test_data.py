@@ -23,7 +23,7 @@ def test_data_sets(
     assert found["svhn"]["looked_for"] == f"train_32x32.mat and test_32x32.mat in {elsewhere}"
     assert sedona(monkeypatch, "data") == 0
     shown = capsys.readouterr().out
-    assert "svhn: house numbers, 32 x 32 pixels, by default 32 pixels wide; needs a data" in shown
+    assert "svhn: house numbers, 32 x 32 pixels, by default 32 x 32 pixels; needs a data" in shown
     assert "to get it: download http://ufldl.stanford.edu/housenumbers/train_32x32.mat" in shown
 
     for part, name, count in (("train", "cat", 5), ("train", "dog", 7), ("valid", "cat", 3)):

@@ -21,6 +21,7 @@ from sedona_nni.data.sets import (
     load_splits,
 )
 from sedona_nni.errors import InputError
+from sedona_nni.image_size import ImageSize
 from sedona_nni.task import Task
 
 
@@ -54,7 +55,7 @@ class TestImagesInMemory:
         found = find_contents("stripes", None, must_be_there=True)
         assert found.is_there
         assert found.in_words()[0] == (
-            "stripes: lying and standing stripes, by default 8 pixels wide; is there"
+            "stripes: lying and standing stripes, by default 8 x 8 pixels; is there"
         )
 
     def test_its_fingerprint_is_that_of_its_images(self) -> None:
@@ -87,7 +88,7 @@ class TestPicturesOfOnesOwn:
     @pytest.fixture(autouse=True)
     def _registered(self, files: np.ndarray) -> Iterator[None]:
         @register_dataset("pictures", about="", size=8, num_classes=2, files="{folder}/*.png")
-        def pictures(task: Task, size: int) -> ImageParts:
+        def pictures(task: Task, size: ImageSize) -> ImageParts:
             labels, statistics = np.arange(20) % 2, {"mean": (0.0,) * 3, "std": (1.0,) * 3}
             images = FolderImages(files, labels, preprocessing=v2.PILToTensor(), **statistics)
             pool, test = images.subset(np.arange(16)), images.subset(np.arange(16, 20))
@@ -120,7 +121,7 @@ class TestPicturesOfOnesOwn:
         read = DATASETS["pictures"].read
 
         @register_dataset("others", about="", size=8, num_classes=2)
-        def others(task: Task, size: int) -> ImageParts:
+        def others(task: Task, size: ImageSize) -> ImageParts:
             parts = read(task, size)
             return replace(parts, validation=_Another(parts.test))
 
