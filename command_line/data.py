@@ -9,6 +9,7 @@ import typer
 
 from sedona_nni.command_line.options import Json
 from sedona_nni.command_line.tables import show_table
+from sedona_nni.errors import InputError
 
 if TYPE_CHECKING:
     from sedona_nni.data.sets import Contents
@@ -19,6 +20,14 @@ def data(
     data_dir: Annotated[
         str | None, typer.Option(help="Folder to look in, by default the usual one.")
     ] = None,
+    skip_bad_images: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad-images",
+            metavar="",
+            help="Read every picture of the named set once, and leave out what cannot be read.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show which data sets there are, where they are looked for, and how to get them.
@@ -27,8 +36,15 @@ def data(
     """
     from sedona_nni.data.sets import DATASETS, find_contents
 
+    if name is None and skip_bad_images:
+        raise InputError("--skip-bad-images: must be given with the name of a data set")
     found = {
-        each: find_contents(each, data_dir, must_be_there=name is not None)
+        each: find_contents(
+            each,
+            data_dir,
+            must_be_there=name is not None,
+            on_bad_image="skip" if skip_bad_images else "fail",
+        )
         for each in ([name] if name else DATASETS)
     }
     if as_json:

@@ -166,6 +166,7 @@ SOURCES: dict[str, str] = {
     "Task.dataset": "ours; release, `--dataset`: cifar10",
     "Task.data_dir": "release, `--data-dir`",
     "Task.image_size": _OURS,
+    "Task.on_bad_image": _OURS,
     "Task.train_limit": _OURS,
     "Task.split_seed": "release, `--seed`",
     "SearchSettings.pretrain_steps": "release's README, `--train-iters` of the search; 0 is "

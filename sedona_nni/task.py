@@ -26,6 +26,9 @@ class Task(BaseModel):
         data_dir: Folder that holds the data set; not needed for ``digits``.
         image_size: What images are brought to, pixels: one number, or height and width as in
             ``[48, 64]``; by default the data set's.
+        on_bad_image: What becomes of picture files that are damaged or of a kind that is refused:
+            ``fail``, the first one that is met ends the run and is named; or ``skip``, all files
+            are read once, before anything is learned, and those are left out and told.
         train_limit: Use only this many images of the training part (stratified), all by default.
         split_seed: Seed of the split into training and validation part.
 
@@ -45,5 +48,6 @@ class Task(BaseModel):
     dataset: str = "digits"
     data_dir: str | None = None
     image_size: ImageSizeField | None = None
+    on_bad_image: Literal["fail", "skip"] = "fail"
     train_limit: int | None = Field(default=None, ge=1)
     split_seed: Seed = 2021

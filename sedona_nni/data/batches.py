@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import functools
 import heapq
-import os
-import shutil
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,14 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from sedona_nni.data.augmentation import Augmentation, ImageByImage, build_recipe
 from sedona_nni.data.picture import read_picture
-from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.data.workers import is_crowded, number_of_workers, read_ahead
 from sedona_nni.image_size import ImageSize, height_and_width
-from sedona_nni.machine import usable_cores
 
 __all__ = [
     "Batch",
@@ -46,10 +42,6 @@ Batch = tuple[Tensor, Tensor]
 """Normalised images (B, C, H, W), float32, and class numbers (B,), int64."""
 
 _ORDER, _DISTORTION = 0, 1  # what a random stream is for, so that the two never coincide
-_SHARED_MEMORY = "/dev/shm"  # of Linux; containers often have 64 MB of it
-_PREFETCH = 2  # batches that a worker has ready
-_MOST_WORKERS = 8  # unless told otherwise
-_ENDED_WORKER = ("killed by signal", "exited unexpectedly", "shared memory", "No space left")
 
 
 class Draw(NamedTuple):
@@ -267,46 +259,17 @@ class FolderImages(ImageSet, Dataset[tuple[Tensor, int]]):
         first = next(draws, None)
         if first is None:
             return
-        workers = min(_MOST_WORKERS, usable_cores()) if self.workers is None else self.workers
-        crowded = workers > 0 and self._is_crowded(workers, len(first.indices))
-        with warnings.catch_warnings():  # more workers than processors is what was asked for
-            warnings.filterwarnings("ignore", "This DataLoader will create")
-            loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-                self,
-                batch_sampler=map(self._addresses, chain([first], draws)),
-                num_workers=workers,
-                prefetch_factor=_PREFETCH if workers else None,
-                collate_fn=_as_arrays if crowded else None,
-                pin_memory=device.type == "cuda",
-                generator=torch.Generator(),  # else the loader draws from torch's global one
-            )
-        try:
-            for batch in loader:
-                images, labels = (
-                    torch.as_tensor(part).to(device, non_blocking=True) for part in batch
-                )
-                yield self._normalise(images), labels
-        except InputError as error:  # a worker's whole traceback; its last line is the message
-            raise InputError(str(error).strip().rsplit("InputError: ", 1)[-1]) from None
-        except (RuntimeError, OSError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            if not any(words in reason for words in _ENDED_WORKER):
-                raise  # a defect
-            raise SedonaError(
-                "a process that reads images has ended, probably for want of memory or of "
-                f"{_SHARED_MEMORY}: fewer `workers` need less, 0 none ({reason})"
-            ) from None
-
-    def _is_crowded(self, workers: int, batch_size: int) -> bool:
-        """Say whether the batches on their way to this process may not fit into shared memory.
-
-        Other trials may be about to fill it, too, so half of it has to be enough.
-        """
-        if not os.path.isdir(_SHARED_MEMORY):
-            return False
-        image, _ = self[0, None]
-        needed = (workers * _PREFETCH + 2) * batch_size * image.nbytes
-        return shutil.disk_usage(_SHARED_MEMORY).free < 2 * needed
+        workers = number_of_workers(self.workers)
+        crowded = workers > 0 and is_crowded(workers, len(first.indices) * self[0, None][0].nbytes)
+        for batch in read_ahead(
+            self,
+            map(self._addresses, chain([first], draws)),
+            workers,
+            collate=_as_arrays if crowded else None,
+            pin_memory=device.type == "cuda",
+        ):
+            images, labels = (torch.as_tensor(part).to(device, non_blocking=True) for part in batch)
+            yield self._normalise(images), labels
 
     def _addresses(self, draw: Draw) -> list[tuple[int, int | None]]:
         if draw.key is None:

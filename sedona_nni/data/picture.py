@@ -15,7 +15,8 @@
 | several frames or pages (GIF, APNG, WebP, AVIF, TIFF) | refused: one of them would stand for all |
 | what cannot be decoded, is cut off, or has very many pixels | refused |
 
-A refusal names the file.
+A refusal names the file. `sedona_nni.data.bad_pictures` leaves out what is refused, where that is
+wanted; a file that the system does not let be read is not among that.
 """
 
 from __future__ import annotations
@@ -32,13 +33,17 @@ from sedona_nni.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["picture_suffixes", "read_picture"]
+__all__ = ["BadPicture", "picture_suffixes", "read_picture"]
 
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262  # tags of EXIF and TIFF
 _ONE_PICTURE_OF_SEVERAL = ("MPO", "PSD")  # previews and layers; the first is the whole picture
 # No pictures, or such that Pillow decodes by another program or not at all
 _NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 _FEATURES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # a build may lack them
+
+
+class BadPicture(InputError):
+    """What a file holds is refused, see the table."""
 
 
 @functools.cache
@@ -59,7 +64,9 @@ def read_picture(path: str | Path) -> Image:
     """Read a picture, upright, in mode RGB; the table above says how.
 
     Raises:
-        InputError: if it cannot be read, or cannot become RGB without a loss that nobody asked for.
+        BadPicture: if it cannot be decoded, or cannot become RGB without a loss that nobody asked
+            for.
+        InputError: if the system does not let it be read, e.g. for want of a right or of memory.
     """
     from PIL import Image
 
@@ -68,7 +75,9 @@ def read_picture(path: str | Path) -> Image:
             return _upright_rgb(picture)
     except Exception as error:  # decoders raise anything from OSError to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: is not a readable image ({reason})") from None
+        refused = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+        kind = InputError if refused else BadPicture
+        raise kind(f"{path}: is not a readable image ({reason})") from None
 
 
 def _upright_rgb(picture: Image) -> Image:

@@ -39,6 +39,7 @@ then ``val/`` is the validation part, whatever the wanted fraction.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,13 +47,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sedona_nni.data.bad_pictures import Readable, leave_out_bad_pictures
 from sedona_nni.data.batches import (
     Batch,
     BatchStream,
@@ -276,7 +278,8 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
         workers: Of images that stay in their files, see `sedona_nni.data.batches.FolderImages`.
 
     Raises:
-        InputError: if the set is unknown, is not where it is said to be, or is too small.
+        InputError: if the set is unknown, is not where it is said to be, is too small, or pictures
+            that cannot be read cannot be left out, see `Task.on_bad_image`.
 
     Examples:
         >>> from sedona_nni import Task, load_splits
@@ -289,9 +292,8 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
     parts = dataset.read(task, size)
     num_classes = dataset.num_classes or len(parts.classes)
 
-    pool, test = parts.pool, parts.test
-    if test is None:
-        pool, test = _hold_out_test(pool)
+    readable = _readable(task, parts, workers)
+    pool, test = readable.parts["train"], readable.parts["test"]
     rng = np.random.default_rng(task.split_seed)
     if task.train_limit is not None:
         if task.train_limit > len(pool):
@@ -301,7 +303,7 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
                 task.train_limit,
             )
         pool = pool.subset(_stratified(pool.labels, task.train_limit, rng))
-    train, validation = pool, parts.validation
+    train, validation = pool, readable.parts.get("validation")
     if validation is None:
         held_out = _stratified(pool.labels, int(validation_fraction * len(pool)), rng)
         train = pool.subset(np.setdiff1d(np.arange(len(pool)), held_out))
@@ -331,7 +333,7 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
             "validation": of_validation if parts.validation is not None else f"of {of_pool}",
             "test": of_test,
         },
-        parts.left_out,
+        (*readable.words, *parts.left_out),
     )
     return Splits(
         train,
@@ -340,12 +342,32 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
         num_classes,
         size,
         contents=contents,
-        fingerprint=partial(_fingerprint, parts),
+        fingerprint=partial(_fingerprint, parts, readable.left_out),
     )
 
 
-def _fingerprint(parts: ImageParts) -> str:
-    """Return that of a whole set, see `sedona_nni.data.identity`."""
+def _readable(task: Task, parts: ImageParts, workers: int | None) -> Readable:
+    """Return what of a set may be used, ``train``, ``test`` and maybe ``validation``."""
+    pool, test = parts.pool, parts.test
+    if test is None:
+        pool, test = _hold_out_test(pool)
+    found = {"train": pool, "test": test}
+    if parts.validation is not None:
+        found["validation"] = parts.validation
+    if task.on_bad_image == "fail":
+        return Readable(found)
+    return leave_out_bad_pictures(found, parts.classes, workers)
+
+
+def _fingerprint(parts: ImageParts, left_out: Sequence[str]) -> str:
+    """Return that of a set, see `sedona_nni.data.identity`, and of what of it is left out."""
+    whole = _whole_fingerprint(parts)
+    if not left_out:
+        return whole
+    return hashlib.sha256("\n".join([whole, *sorted(left_out)]).encode()).hexdigest()
+
+
+def _whole_fingerprint(parts: ImageParts) -> str:
     if parts.fingerprint is not None:
         return parts.fingerprint()
     found = {"train": parts.pool, "val": parts.validation, "test": parts.test}
@@ -370,18 +392,25 @@ def image_size_of(task: Task) -> ImageSize:
     return task.image_size or DATASETS[task.dataset].size
 
 
-def find_contents(name: str, data_dir: str | None, *, must_be_there: bool) -> FoundDataset:
+def find_contents(
+    name: str,
+    data_dir: str | None,
+    *,
+    must_be_there: bool,
+    on_bad_image: Literal["fail", "skip"] = "fail",
+) -> FoundDataset:
     """Look for a data set.
 
     Args:
         name: Its name.
         data_dir: Where to look, by default where it usually is.
         must_be_there: Raise an error if it is not.
+        on_bad_image: See `Task`.
 
     Raises:
         InputError: if the name is unknown or, where it must be there, the set is not or is damaged.
     """
-    task = Task(dataset=name, data_dir=data_dir)
+    task = Task(dataset=name, data_dir=data_dir, on_bad_image=on_bad_image)
     dataset = DATASETS[task.dataset]
     if data_dir is None and dataset.default_folder is None and dataset.files:
         return FoundDataset(name, dataset, None, None)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from sedona_nni.data import batches
+from sedona_nni.data import workers as reading
 from sedona_nni.data.batches import (
     BatchStream,
     FolderImages,
@@ -362,11 +362,11 @@ def test_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
         return plain
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    monkeypatch.setattr(batches, "DataLoader", loader)
+    monkeypatch.setattr(reading, "DataLoader", loader)
     stream = BatchStream(by_workers, 4, 0, "cpu")
     next(stream.iterate())
     assert shared == [free > 0]
-    monkeypatch.setattr(batches, "DataLoader", DataLoader)
+    monkeypatch.setattr(reading, "DataLoader", DataLoader)
     found = list(islice(stream.iterate(), 3))
     for (images, labels), (again, same) in zip(expected, found, strict=True):
         assert torch.equal(images, again)
@@ -554,7 +554,7 @@ def test_a_worker_that_ends_is_one_line(
     write_classes(tmp_path / "train", 6, 24)
     task = Task(dataset="imagefolder", data_dir=str(tmp_path), image_size=16)
     images = load_splits(task, 0.2, workers=2).test
-    monkeypatch.setattr(batches, "DataLoader", loader)
+    monkeypatch.setattr(reading, "DataLoader", loader)
     with pytest.raises(SedonaError, match="fewer `workers` need less, 0 none") as caught:
         list(evaluation_batches(images, 8, "cpu"))
     assert "\n" not in str(caught.value)

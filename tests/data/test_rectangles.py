@@ -196,3 +196,52 @@ class TestPicturesInFolders:
 def test_blank_images_have_height_and_width() -> None:
     images, _ = next(evaluation_batches(BlankImages(np.arange(4), (8, 12)), 4, "cpu"))
     assert images.shape == (4, 1, 8, 12)
+
+
+def scene() -> Image.Image:
+    """Upright, 60 x 100 pixels, no two corners alike, all of it grey."""
+    pixels = np.add.outer(np.linspace(0, 100, 60), np.linspace(0, 155, 100))
+    return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+
+
+def turned(orientation: int) -> tuple[Image.Image, dict[str, Any]]:
+    """As a camera stores it, with a note of how it has to be turned."""
+    back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[orientation]
+    exif = Image.Exif()
+    exif[274] = orientation
+    return scene().transpose(back), {"exif": exif}
+
+
+def cmyk() -> Image.Image:
+    nothing, black = Image.new("L", (100, 60)), scene().convert("L").point(lambda v: 255 - v)
+    return Image.merge("CMYK", [nothing, nothing, nothing, black])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "picture", "options"),
+    [
+        ("jpg", scene(), {"quality": 95}),
+        ("png", scene().convert("L"), {}),
+        ("jpg", scene().convert("L"), {"quality": 95}),
+        ("png", scene().quantize(256), {}),
+        ("gif", scene().quantize(256), {}),
+        ("jpg", cmyk(), {"quality": 95}),
+        ("tif", cmyk(), {}),
+        ("jpg", turned(3)[0], {"quality": 95, **turned(3)[1]}),
+        ("jpg", turned(6)[0], {"quality": 95, **turned(6)[1]}),
+        ("png", turned(6)[0], turned(6)[1]),
+    ],
+)
+@pytest.mark.parametrize("size", [24, *SIZES])
+def test_every_kind_of_file_is_seen_alike(
+    tmp_path: Path, suffix: str, picture: Image.Image, options: dict[str, Any], size: ImageSize
+) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        for number in range(5):
+            picture.save(tmp_path / part / "a" / f"{number}.{suffix}", **options)
+    splits = folder_splits(tmp_path, size)
+    assert isinstance(splits.test, FolderImages)
+    expected = pixels_of(splits.test, scene()).int()
+    seen = splits.test[0, None][0].int()
+    assert (seen - expected).abs().max() <= 3  # of 255: what JPEG and a palette lose
