@@ -130,7 +130,12 @@ EXCEPTIONS = {
     "sedona_nni/models/batch_norm.py": {"_BatchNorm"},
     # The base of what sees each of torch's operators is public but for the name of its module
     "sedona_nni/decouplings/dry_run.py": {"_python_dispatch"},
-    # As there; and torch's own count of what was written into a tensor, for which it has no name
+    # torch has no public way to ask a module for its hooks
+    "sedona_nni/models/cutting/cut_model.py": {
+        *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    },
+    # Again the base of what sees operators; and torch's own count of what was written into a
+    # tensor, for which it has no name
     "sedona_nni/models/cutting/values.py": {"_python_dispatch", "_version"},
     # Where a module's forward pass finds a weight; torch has no public way to put a dual there
     "sedona_nni/searches/sedona/inner_step.py": {"_parameters"},

@@ -213,6 +213,36 @@ def test_wrong_boundaries(boundaries: Boundaries, message: str) -> None:
     assert str(caught.value) == message
 
 
+class Branches(nn.Module):
+    """Two from the images to the logits, one of them of unknown code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()) for _ in range(2))
+        self.c = Branching()
+
+    def forward(self, images: Tensor) -> Tensor:
+        left, right = self.a(images), self.b(images[:, :, ::2])
+        return left.mean((2, 3)) + self.c(right)
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
+
+
+def test_a_model_whose_branches_never_meet_is_refused() -> None:
+    with pytest.raises(InputError) as caught:
+        places_of(Branches(), 8)
+    assert str(caught.value) == (
+        "model: must have a place that one tensor crosses, but got 'Branches: at the least "
+        "a.1 (B, 4, 6, 6) and getitem (B, 3, 4, 8) cross; c is kept whole: a branch on a value, "
+        "gt'"
+    )
+    with pytest.raises(InputError, match=r"but got 'Linear: nothing crosses'$"):
+        find_places(trace(nn.Linear(4, 2), torch.zeros(1, 4)))
+
+
 def test_a_model_without_a_place_is_refused() -> None:
     with pytest.raises(InputError, match=r"^model: must have a place that one tensor crosses"):
         choose_places([], "units")

@@ -158,8 +158,8 @@ def test_in_place_writing_is_seen() -> None:
     [
         (
             lambda model, x: x if x.sum() > 0 else -x,
-            "model: must be one that torch.fx can follow, and was followed to gt, but got "
-            "'Model: a branch on a value, gt'",
+            "model: must be one that torch.fx can follow, and in training was followed to gt, but "
+            "got 'Model: a branch on a value, gt'",
         ),
         (
             lambda model, x: x * 2 if model.training else x,
@@ -185,8 +185,64 @@ def test_a_model_that_returns_no_logits_is_refused() -> None:
     with pytest.raises(InputError) as caught:
         trace(nn.Sequential(nn.Conv2d(3, 4, 1)), torch.zeros(2, 3, 8, 6))
     assert str(caught.value) == "model: must return logits, (B, classes), but got (4, 8, 6)"
-    with pytest.raises(InputError, match=r"^model: must compute the same in training"):
-        trace(models.GoogLeNet(num_classes=5, init_weights=False), torch.zeros(2, 3, 32, 32))
+
+
+class Auxiliary(nn.Module):
+    """Returns more logits in training, in a form of its own."""
+
+    def __init__(self, form: Callable[[Tensor, Tensor], object]) -> None:
+        super().__init__()
+        self.main, self.form = nn.Linear(3, 2), form
+
+    def forward(self, images: Tensor) -> object:
+        logits = self.main(images.mean((2, 3)))
+        return self.form(logits, logits) if self.training else logits
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        (lambda a, b: models.GoogLeNetOutputs(a, b, None), "GoogLeNetOutputs"),
+        (lambda a, b: [a, b], "list"),
+        (lambda a, b: {"out": a, "aux": b}, "dict"),
+    ],
+)  # fmt: skip
+def test_auxiliary_logits_are_refused(form: Callable[..., object], kind: str) -> None:
+    with pytest.raises(InputError) as caught:
+        trace(Auxiliary(form), torch.zeros(2, 3, 8, 6))
+    assert str(caught.value) == (
+        "model: must return logits alone in training, too (built with aux_logits=False, say), but "
+        f"got 'Auxiliary: {kind}'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (nn.DataParallel, "must be cut before it is wrapped, but got 'DataParallel'"),
+        (
+            lambda model: nn.Sequential(nn.DataParallel(model)),
+            "must be cut before it is wrapped, but got \"DataParallel at '0'\"",
+        ),
+        (torch.compile, "must be cut before it is compiled, but got 'OptimizedModule'"),
+        (
+            lambda model: nn.Sequential(nn.LazyConv2d(3, 3), model),
+            "must have run once, to have its weights, but got \"LazyConv2d at '0'\"",
+        ),
+        (
+            lambda model: torch.jit.ScriptModule(),
+            "must be a torch.nn.Module of Python, but got 'ScriptModule'",
+        ),
+        (lambda model: model.forward, "must be a torch.nn.Module of Python, but got 'method'"),
+    ],
+)
+def test_what_is_no_plain_model_is_refused(
+    wrap: Callable[[nn.Module], nn.Module], message: str
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.Linear(3 * 48, 2))
+    with pytest.raises(InputError) as caught:
+        trace(wrap(model), torch.zeros(2, 3, 8, 6))
+    assert str(caught.value) == f"model: {message}"
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -12,10 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import fx
+from torch import Tensor, fx
 
 from sedona_nni.errors import InputError
-from sedona_nni.models.cutting.crossings import Crossing, find_crossings, free_nodes, made_for
+from sedona_nni.models.cutting.crossings import (
+    Crossing,
+    find_crossings,
+    free_nodes,
+    live_sets,
+    made_for,
+)
 from sedona_nni.models.cutting.following import Trace
 from sedona_nni.models.cutting.units import unit_ends
 
@@ -50,6 +56,9 @@ class Place:
 def find_places(trace: Trace) -> list[Place]:
     """Find every place that one tensor crosses, in the order of the model.
 
+    Raises:
+        InputError: if there is none; it says how many cross where the fewest do.
+
     Examples:
         >>> import torch, torchvision
         >>> from sedona_nni.models.cutting.cut_points import find_places
@@ -63,6 +72,10 @@ def find_places(trace: Trace) -> list[Place]:
     macs = [*itertools.accumulate(node.meta.get("macs", 0) for node in trace.graph.nodes)]
     units = unit_ends(trace, crossings)
     weights = _uses_of_weights(trace, free)
+    names = _names(trace, crossings, units)
+    if not names:
+        rule = "must have a place that one tensor crosses"
+        raise InputError.rule("model", rule, _narrowest(trace, free, macs))
     return [
         Place(
             name,
@@ -73,8 +86,32 @@ def find_places(trace: Trace) -> list[Place]:
             each.node,
             each.index,
         )
-        for each, name in _names(trace, crossings, units).items()
+        for each, name in names.items()
     ]
+
+
+def _narrowest(trace: Trace, free: set[fx.Node], macs: Sequence[int]) -> str:
+    """Return what crosses where the fewest do, between what computes, and what was kept whole."""
+    inner = [
+        live
+        for index, live in enumerate(live_sets(trace, free))
+        if 0 < macs[index] < macs[-1] and live
+    ]
+    (given,) = trace.graph.find_nodes(op="placeholder")
+    crossing = min(reversed(inner), key=lambda live: (given in live, len(live)), default=set())
+    tensors = [
+        f"{node.target if node.op == 'call_module' else _own_name(node)} ({', '.join(sizes)})"
+        for node in trace.graph.nodes
+        if node in crossing and isinstance(value := node.meta["value"], Tensor)
+        for sizes in [["B" if size == trace.batch else str(size) for size in value.shape]]
+    ]
+    what = f"at the least {' and '.join(tensors)} cross" if tensors else "nothing crosses"
+    whole = [f"{path} is kept whole: {why}" for path, why in trace.whole.items()]
+    return "; ".join([f"{type(trace.model).__name__}: {what}", *whole])
+
+
+def _own_name(node: fx.Node) -> str:
+    return f"{node.meta['scope']}.{node.name}".lstrip(".")
 
 
 def _uses_of_weights(trace: Trace, free: set[fx.Node]) -> list[tuple[str, list[int]]]:
@@ -108,8 +145,7 @@ def _names(
             if call.result is place.node
             and not any(call.start <= p.index < place.index for p in places)
         ]
-        own = f"{place.node.meta['scope']}.{place.node.name}".lstrip(".")
-        name = units.get(place.node) or next(iter(returning), own)
+        name = units.get(place.node) or next(iter(returning), _own_name(place.node))
         numbered = (name if n == 1 else f"{name}:{n}" for n in itertools.count(1))
         names[place] = next(each for each in numbered if each not in taken)
         taken.add(names[place])

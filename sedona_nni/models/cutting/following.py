@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from sedona_nni.models.cutting.values import Values, leaves
 
-__all__ = ["BRANCHES", "Call", "Trace", "Tracer", "count_weights", "reads_batch", "reason"]
+__all__ = ["BRANCHES", "Call", "Trace", "Tracer", "count_weights", "reads_input", "reason"]
 
 BRANCHES = "does other things in training than in evaluation"
 """Why a module is kept whole that does."""
@@ -76,10 +76,14 @@ class Trace:
     batch: int
 
 
-def reads_batch(node: fx.Node) -> bool:
-    """Return whether a node reads a size that grows with the batch, of whatever tensor."""
-    # Others became numbers
-    return node.op == "call_method" and node.target in _GROWING
+def reads_input(node: fx.Node) -> bool:
+    """Return whether a node reads what the input of any layer has as well, of whatever tensor.
+
+    That is a size that grows with the batch (others became numbers), or the device.
+    """
+    if node.op == "call_method":
+        return node.target in _GROWING
+    return node.target is getattr and bool(node.args[1] == "device")
 
 
 def count_weights(module: nn.Module) -> int:
@@ -92,7 +96,11 @@ class _Untraceable(Exception):
 
 
 class _Made(TorchFunctionMode):
-    """Makes nodes of the tensors that torch makes of no symbol, as ``arange`` or ``rand`` do."""
+    """Makes symbols of what torch makes of no symbol.
+
+    That is of new tensors, as of ``arange`` or ``rand``; and of a weight's device and type, which
+    are those of the copy, and the graph serves models of others.
+    """
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
@@ -102,8 +110,13 @@ class _Made(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and not self._tracer.values.computing:
+        if self._tracer.values.computing:
+            return out
+        if isinstance(out, Tensor):
             return self._tracer.create_proxy("call_function", func, args, kwargs or {})
+        if isinstance(out, torch.device | torch.dtype) and self._tracer.has(args[0]):
+            name = func.__self__.__name__  # of the property that is read
+            return self._tracer.create_proxy("call_function", getattr, (args[0], name), {})
         return out
 
 
@@ -119,7 +132,7 @@ class _Proxy(fx.Proxy):
             return self.size() if name == "shape" else self.dim()
         if callable(getattr(type(value), name, None)):
             return super().__getattr__(name)  # a method, which is called next
-        if not hasattr(value, name):
+        if not hasattr(type(value), name) and not hasattr(value, name):
             raise AttributeError(name)
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
@@ -156,6 +169,10 @@ class Tracer(fx.Tracer):
             graph = self.trace(model.train(self.values.training))
         return Trace(graph, self.calls, self.whole, model, self.values.batch)
 
+    def has(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is the model's own."""
+        return id(tensor) in self._names or tensor in self.tensor_attrs
+
     # What torch.fx asks for
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
@@ -188,7 +205,7 @@ class Tracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, Tensor) and id(a) in self._names:
             return self.create_node("get_attr", self._names[id(a)], (), {})
-        if isinstance(a, Tensor) and a not in self.tensor_attrs:
+        if isinstance(a, Tensor) and not self.has(a):
             raise _Untraceable("a tensor that no module has as its own")
         return super().create_arg(a)
 

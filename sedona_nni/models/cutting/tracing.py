@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -39,12 +41,14 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     """Follow a model through its forward pass.
 
     Args:
-        model: Any module of one tensor, (B, ...), that returns logits, (B, classes).
+        model: Any module of one tensor, (B, ...), that returns logits, (B, classes). Its hooks run,
+            on values without memory.
         example: A batch as the model takes it; neither its values nor its batch size matter.
 
     Raises:
-        InputError: if the model does not take the example, does not return logits, or cannot be
-            followed in its outermost code.
+        InputError: if the model is compiled, wrapped for several devices, or without weights yet,
+            if it does not take the example, does not return logits, or cannot be followed in its
+            outermost code.
 
     Examples:
         >>> import torch
@@ -56,6 +60,7 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
         >>> [call.path for call in trace(model, images).calls]
         ['0', '1', '2', '3']
     """
+    _check_plain(model)
     copied = _without_memory(model)
     tensors = itertools.chain(model.parameters(), model.buffers(), [example[0]])
     sizes = {size for tensor in tensors for size in tensor.shape}
@@ -81,9 +86,22 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
             return ways[0]
         differing = _differing(ways[0], ways[1], forks - {""})
         if not differing:
-            rule = "must compute the same in training and in evaluation, but for its modules"
-            raise InputError.rule("model", rule, type(model).__name__)
+            raise _not_the_same(model, ways)
         whole |= dict.fromkeys(differing, BRANCHES)
+
+
+def _check_plain(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise InputError.rule("model", "must be a torch.nn.Module of Python", type(model).__name__)
+    for name, module in model.named_modules():
+        where = f"{type(module).__name__} at {name!r}" if name else type(module).__name__
+        if type(module).__name__ == "OptimizedModule":  # importing its class takes seconds
+            raise InputError.rule("model", "must be cut before it is compiled", where)
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise InputError.rule("model", "must be cut before it is wrapped", where)
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
+            raise InputError.rule("model", "must have run once, to have its weights", where)
 
 
 def _without_memory(model: nn.Module) -> nn.Module:
@@ -129,14 +147,34 @@ def _differing(first: Trace, second: Trace, forks: set[str]) -> set[str]:
     }
 
 
-def _check_logits(way: Trace) -> None:
+def _returned(way: Trace) -> Any:
     (output,) = way.graph.find_nodes(op="output")
-    logits = output.args[0]
-    value = logits.meta["value"] if isinstance(logits, fx.Node) else logits
+    returned = output.args[0]
+    return returned.meta.get("value", returned) if isinstance(returned, fx.Node) else returned
+
+
+def _check_logits(way: Trace) -> None:
+    value = _returned(way)
     if not isinstance(value, Tensor) or value.dim() != 2 or value.shape[0] != way.batch:
         rule = "must return logits, (B, classes)"
-        shape = tuple(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__
+        shape = tuple(value.shape[1:]) if isinstance(value, Tensor) else _kind(value)
         raise InputError.rule("model", rule, shape)
+
+
+def _kind(value: Any) -> str:
+    """Return the name of a value's class; a node that nobody used makes one."""
+    kind: Any = value.target if isinstance(value, fx.Node) else type(value)
+    return str(kind.__name__).removeprefix("immutable_")  # as torch.fx keeps dicts and lists
+
+
+def _not_the_same(model: nn.Module, ways: Sequence[Trace]) -> InputError:
+    """Return the error of a model whose outermost code does other things in the two modes."""
+    train, evaluate = map(_returned, ways)
+    if isinstance(evaluate, Tensor) and not isinstance(train, Tensor):
+        rule = "must return logits alone in training, too (built with aux_logits=False, say)"
+        return InputError.rule("model", rule, f"{type(model).__name__}: {_kind(train)}")
+    rule = "must compute the same in training and in evaluation, but for its modules"
+    return InputError.rule("model", rule, type(model).__name__)
 
 
 def _not_followed(
@@ -152,5 +190,6 @@ def _not_followed(
         return InputError.rule("example", rule, f"{tuple(example.shape)}: {reason(refused)}")
     nodes = [node for node in tracer.graph.nodes if node.op.startswith("call")]
     until = "its input" if not nodes else f"{nodes[-1].meta['scope']} {nodes[-1].name}".strip()
-    rule = f"must be one that torch.fx can follow, and was followed to {until}"
+    mode = "training" if tracer.values.training else "evaluation"
+    rule = f"must be one that torch.fx can follow, and in {mode} was followed to {until}"
     return InputError.rule("model", rule, f"{name}: {reason(error)}")
