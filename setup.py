@@ -32,7 +32,8 @@ REPORT = [
     "sqlalchemy>=2.1",
 ]
 DASHBOARD = ["optuna-dashboard>=0.18"]
-ALL = [*NNI, *REPORT, *DASHBOARD]
+MODELS = ["timm>=1.0"]
+ALL = [*NNI, *REPORT, *DASHBOARD, *MODELS]
 
 setup(
     name="sedona-nni",
@@ -62,6 +63,7 @@ setup(
         "nni": NNI,
         "report": REPORT,
         "dashboard": DASHBOARD,
+        "models": MODELS,
         "all": ALL,
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "test": [

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from sedona_nni.command_line.given import compute_of, decoupling_of
+from sedona_nni.command_line.given import compute_of, decoupling_of, model_name_of
 from sedona_nni.command_line.options import (
+    BackboneName,
+    BoundariesText,
     DecouplingText,
-    ImageSize,
+    ImageSizeText,
     InChannels,
     Json,
+    ModelArgs,
     NumBlocks,
     NumClasses,
     StemName,
@@ -28,16 +30,16 @@ if TYPE_CHECKING:
 
 
 def describe(
-    backbone: Annotated[
-        str | None, typer.Option(help="Name of a backbone, by default that of the decoupling.")
-    ] = None,
+    backbone: BackboneName = None,
     decoupling: DecouplingText = "backprop",
     num_blocks: NumBlocks = None,
     num_classes: NumClasses = 10,
     in_channels: InChannels = 3,
-    image_size: ImageSize = 32,
+    image_size: ImageSizeText = "32",
     width_multiplier: WidthMultiplier = 1.0,
     stem: StemName = "published",
+    boundaries: BoundariesText = None,
+    model_arg: ModelArgs = None,
     batch_size: Annotated[int, typer.Option(min=2, help="Images per step, for memory.")] = 128,
     as_json: Json = False,
 ) -> None:
@@ -51,9 +53,13 @@ def describe(
     from sedona_nni.decouplings.cost import describe as describe_cost
     from sedona_nni.decouplings.cost import heavy_auxiliary
     from sedona_nni.decouplings.memory import describe_memory
+    from sedona_nni.image_size import parse_image_size, size_in_words
     from sedona_nni.models import Backbone, build_backbone
     from sedona_nni.training.settings import TrainSettings
     from sedona_nni.training.step_form import step_form
+
+    size = parse_image_size(image_size, "--image-size")
+    backbone = model_name_of(backbone, boundaries, model_arg)
 
     def built(name: str) -> Backbone:
         with torch.device("meta"):  # nothing is computed
@@ -61,7 +67,7 @@ def describe(
                 name,
                 num_classes=num_classes,
                 in_channels=in_channels,
-                image_size=image_size,
+                image_size=size,
                 width_multiplier=width_multiplier,
                 stem=cast("Stem", stem),
             )
@@ -70,7 +76,7 @@ def describe(
         assert backbone is not None  # or there is no rule
         return compute_of(unit, built(backbone), [aux], "cpu", batch_size)
 
-    chosen = decoupling_of(decoupling, num_blocks, backbone, costs=counted)
+    chosen = decoupling_of(decoupling, num_blocks, backbone, size, costs=counted)
     network = built(chosen.backbone)
     described = describe_cost(network, chosen)
     memory = describe_memory(network, chosen, step_form(TrainSettings(batch_size=batch_size)))
@@ -84,7 +90,7 @@ def describe(
         return
     print(
         f"{network.name}, width multiplier {width_multiplier:g}, images "
-        f"{in_channels} x {image_size} x {image_size}, {num_classes} classes"
+        f"{in_channels} x {size_in_words(size)}, {num_classes} classes"
     )
     if described["stem"] is not None:
         print(f"stem: {described['stem']}")
@@ -109,9 +115,14 @@ def _show_parts(described: dict[str, Any]) -> None:
 
 def _show_layers(described: dict[str, Any]) -> None:
     show_table(
-        ("layer", "name", "width", "size", "parameters", "MACs"),
+        ("layer", "name", "output", "parameters", "MACs"),
         (
-            [f"{layer[k]:,}" if k in ("parameters", "macs") else str(layer[k]) for k in layer]
+            [
+                str(layer["index"]),
+                layer["name"],
+                _shape(layer),
+                *(f"{layer[field]:,}" for field in ("parameters", "macs")),
+            ]
             for layer in described["layers"]
         ),
     )
@@ -120,7 +131,7 @@ def _show_layers(described: dict[str, Any]) -> None:
 def _show_candidates(described: dict[str, Any]) -> None:
     """Show every auxiliary network at every boundary, those of equal shape in one column."""
     columns = []
-    for shape, same in groupby(described["boundaries"], key=itemgetter("width", "size")):
+    for shape, same in groupby(described["boundaries"], key=_shape):
         group = list(same)
         places = sorted({group[0]["index"], group[-1]["index"]})
         columns.append(("-".join(map(str, places)), shape, group[0]["auxiliary"]))
@@ -128,12 +139,18 @@ def _show_candidates(described: dict[str, Any]) -> None:
         return
     print("auxiliary networks by boundary, parameters / MACs")
     show_table(
-        ("boundary:", *(f"{place} {width}x{size}x{size}" for place, (width, size), _ in columns)),
+        ("boundary:", *(f"{place} {shape}" for place, shape, _ in columns)),
         (
             [name, *(_short(costs[name]) for _, _, costs in columns)]
             for name in described["boundaries"][0]["auxiliary"]
         ),
     )
+
+
+def _shape(place: dict[str, Any]) -> str:
+    """Return what crosses, e.g. ``64x8x8`` or ``tokens 65x192``."""
+    layout = "" if place["layout"] == "map" else f"{place['layout']} "
+    return layout + "x".join(map(str, place["shape"]))
 
 
 def _short(cost: dict[str, int]) -> str:

@@ -13,7 +13,7 @@ from sedona_nni.command_line.given import compute_of
 from sedona_nni.command_line.options import (
     ComputeText,
     Device,
-    ImageSize,
+    ImageSizeText,
     InChannels,
     Json,
     MaxBlockMemory,
@@ -61,7 +61,7 @@ def derive(
     device: Device = "auto",
     num_classes: NumClasses = 10,
     in_channels: InChannels = 3,
-    image_size: ImageSize = 32,
+    image_size: ImageSizeText = "32",
     width_multiplier: WidthMultiplier = 1.0,
     stem: StemName = "published",
     output: Annotated[
@@ -83,11 +83,13 @@ def derive(
     from sedona_nni.decouplings.bounds import BlockBound
     from sedona_nni.decouplings.choice import FrontPoint, leaders, pareto_front
     from sedona_nni.files import check_output_file
+    from sedona_nni.image_size import parse_image_size
     from sedona_nni.models import build_backbone
     from sedona_nni.searches.documents import document_path, load_outcome
 
     if output is not None:
         check_output_file("--output", output)
+    size = parse_image_size(image_size, "--image-size")
     found = load_outcome(document_path(result))
     if pareto and count > 1:
         raise InputError.rule("--leaders", "must not be given with --pareto", count)
@@ -99,7 +101,7 @@ def derive(
             found.backbone,
             num_classes=num_classes,
             in_channels=in_channels,
-            image_size=image_size,
+            image_size=size,
             width_multiplier=width_multiplier,
             stem=cast("Stem", stem),
         )

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from sedona_nni.command_line.given import compute_of, decoupling_of
+from sedona_nni.command_line.given import compute_of, decoupling_of, model_name_of
 from sedona_nni.command_line.options import (
+    BackboneName,
+    BoundariesText,
     Device,
-    ImageSize,
+    ImageSizeText,
     InChannels,
+    ModelArgs,
     NumBlocks,
     NumClasses,
     PassBatchSize,
@@ -30,9 +33,7 @@ _FORMS = ("pipelining", "torchtitan")
 
 def export_cuts(
     to: Annotated[str, typer.Option(help="Whose form: pipelining or torchtitan.")],
-    backbone: Annotated[
-        str | None, typer.Option(help="Name of a backbone, by default that of the decoupling.")
-    ] = None,
+    backbone: BackboneName = None,
     decoupling: Annotated[
         str | None,
         typer.Option(
@@ -59,9 +60,11 @@ def export_cuts(
     device: Device = "auto",
     num_classes: NumClasses = 10,
     in_channels: InChannels = 3,
-    image_size: ImageSize = 32,
+    image_size: ImageSizeText = "32",
     width_multiplier: WidthMultiplier = 1.0,
     stem: StemName = "published",
+    boundaries: BoundariesText = None,
+    model_arg: ModelArgs = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Write it here instead.", parser=user_path, metavar="PATH"),
@@ -78,9 +81,12 @@ def export_cuts(
     from sedona_nni.decouplings.balance import balanced_decoupling
     from sedona_nni.decouplings.split import split_points, stage_modules
     from sedona_nni.files import check_output_file, write_json
+    from sedona_nni.image_size import parse_image_size
     from sedona_nni.models import backbone_names, build_backbone
     from sedona_nni.teachers import NO_AUXILIARY
 
+    size = parse_image_size(image_size, "--image-size")
+    backbone = model_name_of(backbone, boundaries, model_arg)
     if to not in _FORMS:
         raise InputError.rule("--to", f"must be one of {', '.join(_FORMS)}", to)
     if output is not None:
@@ -90,7 +96,7 @@ def export_cuts(
     if decoupling is not None:
         if compute is not None:
             raise InputError.rule("--compute", "must be given with --balanced only", compute)
-        chosen = decoupling_of(decoupling, num_blocks, backbone)
+        chosen = decoupling_of(decoupling, num_blocks, backbone, size)
         backbone = chosen.backbone
     elif backbone is None:
         raise InputError(f"--backbone: must be given, one of {', '.join(backbone_names())}")
@@ -99,7 +105,7 @@ def export_cuts(
             backbone,
             num_classes=num_classes,
             in_channels=in_channels,
-            image_size=image_size,
+            image_size=size,
             width_multiplier=width_multiplier,
             stem=cast("Stem", stem),
         )

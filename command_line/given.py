@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sedona_nni.decouplings.decoupling import Decoupling
     from sedona_nni.decouplings.outcome import SearchOutcome
     from sedona_nni.decouplings.rules import RuleCosts
+    from sedona_nni.image_size import ImageSize
     from sedona_nni.models import Backbone
     from sedona_nni.strategies.experiment import Experiment
     from sedona_nni.strategies.experiment_file import ExperimentFile
@@ -81,17 +83,46 @@ def bound_of(
     return run_bound(settings, planned.folder, costs, aux)
 
 
+def model_name_of(
+    backbone: str | None, boundaries: str | None, model_args: Sequence[str] | None
+) -> str | None:
+    """Return what ``--backbone``, ``--boundaries`` and ``--model-arg`` name."""
+    from sedona_nni.model_name import ModelName, is_model_name
+
+    if backbone is None or not is_model_name(backbone):
+        for option, given in (("--boundaries", boundaries), ("--model-arg", model_args)):
+            if given:
+                rule = "must be given with a model from elsewhere, like torchvision:resnet50"
+                raise InputError.rule(option, rule, given)
+        return backbone
+    args: dict[str, Any] = {}
+    for text in model_args or []:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise InputError.rule("--model-arg", "must be NAME=VALUE", text)
+        try:
+            args[name] = json.loads(value)
+        except ValueError:
+            args[name] = value  # a text may go without quotes
+    places: object = boundaries
+    if boundaries is not None and boundaries not in ("all", "units"):
+        places = int(boundaries) if boundaries.isdecimal() else boundaries.split(",")
+    return str(ModelName.parse(backbone).given(args=args or None, boundaries=places))
+
+
 def decoupling_of(
     text: str,
     num_blocks: int | None,
     backbone: str | None,
+    image_size: ImageSize,
     bound_for: Callable[[Iterable[str]], BlockBound | None] = lambda aux: None,
     costs: RuleCosts | None = None,
 ) -> Decoupling:
     """Return what ``--decoupling``, ``--num-blocks`` and maybe ``--backbone`` say.
 
-    ``bound_for`` returns what it has to respect, given the auxiliary networks that it may use;
-    ``costs`` counts what a balanced rule balances.
+    A model from elsewhere is cut for images of ``image_size``; ``bound_for`` returns what it has to
+    respect, given the auxiliary networks that it may use; ``costs`` counts what a balanced rule
+    balances.
     """
     from sedona_nni.decouplings.choice import discretise
     from sedona_nni.decouplings.rules import decoupling_by_rule, is_rule
@@ -108,7 +139,7 @@ def decoupling_of(
         chosen = load_decoupling(document_path(text), num_blocks, derive)
         if backbone not in (None, chosen.backbone):
             raise InputError.rule("--decoupling", f"must be one of {backbone}", chosen.backbone)
-        chosen.blocks(num_layers(chosen.backbone))
+        chosen.blocks(num_layers(chosen.backbone, image_size))
     else:
         if num_blocks is not None:
             raise InputError.rule("--num-blocks", f"must not be given for {text}", num_blocks)
@@ -117,7 +148,7 @@ def decoupling_of(
                 f"--backbone: must be given, one of {', '.join(backbone_names())}; or a file as "
                 "--decoupling"
             )
-        chosen = decoupling_by_rule(text, backbone, num_layers(backbone), costs)
+        chosen = decoupling_by_rule(text, backbone, num_layers(backbone, image_size), costs)
         for name in set(chosen.aux) - {NO_AUXILIARY}:
             check_auxiliary(name)
     if chosen.cuts and (bound := bound_for(chosen.aux)) is not None:

@@ -111,6 +111,38 @@ MaxBlockMemory = Annotated[
 ]
 NumClasses = Annotated[int, typer.Option(help="Classes to tell apart.")]
 InChannels = Annotated[int, typer.Option(help="Channels of the images.")]
-ImageSize = Annotated[int, typer.Option(help="Height and width of the images, pixels.")]
+ImageSizeText = Annotated[
+    str,
+    typer.Option(
+        "--image-size",
+        metavar="PIXELS",
+        help="Height and width of the images: 64, or 48x64 for both in this order.",
+    ),
+]
+BackboneName = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        "--model",
+        help="Name of a backbone, or of a model from elsewhere: torchvision:resnet50, "
+        "timm:convnext_tiny, my_package.nets:build; by default that of the decoupling.",
+    ),
+]
+BoundariesText = Annotated[
+    str | None,
+    typer.Option(
+        "--boundaries",
+        help="Where layers of a model from elsewhere end: units, the default; all; so many, as a "
+        "number; or names of places, with commas between.",
+    ),
+]
+ModelArgs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-arg",
+        metavar="NAME=VALUE",
+        help="What a model from elsewhere is given; values as JSON. May be repeated.",
+    ),
+]
 WidthMultiplier = Annotated[float, typer.Option(help="Factor on every width.")]
 StemName = Annotated[str, typer.Option("--stem", help="Of a ResNet: published or torchvision.")]

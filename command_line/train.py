@@ -83,6 +83,7 @@ def train(
         prepare()  # before anything else is imported, which takes about as long
     import torch
 
+    from sedona_nni.data.sets import image_size_of
     from sedona_nni.files import check_output_folder
     from sedona_nni.searches.sedona.relaxed_training import build_relaxed
     from sedona_nni.strategies.settings.costs import rule_costs
@@ -113,7 +114,8 @@ def train(
         training = planned.settings.training.model_copy(update={"train": settings})
         counted = rule_costs(training, planned.folder)
         name = planned.task.backbone
-        chosen = decoupling_of(decoupling, num_blocks, name, bound_for, counted)
+        size = image_size_of(planned.task)
+        chosen = decoupling_of(decoupling, num_blocks, name, size, bound_for, counted)
     threads = planned.settings.machine.threads
     with claim_for_training(device, settings, chosen, threads=threads) as claimed:
         if shows():

@@ -39,6 +39,7 @@ from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
 from sedona_nni.errors import InputError
+from sedona_nni.image_size import ImageSize
 from sedona_nni.models import Activation, Backbone, Stem, build_backbone, num_layers
 from sedona_nni.search_spaces.nni_nas import (
     DuplicationError,
@@ -55,6 +56,7 @@ class _Encoding:
     """How samples of NNI's mutables and decouplings translate into each other."""
 
     backbone: str
+    num_boundaries: int
     aux_choices: tuple[str, ...]
     num_blocks: int | None
     bound: BlockBound | None
@@ -69,10 +71,6 @@ class _Encoding:
             self.bound.check_covers(self.backbone, self.aux_choices)
             ends = self.bound.ends([self.aux_choices] * self.num_boundaries)
             self.bound.check(self.num_blocks, ends)
-
-    @property
-    def num_boundaries(self) -> int:
-        return num_layers(self.backbone) - 1
 
     def mutables(self) -> list[Categorical]:
         boundaries = range(self.num_boundaries)
@@ -126,7 +124,8 @@ class DecouplingSpace(ModelSpace):
     """Every way of cutting a backbone into blocks with an auxiliary network at each cut.
 
     Samples become networks by ``space.freeze(sample)``, a trainable `DecoupledNetwork` with fresh
-    weights, and documents by ``space.decoupling(sample)``. Building a space builds no network.
+    weights, and documents by ``space.decoupling(sample)``. Building a space builds no network, but
+    for a model from elsewhere, to find its layers.
 
     A space is not a network, until a one-shot strategy installs one that stands for all of its
     decouplings as ``space.supernet``.
@@ -137,7 +136,7 @@ class DecouplingSpace(ModelSpace):
         num_classes: Number of classes to tell apart.
         num_blocks: K; the space has K-1 cuts then. ``None``: any subset of the boundaries is cut.
         in_channels: Channels of the images.
-        image_size: Height and width of the images, pixels.
+        image_size: Height and width of the images, see `sedona_nni.image_size`.
         width_multiplier: Factor on every width of the backbone.
         activation: Makes the non-linearity of backbone and auxiliary networks.
         stem: Of a ResNet, see `sedona_nni.models.resnet`.
@@ -156,14 +155,15 @@ class DecouplingSpace(ModelSpace):
         num_classes: int,
         num_blocks: int | None = None,
         in_channels: int = 3,
-        image_size: int = 32,
+        image_size: ImageSize = 32,
         width_multiplier: float = 1.0,
         activation: Activation = nn.ReLU,
         stem: Stem = "published",
         bound: BlockBound | None = None,
     ) -> None:
         super().__init__()
-        self._encoding = _Encoding(backbone, tuple(aux_choices), num_blocks, bound)
+        boundaries = num_layers(backbone, image_size) - 1
+        self._encoding = _Encoding(backbone, boundaries, tuple(aux_choices), num_blocks, bound)
         self._shape: dict[str, Any] = {
             "num_classes": num_classes,
             "in_channels": in_channels,

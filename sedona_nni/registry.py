@@ -40,15 +40,17 @@ class Registry(Generic[T]):
         'ProbeSettings'
     """
 
-    def __init__(self, kind: str, *, reserved: Collection[str] = ()) -> None:
+    def __init__(self, kind: str, *, reserved: Collection[str] = (), beside: str = "") -> None:
         """Make an empty one.
 
         Args:
             kind: See above.
             reserved: Names that mean something else where a thing of this kind is named.
+            beside: What else can be named there, in words.
         """
         self.kind = kind
         self._reserved = reserved
+        self._beside = beside
         self._things: dict[str, T] = {}
         self._families: list[_Family[T]] = []
 
@@ -104,7 +106,8 @@ class Registry(Generic[T]):
     @property
     def rule(self) -> str:
         """Which names there are, as a rule for who names another."""
-        rest = [f" (or {family.rest})" for family in self._families]
+        others = [*(family.rest for family in self._families), self._beside]
+        rest = [f" (or {other})" for other in others if other]
         return f"must be one of {', '.join(self)}{''.join(rest)}"
 
     @property

@@ -10,13 +10,14 @@ from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.strategies.settings.parts import Exploration
 from sedona_nni.strategies.trial_engine import TrialEngine, build_strategy, decoupling_space
+from sedona_nni.task import Task
 
 __all__ = ["ask_by_nni"]
 
 
 def ask_by_nni(
     exploration: Exploration,
-    backbone: str,
+    task: Task,
     aux: Sequence[str],
     *,
     bound: BlockBound | None,
@@ -27,7 +28,7 @@ def ask_by_nni(
 
     Args:
         exploration: The strategy, K, and how many decouplings it may ask for.
-        backbone: What is cut.
+        task: Whose backbone is cut.
         aux: The auxiliary networks to choose from.
         bound: What the decouplings respect.
         seed: Of the strategy.
@@ -41,6 +42,6 @@ def ask_by_nni(
     def answer(decoupling: Decoupling) -> None:
         engine.finish(decoupling, ask(decoupling))
 
-    space = decoupling_space(exploration, backbone, aux, bound)
+    space = decoupling_space(exploration, task, aux, bound)
     engine = TrialEngine(answer, lambda: True, threading.RLock(), exploration, space)
     engine.explore(build_strategy(exploration, seed))

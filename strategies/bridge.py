@@ -42,7 +42,7 @@ class BridgeTuner(LedgerTuner):
         training, exploration = self.settings.training, self.settings.exploration
         costs = run_costs(self.settings, self.folder, self.checkpoint / COMPUTE_FILE)
         bound = run_bound(self.settings, self.folder, costs)
-        space = decoupling_space(exploration, training.task.backbone, training.aux, bound)
+        space = decoupling_space(exploration, training.task, training.aux, bound)
         self._wanted: deque[Decoupling] = deque()
         self._explored = False
         self._engine = TrialEngine(self._start, self._is_free, self.lock, exploration, space)

@@ -8,10 +8,9 @@ from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks, uniform_cuts
 from sedona_nni.errors import InputError
-from sedona_nni.models import num_layers
 from sedona_nni.reporting.trial import StudySpace
 from sedona_nni.task import Task
-from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.training.task_backbone import task_backbone, task_layers
 
 __all__ = ["check_space", "fixed_aux", "space_bound", "uniform_in", "why_not_uniform"]
 
@@ -48,7 +47,7 @@ def uniform_in(space: StudySpace, task: Task, aux: str) -> Decoupling:
     Raises:
         InputError: if no such decoupling is within the bound.
     """
-    layers = num_layers(task.backbone)
+    layers = task_layers(task)
     cuts = uniform_cuts(layers, space.num_blocks)
     bound = space_bound(space, task, (aux,))
     if bound is not None:
@@ -72,7 +71,7 @@ def check_space(space: StudySpace, task: Task, aux: tuple[str, ...]) -> None:
         InputError: unless 2 <= K <= L, and if the costliest auxiliary networks leave no decoupling
             within the bound.
     """
-    check_num_blocks(space.num_blocks, num_layers(task.backbone))
+    check_num_blocks(space.num_blocks, task_layers(task))
     bound = space_bound(space, task, aux)
     if bound is not None:
         ends = bound.ends([aux] * (bound.num_layers - 1), costliest=True)

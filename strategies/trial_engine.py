@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sedona_nni.data.sets import image_size_of
 from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.search_spaces import DecouplingSpace, DistinctDecouplings
 from sedona_nni.search_spaces.nni_nas import SimplifiedModelSpace
 from sedona_nni.strategies.settings.parts import Exploration
+from sedona_nni.task import Task
 
 from nni.nas.execution import ExecutionEngine  # isort: skip  # after search_spaces, see there
 from nni.nas.execution.event import FinalMetricEvent, TrainingEndEvent  # isort: skip
@@ -29,19 +31,24 @@ _PATIENCE = 50
 
 
 def decoupling_space(
-    exploration: Exploration, backbone: str, aux: Sequence[str], bound: BlockBound | None
+    exploration: Exploration, task: Task, aux: Sequence[str], bound: BlockBound | None
 ) -> DecouplingSpace:
     """Return what is explored.
 
     Args:
         exploration: K.
-        backbone: What is cut.
+        task: Whose backbone is cut.
         aux: The auxiliary networks to choose from.
         bound: What the decouplings respect.
     """
     # No network is built here, so the number of classes does not matter.
     return DecouplingSpace(
-        backbone, aux, num_classes=2, num_blocks=exploration.num_blocks, bound=bound
+        task.backbone,
+        aux,
+        num_classes=2,
+        num_blocks=exploration.num_blocks,
+        image_size=image_size_of(task),
+        bound=bound,
     )
 
 

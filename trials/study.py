@@ -7,6 +7,7 @@ the search.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ class _Doing:
 
         ask_by_nni(
             exploration,
-            trial.task.backbone,
+            trial.task,
             trial.aux,
             bound=space_bound(space, trial.task, trial.aux),
             seed=int(rng.integers(2**31)),
@@ -191,6 +192,7 @@ class _Doing:
         trial, settings = self._trial, self._train_settings
         seed = settings.seed + 100 * trial.replicate + number
         name = f"{decoupling.key} seed {seed}".replace(" ", "_").replace(":", "-")
+        name = re.sub(r"[^\w.+-]", "", name)  # a model from elsewhere may have JSON in its name
         if name in self.trained:
             return self.trained[name]
         directory = self._directory / name

@@ -150,7 +150,7 @@ def _ask_by_nni(
     )
     ask_by_nni(
         exploration,
-        table.task.backbone,
+        table.task,
         table.aux_choices,
         bound=table.bound(max_block_share),
         seed=int(rng.integers(2**31)),

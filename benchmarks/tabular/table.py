@@ -24,9 +24,9 @@ from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.files import Document
-from sedona_nni.models import num_layers
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.task_backbone import task_layers
 
 __all__ = ["Entry", "Field", "Table", "Training", "rank_correlation"]
 
@@ -137,7 +137,7 @@ class Table(Document):
     @property
     def num_boundaries(self) -> int:
         """L - 1."""
-        return num_layers(self.task.backbone) - 1
+        return task_layers(self.task) - 1
 
     def __getitem__(self, decoupling: Decoupling) -> Entry:
         """Return what is known of a decoupling.

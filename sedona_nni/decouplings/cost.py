@@ -230,8 +230,10 @@ def describe(
     Returns:
         ``stem``, what `stem_words` returns; ``parameters`` and ``macs``, each with ``trunk``,
         ``head`` and ``total``; ``layers`` with
-        index, name, width and size of the output, parameters and macs; ``boundaries`` with index,
-        width, size and, under ``auxiliary``, each candidate's parameters and macs; ``blocks`` with
+        index and name, of the output its shape, layout, width and size, see `FeatureShape`, and
+        parameters and macs; ``boundaries`` with the name and output of the layer below, the share
+        of the backbone's MACs below and, under ``auxiliary``, each candidate's parameters and macs;
+        ``blocks`` with
         index, first_layer, last_layer, parameters, macs, share of the backbone's MACs, aux and,
         under ``auxiliary``, its parameters and macs; what `summarise_blocks` returns; and
         ``decoupling``.
@@ -268,19 +270,23 @@ def describe(
         parts = {"trunk": getattr(trunk, field), "head": getattr(head, field)}
         described[field] = {**parts, "total": sum(parts.values())}
     described["layers"] = [
-        {"index": i, "name": name, "width": shape.channels, "size": shape.size, **asdict(cost)}
+        {"index": i, "name": name, **_in_words(shape), **asdict(cost)}
         for i, (name, shape, cost) in enumerate(
             zip(backbone.layer_names, backbone.shapes, layers, strict=True)
         )
     ]
+    below = itertools.accumulate(cost.macs for cost in layers)
     described["boundaries"] = [
         {
             "index": i,
-            "width": context.shape.channels,
-            "size": context.shape.size,
+            "name": name,
+            **_in_words(context.shape),
+            "share": macs / described["macs"]["total"],
             "auxiliary": candidates[context],
         }
-        for i, context in enumerate(contexts)
+        for i, (name, context, macs) in enumerate(
+            zip(backbone.layer_names, contexts, below, strict=False)
+        )
     ]
     decoupling = decoupling or Decoupling(backbone=backbone.name)
     blocks = block_costs(backbone, decoupling)
@@ -298,6 +304,15 @@ def describe(
         for i, block in enumerate(blocks)
     ]
     return described | summarise_blocks(blocks)
+
+
+def _in_words(shape: FeatureShape) -> dict[str, Any]:
+    return {
+        "shape": list(shape.of_batch(1)[1:]),
+        "layout": shape.layout,
+        "width": shape.channels,
+        "size": shape.size,
+    }
 
 
 def peak_memory_mib(step: Callable[[], object], device: torch.device) -> float:

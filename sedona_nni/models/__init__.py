@@ -12,7 +12,8 @@ their published widths at 1:
     dni-cnn                    the network on which it compares with DNI
     cifar-resnet110            that on which it compares with DDG, shortcuts without weights
 
-`register_backbone` adds one of your own.
+`register_backbone` adds one of your own, and any classifier of torchvision, timm or one's own code
+can be cut where a single tensor crosses, see `sedona_nni.models.sources` and `cutting`.
 Sources: Pyeon et al., ICLR 2021 (widths, layers, stems); Belilovsky et al., ICML 2020 (DGL).
 """
 
@@ -25,6 +26,8 @@ from typing import TypeVar, get_args
 from torch import nn
 
 from sedona_nni.errors import InputError
+from sedona_nni.image_size import ImageSize, height_and_width
+from sedona_nni.model_name import is_model_name
 from sedona_nni.models.backbone import (
     ACTIVATIONS,
     Activation,
@@ -41,6 +44,11 @@ from sedona_nni.models.backbone import (
 from sedona_nni.models.dgl import dgl_cnn, dni_cnn
 from sedona_nni.models.feature_shape import FeatureShape
 from sedona_nni.models.resnet import BASIC_DEPTHS, BOTTLENECK_DEPTHS, resnet, stem_in_words
+from sedona_nni.models.sources import (
+    as_backbone,
+    cut_backbone,
+    num_layers_of_model,
+)
 from sedona_nni.models.vgg import VGG_DEPTHS, vgg
 from sedona_nni.registry import Registry
 
@@ -54,6 +62,7 @@ __all__ = [
     "FeatureShape",
     "Layer",
     "Stem",
+    "as_backbone",
     "backbone_names",
     "build_backbone",
     "check_image_size",
@@ -109,7 +118,9 @@ _OURS = {
     ),
 }
 
-BACKBONES: Registry[Architecture] = Registry("backbone")
+BACKBONES: Registry[Architecture] = Registry(
+    "backbone", beside="torchvision:<model>, timm:<model> or <module>:<function>"
+)
 """The backbones by name; `register_backbone` adds one."""
 
 for _name, _architecture in _OURS.items():
@@ -176,23 +187,33 @@ def register_backbone(
     return register
 
 
-def num_layers(name: str) -> int:
-    """Return L of a backbone, without building it.
+def num_layers(name: str, image_size: ImageSize = 224) -> int:
+    """Return L of a backbone.
+
+    Args:
+        name: See `build_backbone`.
+        image_size: That of the images, for models that are built and followed to find their layers.
 
     Raises:
-        InputError: if the name is unknown.
+        InputError: if the name is unknown, or it is of a model that cannot be built or cut.
     """
+    if is_model_name(name):
+        return num_layers_of_model(name, image_size)
     return BACKBONES[name].num_layers
 
 
-def check_image_size(name: str, image_size: int) -> None:
+def check_image_size(name: str, image_size: ImageSize) -> None:
     """Check that images are large enough for a backbone, and so for any auxiliary network in it.
+
+    A model from elsewhere is not asked: it says so as it is built.
 
     Raises:
         InputError: if they are not, or the name is unknown.
     """
+    if is_model_name(name):
+        return
     smallest = BACKBONES[name].smallest_image
-    if image_size < smallest:
+    if min(height_and_width(image_size)) < smallest:
         rule = f"must be at least {smallest} for {name}"
         raise InputError.rule("image_size", rule, image_size)
 
@@ -203,7 +224,7 @@ def check_stem(name: str, stem: str) -> None:
     Raises:
         InputError: if it cannot, or its name is unknown.
     """
-    stems = BACKBONES[name].stems
+    stems = ("published",) if is_model_name(name) else BACKBONES[name].stems
     if stem not in stems:
         raise InputError.rule("stem", f"must be {' or '.join(stems)} for {name}", stem)
 
@@ -220,7 +241,7 @@ def build_backbone(
     *,
     num_classes: int,
     in_channels: int = 3,
-    image_size: int = 32,
+    image_size: ImageSize = 32,
     width_multiplier: float = 1.0,
     activation: Activation = nn.ReLU,
     stem: Stem = "published",
@@ -228,17 +249,19 @@ def build_backbone(
     """Build a backbone with freshly drawn weights, on torch's default device.
 
     Args:
-        name: Its name in `BACKBONES`.
+        name: Its name in `BACKBONES`, or that of a model from elsewhere, see
+            `sedona_nni.models.sources`.
         num_classes: Number of classes, at least 2.
         in_channels: Channels of the images, at least 1.
-        image_size: Height and width of the images, pixels.
-        width_multiplier: Factor on every width, above 0.
+        image_size: Height and width of the images, see `sedona_nni.image_size`.
+        width_multiplier: Factor on every width, above 0; 1 for a model from elsewhere.
         activation: Makes the non-linearity; not one that works in place.
         stem: Of a ResNet, see `sedona_nni.models.resnet`; others have no choice.
 
     Raises:
-        InputError: if the name is unknown, a number breaks its rule, there is no such stem, or the
-            backbone has not as many layers as it was registered with.
+        InputError: if the name is unknown, a number breaks its rule, there is no such stem, the
+            backbone has not as many layers as it was registered with, or a model from elsewhere
+            refuses its arguments or cannot be cut.
 
     Examples:
         >>> import torch
@@ -247,7 +270,6 @@ def build_backbone(
         >>> backbone(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 5])
     """
-    architecture = BACKBONES[name]
     check_stem(name, stem)
     if num_classes < 2:
         raise InputError.rule("num_classes", "must be at least 2", num_classes)
@@ -261,6 +283,12 @@ def build_backbone(
     context = BackboneContext(
         num_classes, in_channels, image_size, width_multiplier, activation, stem
     )
+    if is_model_name(name):
+        if width_multiplier != 1:
+            rule = f"must be 1 for {name}, whose own arguments may say how wide it is"
+            raise InputError.rule("width_multiplier", rule, width_multiplier)
+        return cut_backbone(name, context)
+    architecture = BACKBONES[name]
     layers, head = architecture.build(context)
     if len(layers) != architecture.num_layers:
         rule = f"must be the {architecture.num_layers} that it was registered with"

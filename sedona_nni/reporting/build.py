@@ -16,7 +16,6 @@ from sedona_nni.decouplings.compute import Compute, compute_in_macs
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
-from sedona_nni.models import num_layers
 from sedona_nni.reporting.data import (
     COSTS,
     Block,
@@ -46,7 +45,7 @@ from sedona_nni.reporting.trial import (
 )
 from sedona_nni.searches import SEARCHES
 from sedona_nni.task import Task
-from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.training.task_backbone import task_backbone, task_layers
 
 __all__ = ["MIN_TRIALS_FOR_IMPORTANCE", "Importance", "Source", "build_report"]
 
@@ -314,7 +313,7 @@ def _with_compromises(search: SearchView, trials: Sequence[TrialView], task: Tas
 def _compute(task: Task, found: SearchOutcome) -> Compute | None:
     """Return the MACs of what was searched, None if that is another network or nobody knows."""
     with suppress(InputError):
-        if (task.backbone, num_layers(task.backbone)) == (found.backbone, found.num_layers):
+        if (task.backbone, task_layers(task)) == (found.backbone, found.num_layers):
             return _counted(task, tuple(found.aux_choices))
     return None
 

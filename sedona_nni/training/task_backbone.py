@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from sedona_nni.data.sets import form_of
-from sedona_nni.errors import InputError
-from sedona_nni.models import ACTIVATIONS, Backbone, build_backbone
+from sedona_nni.data.sets import form_of, image_size_of
+from sedona_nni.models import ACTIVATIONS, Backbone, build_backbone, num_layers
 from sedona_nni.task import Task
 
-__all__ = ["task_backbone"]
+__all__ = ["task_backbone", "task_layers"]
 
 
 def task_backbone(task: Task) -> Backbone:
@@ -25,8 +24,6 @@ def task_backbone(task: Task) -> Backbone:
         10
     """
     num_classes, image_size = form_of(task)
-    if not isinstance(image_size, int):
-        raise InputError.rule("image_size", f"must be a square for {task.backbone}", image_size)
     return build_backbone(
         task.backbone,
         num_classes=num_classes,
@@ -35,3 +32,12 @@ def task_backbone(task: Task) -> Backbone:
         activation=ACTIVATIONS[task.activation],
         stem=task.stem,
     )
+
+
+def task_layers(task: Task) -> int:
+    """Return L of the task's backbone; the data set itself is not needed.
+
+    Raises:
+        InputError: see `sedona_nni.models.num_layers`.
+    """
+    return num_layers(task.backbone, image_size_of(task))

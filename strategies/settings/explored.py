@@ -11,7 +11,6 @@ from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.decoupling import check_num_blocks
 from sedona_nni.errors import InputError
 from sedona_nni.machine import Machine
-from sedona_nni.models import num_layers
 from sedona_nni.strategies.settings.costs import MEASURED, block_bound, known_costs
 from sedona_nni.strategies.settings.parts import Bound, Exploration, Plugins, Training
 from sedona_nni.strategies.settings.reading import (
@@ -19,6 +18,7 @@ from sedona_nni.strategies.settings.reading import (
     load_named_plugins,
     read_parts,
 )
+from sedona_nni.training.task_backbone import task_layers
 
 __all__ = ["ExploredSettings", "check_exploration_bound", "read_explored"]
 
@@ -73,7 +73,7 @@ def read_explored(class_args: Mapping[str, Any], folder: Path) -> ExploredSettin
     check_training(training)
     if bound.compute != "macs" and bound.max_block_share is None:
         raise InputError.rule("compute", "must come with a max_block_share", bound.compute)
-    check_num_blocks(exploration.num_blocks, num_layers(training.task.backbone))
+    check_num_blocks(exploration.num_blocks, task_layers(training.task))
     training.train.method.check(training.aux[:1] * (exploration.num_blocks - 1))
     settings = ExploredSettings(training, parts[Machine], parts[Plugins], bound, exploration)
     if settings.uses_costs and bound.compute != MEASURED:

@@ -13,13 +13,13 @@ import numpy as np
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks, every_decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.machine import Machine
-from sedona_nni.models import num_layers
 from sedona_nni.strategies.settings.parts import Grid, GridPart, Plugins, Training
 from sedona_nni.strategies.settings.reading import (
     check_training,
     load_named_plugins,
     read_parts,
 )
+from sedona_nni.training.task_backbone import task_layers
 
 __all__ = ["GridSettings", "grid_decouplings", "read_grid"]
 
@@ -69,7 +69,7 @@ def read_grid(class_args: Mapping[str, Any], folder: Path) -> GridSettings:
     training, grid = parts[Training], parts[Grid]
     check_training(training)
     for number, part in enumerate(grid.parts):
-        check_num_blocks(part.num_blocks, num_layers(training.task.backbone))
+        check_num_blocks(part.num_blocks, task_layers(training.task))
         training.train.method.check(training.aux[:1] * (part.num_blocks - 1))
         sample, all_ = part.sample or 0, len(_all(training, part))
         if sample > all_:
@@ -89,4 +89,4 @@ def grid_decouplings(training: Training, part: GridPart) -> list[Decoupling]:
 
 def _all(training: Training, part: GridPart) -> list[Decoupling]:
     backbone = training.task.backbone
-    return every_decoupling(backbone, num_layers(backbone), part.num_blocks, training.aux)
+    return every_decoupling(backbone, task_layers(training.task), part.num_blocks, training.aux)

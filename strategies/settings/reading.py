@@ -11,11 +11,13 @@ from pydantic import BaseModel, ValidationError
 from sedona_nni.data.sets import image_size_of
 from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
+from sedona_nni.model_name import module_of
 from sedona_nni.models import check_image_size, check_stem
 from sedona_nni.plugins import load_plugins
 from sedona_nni.strategies.settings.parts import Plugins, Training
 from sedona_nni.task import Task
 from sedona_nni.teachers.auxiliary import check_auxiliary
+from sedona_nni.training.task_backbone import task_layers
 
 __all__ = [
     "Parts",
@@ -98,7 +100,7 @@ def _validated(part: type[PartT], given: Any, where: str) -> PartT:
 
 
 def load_named_plugins(class_args: Mapping[str, Any], folder: Path) -> None:
-    """Load the plug-ins that settings name, before anything else of them is read.
+    """Load the plug-ins that settings name, and the module of a user's own model, before all else.
 
     Args:
         class_args: What the YAML file has.
@@ -109,6 +111,10 @@ def load_named_plugins(class_args: Mapping[str, Any], folder: Path) -> None:
     """
     own = {name: class_args[name] for name in Plugins.model_fields if name in class_args}
     load_plugins(_validated(Plugins, own, _WHERE).plugins, folder)
+    task = class_args.get("task")
+    name = task.get("model", task.get("backbone")) if isinstance(task, Mapping) else None
+    if isinstance(name, str) and (module := module_of(name)) is not None:
+        load_plugins([module], folder)
 
 
 def task_in(task: Task, folder: Path) -> Task:
@@ -130,11 +136,9 @@ def check_training(training: Training) -> None:
         InputError: if a name is unknown or numbers do not fit the backbone.
     """
     task = training.task
-    image_size = image_size_of(task)
-    if not isinstance(image_size, int):
-        raise InputError.rule("image_size", f"must be a square for {task.backbone}", image_size)
-    check_image_size(task.backbone, image_size)
+    check_image_size(task.backbone, image_size_of(task))
     check_stem(task.backbone, task.stem)
+    task_layers(task)  # of a model from elsewhere: that it can be built and cut
     for name in training.aux:
         check_auxiliary(name)
     check_seeds(training.model_dump())

@@ -17,7 +17,6 @@ from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.decouplings.rules import decoupling_by_rule, is_rule
 from sedona_nni.errors import InputError
 from sedona_nni.machine import Machine
-from sedona_nni.models import num_layers
 from sedona_nni.searches import SEARCHES
 from sedona_nni.searches.documents import document_path, load_document
 from sedona_nni.strategies.plan import BACKPROP, FIXED, RANDOM, Contender, Plan, Source, derived
@@ -42,6 +41,7 @@ from sedona_nni.strategies.settings.reading import (
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.auxiliary import check_auxiliary
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.task_backbone import task_layers
 
 __all__ = [
     "Searches",
@@ -269,7 +269,7 @@ def plan_of(settings: TunedSettings, folder: Path) -> Plan:
         given[name] = document
     return Plan(
         backbone=task.backbone,
-        num_layers=num_layers(task.backbone),
+        num_layers=task_layers(task),
         main=settings.main,
         searches=settings.searches,
         contenders=tuple(contenders(settings)),
@@ -290,7 +290,9 @@ def _document(given: Decoupling | str, training: Training, folder: Path) -> Sour
         return given
     if is_rule(given):
         name = training.task.backbone
-        return decoupling_by_rule(given, name, num_layers(name), rule_costs(training, folder))
+        return decoupling_by_rule(
+            given, name, task_layers(training.task), rule_costs(training, folder)
+        )
     return load_document(document_path(given, folder))
 
 
@@ -374,7 +376,7 @@ def _check_names(settings: TunedSettings) -> None:
         raise InputError.rule("num_blocks", "must have each number once", list(counts))
     for count in counts:
         if count > 0:
-            check_num_blocks(count, num_layers(settings.training.task.backbone))
+            check_num_blocks(count, task_layers(settings.training.task))
     names = {each.name for each in contenders(settings) if each.strategy not in comparison.also}
     for name in comparison.also:
         if name in names.union(_with_sources(settings)):
@@ -407,7 +409,7 @@ def _check_decoupling(settings: TunedSettings, decoupling: Decoupling, strategy:
     if decoupling.backbone != backbone:
         rule = f"must be one of the task's backbone, {backbone}"
         raise InputError.rule("decoupling", rule, decoupling.backbone)
-    decoupling.blocks(num_layers(backbone))
+    decoupling.blocks(task_layers(settings.training.task))
     for name in set(decoupling.aux) - {NO_AUXILIARY}:
         check_auxiliary(name)
     train_settings(settings, strategy).method.check(decoupling.aux)

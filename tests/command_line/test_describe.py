@@ -78,7 +78,7 @@ def test_describe_in_tables(
         "trunk 1,254,256 25,214,976",
         "head 1,191,946 1,189,888",
         "total 2,446,202 26,404,864",
-        "8 conv4_1 128 4 73,984 1,179,648",
+        "8 conv4_1 128x4x4 73,984 1,179,648",
         "boundary: 16x32x32 32x16x16 64x8x8 128x4x4 128x2x2",
         "conv4 10.7k / 410.1k 16.5k / 277.2k 31.9k / 210.8k 78.2k / 177.6k 56.8k / 66.2k",
         "cut after layer 5 (conv4), 12 (conv1) and 13 (conv1)",

@@ -202,6 +202,8 @@ class TestDescribe:
         assert described["layers"][8] == {
             "index": 8,
             "name": "conv4_1",
+            "shape": [128, 4, 4],
+            "layout": "map",
             "width": 128,
             "size": 4,
             "parameters": 9 * 64 * 128 + 256,
@@ -211,6 +213,9 @@ class TestDescribe:
         assert [boundary["index"] for boundary in described["boundaries"]] == list(range(15))
         boundary = described["boundaries"][8]
         assert (boundary["width"], boundary["size"]) == (128, 4)
+        assert boundary["name"] == "conv4_1"
+        below = sum(layer["macs"] for layer in described["layers"][:9])
+        assert boundary["share"] == below / 26_404_864
         assert list(boundary["auxiliary"]) == auxiliary_names()
         assert boundary["auxiliary"]["conv4"] == {"parameters": 78_186, "macs": 177_600}
         assert described["decoupling"] == Decoupling(backbone="vgg19").model_dump()

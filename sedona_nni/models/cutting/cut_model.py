@@ -38,6 +38,7 @@ class CutPlan:
         layer_names: See `CutModel`, as the next two.
         shapes: Shape of each layer's output without the batch.
         shares: Each layer's share of the model's MACs.
+        num_classes: How many logits there are for each image.
         pieces: What each layer does, then the head.
         apart: Modules that a cut goes through; the model itself is ``""``.
         structure: Class of each module, and shape of each weight and buffer, by their names.
@@ -58,6 +59,7 @@ class CutPlan:
     layer_names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     shares: tuple[float, ...]
+    num_classes: int
     pieces: tuple[PiecePlan, ...]
     apart: tuple[str, ...]
     structure: dict[str, str]
@@ -165,6 +167,7 @@ def plan_cut(model: nn.Module, example: Tensor, boundaries: Boundaries = "units"
         layer_names=tuple(place.name for place in places),
         shapes=tuple(place.shape for place in places),
         shares=tuple(share - before for before, share in itertools.pairwise(below)),
+        num_classes=traced.num_classes,
         pieces=tuple(pieces),
         apart=tuple(apart),
         structure=_structure(model),

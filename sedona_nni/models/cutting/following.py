@@ -75,6 +75,14 @@ class Trace:
     model: nn.Module
     batch: int
 
+    @property
+    def num_classes(self) -> int:
+        """How many logits there are for each image."""
+        (output,) = self.graph.find_nodes(op="output")
+        logits = output.args[0]
+        assert isinstance(logits, fx.Node)
+        return int(logits.meta["value"].shape[1])
+
 
 def reads_input(node: fx.Node) -> bool:
     """Return whether a node reads what the input of any layer has as well, of whatever tensor.

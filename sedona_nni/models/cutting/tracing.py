@@ -32,7 +32,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.models.cutting.following import BRANCHES, Trace, Tracer, reason
 from sedona_nni.models.cutting.values import Values
 
-__all__ = ["trace"]
+__all__ = ["trace", "without_memory"]
 
 _PRIMES = (1009, 1013, 1019, 1021, 1031)
 
@@ -61,7 +61,7 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
         ['0', '1', '2', '3']
     """
     _check_plain(model)
-    copied = _without_memory(model)
+    copied = without_memory(model)
     tensors = itertools.chain(model.parameters(), model.buffers(), [example[0]])
     sizes = {size for tensor in tensors for size in tensor.shape}
     batch = next(
@@ -104,7 +104,9 @@ def _check_plain(model: nn.Module) -> None:
             raise InputError.rule("model", "must have run once, to have its weights", where)
 
 
-def _without_memory(model: nn.Module) -> nn.Module:
+def without_memory(model: nn.Module) -> nn.Module:
+    """Return a copy of a model on torch's ``meta`` device."""
+
     def hollow(tensor: Tensor) -> Tensor:
         empty = tensor.detach().to("meta")
         if isinstance(tensor, nn.Parameter):

@@ -10,7 +10,6 @@ import torch
 
 from sedona_nni.data.batches import BatchStream
 from sedona_nni.decouplings.compute import compute_in_macs
-from sedona_nni.models import num_layers
 from sedona_nni.progress import tracked
 from sedona_nni.searches.kind import Findings, SearchKind, SearchSetup
 from sedona_nni.searches.probing.probing import (
@@ -22,7 +21,7 @@ from sedona_nni.searches.probing.probing import (
 )
 from sedona_nni.searches.probing.result import ProbeResult
 from sedona_nni.training.settings import TrainSettings
-from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.training.task_backbone import task_backbone, task_layers
 
 __all__ = ["Probing"]
 
@@ -61,7 +60,7 @@ class Probing(SearchKind[ProbeSettings]):
         found: list[float] = setup.progress.kept(
             lambda content: [float(loss) for loss in content["losses"]], []
         )
-        candidates = list(probes(task.backbone, num_layers(task.backbone), aux))
+        candidates = list(probes(task.backbone, task_layers(task), aux))
         for number in range(1, len(found) + 1):
             setup.report(_numbers(found[:number], candidates))
         generators = [setup.device] if setup.device.type == "cuda" else []
