@@ -25,7 +25,7 @@ GUIDES = {  # and how many blocks of each are saved or run
     "first-search.md": 6,
     "in-python.md": 8,
     "own-auxiliary-network.md": 5,
-    "own-data.md": 5,
+    "own-data.md": 6,
 }
 BLOCK = re.compile(
     r"(?:<!-- (?P<left>not run: [^\n]+) -->\n)?"
