@@ -163,4 +163,5 @@ def _told(bad: Mapping[str, str]) -> tuple[str, ...]:
         return ()
     first = [f"{path} {why}" for path, why in sorted(bad.items())[:_TOLD]]
     more = f" and {len(bad) - _TOLD:,} more" if len(bad) > _TOLD else ""
-    return (f"{len(bad):,} pictures that cannot be read: {', '.join(first)}{more}",)
+    pictures = "1 picture" if len(bad) == 1 else f"{len(bad):,} pictures"
+    return (f"{pictures} that cannot be read: {', '.join(first)}{more}",)

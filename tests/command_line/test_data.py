@@ -42,3 +42,30 @@ def test_data_sets(
     assert "2 classes (cat, dog); images: 11 train (train/), 1 validate (of train/)" in shown
     assert " dog    6      1           0" in shown
     assert "left out: no dog in valid/" in shown
+
+
+def test_bad_images(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Left out on demand, of a set that is named and has files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(elsewhere / "cache"))
+    for name in ("cat", "dog"):
+        (elsewhere / "pets" / "train" / name).mkdir(parents=True)
+        for number in range(9):
+            path = elsewhere / "pets" / "train" / name / f"{number}.png"
+            Image.new("L", (8, 8), 9 * number).save(path)
+    (elsewhere / "pets" / "train" / "dog" / "5.png").write_bytes(b"no image")
+    command = ("data", "imagefolder", "--data-dir", "pets", "--skip-bad-images")
+    assert sedona(monkeypatch, *command, "--json") == 0
+    contents = json.loads(capsys.readouterr().out)["contents"]
+    assert sum(map(sum, contents["counts"].values())) == 17
+    (left_out,) = contents["left_out"]
+    assert left_out.startswith(
+        "1 picture that cannot be read: pets/train/dog/5.png is not a readable image (cannot"
+    )
+    for arguments, complaint in (
+        ((), "--skip-bad-images: must be given with the name of a data set"),
+        (("digits",), "on_bad_image: must be fail for a data set whose images are not files"),
+    ):
+        assert sedona(monkeypatch, "data", *arguments, "--skip-bad-images") == 2
+        assert complaint in capsys.readouterr().err
