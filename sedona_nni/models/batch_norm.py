@@ -42,14 +42,17 @@ def batch_norm(norm: BatchNorm, features: Tensor) -> Tensor:
     adds up well, it is that kernel.
 
     Args:
-        norm: With weight, bias, running statistics and a momentum.
+        norm: With running statistics and a momentum.
         features: Shape (B, channels, ...), no dual numbers.
     """
     parts = _parts(features)
     if parts == 1:
-        out: Tensor = type(norm).forward(norm, features)
+        out: Tensor = BatchNorm.forward(norm, features)
         return out
-    out, mean, variance = _Blocked.apply(features, norm.weight, norm.bias, norm.eps, parts)
+    affine: tuple[Tensor, Tensor] = (norm.weight, norm.bias)
+    if not norm.affine:
+        affine = (features.new_ones(features.shape[1]), features.new_zeros(features.shape[1]))
+    out, mean, variance = _Blocked.apply(features, *affine, norm.eps, parts)
     track(norm, mean, variance, features.numel() // features.shape[1])
     return out
 

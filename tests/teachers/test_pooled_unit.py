@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from sedona_nni.models import conv_unit, initialise
 from sedona_nni.searches.sedona import inner_step
-from sedona_nni.searches.sedona.dual_norm import dual_modules
+from sedona_nni.searches.sedona.dual_modules import dual_modules
 from sedona_nni.teachers import pooled_unit
 
 SHAPES = [  # B, p, H, W, F

@@ -28,19 +28,15 @@ elementwise kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
-from sedona_nni.models.batch_norm import BatchNorm, normalise
+from sedona_nni.models.batch_norm import normalise
 
-__all__ = ["dual_batch_norm", "dual_modules", "replaced_forwards"]
+__all__ = ["dual_batch_norm"]
 
 
 class _Normalise(torch.autograd.Function):
@@ -118,71 +114,36 @@ def _project(v: Tensor, z: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def dual_batch_norm(
-    norm: BatchNorm,
     features: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
     to_mean: Tensor | None = None,
     to_var: Tensor | None = None,
 ) -> Tensor:
     """Return what a batch norm in training mode makes of dual numbers, by the formulas above.
 
     Args:
-        norm: The batch norm; its running statistics are neither used nor changed.
         features: Shape (B, channels, ...).
+        weight: w, shape (channels,); none is 1.
+        bias: b, likewise; none is 0.
+        eps: Added to the variance.
         to_mean: Cotangent u of the batch's mean, shape (channels,), by default none.
         to_var: Cotangent v of the batch's unbiased variance, likewise.
     """
-    x, weight, bias = (
+    channels = features.shape[1]
+    x, w, b = (
         (dual.primal, torch.zeros_like(dual.primal) if dual.tangent is None else dual.tangent)
-        for dual in map(forward_ad.unpack_dual, (features, norm.weight, norm.bias))
+        for dual in map(
+            forward_ad.unpack_dual,
+            (
+                features,
+                features.new_ones(channels) if weight is None else weight,
+                features.new_zeros(channels) if bias is None else bias,
+            ),
+        )
     )
-    value, tangent = _Normalise.apply(*x, *weight, *bias, norm.eps, to_mean, to_var)
-    if not (x[0].requires_grad or weight[0].requires_grad or bias[0].requires_grad):
+    value, tangent = _Normalise.apply(*x, *w, *b, eps, to_mean, to_var)
+    if not (x[0].requires_grad or w[0].requires_grad or b[0].requires_grad):
         value = value.detach()  # a function cannot say that of two results one is a constant
     return forward_ad.make_dual(value, tangent)
-
-
-def _dual_dropout(dropout: nn.Dropout, features: Tensor) -> Tensor:
-    """Drop the same values as in a step without tangents, and their tangents.
-
-    torch's own forward derivative is as right, but goes by way of Python and loads a compiler.
-    """
-    value, tangent = forward_ad.unpack_dual(features)
-    kept = F.dropout(torch.ones_like(value), dropout.p, dropout.training)
-    return value * kept if tangent is None else forward_ad.make_dual(value * kept, tangent * kept)
-
-
-@contextmanager
-def dual_modules(
-    module: nn.Module, cotangents: Mapping[nn.Module, tuple[Tensor, Tensor]] | None = None
-) -> Iterator[None]:
-    """Let all batch norms and dropouts within a module handle dual numbers as they should.
-
-    Args:
-        module: Running statistics of its norms stay as they are.
-        cotangents: Of a norm's batch statistics, see `dual_batch_norm`; by default there are none.
-    """
-    to_statistics = cotangents or {}
-    forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
-    for part in module.modules():
-        if isinstance(part, BatchNorm):
-            to_mean, to_var = to_statistics.get(part, (None, None))
-            forwards[part] = partial(dual_batch_norm, part, to_mean=to_mean, to_var=to_var)
-        elif type(part) is nn.Dropout:
-            forwards[part] = partial(_dual_dropout, part)
-    with replaced_forwards(forwards):
-        yield
-
-
-@contextmanager
-def replaced_forwards(forwards: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Let modules compute something else for a while, also within another such while."""
-    before = [vars(module).get("forward") for module in forwards]
-    for module, forward in forwards.items():
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module, former in zip(forwards, before, strict=True):
-            del module.forward
-            if former is not None:
-                module.forward = former

@@ -23,11 +23,11 @@ from __future__ import annotations
 import functools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,15 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from sedona_nni.data.batches import Batch
+from sedona_nni.errors import InputError
 from sedona_nni.models.batch_norm import BatchNorm, batch_norm
 from sedona_nni.models.placement import lay_out
-from sedona_nni.searches.sedona.dual_norm import dual_modules, replaced_forwards
+from sedona_nni.searches.sedona.dual_modules import (
+    dual_modules,
+    normalising_by,
+    replaced_forwards,
+)
+from sedona_nni.searches.sedona.dual_operators import DualOperators
 from sedona_nni.searches.sedona.relaxation import (
     RelaxedNetwork,
     Valve,
@@ -201,10 +207,50 @@ def _evaluating_norm(norm: BatchNorm, mean: Tensor, var: Tensor) -> Callable[[Te
 
     def forward(features: Tensor) -> Tensor:
         shape = (1, -1, *[1] * (features.dim() - 2))
-        scale = norm.weight * (var + norm.eps).rsqrt()
-        return features * scale.view(shape) + (norm.bias - mean * scale).view(shape)
+        scale = (var + norm.eps).rsqrt()
+        if norm.affine:
+            scale = norm.weight * scale
+        shift = norm.bias - mean * scale if norm.affine else -mean * scale
+        return features * scale.view(shape) + shift.view(shape)
 
-    return forward
+    return normalising_by(norm, forward)
+
+
+def _weights(network: RelaxedNetwork) -> Iterator[tuple[str, nn.Parameter]]:
+    for name, weight in network.named_weights():
+        if weight.dtype != network.alpha.dtype:
+            rule = f"weights must be of {network.alpha.dtype} to be searched by sedona"
+            raise InputError.rule(name, rule, weight.dtype)
+        yield name, weight
+
+
+def _following_norms(network: RelaxedNetwork) -> dict[str, BatchNorm]:
+    """Return the batch norms whose running statistics follow the batches of training.
+
+    A module may keep its norms in evaluation mode for good; such statistics are constants.
+    """
+    network.train()
+    norms = {}
+    for name, norm in network.named_modules():
+        if isinstance(norm, BatchNorm) and norm.training and norm.momentum != 0:
+            if norm.running_mean is None:
+                rule = "batch norms must keep running statistics to be searched by sedona"
+                raise InputError.rule(name, rule, norm)
+            if norm.momentum is None:
+                rule = "batch norms must have a momentum to be searched by sedona"
+                raise InputError.rule(name, rule, norm)
+            norms[name] = norm
+    return norms
+
+
+def _with_operators(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Return work with `DualOperators` on, which is a matter of each thread."""
+
+    def with_operators(*args: Any) -> Any:
+        with DualOperators():
+            return work(*args)
+
+    return with_operators
 
 
 @functools.cache
@@ -274,6 +320,15 @@ class FlatTensors:
         return gradient
 
 
+class _Place(NamedTuple):
+    """Where a module finds a weight."""
+
+    path: str
+    name: str  # in `FlatTensors`: one for all places
+    parameters: dict[str, Any]
+    key: str
+
+
 @dataclass(frozen=True)
 class PulledBack:
     """Cotangents of what a step started from: of (w, s, r) as vectors, and of (alpha, beta)."""
@@ -288,7 +343,9 @@ class PulledBack:
 class InnerProblem:
     """The relaxed network's training as a map of states, and the adjoint of that map.
 
-    Batch norms must be modules (`nn.BatchNorm1d`, `nn.BatchNorm2d`).
+    The state has the weights that have gradients, and the running statistics of the batch norms
+    that follow the batches; these must be modules. Frozen weights, norms that stay in evaluation
+    mode and other buffers are constants. `layer_check` says whether all layers are such.
 
     Args:
         network: Used for its structure, alpha and beta. Its weights and running statistics become
@@ -299,6 +356,10 @@ class InnerProblem:
     Attributes:
         weights: The network's weights, as one vector and by name.
         statistics: Its batch norms' running means and variances, likewise.
+
+    Raises:
+        InputError: if weights are of another type than the network's alpha, or a batch norm keeps
+            no running statistics or averages them over all batches.
     """
 
     def __init__(
@@ -307,16 +368,15 @@ class InnerProblem:
         self.network = network
         self.optimizer = optimizer
         self.criterion = criterion
-        self.weights = FlatTensors(network.named_weights(), network.alpha)
-        self._places: list[tuple[str, dict[str, Any], str]] = []
-        for name in self.weights.names:
-            owner, _, key = name.rpartition(".")
-            self._places.append((name, network.get_submodule(owner)._parameters, key))
-        self._norms = {
-            name: module
-            for name, module in network.named_modules()
-            if isinstance(module, BatchNorm) and module.momentum
-        }
+        self.weights = FlatTensors(_weights(network), network.alpha)
+        names = {id(weight): name for name, weight in self.weights.tensors.items()}
+        self._places: list[_Place] = []
+        for path, weight in network.named_parameters(remove_duplicate=False):
+            if id(weight) in names:
+                owner, _, key = path.rpartition(".")
+                parameters = network.get_submodule(owner)._parameters
+                self._places.append(_Place(path, names[id(weight)], parameters, key))
+        self._norms = _following_norms(network)
         self.statistics = FlatTensors(
             (
                 (f"{name}.{which}", getattr(norm, which))
@@ -496,7 +556,7 @@ class InnerProblem:
             self._differentiable(not first),
             dual_modules(self.network, to_batch_statistics),
         ):
-            with forward_ad.dual_level(), self._moving("backbone.", tangents):
+            with forward_ad.dual_level(), self.moving("backbone.", tangents):
                 pairs = []
 
                 def watched_valve(features: Tensor, scale: Tensor) -> Tensor:
@@ -511,7 +571,7 @@ class InnerProblem:
                 features = forward_ad.make_dual(
                     value.requires_grad_(not first), tangent.requires_grad_()
                 )
-                with self._moving(f"auxiliaries.{i}.", tangents):
+                with self.moving(f"auxiliaries.{i}.", tangents):
                     local_logits = self.local_logits(i, features, a, b, tangent_valve)
                 return self._loss_slope(local_logits, labels), value, tangent
 
@@ -557,7 +617,7 @@ class InnerProblem:
             with ThreadPoolExecutor(
                 threads, initializer=torch.set_num_threads, initargs=(1,)
             ) as pool:
-                yield threads, pool.map
+                yield threads, lambda work, items: pool.map(_with_operators(work), items)
         finally:
             torch.set_num_threads(threads)
 
@@ -581,20 +641,31 @@ class InnerProblem:
         return (gradient * tangent).sum()
 
     @contextmanager
-    def _moving(self, prefix: str, tangents: dict[str, Tensor]) -> Iterator[None]:
-        """Let the weights whose names begin with ``prefix`` move along their tangents."""
-        places = [place for place in self._places if place[0].startswith(prefix)]
-        if prefix != "backbone." and not any(bool(tangents[name].any()) for name, _, _ in places):
+    def moving(self, prefix: str, tangents: Mapping[str, Tensor]) -> Iterator[None]:
+        """Let the weights of the module ``prefix``, with a dot at its end, move along tangents.
+
+        Args:
+            prefix: Where the weights are used; one that is used elsewhere, too, stands still there.
+            tangents: By the weights' names in `weights`.
+        """
+        places = [place for place in self._places if place.path.startswith(prefix)]
+        if not prefix.startswith("backbone.") and not any(
+            bool(tangents[place.name].any()) for place in places
+        ):
             yield  # at the last step of all, only the backbone moves: that is what was judged
             return
-        weights = [parameters[key] for _, parameters, key in places]
-        for (name, parameters, key), weight in zip(places, weights, strict=True):
-            parameters[key] = forward_ad.make_dual(weight, tangents[name])
+        weights = self.weights.tensors
+        duals = {
+            name: forward_ad.make_dual(weights[name], tangents[name])
+            for name in dict.fromkeys(place.name for place in places)
+        }
+        for place in places:
+            place.parameters[place.key] = duals[place.name]
         try:
             yield
         finally:
-            for (_, parameters, key), weight in zip(places, weights, strict=True):
-                parameters[key] = weight
+            for place in places:
+                place.parameters[place.key] = weights[place.name]
 
     @contextmanager
     def _differentiable(self, weights_too: bool) -> Iterator[None]:
@@ -630,11 +701,13 @@ class InnerProblem:
         device = self.network.alpha.device
         self.network.train()
         norms: dict[nn.Module, Callable[[Tensor], Tensor]] = {
-            norm: functools.partial(batch_norm, norm) for norm in self._norms.values()
+            norm: normalising_by(norm, functools.partial(batch_norm, norm))
+            for norm in self._norms.values()
         }
         with (
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             replaced_forwards(norms),
+            DualOperators(),
         ):
             torch.manual_seed(seed)
             yield

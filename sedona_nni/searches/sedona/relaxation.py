@@ -189,9 +189,11 @@ class RelaxedNetwork(nn.Module):
         self.beta = nn.Parameter(torch.zeros(len(boundaries), len(aux_choices)))
 
     def named_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield what inner steps train: every parameter but alpha and beta."""
+        """Yield what inner steps train: all parameters with gradients but alpha and beta."""
         for name, parameter in self.named_parameters():
-            if parameter is not self.alpha and parameter is not self.beta:
+            if parameter is self.alpha or parameter is self.beta:
+                continue
+            if parameter.requires_grad:
                 yield name, parameter
 
     @property

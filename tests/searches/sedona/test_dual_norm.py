@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from sedona_nni.searches.sedona.dual_norm import dual_modules
+from sedona_nni.searches.sedona.dual_modules import dual_modules
 
 SHAPES = [(6, 3), (4, 3, 2, 2), (3, 2, 4, 4)]
 
