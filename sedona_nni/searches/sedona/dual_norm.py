@@ -73,8 +73,9 @@ class _Normalise(torch.autograd.Function):
         if not any(ctx.needs_input_grad[i] for i in (0, 2, 4)):
             return None, to_t, *[None] * 7
         q = (f * t).mean(over) - mean_f * mean_t - mean_zf * mean_zt
-        inner = e * weight.view(column)
-        inner.addcmul_(f, (weight_t - s * weight * mean_zt).view(column))
+        # Not in place, as e may be torch's symbol for zeros
+        along_f = (weight_t - s * weight * mean_zt).view(column)
+        inner = torch.addcmul(e * weight.view(column), f, along_f)
         inner.addcmul_(t, (-s * weight * mean_zf).view(column))
         to_x, _, _ = _project(inner, z, s)
         count = z.numel() // z.shape[1]

@@ -12,6 +12,7 @@ Where it is not (torch 2.14), `DualOperators` computes the operator by a formula
     glu            x_1 sigmoid(x_2)                                          no second derivative
     hardsigmoid    clamp(x + 3, 0, 6) / 6                                    no second derivative
     weight norm    v g / |v|                no forward derivative, and a wrong second one backwards
+    normalize      x / sqrt(max(|x|^2, eps^2))                         no second derivative at x = 0
 
 What an operator of Python's calls inside is not seen, so multi-head attention has a formula, too.
 """
@@ -39,8 +40,8 @@ __all__ = ["DualOperators", "dual_dropout"]
 class DualOperators(TorchFunctionMode):
     """While it is on, in this thread, the operators above are computed by the formulas above.
 
-    Without dual numbers only hardsigmoid, weight norm and attention with dropout are, the last so
-    that a training step and its pull-back draw the same masks; the others are torch's.
+    Without dual numbers only the last three are, and attention with dropout, so that a training
+    step and its pull-back draw the same masks; the others are torch's.
     """
 
     def __torch_function__(
@@ -247,6 +248,19 @@ def _batch_norm(
     return dual_batch_norm(input, weight, bias, eps)
 
 
+def _normalize(
+    function: Callable[..., Tensor],
+    input: Tensor,
+    p: float = 2.0,
+    dim: int = 1,
+    eps: float = 1e-12,
+    out: Tensor | None = None,
+) -> Tensor:
+    if p != 2 or out is not None:
+        return function(input, p, dim, eps, out)
+    return input / input.square().sum(dim, keepdim=True).clamp_min(eps * eps).sqrt()
+
+
 def _glu(function: Callable[..., Tensor], input: Tensor, dim: int = -1) -> Tensor:
     if not _is_dual(input):
         return function(input, dim)
@@ -280,6 +294,7 @@ _FORMULAS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.instance_norm: _instance_norm,
     F.batch_norm: _batch_norm,
     F.dropout: _dropout,
+    F.normalize: _normalize,
     F.glu: _glu,
     F.hardsigmoid: _hardsigmoid,
     torch._weight_norm: _weight_norm,

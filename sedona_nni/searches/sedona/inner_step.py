@@ -654,10 +654,9 @@ class InnerProblem:
         ):
             yield  # at the last step of all, only the backbone moves: that is what was judged
             return
-        weights = self.weights.tensors
+        weights = self.weights_within(prefix)
         duals = {
-            name: forward_ad.make_dual(weights[name], tangents[name])
-            for name in dict.fromkeys(place.name for place in places)
+            name: forward_ad.make_dual(weight, tangents[name]) for name, weight in weights.items()
         }
         for place in places:
             place.parameters[place.key] = duals[place.name]
@@ -666,6 +665,18 @@ class InnerProblem:
         finally:
             for place in places:
                 place.parameters[place.key] = weights[place.name]
+
+    def weights_within(self, prefix: str) -> dict[str, Tensor]:
+        """Return the weights that are used in the module ``prefix``, by their names in `weights`.
+
+        Args:
+            prefix: The module's name, with a dot at its end.
+        """
+        return {
+            place.name: self.weights.tensors[place.name]
+            for place in self._places
+            if place.path.startswith(prefix)
+        }
 
     @contextmanager
     def _differentiable(self, weights_too: bool) -> Iterator[None]:

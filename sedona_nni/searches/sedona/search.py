@@ -35,6 +35,7 @@ from sedona_nni.searches.sedona.inner_step import (
     Sgd,
     TrainingState,
 )
+from sedona_nni.searches.sedona.layer_check import check_layers
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.release_mode import ReleaseProblem, release_hypergradient
 from sedona_nni.searches.sedona.result import SearchResult
@@ -76,7 +77,8 @@ def search(
         directory: Where to keep checkpoints.
 
     Raises:
-        InputError: if the directory holds the checkpoint of another search.
+        InputError: if the directory holds the checkpoint of another search; or before the first
+            step, if a layer's training cannot be differentiated through.
 
     Examples:
         >>> from sedona_nni import (
@@ -159,8 +161,14 @@ class Search:
         """Do one step after the other, those that are left, and yield the numbers of each.
 
         Takes and yields what `advance` does.
+
+        Raises:
+            InputError: before the first step, if a layer cannot be differentiated through, see
+                `layer_check`.
         """
         settings, network, memory = self.settings, self.network, self.memory
+        if self.step == 0:
+            check_layers(self.problem)
         differentiate = release_hypergradient if settings.release_mode else hypergradient
 
         # 1. Pre-training: w <- w - lr g(w, alpha, beta), with alpha and beta as they began
