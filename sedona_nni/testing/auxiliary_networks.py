@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from sedona_nni.decouplings.cost import auxiliary_cost, count_parameters
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.image_size import ImageSize
 from sedona_nni.models import FeatureShape, build_backbone
 from sedona_nni.searches.sedona.hypergradient import hypergradient
 from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
@@ -35,8 +37,10 @@ class AuxiliaryNetworkConformance:
 
     Attributes:
         name: What it is registered as.
-        shapes: Channels, and height and width, of the features it is tried on. A pixel or two is
-            what deep networks leave of small images.
+        shapes: Of the features that it is tried on: channels, and height and width as in
+            `sedona_nni.image_size`, of maps; or the form of what else crosses boundaries, which the
+            network is given as maps. A pixel or two is what deep networks leave of small images, a
+            row or a column what they leave of strips.
 
     Examples:
         >>> from sedona_nni.testing.auxiliary_networks import AuxiliaryNetworkConformance
@@ -46,12 +50,34 @@ class AuxiliaryNetworkConformance:
     """
 
     name: str
-    shapes: Sequence[tuple[int, int]] = ((4, 1), (6, 2), (4, 3), (8, 4), (4, 8))
+    shapes: Sequence[tuple[int, ImageSize] | FeatureShape] = (
+        (4, 1),
+        (6, 2),
+        (4, 3),
+        (8, 4),
+        (4, 8),
+        (5, (1, 5)),
+        (5, (3, 1)),
+        (4, (3, 7)),
+        FeatureShape(6, (2, 3), "channels-last"),
+        FeatureShape(6, (4, 2), "tokens"),
+        FeatureShape(6, (2, 4), "tokens", 1),
+        FeatureShape(6, (9, 1), "tokens"),
+        FeatureShape(8, 1, "vector"),
+    )
 
-    def context(self, channels: int = 8, size: int = 4) -> AuxiliaryContext:
+    def context(self, channels: int = 8, size: ImageSize = 4) -> AuxiliaryContext:
         """Return a place for it, without kinks where it asks for the network's activation."""
         shape = FeatureShape(channels, size)
         return AuxiliaryContext(shape, num_classes=_CLASSES, activation=nn.Softplus)
+
+    def _places(self) -> Iterator[AuxiliaryContext]:
+        """Yield a place of each shape."""
+        for given in self.shapes:
+            if isinstance(given, FeatureShape):
+                yield replace(self.context(given.channels, given.size), shape=given)
+            else:
+                yield self.context(*given)
 
     def build(self, context: AuxiliaryContext | None = None, *, seed: int = 0) -> AuxiliaryNetwork:
         """Return one in float64 and training mode."""
@@ -60,22 +86,22 @@ class AuxiliaryNetworkConformance:
 
     def test_logits_have_a_row_for_each_image(self) -> None:
         """Whatever the shape of the features, in training and in evaluation."""
-        for channels, size in self.shapes:
-            network = self.build(self.context(channels, size))
-            features, _ = _batch(channels, size)
+        for place in self._places():
+            network = self.build(place)
+            features, _ = _batch_of(place.shape)
             for mode in (True, False):
                 logits = network.train(mode)(features)
-                assert logits.shape == (_BATCH, _CLASSES), (channels, size)
-                assert logits.isfinite().all(), (channels, size)
+                assert logits.shape == (_BATCH, _CLASSES), place.shape
+                assert logits.isfinite().all(), place.shape
 
     def test_the_local_loss_is_a_number_beside_the_logits(self) -> None:
         """Of class numbers, and of shares of classes where images were mixed."""
-        for channels, size in self.shapes:
-            network = self.build(self.context(channels, size)).eval()
-            features, labels = _batch(channels, size)
+        for place in self._places():
+            network = self.build(place).eval()
+            features, labels = _batch_of(place.shape)
             loss, logits = network.local_loss(features, labels, _CRITERION)
-            assert loss.shape == (), (channels, size)
-            assert loss.isfinite(), (channels, size)
+            assert loss.shape == (), place.shape
+            assert loss.isfinite(), place.shape
             torch.testing.assert_close(logits, network(features))
             shares = F.one_hot(labels, _CLASSES).double()
             torch.testing.assert_close(network.local_loss(features, shares, _CRITERION)[0], loss)
@@ -83,9 +109,21 @@ class AuxiliaryNetworkConformance:
             assert network.local_loss(features, mixed, _CRITERION)[0].isfinite()
 
     def test_gradients_are_derivatives(self) -> None:
-        """Of the local loss, with respect to the features and to every weight."""
-        network = _LocalLoss(self.build())
-        features, labels = _batch(8, 4)
+        """Of the local loss, with respect to the features and to every weight.
+
+        Of features of other shapes along one direction of all of these.
+        """
+        loss, inputs = self._loss_of(self.context())
+        assert torch.autograd.gradcheck(loss, inputs, fast_mode=True)
+        for place in self._places():
+            along = _along_a_line(*self._loss_of(place))
+            start = torch.zeros((), dtype=torch.float64, requires_grad=True)
+            assert torch.autograd.gradcheck(along, [start]), place.shape
+
+    def _loss_of(self, place: AuxiliaryContext) -> tuple[Callable[..., Tensor], list[Tensor]]:
+        """Return the local loss as a function of features and weights, and these."""
+        network = _LocalLoss(self.build(place))
+        features, labels = _batch_of(place.shape)
         names, weights = zip(*network.named_parameters(), strict=True)
 
         def loss(features: Tensor, *values: Tensor) -> Tensor:
@@ -95,8 +133,7 @@ class AuxiliaryNetworkConformance:
             )
             return found
 
-        inputs = [each.detach().requires_grad_() for each in (features, *weights)]
-        assert torch.autograd.gradcheck(loss, inputs, fast_mode=True)
+        return loss, [each.detach().requires_grad_() for each in (features, *weights)]
 
     def test_a_search_can_differentiate_through_its_steps(self) -> None:
         """The hypergradient of SEDONA's search is the slope of its meta loss.
@@ -148,12 +185,13 @@ class AuxiliaryNetworkConformance:
 
     def test_features_are_left_as_they_are(self) -> None:
         """The block above reads them, too."""
-        features, labels = _batch(8, 4)
-        before = features.clone()
-        network = self.build()
-        network(features)
-        network.local_loss(features, labels, _CRITERION)
-        assert torch.equal(features, before)
+        for place in self._places():
+            features, labels = _batch_of(place.shape)
+            before = features.clone()
+            network = self.build(place)
+            network(features)
+            network.local_loss(features, labels, _CRITERION)
+            assert torch.equal(features, before), place.shape
 
     def test_nothing_passes_the_cut(self) -> None:
         """Its loss reaches the block below and itself; the loss above reaches neither."""
@@ -189,14 +227,15 @@ class AuxiliaryNetworkConformance:
 
     def test_evaluation_takes_images_one_by_one(self) -> None:
         """Once it is trained, its logits for an image depend on nothing else, nor on chance."""
-        network = self.build()
-        features, _ = _batch(8, 4)
-        network(features)  # statistics that are not those at the start
-        network.eval()
-        expected = network(features)
-        assert torch.equal(network(features), expected)
-        for index in range(_BATCH):
-            torch.testing.assert_close(network(features[index : index + 1])[0], expected[index])
+        for place in self._places():
+            network = self.build(place)
+            features, _ = _batch_of(place.shape)
+            network(features)  # statistics that are not those at the start
+            network.eval()
+            expected = network(features)
+            assert torch.equal(network(features), expected), place.shape
+            for index in range(_BATCH):
+                torch.testing.assert_close(network(features[index : index + 1])[0], expected[index])
 
     def test_a_copy_is_a_network_of_its_own(self) -> None:
         """By `copy.deepcopy`, and by its state, whatever the weights were that take it over."""
@@ -219,20 +258,20 @@ class AuxiliaryNetworkConformance:
 
     def test_half_precision(self) -> None:
         """It can be trained in bf16, as the network below is."""
-        network = self.build().float()
-        features, labels = _batch(8, 4)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, _ = network.local_loss(features.float(), labels, _CRITERION)
-        loss.backward()
-        assert loss.isfinite()
+        for place in self._places():
+            network = self.build(place).float()
+            features, labels = _batch_of(place.shape)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss, _ = network.local_loss(features.float(), labels, _CRITERION)
+            loss.backward()
+            assert loss.isfinite(), place.shape
 
     def test_costs_are_counted(self) -> None:
         """Without memory or arithmetic, and as many weights as there are."""
-        for channels, size in self.shapes:
-            context = self.context(channels, size)
-            cost = auxiliary_cost(self.name, context)
-            assert cost.parameters == count_parameters(self.build(context)), (channels, size)
-            assert cost.macs >= 0, (channels, size)
+        for place in self._places():
+            cost = auxiliary_cost(self.name, place)
+            assert cost.parameters == count_parameters(self.build(place)), place.shape
+            assert cost.macs >= 0, place.shape
 
 
 class _LocalLoss(nn.Module):
@@ -246,10 +285,23 @@ class _LocalLoss(nn.Module):
         return self.network.local_loss(features, labels, _CRITERION)[0]
 
 
+def _along_a_line(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """Return the function of how far all inputs are moved, each in a random direction."""
+    directions = [torch.randn_like(each) for each in inputs]
+    return lambda step: function(*(x + step * d for x, d in zip(inputs, directions, strict=True)))
+
+
 def _batch(channels: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return features or images in float64, (B, channels, size, size), and labels, (B,)."""
+    """Return maps or images in float64, (B, channels, size, size), and labels, (B,)."""
+    return _batch_of(FeatureShape(channels, size), seed)
+
+
+def _batch_of(shape: FeatureShape, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return features in float64 and labels, (B,)."""
     generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(_BATCH, channels, size, size, dtype=torch.float64, generator=generator)
+    features = torch.randn(shape.of_batch(_BATCH), dtype=torch.float64, generator=generator)
     return features, torch.arange(_BATCH) % _CLASSES
 
 

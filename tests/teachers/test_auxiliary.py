@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sedona_nni.decouplings.cost import Cost, auxiliary_cost, count_parameters
 from sedona_nni.errors import InputError
+from sedona_nni.image_size import ImageSize
 from sedona_nni.models import FeatureShape, build_backbone
 from sedona_nni.teachers.auxiliary import (
     AUXILIARY,
@@ -30,7 +31,7 @@ NAMES = ["conv1", "conv2", "conv3", "conv4", "mlp-sr", "mlp", "linear", "cnn", "
 NAMES += ["predsim", "predsim-flat"]
 
 
-def context(channels: int, size: int, **settings: object) -> AuxiliaryContext:
+def context(channels: int, size: ImageSize, **settings: object) -> AuxiliaryContext:
     """Stand at a boundary of that shape, with 10 classes unless said otherwise."""
     shape = FeatureShape(channels, size)
     return AuxiliaryContext(shape, **{"num_classes": 10, **settings})  # type: ignore[arg-type]
@@ -339,6 +340,13 @@ class TestPredSim:
         assert network.classifier.in_features == pooled
         assert network(torch.randn(1, channels, size, size)).shape == (1, 10)
 
+    def test_a_side_of_one_pixel_is_not_pooled(self) -> None:
+        """64 x 1 x 50 -> x 25 -> x 13 -> x 7: 448 features."""
+        network = build_auxiliary("predsim", context(64, (1, 50)))
+        assert isinstance(network, PredSim)
+        assert (network.pool.kernel_size, network.pool.padding) == ((1, 8), (0, 4))
+        assert network.classifier.in_features == 448
+
     def test_similarity_of_two_samples_by_hand(self) -> None:
         """x1 = (1, 2, 6) - 3 = (-2, -1, 3), x2 = (2, 2, 5) - 3 = (-1, -1, 2).
 
@@ -355,6 +363,12 @@ class TestPredSim:
         few_channels, single_pixels = maps[:, :3], maps[:, :, :1, :1]
         for kept in (few_channels, single_pixels):
             torch.testing.assert_close(similarity_matrix(kept), similarity_matrix(kept.flatten(1)))
+
+    def test_rows_are_reduced_as_columns_are(self) -> None:
+        rows = torch.randn(5, 4, 1, 6)
+        deviations = similarity_matrix(rows.flatten(2).std(dim=2))
+        torch.testing.assert_close(similarity_matrix(rows), deviations)
+        torch.testing.assert_close(similarity_matrix(rows.transpose(2, 3)), deviations)
 
     def test_loss_by_hand(self) -> None:
         """2 classes, labels 0, 1, 1: R(onehot) is 1 for equal labels, -1 for others."""

@@ -64,6 +64,17 @@ class NoSmallMaps(Linear):
         return super().forward(nn.functional.avg_pool2d(features, 2))
 
 
+class SquaresOnly(Linear):
+    """It takes the size for one number, which it is of squares alone."""
+
+    def __init__(self, context: AuxiliaryContext) -> None:
+        super().__init__(context)
+        self.pixels = context.shape.size * context.shape.size  # type: ignore[operator]
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features.reshape(*features.shape[:2], self.pixels, 1))
+
+
 class LossOfEachImage(Linear):
     def local_loss(
         self, features: Tensor, labels: Tensor, criterion: Criterion
@@ -109,6 +120,12 @@ class WrongGradient(Linear):
 class Detached(Linear):
     def forward(self, features: Tensor) -> Tensor:
         return super().forward(features.detach())
+
+
+class WrongGradientOfRows(Linear):
+    def forward(self, features: Tensor) -> Tensor:
+        doubled: Tensor = Doubled.apply(features) if features.shape[2] == 1 else features
+        return super().forward(doubled)
 
 
 class Unused(Linear):
@@ -187,10 +204,12 @@ def test_an_authors_network_passes(suite: Any) -> None:
     [
         (TooFewRows, "logits_have_a_row_for_each_image", AssertionError),
         (NoSmallMaps, "logits_have_a_row_for_each_image", RuntimeError),
+        (SquaresOnly, "logits_have_a_row_for_each_image", TypeError),
         (LossOfEachImage, "the_local_loss_is_a_number_beside_the_logits", AssertionError),
         (OtherLogits, "the_local_loss_is_a_number_beside_the_logits", AssertionError),
         (ClassNumbersOnly, "the_local_loss_is_a_number_beside_the_logits", IndexError),
         (WrongGradient, "gradients_are_derivatives", GradcheckError),
+        (WrongGradientOfRows, "gradients_are_derivatives", GradcheckError),
         (WrongGradient, "a_search_can_differentiate_through_its_steps", Exception),
         (Detached, "features_and_weights_have_gradients", AssertionError),
         (Detached, "nothing_passes_the_cut", AssertionError),

@@ -33,11 +33,11 @@ def _root(x: Tensor) -> Tensor:
 def similarity_matrix(features: Tensor, *, of_std: bool = True) -> Tensor:
     """Return how alike the samples of a batch are: cosine similarities, (B, B), in [-1, 1].
 
-    Maps, (B, C, H, W), with C > 3 and H > 1 are reduced to the standard deviation over space of
+    Maps, (B, C, H, W), with C > 3 and H W > 1 are reduced to the standard deviation over space of
     each channel (unbiased) if ``of_std``; all else is flattened, to x, (B, n). With z = x - mean(x)
     per sample: R_ij = z_i . z_j / ((|z_i| + 1e-8) (|z_j| + 1e-8)).
     """
-    if of_std and features.dim() == 4 and features.shape[1] > 3 and features.shape[2] > 1:
+    if of_std and features.dim() == 4 and features.shape[1] > 3 and features[0, 0].numel() > 1:
         features = _root(features.flatten(2).var(dim=2))
     x = features.flatten(1)
     z = x - x.mean(dim=1, keepdim=True)
