@@ -87,6 +87,7 @@ def _flat(settings: Any) -> Iterator[tuple[str, Any]]:
 
 # What has come since, or has another default
 SINCE = {"plugins": [], "check_memory": True}
+SINCE_IN_TASK = {"on_bad_image": "fail"}
 SINCE_IN_TRAIN = {
     "accumulate": 1,
     "checkpoint": "no",
@@ -96,6 +97,7 @@ SINCE_IN_TRAIN = {
 
 def _changed_since(then: dict[str, Any]) -> dict[str, Any]:
     changed = {**then, **SINCE}
+    changed["task"] = {**SINCE_IN_TASK, **then["task"]}
     if "train" in then:
         changed["train"] = {**SINCE_IN_TRAIN, **then["train"]}
         if then["train"]["evaluation_batch_size"] == 1024:
