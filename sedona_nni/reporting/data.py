@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.image_size import ImageSize
 from sedona_nni.reporting.results import serves
 from sedona_nni.searches.documents import AnyOutcome
 from sedona_nni.task import Task
@@ -113,7 +114,7 @@ class TrialView(_Shown):
         time_s: Seconds of training.
         images: Images that the steps took.
         compute: MACs of the backbone's layers and of the auxiliary networks, for one image.
-        sizes: Height and width of each layer's maps, pixels.
+        sizes: Of each layer's maps, pixels, see `sedona_nni.image_size`.
         blocks: What share of the compute each block has.
         ideal_speedup: Gain of a pipeline with a device per block over back-propagation on one
             device if nothing but computing took time, see `Compute.largest_share`.
@@ -142,7 +143,7 @@ class TrialView(_Shown):
     time_s: Amount | None = None
     images: Amount | None = None
     compute: Compute | None = None
-    sizes: list[int] = []
+    sizes: list[ImageSize] = []
     blocks: list[Block] = []
     ideal_speedup: float | None = None
     measured_speedup: float | None = None

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.patches import Polygon, Rectangle
 
+from sedona_nni.image_size import height_and_width, size_in_words
 from sedona_nni.reporting.data import Block, TrialView
 from sedona_nni.reporting.drawing import INK, PAPER, Drawing, Picture, Style, in_our_style
 
@@ -27,6 +28,7 @@ def network(trial: TrialView, look: Style, name: str) -> Picture | None:
     if trial.compute is None or not trial.sizes:
         return None
     blocks, sizes = trial.blocks, trial.sizes
+    heights = [max(height_and_width(size)) for size in sizes]
     drawing = Drawing(name, height=2.3)
     axes = drawing.axes
     axes.set_axis_off()
@@ -38,7 +40,7 @@ def network(trial: TrialView, look: Style, name: str) -> Picture | None:
     for number, block in enumerate(blocks):
         shade = _shade(number)
         for layer in range(block.first_layer, block.last_layer + 1):
-            height = 0.22 + 0.78 * np.log2(1 + sizes[layer]) / np.log2(1 + max(sizes))
+            height = 0.22 + 0.78 * np.log2(1 + heights[layer]) / np.log2(1 + max(heights))
             box = Rectangle(
                 ((layer + number * room + 0.08) * pitch, 0.5 - height / 2),
                 0.84 * pitch,
@@ -51,7 +53,7 @@ def network(trial: TrialView, look: Style, name: str) -> Picture | None:
             share = trial.compute.layers[layer] / sum(trial.compute.layers)
             drawing.entitle(
                 box,
-                f"layer {layer}: maps of {sizes[layer]} x {sizes[layer]}, "
+                f"layer {layer}: maps of {size_in_words(sizes[layer])}, "
                 f"{share:.1%} of the backbone's compute",
             )
         end = (block.last_layer + 1 + number * room) * pitch

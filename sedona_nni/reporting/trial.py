@@ -28,6 +28,7 @@ from pydantic import (
 from sedona_nni.decouplings.bounds import BlockShare
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.image_size import ImageSize
 from sedona_nni.machine import Machine
 from sedona_nni.reporting.former_trials import with_kind
 from sedona_nni.task import Task
@@ -303,7 +304,7 @@ class _TrainNumbers(_Result):
     ranks: list[dict[str, Number | None]] = []
     history: dict[str, list[Number | None]] = {}
     compute: dict[str, Any] | None = None
-    sizes: list[int] = []
+    sizes: list[ImageSize] = []
 
 
 class TrainTrialResult(_TrainNumbers):
