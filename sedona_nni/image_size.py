@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from sedona_nni.errors import InputError
 
@@ -21,7 +21,16 @@ def _shortest(size: ImageSize) -> ImageSize:
     return height if height == width else (height, width)
 
 
-ImageSizeField = Annotated[_Pixels | tuple[_Pixels, _Pixels], AfterValidator(_shortest)]
+def _in_one_line(value: Any, read: ValidatorFunctionWrapHandler) -> ImageSize:
+    """Complain once, where pydantic has a complaint of each of the two forms."""
+    try:
+        return _shortest(read(value))
+    except ValidationError:
+        rule = "must be pixels, 8 or more, as in 32, or height and width as in [48, 64]"
+        raise ValueError(f"{rule}, but got {value!r}") from None
+
+
+ImageSizeField = Annotated[_Pixels | tuple[_Pixels, _Pixels], WrapValidator(_in_one_line)]
 """That of a setting, 8 pixels or more; a pair of equal numbers becomes one."""
 
 

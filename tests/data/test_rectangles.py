@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from sedona_nni.data.augmentation import Augmentation, build_mixing
 from sedona_nni.data.batches import BatchStream, BlankImages, FolderImages, ShiftAndFlip
 from sedona_nni.data.sets import Splits, evaluation_batches, form_of, load_splits
+from sedona_nni.errors import InputError
 from sedona_nni.image_size import ImageSize
 from sedona_nni.task import Task
 
@@ -50,9 +51,17 @@ def test_a_setting_is_a_number_or_height_and_width() -> None:
     assert Task.model_validate({"image_size": [48, 64]}).image_size == (48, 64)
     assert Task.model_validate({"image_size": [48, 48]}) == Task(image_size=48)
     assert form_of(Task(image_size=(48, 64))) == (10, (48, 64))
-    for wrong in ([48], [48, 64, 3], [48, 7], "48x64", 7):
-        with pytest.raises(ValidationError, match="image_size"):
+    assert Task.model_validate_json(Task(image_size=(48, 64)).model_dump_json()).image_size == (
+        48,
+        64,
+    )
+    for wrong in ([48], [48, 64, 3], [48, 7], "48x64", 7, True):
+        with pytest.raises(ValidationError) as error:
             Task.model_validate({"image_size": wrong})
+        assert str(InputError.from_validation(error.value, "task")) == (
+            "task.image_size: must be pixels, 8 or more, as in 32, or height and width as in "
+            f"[48, 64], but got {wrong!r}"
+        )
 
 
 @pytest.mark.parametrize("size", SIZES)
