@@ -33,7 +33,8 @@ REPORT = [
 ]
 DASHBOARD = ["optuna-dashboard>=0.18"]
 MODELS = ["timm>=1.0"]
-ALL = [*NNI, *REPORT, *DASHBOARD, *MODELS]
+TABLES = ["datasets>=3.0"]
+ALL = [*NNI, *REPORT, *DASHBOARD, *MODELS, *TABLES]
 
 setup(
     name="sedona-nni",
@@ -64,6 +65,7 @@ setup(
         "report": REPORT,
         "dashboard": DASHBOARD,
         "models": MODELS,
+        "tables": TABLES,
         "all": ALL,
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "test": [

@@ -1,8 +1,8 @@
 """What is installed only on request, and how to get it.
 
 ``pip install sedona-nni`` is the library and those commands that need no more. Experiments under
-NNI are the extra ``nni``, pages with pictures ``report``, timm's models ``models``, and ``all`` is
-everything.
+NNI are the extra ``nni``, pages with pictures ``report``, timm's models ``models``, Hugging Face's
+data sets ``tables``, and ``all`` is everything.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ _EXTRAS = {
     **dict.fromkeys(("nni", "pkg_resources", "psutil", "requests"), ("NNI", "nni")),
     **dict.fromkeys(("lightning", "pytorch_lightning"), ("Lightning", "nni")),
     **dict.fromkeys(("optuna", "sqlalchemy"), ("Optuna", "report")),
+    "datasets": ("Hugging Face datasets", "tables"),
     "jinja2": ("Jinja", "report"),
     "timm": ("timm", "models"),
     "matplotlib": ("Matplotlib", "report"),

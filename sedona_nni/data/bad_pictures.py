@@ -63,7 +63,11 @@ def leave_out_bad_pictures(
         InputError: if no part has pictures in files, no picture of a class in ``train`` can be
             read, or the system does not let one be read.
     """
-    in_files = {name: part for name, part in parts.items() if isinstance(part, FolderImages)}
+    in_files = {
+        name: part
+        for name, part in parts.items()
+        if isinstance(part, FolderImages) and isinstance(part.files, np.ndarray)
+    }
     if not in_files:
         rule = "must be fail for a data set whose images are not files of their own"
         raise InputError.rule("on_bad_image", rule, "skip")

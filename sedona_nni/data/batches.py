@@ -210,14 +210,15 @@ class FolderImages(ImageSet, Dataset[tuple[Tensor, int]]):
     """Image files that worker processes read when a batch needs them.
 
     Attributes:
-        files: The image files, N of them.
+        files: The image files, N of them: paths, or what returns for a number a
+            `sedona_nni.data.picture.StoredPicture` and for several numbers the like of it.
         preprocessing: Brings a PIL image to bytes (3, H, W) the same way every time.
         augmentation: Does so with random distortions drawn from torch's generator.
         workers: Processes that read ahead, with 0 this one reads; by default as many as this
             process may use processors, at most 8. What a batch holds does not depend on it.
     """
 
-    files: np.ndarray
+    files: Any
     labels: np.ndarray
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -70,7 +70,7 @@ class Dataset:
         about: What it is, in words.
         size: That of its images by default, pixels.
         read: Reads it.
-        num_classes: Number of its classes; None where each has a folder.
+        num_classes: Number of its classes, or returns it for a task without reading images.
         files: What is looked for in ``{folder}``; empty of what needs no folder.
         remedy: How to get it.
         default_folder: Where it is looked for if nothing else is said.
@@ -79,7 +79,7 @@ class Dataset:
     about: str
     size: ImageSize
     read: Read
-    num_classes: int | None
+    num_classes: int | Callable[[Task], int]
     files: str
     remedy: str
     default_folder: str | None = None

@@ -22,9 +22,10 @@ wanted; a file that the system does not let be read is not among that.
 from __future__ import annotations
 
 import functools
+import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -33,13 +34,25 @@ from sedona_nni.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["BadPicture", "picture_suffixes", "read_picture"]
+__all__ = ["BadPicture", "StoredPicture", "picture_suffixes", "read_picture"]
 
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262  # tags of EXIF and TIFF
 _ONE_PICTURE_OF_SEVERAL = ("MPO", "PSD")  # previews and layers; the first is the whole picture
 # No pictures, or such that Pillow decodes by another program or not at all
 _NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 _FEATURES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # a build may lack them
+
+
+class StoredPicture(NamedTuple):
+    """What a file would hold, kept elsewhere.
+
+    Attributes:
+        name: What it is called where it is refused.
+        content: What is in it.
+    """
+
+    name: str
+    content: bytes
 
 
 class BadPicture(InputError):
@@ -60,7 +73,7 @@ def picture_suffixes() -> frozenset[str]:
     )
 
 
-def read_picture(path: str | Path) -> Image:
+def read_picture(path: str | Path | StoredPicture) -> Image:
     """Read a picture, upright, in mode RGB; the table above says how.
 
     Raises:
@@ -71,13 +84,15 @@ def read_picture(path: str | Path) -> Image:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        file = io.BytesIO(path.content) if isinstance(path, StoredPicture) else path
+        with Image.open(file) as picture:
             return _upright_rgb(picture)
     except Exception as error:  # decoders raise anything from OSError to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
         refused = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
         kind = InputError if refused else BadPicture
-        raise kind(f"{path}: is not a readable image ({reason})") from None
+        name = path.name if isinstance(path, StoredPicture) else path
+        raise kind(f"{name}: is not a readable image ({reason})") from None
 
 
 def _upright_rgb(picture: Image) -> Image:

@@ -13,6 +13,7 @@ fraction, class by class. All sets are delivered with three channels.
 | tiny-imagenet | 64 | its public ``val``; ``test`` has no labels | rotate 20, shift 4, mirror |
 | imagenet | 224 | its public ``val``; ``test`` has no labels | random resized crop, mirror |
 | imagefolder | 224 | ``test/``, else ``val/``, else a fixed fifth of ``train/`` | as imagenet |
+| huggingface | 224, see `data.hugging_face` | as imagefolder | as imagenet |
 
 Tiny-ImageNet's ``val`` may be as published, or sorted into folders of the classes. What counts as a
 class and as a picture in folders, and the other names that parts may have (``valid/``,
@@ -24,9 +25,9 @@ degrees either way. Sizes are defaults; another one is reached by bilinear scali
 and augmentation of cifar10, tiny-imagenet and imagenet are those of the public SEDONA release; the
 others follow cifar10 or imagenet.
 
-To height H and width W, imagenet and imagefolder bring a picture without stretching it. To validate
-and test, it is scaled until it just covers 256/224 of H and of W, and its middle is taken: for
-squares torchvision's ``Resize(256)`` and ``CenterCrop(224)``, else what timm does. To train, a
+To height H and width W, the last three bring a picture without stretching it. To validate and
+test, it is scaled until it just covers 256/224 of H and of W, and its middle is taken: for squares
+torchvision's ``Resize(256)`` and ``CenterCrop(224)``, else what timm does. To train, a
 random crop has 8 to 100 % of its area, and a ratio of width to height of 3/4 to 4/3 times W/H: for
 squares torchvision's ``RandomResizedCrop(224)``, whose crops for other sizes would be about square
 and then stretched. Images of the other sets, all of one size, are stretched.
@@ -72,6 +73,7 @@ from sedona_nni.data.class_folders import (
     read_class_folders,
 )
 from sedona_nni.data.dataset import DATASETS, Dataset, ImageParts, data_folder
+from sedona_nni.data.hugging_face import fingerprint_of_tables, read_tables
 from sedona_nni.data.identity import DataIdentity, fingerprint_of_arrays, fingerprint_of_files
 from sedona_nni.errors import InputError
 from sedona_nni.image_size import ImageSize, height_and_width, size_in_words
@@ -290,7 +292,8 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
     dataset = DATASETS[task.dataset]
     size = image_size_of(task)
     parts = dataset.read(task, size)
-    num_classes = dataset.num_classes or len(parts.classes)
+    known = dataset.num_classes
+    num_classes = known if isinstance(known, int) else len(parts.classes)
 
     readable = _readable(task, parts, workers)
     pool, test = readable.parts["train"], readable.parts["test"]
@@ -430,9 +433,8 @@ def form_of(task: Task) -> tuple[int, ImageSize]:
         InputError: if the set is unknown or, where its folders are its classes, not to be found.
     """
     num_classes = DATASETS[task.dataset].num_classes
-    if num_classes is None:
-        with _reading(task):
-            num_classes = len(class_names(_parts_of(task, "train")[0]["train"]))
+    if not isinstance(num_classes, int):
+        num_classes = num_classes(task)
     return num_classes, image_size_of(task)
 
 
@@ -603,8 +605,8 @@ def _read_tiny_imagenet(task: Task, size: ImageSize) -> ImageParts:
     ]
     statistics = ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
 
-    def images(samples: _Samples) -> FolderImages:
-        return _in_files(samples, statistics, resize, augmentation=[*resize, *training])
+    def images(files: Any, labels: np.ndarray) -> FolderImages:
+        return _in_files(files, labels, statistics, resize, augmentation=[*resize, *training])
 
     with _reading(task):
         return _read_folders(task, images, ("train", "val"))
@@ -620,7 +622,32 @@ def _read_image_folder(task: Task, size: ImageSize) -> ImageParts:
         return _read_folders(task, _as_of_imagenet(size), ("train",), ("val", "test"))
 
 
+def _read_hugging_face(task: Task, size: ImageSize) -> ImageParts:
+    with _reading(task):
+        tables, left_out = read_tables(data_folder(task))
+        if "train" not in tables:
+            raise FileNotFoundError("no split is called train")
+    images = _as_of_imagenet(size)
+    return _assembled(
+        {part: images(table.pictures, table.labels) for part, table in tables.items()},
+        {part: table.split for part, table in tables.items()},
+        tables["train"].classes,
+        lambda: fingerprint_of_tables(tables),
+        left_out,
+    )
+
+
+def _count_folders(task: Task) -> int:
+    with _reading(task):
+        return len(class_names(_parts_of(task, "train")[0]["train"]))
+
+
+def _count_in_tables(task: Task) -> int:
+    return len(_read_hugging_face(task, image_size_of(task)).classes)
+
+
 _Samples = list[tuple[str, int]]  # files and their class numbers
+_Images = Callable[[Any, np.ndarray], FolderImages]  # of files and their class numbers
 
 
 @dataclass(frozen=True)
@@ -647,7 +674,7 @@ class _Cover:
         return functional.resize(picture, size)
 
 
-def _as_of_imagenet(size: ImageSize) -> Callable[[_Samples], FolderImages]:
+def _as_of_imagenet(size: ImageSize) -> _Images:
     from torchvision.transforms import v2
 
     height, width = height_and_width(size)
@@ -657,12 +684,14 @@ def _as_of_imagenet(size: ImageSize) -> Callable[[_Samples], FolderImages]:
         v2.CenterCrop((height, width)),
     ]
     random = [v2.RandomResizedCrop((height, width), ratio=ratio), v2.RandomHorizontalFlip()]
-    return lambda samples: _in_files(samples, _IMAGENET_STATISTICS, center, augmentation=random)
+    return lambda files, labels: _in_files(
+        files, labels, _IMAGENET_STATISTICS, center, augmentation=random
+    )
 
 
 def _read_folders(
     task: Task,
-    images: Callable[[_Samples], FolderImages],
+    images: _Images,
     needed: tuple[str, ...],
     optional: tuple[str, ...] = (),
 ) -> ImageParts:
@@ -687,8 +716,25 @@ def _read_folders(
     files = [
         (part, classes[label], path) for part, found in samples.items() for path, label in found
     ]
-    sets = {part: images(found) for part, found in samples.items()}
+    sets = {
+        part: images(
+            np.array([path for path, _ in found]),
+            np.array([label for _, label in found], dtype=np.int64),
+        )
+        for part, found in samples.items()
+    }
     names = {part: f"{folder.name}/" for part, folder in folders.items()}
+    return _assembled(sets, names, classes, lambda: fingerprint_of_files(files), left_out)
+
+
+def _assembled(
+    sets: Mapping[str, FolderImages],
+    names: Mapping[str, str],
+    classes: tuple[str, ...],
+    fingerprint: Callable[[], str],
+    left_out: tuple[str, ...],
+) -> ImageParts:
+    """Return what ``train`` and maybe ``val`` and ``test`` are used for; ``names`` are theirs."""
     pool: ImageSet = sets["train"]
     validation: ImageSet | None = None
     test: ImageSet
@@ -704,7 +750,7 @@ def _read_folders(
         classes,
         test,
         validation,
-        lambda: fingerprint_of_files(files),
+        fingerprint,
         sources,
         left_out,
     )
@@ -750,7 +796,8 @@ def _numbered(found: ClassFolders, classes: tuple[str, ...]) -> _Samples:
 
 
 def _in_files(
-    samples: list[tuple[str, int]],
+    files: Any,
+    labels: np.ndarray,
     statistics: tuple[tuple[float, ...], tuple[float, ...]],
     preprocessing: list[Any],
     augmentation: list[Any],
@@ -758,8 +805,8 @@ def _in_files(
     from torchvision.transforms import v2
 
     return FolderImages(
-        np.array([file for file, _ in samples]),
-        np.array([label for _, label in samples], dtype=np.int64),
+        files,
+        labels,
         *statistics,
         preprocessing=v2.Compose([*preprocessing, v2.PILToTensor()]),
         augmentation=v2.Compose([*augmentation, v2.PILToTensor()]),
@@ -839,7 +886,7 @@ _OURS = {
         "200 classes of ImageNet, 64 x 64 pixels",
         64,
         _read_tiny_imagenet,
-        None,
+        _count_folders,
         "train/ and val/ in {folder}",
         "download http://cs231n.stanford.edu/tiny-imagenet-200.zip and unpack it there",
     ),
@@ -847,7 +894,7 @@ _OURS = {
         "photographs of 1,000 classes",
         224,
         _read_imagenet,
-        None,
+        _count_folders,
         "train/<class>/<image> and val/<class>/<image> in {folder}",
         f"download from https://image-net.org, {_CLASS_FOLDERS}",
     ),
@@ -855,9 +902,17 @@ _OURS = {
         "pictures of your own",
         224,
         _read_image_folder,
-        None,
+        _count_folders,
         "train/<class>/<image> in {folder}",
         _CLASS_FOLDERS,
+    ),
+    "huggingface": Dataset(
+        "tables of pictures of the library datasets",
+        224,
+        _read_hugging_face,
+        _count_in_tables,
+        "dataset_dict.json or Parquet files in {folder}",
+        "save it there with save_to_disk",
     ),
 }
 
