@@ -244,6 +244,38 @@ def rank_start_up(
 
 
 @app.command()
+def cutting(
+    models: Annotated[str, typer.Option(help="By commas: vit-tiny, convnext-tiny, resnet50.")] = (
+        "vit-tiny,convnext-tiny,resnet50"
+    ),
+    image_size: ImageSize = 64,
+    batch_size: BatchSize = 16,
+    threads: Threads = None,
+    repeats: Repeats = 30,
+    as_json: Json = False,
+    record: Record = None,
+    despite: Despite = None,
+) -> None:
+    """Time to find where models can be cut, and of their training steps, plain and cut."""
+    import torch
+
+    from benchmarks.cutting import cut_steps, cutting_table
+    from benchmarks.record import begin, publish
+
+    torch.set_num_threads(threads or _cores())
+    head = begin(record, despite, n=repeats)
+    found = cut_steps(models.split(","), image_size, batch_size, repeats)
+    title = f"Training steps of models cut at every unit, batch {batch_size}, {image_size} px"
+    publish(
+        head,
+        {"image_size": image_size, "batch_size": batch_size, "models": found},
+        [cutting_table(f"{title}, {threads or _cores()} threads", found)],
+        as_json=as_json,
+        record=record,
+    )
+
+
+@app.command()
 def dgl_family(
     data_dir: Annotated[str, typer.Option(help="Folder that holds Fashion-MNIST.")],
     directory: Annotated[

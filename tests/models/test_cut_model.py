@@ -6,6 +6,7 @@ import copy
 import doctest
 import pickle
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torchvision import models
+from torchvision.models.resnet import BasicBlock
 
+from sedona_nni.decouplings.cost import peak_memory_mib
 from sedona_nni.models.cutting import cut_model as module
 from sedona_nni.models.cutting.cut_model import CutModel, cut_model
 
@@ -216,6 +219,39 @@ def test_memory_of_results_is_freed_when_nobody_needs_them() -> None:
     with torch.no_grad():
         cut(IMAGES)
     assert alive == [1] * 6
+
+
+@pytest.mark.parametrize("name", ["convnext", "vit", "resnet"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_step_needs_no_more_memory_than_the_models(name: str, training: bool) -> None:
+    build: dict[str, Callable[[], nn.Module]] = {
+        "convnext": lambda: models.ConvNeXt(
+            [models.convnext.CNBlockConfig(16, 32, 3), models.convnext.CNBlockConfig(32, None, 3)],
+            num_classes=10,
+        ),
+        "vit": lambda: models.VisionTransformer(
+            image_size=32, patch_size=4, num_layers=4, num_heads=2, hidden_dim=16, mlp_dim=32,
+            num_classes=10,
+        ),
+        "resnet": lambda: models.ResNet(BasicBlock, [2, 2, 2, 2], num_classes=10),
+    }  # fmt: skip
+    model = build[name]()
+    images = torch.rand(4, 3, 32, 32)
+
+    def peak(network: nn.Module) -> float:
+        def step() -> None:
+            with torch.set_grad_enabled(training):
+                logits = network(images)
+                if training:
+                    logits.sum().backward()
+
+        step()
+        model.zero_grad()
+        return peak_memory_mib(step, torch.device("cpu"))
+
+    plain = peak(model)
+    for boundaries in ("units", "all", 1):
+        assert peak(cut_model(model, images, boundaries)) <= 1.01 * plain
 
 
 def test_without_memory() -> None:
