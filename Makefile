@@ -26,7 +26,6 @@ test-fast: .venv/installed
 
 # Long lists of architectures, torchvision's and timm's, cut everywhere; an hour or more.
 test-nightly: .venv/installed
-	@.venv/bin/python -m pip install --quiet timm
 	@$(PYTEST) --nightly -m nightly
 
 # What the code computes now, see tests/traces/record.py; a change of it shows in git's diff.

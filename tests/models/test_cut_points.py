@@ -153,6 +153,40 @@ def test_units(name: str, count: int, first: str, last: str, shape: tuple[int, .
     assert found[-1].shape == shape
 
 
+class Squeeze(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.up(self.down(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+
+class Separable(nn.Module):
+    """Of EfficientNets the only block of its class, and it has no shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth, self.squeeze = nn.Conv2d(8, 8, 3, padding=1, groups=8), Squeeze()
+        self.point = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.point(self.squeeze(self.depth(x)))
+
+
+class Inverted(Separable):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+def test_a_block_that_is_one_of_its_kind_is_a_unit_by_what_it_holds() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), Separable(), Inverted(), Inverted(),
+        nn.Flatten(), nn.Linear(8 * 16, 2),
+    )  # fmt: skip
+    assert [place.name for place in places_of(model, 4) if place.unit] == ["1", "2", "3"]
+
+
 def test_units_of_a_transformer_are_its_layers() -> None:
     found = [p for p in torchvisions("vit_b_32", image_size=64) if p.unit]
     assert [p.name for p in found] == [f"encoder.layers.encoder_layer_{i}" for i in range(12)]

@@ -245,6 +245,28 @@ def test_what_is_no_plain_model_is_refused(
     assert str(caught.value) == f"model: {message}"
 
 
+def test_what_keeps_results_of_its_own_is_kept_whole() -> None:
+    """As attention of some models does in evaluation, with the graph of the result."""
+
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.cache = nn.Parameter(torch.ones(4, 1, 1)), {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.cache.setdefault("twice", 2 * self.weight)
+            return x * self.cache["twice"]
+
+    model = Model(lambda model, x: model.parts[0](x), Keeping())
+    images = torch.rand(2, 3, 8, 6)
+    logits = model(images)
+    assert model.parts[0].cache["twice"].grad_fn is not None
+    traced = trace(model, images)
+    assert traced.whole == {"parts.0": "a tensor that no module has as its own"}
+    assert model.parts[0].cache["twice"].device.type == "cpu"
+    assert torch.equal(model(images), logits)
+
+
 def test_the_model_is_left_as_it_was() -> None:
     model = models.resnet18(num_classes=5)
     model.layer1.eval()

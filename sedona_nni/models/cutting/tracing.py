@@ -19,7 +19,6 @@ Source: Reed et al., MLSys 2022 (torch.fx).
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +29,7 @@ from torch.fx.node import map_arg
 
 from sedona_nni.errors import InputError
 from sedona_nni.models.cutting.following import BRANCHES, Trace, Tracer, reason
-from sedona_nni.models.cutting.values import Values
+from sedona_nni.models.cutting.values import Values, copy_with
 
 __all__ = ["trace", "without_memory"]
 
@@ -106,16 +105,7 @@ def _check_plain(model: nn.Module) -> None:
 
 def without_memory(model: nn.Module) -> nn.Module:
     """Return a copy of a model on torch's ``meta`` device."""
-
-    def hollow(tensor: Tensor) -> Tensor:
-        empty = tensor.detach().to("meta")
-        if isinstance(tensor, nn.Parameter):
-            return nn.Parameter(empty, tensor.requires_grad)
-        return empty
-
-    attributes = (each for module in model.modules() for each in vars(module).values())
-    tensors = itertools.chain(model.parameters(), model.buffers(), attributes)
-    return copy.deepcopy(model, {id(x): hollow(x) for x in tensors if isinstance(x, Tensor)})
+    return copy_with(model, lambda tensor: tensor.to("meta"))
 
 
 def _steps(way: Trace) -> list[str]:
@@ -186,7 +176,7 @@ def _not_followed(
     device = next((weight.device for weight in model.parameters()), example.device)
     try:
         with torch.no_grad():
-            copy.deepcopy(model).eval()(example.to(device))
+            copy_with(model, torch.clone).eval()(example.to(device))
     except Exception as refused:
         rule = f"must be images that {name} takes"
         return InputError.rule("example", rule, f"{tuple(example.shape)}: {reason(refused)}")

@@ -8,6 +8,7 @@ values runs with two small batches of ones, which tell its shapes.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["Values", "leaves"]
+__all__ = ["Values", "copy_with", "leaves"]
 
 
 class _Watch(TorchDispatchMode):
@@ -108,7 +109,8 @@ class Values:
 
     def _run_for_real(self, path: str, args: Any, kwargs: Any) -> tuple[Any, _Watch]:
         """Return what a module returns whose code needs values, found with two small batches."""
-        module = copy.deepcopy(self._original.get_submodule(path)).cpu().train(self.training)
+        module = self._original.get_submodule(path)
+        module = copy_with(module, _with_memory).train(self.training)
 
         def run(batch: int) -> Any:
             def real(given: Any) -> Any:
@@ -134,6 +136,24 @@ class Values:
         watch.flops = watch.flops // 2 * self.batch
         others = iter(leaves(run(3)))
         return map_aggregate(two, without_memory), watch
+
+
+def _with_memory(tensor: Tensor) -> Tensor:
+    return torch.ones_like(tensor, device="cpu") if tensor.is_meta else tensor.cpu().clone()
+
+
+def copy_with(module: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Return a copy of a module with other tensors, also of those that it has put into its dicts.
+
+    A plain copy would fail if one of these is the result of a computation, as a cache may be.
+    """
+
+    def changed(tensor: Tensor) -> Tensor:
+        new = change(tensor.detach())
+        return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
+    held = (each for inner in module.modules() for each in leaves(vars(inner)))
+    return copy.deepcopy(module, {id(x): changed(x) for x in held if isinstance(x, Tensor)})
 
 
 def leaves(structure: Any) -> list[Any]:
