@@ -5,6 +5,8 @@ is left to those after it:
 
     training  a step of ResNet-50 on 224 pixels in bf16: back-propagation, the same with every layer
               checkpointed or in four parts, K = 2 and K = 4; its memory beside the predicted one
+    models    a step of models from elsewhere, likewise: as they are, cut everywhere but as one
+              block, K = 4; and `gpu_models`
     checks    `gpu_checks`
     search    steps of a search; from them the length of the published one
     probing   steps of probes; from them the length of a probing that costs one training
@@ -33,8 +35,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch.nn import functional as F
 
 from benchmarks.gpu_checks import CHECKS, NotApplicable, blobs
+from benchmarks.gpu_models import MODEL_CHECKS
 from benchmarks.gpu_ranks import RANK_CHECKS
 from benchmarks.record import Header, publish
 from benchmarks.release import check_release, release
@@ -48,8 +52,10 @@ from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.decouplings.memory import compute_in_memory, peaks_of_step
 from sedona_nni.decouplings.rules import decoupling_by_rule
 from sedona_nni.files import write_json
+from sedona_nni.model_name import ModelName
 from sedona_nni.models import Backbone, FeatureShape, build_backbone
 from sedona_nni.models.placement import place
+from sedona_nni.models.sources import build_model
 from sedona_nni.searches.probing.probing import ProbeSettings, local_loss, probe_steps, probes
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.search import Search
@@ -77,6 +83,7 @@ class Sizes:
         width: Width multiplier of all but ``training``.
         image_size: Likewise, pixels.
         training: Backbone, pixels, width multiplier, classes and batch size of the training step.
+        models: Names, pixels, classes and batch size of the steps of models from elsewhere.
         search: Batch size, validation batch size, pre-training steps and meta-steps.
         probe_steps: Steps of each probe.
         probes: At most so many probes are timed; by default all.
@@ -91,6 +98,12 @@ class Sizes:
     width: float = 1.0
     image_size: int = 32
     training: tuple[str, int, float, int, int] = ("resnet50", 224, 4.0, 1000, 128)
+    models: tuple[tuple[str, ...], int, int, int] = (
+        ("torchvision:resnet50", "torchvision:convnext_tiny", "torchvision:vit_b_16"),
+        224,
+        1000,
+        64,
+    )
     search: tuple[int, int, int, int] = (128, 1024, 8, 4)
     probe_steps: int = 12
     probes: int | None = None
@@ -107,6 +120,7 @@ SMALL = Sizes(
     width=0.125,
     image_size=16,
     training=("resnet18", 32, 0.25, 4, 4),
+    models=(("torchvision:mobilenet_v3_small",), 32, 4, 4),
     search=(4, 4, 3, 2),
     probe_steps=1,
     probes=2,
@@ -340,12 +354,55 @@ def _training(part: Part) -> None:
         settings = TrainSettings.model_validate(
             {"batch_size": part.sizes.training[-1], "amp": "bf16", **changes}
         )
-        part.measure(shown, partial(_measured_training, part, rule, settings))
+        part.measure(shown, partial(_measured_training, part, rule, settings, part.sizes.training))
 
 
-def _measured_training(part: Part, rule: str, settings: TrainSettings) -> dict[str, Any]:
+def _models(part: Part) -> None:
+    for name, check in MODEL_CHECKS.items():
+        part.measure(name, partial(check, part.device))
+    names, size, classes, batch_size = part.sizes.models
+    settings = TrainSettings(batch_size=batch_size, amp="bf16")
+    for name in names:
+        part.measure(f"{name}, uncut", partial(_measured_model, part, name))
+        for shown, rule in (("one block", "backprop"), ("K = 4", "uniform:4:conv1")):
+            form = (name, size, 1.0, classes, batch_size)
+            step = partial(_measured_training, part, rule, settings, form)
+            part.measure(f"{name}, {shown}", step)
+
+
+def _measured_model(part: Part, name: str) -> dict[str, Any]:
+    """Time a step of a model that nobody has cut, in the same layout and precision."""
+    _, size, classes, batch_size = part.sizes.models
+    settings = TrainSettings(batch_size=batch_size, amp="bf16")
+
+    def prepare() -> Callable[[], object]:
+        splits = blobs(batch_size, size=size, num_classes=classes)
+        images, labels = next(BatchStream(splits.train, batch_size, 0, part.device).iterate())
+        torch.manual_seed(0)
+        model = build_model(ModelName.parse(name), num_classes=classes, image_size=size)
+        place(model, part.device).train()
+        optimizer = torch.optim.SGD(model.parameters(), settings.lr, 0.9, nesterov=True)
+
+        def step() -> None:
+            with torch.autocast(part.device.type, torch.bfloat16):
+                loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        return step
+
+    (found,) = part.timed(step=prepare).values()
+    if "median_s" in found:
+        found["images_per_s"] = batch_size / found["median_s"]
+    return cast(dict[str, Any], found)
+
+
+def _measured_training(
+    part: Part, rule: str, settings: TrainSettings, trained: tuple[str, int, float, int, int]
+) -> dict[str, Any]:
     """Time a step, and count its memory, predicted and as it is."""
-    name, size, width, classes, batch_size = part.sizes.training
+    name, size, width, classes, batch_size = trained
     form = step_form(settings, part.device)
 
     def backbone() -> Backbone:
@@ -520,6 +577,7 @@ def _release(part: Part) -> None:
 
 PARTS: dict[str, tuple[float, Callable[[Part], None]]] = {
     "training": (1, _training),
+    "models": (2, _models),
     "checks": (1.5, _checks),
     "search": (1, _search),
     "probing": (1, _probing),

@@ -15,6 +15,7 @@ from blocked_imports import run_blocking
 from benchmarks import gpu
 from benchmarks.__main__ import main
 from benchmarks.gpu_checks import CHECKS
+from benchmarks.gpu_models import MODEL_CHECKS
 from benchmarks.gpu_ranks import RANK_CHECKS
 from benchmarks.record import Header, Machine
 
@@ -50,7 +51,7 @@ def test_all_parts_run_on_a_cpu_with_little_installed(tmp_path: Path) -> None:
     assert (tmp_path / "small.md").exists()
     parts = document["parts"]
     assert {name: part["state"] for name, part in parts.items()} == dict.fromkeys(
-        ("checks", "training", "search", "probing", "ranks", "steps"), "done"
+        ("checks", "models", "training", "search", "probing", "ranks", "steps"), "done"
     )
     values = {name: part["values"] for name, part in parts.items()}
     assert set(values["checks"]) == set(CHECKS)
@@ -59,6 +60,11 @@ def test_all_parts_run_on_a_cpu_with_little_installed(tmp_path: Path) -> None:
     for check in values.pop("ranks").values():
         assert "scikit-learn is not there" in check["not_run"]
     assert not any({"error", "not_run"} & set(v) for part in values.values() for v in part.values())
+    models = values["models"]
+    assert set(MODEL_CHECKS) < set(models)
+    for form in ("uncut", "one block", "K = 4"):
+        step = models[f"torchvision:mobilenet_v3_small, {form}"]
+        assert step["images_per_s"] == pytest.approx(4 / step["median_s"])
     assert len(values["training"]) == 7
     for step in values["training"].values():
         # So small a network that what kernels take for themselves counts, too
