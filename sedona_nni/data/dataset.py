@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +15,15 @@ from sedona_nni.image_size import ImageSize
 from sedona_nni.registry import Registry
 from sedona_nni.task import Task
 
-__all__ = ["DATASETS", "Dataset", "ImageParts", "data_folder", "register_dataset"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "ImageParts",
+    "at_most_six",
+    "data_folder",
+    "reading_set",
+    "register_dataset",
+]
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,32 @@ def data_folder(task: Task) -> Path:
     if folder is None:
         raise InputError(f"data_dir: must name the folder that holds {task.dataset}, but got None")
     return user_path(folder)
+
+
+@contextmanager
+def reading_set(task: Task) -> Iterator[None]:
+    """Turn whatever a reader of a task's set stumbles over into one line.
+
+    Raises:
+        InputError: if anything was raised; it says what to do about it.
+    """
+    dataset, folder = DATASETS[task.dataset], data_folder(task)
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # readers of many formats raise anything from OSError to KeyError
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"data_dir: {task.dataset} is missing or damaged; looked for "
+            f"{dataset.files.format(folder=folder)} ({reason}). To get it: {dataset.remedy}"
+        ) from error
+
+
+def at_most_six(names: Sequence[str], separator: str) -> str:
+    """Return at most six of the names, and how many more there are."""
+    more = f"{separator}and {len(names) - 6} more" if len(names) > 6 else ""
+    return separator.join(names[:6]) + more
 
 
 def register_dataset(

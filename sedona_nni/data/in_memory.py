@@ -1,0 +1,194 @@
+"""The data sets that fit into memory."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sedona_nni.data.batches import MemoryImages, ShiftAndFlip
+from sedona_nni.data.dataset import Dataset, ImageParts, data_folder, reading_set
+from sedona_nni.data.identity import fingerprint_of_arrays
+from sedona_nni.image_size import ImageSize, height_and_width
+from sedona_nni.task import Task
+
+__all__ = ["IN_MEMORY"]
+
+
+def _read_digits(task: Task, size: ImageSize) -> ImageParts:
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    images = torch.from_numpy(bunch.images)[:, None].float() * (255 / 16)  # its white is 16
+    everything = MemoryImages(
+        _resize(images, size),
+        bunch.target.astype(np.int64),
+        mean=(0.3053,),
+        std=(0.3236,),
+        augmentation=ShiftAndFlip(padding=2, flip=False),
+    )
+    return ImageParts(
+        everything,
+        tuple(map(str, range(10))),
+        fingerprint=_known(fingerprint_of_arrays(bunch.target, bunch.images.astype(np.uint8))),
+        sources=("scikit-learn's", "a fixed fifth of them", ""),
+    )
+
+
+def _known(fingerprint: str) -> Callable[[], str]:
+    return lambda: fingerprint
+
+
+def _read_fashion_mnist(task: Task, size: ImageSize) -> ImageParts:
+    from torchvision.datasets import FashionMNIST
+
+    folder = data_folder(task)
+    with reading_set(task):
+        if (folder / "FashionMNIST").is_dir():
+            parts = [FashionMNIST(str(folder), train=train) for train in (True, False)]
+        else:
+            parts = _unpack_fashion_mnist(folder)
+    pool, test = (
+        MemoryImages(
+            _resize(F.pad(part.data[:, None], [2] * 4), size),
+            part.targets.numpy(),
+            mean=(0.2190,),
+            std=(0.3318,),
+            augmentation=ShiftAndFlip(padding=2, flip=True),
+        )
+        for part in parts
+    )
+    arrays = [part.numpy() for each in parts for part in (each.targets, each.data)]
+    fingerprint = _known(fingerprint_of_arrays(*arrays))
+    return ImageParts(pool, tuple(FashionMNIST.classes), test, fingerprint=fingerprint)
+
+
+def _unpack_fashion_mnist(folder: Path) -> list[Any]:
+    """Read the packed files of Debian's package, for which torchvision has no reader."""
+    from torchvision.datasets import FashionMNIST
+
+    with tempfile.TemporaryDirectory() as temporary:
+        raw = Path(temporary, "FashionMNIST", "raw")
+        raw.mkdir(parents=True)
+        for name in (
+            "train-images-idx3",
+            "train-labels-idx1",
+            "t10k-images-idx3",
+            "t10k-labels-idx1",
+        ):
+            with (
+                gzip.open(folder / f"{name}-ubyte.gz") as packed,
+                (raw / f"{name}-ubyte").open("wb") as unpacked,
+            ):
+                shutil.copyfileobj(packed, unpacked)
+        return [FashionMNIST(temporary, train=train) for train in (True, False)]
+
+
+def _read_cifar(task: Task, size: ImageSize) -> ImageParts:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    many = task.dataset == "cifar100"
+    reader = CIFAR100 if many else CIFAR10
+    folder = data_folder(task)
+    with reading_set(task):
+        parts = [reader(str(folder), train=train) for train in (True, False)]
+    mean, std = (
+        ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+        if many
+        else ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    )
+    pool, test = (
+        MemoryImages(
+            _resize(torch.from_numpy(part.data).permute(0, 3, 1, 2), size),
+            np.array(part.targets, dtype=np.int64),
+            mean,
+            std,
+            ShiftAndFlip(padding=2, flip=True),
+        )
+        for part in parts
+    )
+    arrays = [np.asarray(part) for each in parts for part in (each.targets, each.data)]
+    fingerprint = _known(fingerprint_of_arrays(*arrays))
+    return ImageParts(pool, tuple(parts[0].classes), test, fingerprint=fingerprint)
+
+
+def _read_svhn(task: Task, size: ImageSize) -> ImageParts:
+    from torchvision.datasets import SVHN
+
+    folder = data_folder(task)
+    with reading_set(task):
+        parts = [SVHN(str(folder), split=split) for split in ("train", "test")]
+    pool, test = (
+        MemoryImages(
+            _resize(torch.from_numpy(part.data), size),
+            part.labels.astype(np.int64),
+            mean=(0.4377, 0.4438, 0.4728),
+            std=(0.1980, 0.2010, 0.1970),
+            augmentation=ShiftAndFlip(padding=2, flip=False),
+        )
+        for part in parts
+    )
+    arrays = [part for each in parts for part in (each.labels, each.data)]
+    classes = tuple(map(str, range(10)))
+    return ImageParts(pool, classes, test, fingerprint=_known(fingerprint_of_arrays(*arrays)))
+
+
+def _resize(images: Tensor, size: ImageSize) -> Tensor:
+    """Bring images (N, C, h, w) to bytes (N, C, height, width)."""
+    own, wanted = tuple(images.shape[-2:]), height_and_width(size)
+    if own != wanted:
+        shrinks = any(new < old for new, old in zip(wanted, own, strict=True))
+        images = F.interpolate(images.float(), size=wanted, mode="bilinear", antialias=shrinks)
+    if images.is_floating_point():
+        images = images.round().clamp(0, 255)
+    return images.to(torch.uint8)
+
+
+IN_MEMORY = {
+    "digits": Dataset(
+        "handwritten digits, 8 x 8 pixels", 32, _read_digits, 10, "", "install scikit-learn"
+    ),
+    "fashion-mnist": Dataset(
+        "articles of clothing, 28 x 28 pixels, grey",
+        32,
+        _read_fashion_mnist,
+        10,
+        "train-images-idx3-ubyte.gz and its like in {folder}, or FashionMNIST/raw in it",
+        "apt install dataset-fashion-mnist, or torchvision.datasets.FashionMNIST(data_dir, "
+        "download=True)",
+        default_folder="/usr/share/datasets/fashion-mnist",
+    ),
+    "cifar10": Dataset(
+        "photographs, 32 x 32 pixels",
+        32,
+        _read_cifar,
+        10,
+        "cifar-10-batches-py in {folder}",
+        "download and unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz there",
+    ),
+    "cifar100": Dataset(
+        "photographs, 32 x 32 pixels",
+        32,
+        _read_cifar,
+        100,
+        "cifar-100-python in {folder}",
+        "download and unpack https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz there",
+    ),
+    "svhn": Dataset(
+        "house numbers, 32 x 32 pixels",
+        32,
+        _read_svhn,
+        10,
+        "train_32x32.mat and test_32x32.mat in {folder}",
+        "download http://ufldl.stanford.edu/housenumbers/train_32x32.mat and test_32x32.mat there",
+    ),
+}
+"""By name, those that come with this project."""
