@@ -163,6 +163,7 @@ SOURCES: dict[str, str] = {
     "Task.width_multiplier": "release, `--feat-mult`",
     "Task.activation": "release, `--nonlin`, which does not reach as far",
     "Task.stem": "release; torchvision",
+    "Task.weights": _OURS,
     "Task.dataset": "ours; release, `--dataset`: cifar10",
     "Task.data_dir": "release, `--data-dir`",
     "Task.image_size": _OURS,

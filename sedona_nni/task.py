@@ -32,6 +32,10 @@ class Task(BaseModel):
             stems and tails of light networks alone).
         stem: What a ResNet begins with: ``published`` for SEDONA, which up to 64 pixels has no
             max-pool, and below 64 a 3x3 convolution; or ``torchvision``, as there at every size.
+        weights: File of weights to begin with, e.g. pretrained: ``.safetensors``, or ``.pt`` or
+            ``.pth`` with a state dict, see `sedona_nni.models.pretrained`. Names in it are those of
+            the model from elsewhere, or of the backbone as ``sedona-nni export`` writes them. What
+            it has for other classes is drawn anew, all else has to fit.
         dataset: Name of a data set, see `sedona_nni.data.sets`.
         data_dir: Folder that holds the data set; not needed for ``digits``.
         image_size: What images are brought to, pixels: one number, or height and width as in
@@ -57,6 +61,7 @@ class Task(BaseModel):
     width_multiplier: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     activation: Literal["relu", "leakyrelu"] = "relu"
     stem: Literal["published", "torchvision"] = "published"
+    weights: str | None = None
     dataset: str = "digits"
     data_dir: str | None = None
     image_size: ImageSizeField | None = None

@@ -160,17 +160,24 @@ class LedgerTuner(BorderTuner):
         self.take(key, known)
 
     def _check_same_data(self, key: str, result: AnyResult) -> None:
-        """Check that a trial has had the images of those before; versions ago none said which.
+        """Check that a trial has had the images and the file of weights of those before; versions
+        ago none said which.
 
         Raises:
             ExperimentFailedError: if not: results would not be comparable.
         """
         for record in self.ledger:
-            before = None if record.result is None else record.result.data
-            if result.data and before and result.data != before:
-                reason = f"its images are others than those of {record.key}: the data have changed"
-                self.ledger.fail(key, reason)
-                raise ExperimentFailedError(f"{key}: {reason}")
+            before = record.result
+            if before is None:
+                continue
+            for what, changed, now, then in (
+                ("images", "the data have changed", result.data, before.data),
+                ("first weights", "their file has changed", result.weights, before.weights),
+            ):
+                if now and then and now != then:
+                    reason = f"its {what} are others than those of {record.key}: {changed}"
+                    self.ledger.fail(key, reason)
+                    raise ExperimentFailedError(f"{key}: {reason}")
 
     def failed(self, parameters: Parameters, reason: str) -> None:
         """Enter a failed training; give up if there are only such.

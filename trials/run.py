@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from sedona_nni.data.identity import DataIdentity
 from sedona_nni.errors import InputError
 from sedona_nni.files import Document, reading
+from sedona_nni.models.pretrained import fingerprint_of_weights
 from sedona_nni.task import Task
 
-__all__ = ["RUN_FILE", "Run"]
+__all__ = ["RUN_FILE", "Run", "weights_of"]
 
 RUN_FILE = "run.json"
 
@@ -24,33 +26,45 @@ class Run(Document):
         task: Backbone and data.
         data: What the images are; None in a directory of a version that did not say so, which is
             gone on with all the same.
+        weights: Fingerprint of the file of weights that the task begins with, if it has one.
     """
 
     task: Task
     data: DataIdentity | None = None
+    weights: str | None = None
 
     def check_goes_on(self, directory: Path, what: str) -> None:
         """Check that a directory holds nothing yet, or what this goes on with.
 
-        The same images may be in another folder than before.
+        The same images and the same weights may be in another place than before.
 
         Args:
             directory: Where.
             what: ``"training"`` and the like, for messages.
 
         Raises:
-            InputError: if it holds something else, or was started with other images.
+            InputError: if it holds something else, or was started with other images or weights.
         """
         path = directory / RUN_FILE
         if not path.exists():
             return
         with reading(path, "remove it to start again"):
             before = type(self).load(path)
-        ours, theirs = self._without_data(), before._without_data()
-        if None not in (self.data, before.data):
-            ours, theirs = ours._without_folder(), theirs._without_folder()
-        if ours != theirs:
+        moved = [
+            name
+            for name, known in (
+                ("data_dir", (self.data, before.data)),
+                ("weights", (self.weights, before.weights)),
+            )
+            if None not in known
+        ]
+        if self._without_contents(moved) != before._without_contents(moved):
             raise InputError(f"directory: {directory} holds another {what}, please name a new one")
+        if self.weights != before.weights:
+            raise InputError(
+                f"weights: the file must be the one that {directory} began with, but it holds "
+                "something else; please name a new directory"
+            )
         if self.data is not None and before.data is not None:
             self.data.check_same(before.data, str(directory))
         elif before.data is None:
@@ -59,8 +73,15 @@ class Run(Document):
                 path,
             )
 
-    def _without_data(self) -> Run:
-        return self.model_copy(update={"data": None})
+    def _without_contents(self, moved: Sequence[str]) -> Run:
+        task = self.task.model_copy(update=dict.fromkeys(moved))
+        return self.model_copy(update={"task": task, "data": None, "weights": None})
 
-    def _without_folder(self) -> Run:
-        return self.model_copy(update={"task": self.task.model_copy(update={"data_dir": None})})
+
+def weights_of(task: Task) -> str | None:
+    """Return the fingerprint of a task's file of weights, None if it has none.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    return None if task.weights is None else fingerprint_of_weights(Path(task.weights))

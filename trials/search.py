@@ -7,6 +7,7 @@ the search is under way in place of the latter ``progress.json`` and, of a searc
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,10 +23,13 @@ from sedona_nni.searches.progress import SearchProgress
 from sedona_nni.task import Task
 from sedona_nni.teachers.auxiliary import check_choices
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.task_backbone import fresh_in_words
 from sedona_nni.trials.finished import finished_results
-from sedona_nni.trials.run import RUN_FILE, Run
+from sedona_nni.trials.run import RUN_FILE, Run, weights_of
 
 __all__ = ["run_search"]
+
+_logger = logging.getLogger(__name__)
 
 
 def run_search(
@@ -63,7 +67,7 @@ def run_search(
         ``search``, the name; ``search_result``, the document that decouplings for every K derive
         from; ``default`` and ``images``, see `sedona_nni.searches.Findings`, and the search's own
         numbers; ``time_s``; ``data``, the fingerprint of the data set, see
-        `sedona_nni.data.identity`.
+        `sedona_nni.data.identity`; ``weights``, that of the task's file of weights, if any.
 
     Raises:
         InputError: if a name is unknown, numbers do not fit the backbone, or the directory holds
@@ -77,7 +81,14 @@ def run_search(
         check_output_folder("directory", directory)
     check_choices(aux)
     splits = load_splits(task, kind.validation_fraction(settings, train), workers=workers)
-    what = {"task": task, "aux": aux, "settings": settings, "data": splits.identity}
+    weights = weights_of(task)
+    what = {
+        "task": task,
+        "aux": aux,
+        "settings": settings,
+        "data": splits.identity,
+        "weights": weights,
+    }
     if train is not None:
         what["train"] = train
     run = _run_document(kind).model_validate(what)
@@ -98,6 +109,8 @@ def run_search(
         directory=None if directory is None else directory / "checkpoint",
     )
     kind.check(setup, settings)
+    if (fresh := fresh_in_words(task)) is not None:
+        _logger.warning("weights: %s", fresh)
     if directory is not None:
         run.save(directory / RUN_FILE)
     found = kind.run(setup, settings)
@@ -108,6 +121,7 @@ def run_search(
         "time_s": setup.progress.time_s,
         "images": found.images,
         "data": None if run.data is None else run.data.fingerprint,
+        **({} if weights is None else {"weights": weights}),
         "search_result": found.outcome.model_dump(mode="json"),
     }
     if directory is not None:

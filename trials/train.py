@@ -50,11 +50,11 @@ from sedona_nni.training.parallel.launch import train_as_rank, train_in_parallel
 from sedona_nni.training.parallel.rank import Job, Outcome
 from sedona_nni.training.settings import Parallel, TrainSettings
 from sedona_nni.training.stage import CHECKPOINT_FILE, CHECKPOINTS
-from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.training.task_backbone import fresh_in_words, task_backbone
 from sedona_nni.training.weights import MODEL_FILE, load_weights
 from sedona_nni.trials.finished import finished_results
 from sedona_nni.trials.memory_check import check_fits, needed_bytes
-from sedona_nni.trials.run import RUN_FILE, Run
+from sedona_nni.trials.run import RUN_FILE, Run, weights_of
 
 __all__ = [
     "TrainingRun",
@@ -124,7 +124,8 @@ def run_training(
         ``images`` that the steps took, and ``images_per_s``; ``ideal_speedup`` of a decoupling by
         MACs, see `Compute.largest_share`.
         For reports: ``data``, the fingerprint of the data set, see
-        `sedona_nni.data.identity`; ``history``, by name the values of what was
+        `sedona_nni.data.identity`; ``weights``, that of the task's file of weights, if any;
+        ``history``, by name the values of what was
         reported, after each epoch or, of many, after 100 of them, None where there was none;
         ``compute``, a `decouplings.compute.Compute` of the backbone and the decoupling's auxiliary
         networks, and ``sizes``, height and width of every layer's maps; neither of a search result.
@@ -142,7 +143,13 @@ def run_training(
         places = [device] if isinstance(device, str | torch.device) else device
         check_fits(task, decoupling, settings, [torch.device(place) for place in places])
     splits = load_splits(task, settings.validation_fraction, workers=workers)
-    run = TrainingRun(task=task, decoupling=decoupling, settings=settings, data=splits.identity)
+    run = TrainingRun(
+        task=task,
+        decoupling=decoupling,
+        settings=settings,
+        data=splits.identity,
+        weights=weights_of(task),
+    )
     if directory is not None:
         run.check_goes_on(directory, "training")
     if finished is not None:
@@ -150,8 +157,11 @@ def run_training(
 
     job = parallel_job(run, device, workers, directory)
     network = _initial_network(task, decoupling, settings.seed)
-    if isinstance(decoupling, Decoupling) and leads_host():
-        _warn_of_weight(task, decoupling)
+    if leads_host():
+        if (fresh := fresh_in_words(task)) is not None:
+            _logger.warning("weights: %s", fresh)
+        if isinstance(decoupling, Decoupling):
+            _warn_of_weight(task, decoupling)
     costs = _costs(task, decoupling) + _method(network, settings, splits).extra_cost()
     if directory is not None:
         run.save(directory / RUN_FILE)
@@ -193,6 +203,7 @@ def run_training(
         "images_per_s": images / trained.time_s,
         "history": thinned_history(epochs),
         "data": None if run.data is None else run.data.fingerprint,
+        **({} if run.weights is None else {"weights": run.weights}),
         **_anatomy(task, decoupling),
     }
     if directory is not None and leads_host():
@@ -306,7 +317,9 @@ def evaluate_saved(
     settings = run.settings
     if ensemble is not None:
         settings = settings.model_copy(update={"ensemble": ensemble})
-    task = run.task if data_dir is None else run.task.model_copy(update={"data_dir": data_dir})
+    task = run.task.model_copy(update={"weights": None})  # all that it had given has been trained
+    if data_dir is not None:
+        task = task.model_copy(update={"data_dir": data_dir})
     splits = load_splits(task, settings.validation_fraction, workers=workers)
     same: dict[str, float] = {}
     if run.data is not None and splits.identity is not None:

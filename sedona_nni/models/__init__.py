@@ -20,9 +20,12 @@ Sources: Pyeon et al., ICLR 2021 (widths, layers, stems); Belilovsky et al., ICM
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar, get_args
 
+import torch
 from torch import nn
 
 from sedona_nni.errors import InputError
@@ -43,6 +46,12 @@ from sedona_nni.models.backbone import (
 )
 from sedona_nni.models.dgl import dgl_cnn, dni_cnn
 from sedona_nni.models.feature_shape import FeatureShape
+from sedona_nni.models.pretrained import (
+    FileOfWeights,
+    classifier_entries,
+    load_pretrained,
+    shapes_of,
+)
 from sedona_nni.models.resnet import BASIC_DEPTHS, BOTTLENECK_DEPTHS, resnet, stem_in_words
 from sedona_nni.models.sources import (
     as_backbone,
@@ -145,11 +154,13 @@ def register_backbone(
     smallest_image: int,
     auxiliary_expansion: int = 4,
     stems: tuple[Stem, ...] = ("published",),
+    draws_weights: bool = True,
 ) -> Callable[[BuildT], BuildT]:
     """Return a decorator that registers a function under ``name``.
 
     It is called with a `BackboneContext` and returns the layers and the head, whose weights
-    `build_backbone` then draws.
+    `build_backbone` then draws, whatever they were; unless ``draws_weights`` is False, as has to be
+    for pretrained modules.
 
     Args:
         name: What it is called from then on.
@@ -157,6 +168,7 @@ def register_backbone(
         smallest_image: See `Architecture`, also for what follows.
         auxiliary_expansion: See there.
         stems: See there.
+        draws_weights: See there.
 
     Raises:
         InputError: if the name is taken.
@@ -180,7 +192,9 @@ def register_backbone(
     """
 
     def register(build: BuildT) -> BuildT:
-        architecture = Architecture(num_layers, build, smallest_image, auxiliary_expansion, stems)
+        architecture = Architecture(
+            num_layers, build, smallest_image, auxiliary_expansion, stems, draws_weights
+        )
         BACKBONES.add(name, architecture)
         return build
 
@@ -245,8 +259,9 @@ def build_backbone(
     width_multiplier: float = 1.0,
     activation: Activation = nn.ReLU,
     stem: Stem = "published",
+    weights: Path | None = None,
 ) -> Backbone:
-    """Build a backbone with freshly drawn weights, on torch's default device.
+    """Build a backbone, with freshly drawn weights or those of a file, on torch's default device.
 
     Args:
         name: Its name in `BACKBONES`, or that of a model from elsewhere, see
@@ -257,11 +272,14 @@ def build_backbone(
         width_multiplier: Factor on every width, above 0; 1 for a model from elsewhere.
         activation: Makes the non-linearity; not one that works in place.
         stem: Of a ResNet, see `sedona_nni.models.resnet`; others have no choice.
+        weights: A file of weights for it, see `sedona_nni.models.pretrained`: by the backbone's
+            names, ``layers.0...``, as `sedona_nni.export` writes them; or by those of a model from
+            elsewhere.
 
     Raises:
         InputError: if the name is unknown, a number breaks its rule, there is no such stem, the
-            backbone has not as many layers as it was registered with, or a model from elsewhere
-            refuses its arguments or cannot be cut.
+            backbone has not as many layers as it was registered with, a model from elsewhere
+            refuses its arguments or cannot be cut, or the file's weights are not its.
 
     Examples:
         >>> import torch
@@ -283,16 +301,32 @@ def build_backbone(
     context = BackboneContext(
         num_classes, in_channels, image_size, width_multiplier, activation, stem
     )
+    file = None if weights is None else FileOfWeights(weights)
     if is_model_name(name):
         if width_multiplier != 1:
             rule = f"must be 1 for {name}, whose own arguments may say how wide it is"
             raise InputError.rule("width_multiplier", rule, width_multiplier)
-        return cut_backbone(name, context)
+        return cut_backbone(name, context, file)
+    backbone = _registered(name, context)
+    if file is not None:
+        backbone.fresh = load_pretrained(backbone, file, lambda: _classifier(name, context))
+    return backbone
+
+
+def _registered(name: str, context: BackboneContext) -> Backbone:
     architecture = BACKBONES[name]
     layers, head = architecture.build(context)
     if len(layers) != architecture.num_layers:
         rule = f"must be the {architecture.num_layers} that it was registered with"
         raise InputError.rule(f"layers of {name}", rule, len(layers))
     backbone = Backbone(name, layers, head, context, architecture.auxiliary_expansion)
-    initialise(backbone)
+    if architecture.draws_weights:
+        initialise(backbone)
     return backbone
+
+
+def _classifier(name: str, context: BackboneContext) -> frozenset[str]:
+    """Return the entries of a backbone's state dict whose shape follows from the classes."""
+    more = replace(context, num_classes=context.num_classes + 1)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return classifier_entries(*(shapes_of(_registered(name, each)) for each in (context, more)))

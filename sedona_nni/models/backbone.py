@@ -103,6 +103,7 @@ class Backbone(nn.Module):
         auxiliary_expansion: Expansion ratio of the light auxiliary networks for this family.
         activation: Makes the non-linearity, also that of the auxiliary networks.
         stem: Whose stem it has, see `Architecture.stems`.
+        fresh: Entries of its classifier that were drawn anew, where a file gave the other weights.
 
     Examples:
         >>> from sedona_nni import build_backbone
@@ -134,6 +135,7 @@ class Backbone(nn.Module):
         self.auxiliary_expansion = auxiliary_expansion
         self.activation = context.activation
         self.stem = context.stem
+        self.fresh: tuple[str, ...] = ()
 
     @property
     def num_layers(self) -> int:
@@ -168,10 +170,12 @@ class Architecture:
 
     Attributes:
         num_layers: L.
-        build: Makes the L layers and the head, uninitialised.
+        build: Makes the L layers and the head.
         smallest_image: Smallest image size that leaves at least one pixel everywhere.
         auxiliary_expansion: Expansion ratio of the light auxiliary networks, 1 or more.
         stems: The stems that it can have, the default first.
+        draws_weights: Whether all weights are drawn anew, as `initialise` does; else they stay what
+            ``build`` made them, e.g. pretrained.
     """
 
     num_layers: int
@@ -179,6 +183,7 @@ class Architecture:
     smallest_image: int
     auxiliary_expansion: int = 4
     stems: tuple[Stem, ...] = ("published",)
+    draws_weights: bool = True
 
 
 def scaled_width(base: int, multiplier: float) -> int:

@@ -36,6 +36,12 @@ from sedona_nni.models.cutting.cut_model import CutPlan, plan_cut
 from sedona_nni.models.cutting.cut_points import Boundaries
 from sedona_nni.models.cutting.tracing import without_memory
 from sedona_nni.models.feature_shape import shape_of_features
+from sedona_nni.models.pretrained import (
+    FileOfWeights,
+    classifier_entries,
+    load_pretrained,
+    shapes_of,
+)
 from sedona_nni.plugins import load_plugins
 
 __all__ = [
@@ -50,6 +56,10 @@ __all__ = [
 _TORCHVISION = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+_AUXILIARY = {
+    "torchvision:googlenet": ("aux1.", "aux2."),
+    "torchvision:inception_v3": ("AuxLogits.",),
 }
 
 
@@ -168,7 +178,9 @@ def num_layers_of_model(name: str, image_size: ImageSize) -> int:
     return len(_plan(ModelName.parse(name), 10, 3, image_size).plan.layer_names)
 
 
-def cut_backbone(name: str, context: BackboneContext) -> Backbone:
+def cut_backbone(
+    name: str, context: BackboneContext, file: FileOfWeights | None = None
+) -> Backbone:
     """Build a model and cut it, on torch's default device.
 
     On the ``meta`` device only its form is built.
@@ -176,10 +188,11 @@ def cut_backbone(name: str, context: BackboneContext) -> Backbone:
     Args:
         name: See `ModelName.parse`.
         context: The activation is that of auxiliary networks.
+        file: Weights for the model, by its own names, see `pretrained`.
 
     Raises:
         InputError: if there is no such model, it refuses its arguments, does not take the images,
-            or cannot be cut there.
+            cannot be cut there, or the weights are not its.
         ModuleNotFoundError: if timm is not installed.
     """
     parsed = ModelName.parse(name)
@@ -195,7 +208,27 @@ def cut_backbone(name: str, context: BackboneContext) -> Backbone:
             in_channels=context.in_channels,
             image_size=context.image_size,
         ).to(device)
-    return _backbone(str(parsed), planned.plan, model, context)
+    fresh: tuple[str, ...] = ()
+    if file is not None:
+        unused = _AUXILIARY.get(parsed.plain, ())
+        fresh = load_pretrained(model, file, lambda: _classifier(name, *form), unused)
+    backbone = _backbone(str(parsed), planned.plan, model, context)
+    backbone.fresh = fresh
+    return backbone
+
+
+@functools.lru_cache(maxsize=8)
+def _classifier(
+    name: str, num_classes: int, in_channels: int, image_size: ImageSize
+) -> frozenset[str]:
+    """Return the entries of a model's state dict whose shape follows from the number of classes."""
+    parsed = ModelName.parse(name)
+    with torch.random.fork_rng(devices=[]):
+        of_more = build_model(
+            parsed, num_classes=num_classes + 1, in_channels=in_channels, image_size=image_size
+        )
+    planned = _plan(parsed, num_classes, in_channels, image_size)
+    return classifier_entries(shapes_of(planned.hollow), shapes_of(of_more))
 
 
 def as_backbone(

@@ -249,6 +249,7 @@ class _Result(BaseModel):
         time_s: Seconds that it took.
         images: Images that its steps took.
         data: The fingerprint of the data set, see `sedona_nni.data.identity`.
+        weights: That of the task's file of weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -256,6 +257,7 @@ class _Result(BaseModel):
     time_s: float | None = None
     images: Number | None = None
     data: str | None = None
+    weights: str | None = None
 
 
 class SearchTrialResult(_Result):

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from sedona_nni.data.sets import form_of, image_size_of
+from pathlib import Path
+
+import torch
+
+from sedona_nni.data.sets import DATASETS, form_of, image_size_of
+from sedona_nni.image_size import ImageSize
 from sedona_nni.models import ACTIVATIONS, Backbone, build_backbone, num_layers
 from sedona_nni.task import Task
 
-__all__ = ["task_backbone", "task_layers"]
+__all__ = ["check_weights", "fresh_in_words", "task_backbone", "task_layers"]
+
+_ANY = 10  # classes; what a check finds does not depend on how many there are
 
 
 def task_backbone(task: Task) -> Backbone:
     """Return the task's backbone, for the form of its images.
 
-    Weights come from torch's global generator. Build it under ``torch.device("meta")`` where only
-    its shape matters.
+    Weights come from the task's file of weights or else from torch's global generator. Build it
+    under ``torch.device("meta")`` where only its shape matters; the file is not read then.
 
     Raises:
-        InputError: if a name is unknown, or numbers do not fit the backbone.
+        InputError: if a name is unknown, numbers do not fit the backbone, or the file's weights.
 
     Examples:
         >>> from sedona_nni import Task, task_backbone
         >>> task_backbone(Task(backbone="vgg11", width_multiplier=0.25)).num_classes
         10
     """
-    num_classes, image_size = form_of(task)
+    form_alone = torch.get_default_device().type == "meta"
+    return _built(task, *form_of(task), None if form_alone else task.weights)
+
+
+def _built(task: Task, num_classes: int, image_size: ImageSize, weights: str | None) -> Backbone:
     return build_backbone(
         task.backbone,
         num_classes=num_classes,
@@ -31,7 +42,38 @@ def task_backbone(task: Task) -> Backbone:
         width_multiplier=task.width_multiplier,
         activation=ACTIVATIONS[task.activation],
         stem=task.stem,
+        weights=None if weights is None else Path(weights),
     )
+
+
+def check_weights(task: Task) -> None:
+    """Check that a task's file of weights is of its backbone; the data set itself is not needed.
+
+    Raises:
+        InputError: if it is not, or cannot be read.
+    """
+    if task.weights is not None:
+        known = DATASETS[task.dataset].num_classes
+        num_classes = known if isinstance(known, int) else _ANY
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            _built(task, num_classes, image_size_of(task), task.weights)
+
+
+def fresh_in_words(task: Task) -> str | None:
+    """Return which weights a task's file does not have for its classes, None if it has all.
+
+    Raises:
+        InputError: see `task_backbone`.
+    """
+    if task.weights is None:
+        return None
+    num_classes, image_size = form_of(task)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        fresh = _built(task, num_classes, image_size, task.weights).fresh
+    if not fresh:
+        return None
+    names = ", ".join(fresh)
+    return f"drawn anew for {num_classes} classes, not taken from {task.weights}: {names}"
 
 
 def task_layers(task: Task) -> int:

@@ -70,7 +70,7 @@ def read_explored(class_args: Mapping[str, Any], folder: Path) -> ExploredSettin
     load_named_plugins(class_args, folder)
     parts = read_parts(class_args, (Training, Machine, Plugins, Bound, Exploration))
     training, bound, exploration = parts[Training], parts[Bound], parts[Exploration]
-    check_training(training)
+    check_training(training, folder)
     if bound.compute != "macs" and bound.max_block_share is None:
         raise InputError.rule("compute", "must come with a max_block_share", bound.compute)
     check_num_blocks(exploration.num_blocks, task_layers(training.task))

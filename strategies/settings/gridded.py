@@ -67,7 +67,7 @@ def read_grid(class_args: Mapping[str, Any], folder: Path) -> GridSettings:
     load_named_plugins(class_args, folder)
     parts = read_parts(class_args, (Training, Machine, Plugins, Grid))
     training, grid = parts[Training], parts[Grid]
-    check_training(training)
+    check_training(training, folder)
     for number, part in enumerate(grid.parts):
         check_num_blocks(part.num_blocks, task_layers(training.task))
         training.train.method.check(training.aux[:1] * (part.num_blocks - 1))

@@ -17,7 +17,7 @@ from sedona_nni.plugins import load_plugins
 from sedona_nni.strategies.settings.parts import Plugins, Training
 from sedona_nni.task import Task
 from sedona_nni.teachers.auxiliary import check_auxiliary
-from sedona_nni.training.task_backbone import task_layers
+from sedona_nni.training.task_backbone import check_weights, task_layers
 
 __all__ = [
     "Parts",
@@ -118,27 +118,35 @@ def load_named_plugins(class_args: Mapping[str, Any], folder: Path) -> None:
 
 
 def task_in(task: Task, folder: Path) -> Task:
-    """Return a task with the path of its data independent of the current folder.
+    """Return a task with the paths of its data and weights independent of the current folder.
 
     Args:
         task: The task.
         folder: What a relative path is relative to: ``trialCodeDirectory``.
     """
-    if task.data_dir is None:
-        return task
-    return task.model_copy(update={"data_dir": str(folder / user_path(task.data_dir))})
+    paths = {"data_dir": task.data_dir, "weights": task.weights}
+    return task.model_copy(
+        update={
+            name: str(folder / user_path(path)) for name, path in paths.items() if path is not None
+        }
+    )
 
 
-def check_training(training: Training) -> None:
+def check_training(training: Training, folder: Path) -> None:
     """Check what is trained, beyond the form of single fields.
 
+    Args:
+        training: That.
+        folder: See `task_in`.
+
     Raises:
-        InputError: if a name is unknown or numbers do not fit the backbone.
+        InputError: if a name is unknown, numbers do not fit the backbone, or weights do not.
     """
     task = training.task
     check_image_size(task.backbone, image_size_of(task))
     check_stem(task.backbone, task.stem)
     task_layers(task)  # of a model from elsewhere: that it can be built and cut
+    check_weights(task_in(task, folder))
     for name in training.aux:
         check_auxiliary(name)
     check_seeds(training.model_dump())

@@ -114,7 +114,7 @@ def read_study(class_args: Mapping[str, Any], folder: Path) -> StudySettings:
             for kind in kinds
         },
     )
-    check_training(settings.training)
+    check_training(settings.training, folder)
     check_seeds({kind.field: parts.under[kind.field].model_dump() for kind in kinds})
     for kind in kinds:
         for name, source in kind.fixed_in_study.items():

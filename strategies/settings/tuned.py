@@ -326,7 +326,7 @@ def _check(settings: TunedSettings, folder: Path) -> None:
     Raises:
         InputError: if a name is unknown or numbers do not fit the backbone.
     """
-    check_training(settings.training)
+    check_training(settings.training, folder)
     check_seeds({"train_for": settings.tuning.train_for})
     _check_names(settings)
     plan = plan_of(settings, folder)

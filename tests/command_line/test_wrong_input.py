@@ -19,6 +19,21 @@ def test_an_error_in_a_file_is_not_taken_for_one_of_an_option(
     assert "wrong.yml: num_blocks: must be from 1 to" in capsys.readouterr().err
 
 
+def test_weights_that_are_none_begin_nothing(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``data_dir`` and ``weights`` are relative to the folder of the experiment's trials."""
+    text = (EXPERIMENTS / "quickstart.yml").read_text().replace(": ..", ": .")
+    Path("own.yml").write_text(text.replace("dataset: digits", "dataset: digits, weights: w.pt"))
+    Path("w.pt").write_bytes(b"no weights")
+    before = {*elsewhere.iterdir()}
+    for command in (["run"], ["search", "--directory", "d"]):
+        assert sedona(monkeypatch, command[0], "own.yml", *command[1:]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"own.yml: weights: {elsewhere / 'w.pt'}: is not a file of tensors" in line
+    assert {*elsewhere.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -175,6 +175,15 @@ def test_errors_name_the_field_as_it_was_written(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("tuner", [SEDONA, GIVEN, BRIDGE, STUDY])
+def test_weights_are_looked_at_before_any_trial(tuner: str, tmp_path: Path) -> None:
+    """Relative to the folder of the trials, as data are."""
+    usual = SMALL.get(tuner, SMALL[SEDONA])
+    task = {**usual["task"], "weights": "nets/w.pt"}
+    with pytest.raises(InputError, match=f"^weights: {tmp_path}/nets/w.pt: is not a file of tens"):
+        read_settings({"className": tuner, "classArgs": {**usual, "task": task}}, tmp_path)
+
+
 def test_what_is_missing_is_said_before_what_is_unknown() -> None:
     """As a misspelt field is both."""
     with pytest.raises(InputError, match="num_blocks: this field is required"):

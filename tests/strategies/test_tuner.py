@@ -985,14 +985,23 @@ def test_a_rule_compares_one_number(dispatch: Any) -> None:
         session(dispatch, pruner="median", second_objective="memory")
 
 
-def test_an_experiment_ends_when_its_images_have_changed(dispatch: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("data", "its images are others than those of search: the data have changed"),
+        ("weights", "its first weights are others than those of search: their file has changed"),
+    ],
+)
+def test_an_experiment_ends_when_what_it_began_with_has_changed(
+    dispatch: Any, name: str, reason: str
+) -> None:
     """As when it is resumed after somebody changed the folder: results could not be compared."""
     nni = session(dispatch, concurrency=1, compare=[])
-    nni.succeed("search", search_result=SEARCH_RESULT, data="cats")
-    nni.succeed("sedona-000", data="cats")
-    with pytest.raises(Exception, match="the data have changed"):
-        nni.final("sedona-001", data="dogs")
-    assert "its images are others than those of search: the data have changed" in (nni.error or "")
+    nni.succeed("search", search_result=SEARCH_RESULT, **{name: "cats"})
+    nni.succeed("sedona-000", **{name: "cats"})
+    with pytest.raises(Exception, match=reason):
+        nni.final("sedona-001", **{name: "dogs"})
+    assert reason in (nni.error or "")
     assert ledger(nni)["sedona-001"].status == "failed"
 
 

@@ -25,6 +25,7 @@ from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import Document
 from sedona_nni.machine import peak_resident_mib
 from sedona_nni.models import FeatureShape
+from sedona_nni.models.pretrained import fingerprint_of_weights
 from sedona_nni.plugins import load_plugins
 from sedona_nni.task import Task
 from sedona_nni.training.evaluation import Evaluation
@@ -335,7 +336,9 @@ def _hello(job: Job, splits: Splits, sums: Mapping[str, float]) -> dict[str, Any
         "decoupling": job.decoupling.key,
         "data": None if splits.identity is None else splits.identity.fingerprint,
     }
-    _flatten("task", job.task.model_dump(mode="json", exclude={"data_dir"}), same)
+    if job.task.weights is not None:
+        same["task.weights"] = fingerprint_of_weights(Path(job.task.weights))
+    _flatten("task", job.task.model_dump(mode="json", exclude={"data_dir", "weights"}), same)
     _flatten("train", job.settings.model_dump(mode="json"), same)
     return {"same": same, "sums": sums}
 

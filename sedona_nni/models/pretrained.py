@@ -1,0 +1,190 @@
+"""Weights from a file into a model, before it is cut.
+
+A file is one of safetensors, or one that ``torch.save`` wrote, of which no code is run. What such a
+one holds is a state dict, or a dictionary with it under one of `_UNDER`, the first that is there:
+moving averages go before the weights that they follow. Names with the ``module.`` of
+`nn.DataParallel` lose it.
+
+The *classifier* of a model are those entries whose shape follows from the number of classes. Where
+the file has them in another shape, or not at all, the model keeps its own; everything else has to
+be there, and has to fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+
+from sedona_nni.errors import InputError
+from sedona_nni.files import read_tensors, reading
+
+__all__ = [
+    "FileOfWeights",
+    "Shapes",
+    "classifier_entries",
+    "fingerprint_of_weights",
+    "is_pretrained",
+    "load_pretrained",
+    "shapes_of",
+]
+
+_UNDER = ("model_ema", "state_dict_ema", "model", "state_dict")
+_PARALLEL = "module."
+_COUNTED = "n_averaged"  # beside the weights of a moving average of torch's
+_MARK = "pretrained"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class FileOfWeights:
+    """What a file holds.
+
+    Args:
+        path: It ends with ``.safetensors``, ``.pt`` or ``.pth``.
+
+    Attributes:
+        path: That.
+        weights: By their names in the model that it is of.
+
+    Raises:
+        InputError: if the file is missing, damaged, could run code, or holds no state dict.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.weights = _read(path)
+        except InputError as error:
+            raise InputError(f"weights: {error}") from error
+
+    def refuse(self, what: str) -> InputError:
+        """Return the error that says what is wrong with it."""
+        return InputError(f"weights: {self.path}: {what}")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        with reading(path):
+            return load_file(path)
+    if path.suffix not in (".pt", ".pth"):
+        raise InputError.rule("file", "must end with .safetensors, .pt or .pth", str(path))
+    found = read_tensors(path)
+    for name in _UNDER:
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            found = found[name]
+            break
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"{path}: must hold a state dict, but holds {_in_words(found)}")
+    found.pop(_COUNTED, None)
+    strange = [name for name, value in found.items() if not isinstance(value, Tensor)]
+    if strange:
+        held = _in_words(found[strange[0]])
+        raise InputError(f"{path}: must hold a state dict, but {strange[0]!r} is {held}")
+    if all(name.startswith(_PARALLEL) for name in found):
+        consume_prefix_in_state_dict_if_present(found, _PARALLEL)
+    return found
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict) and not value:
+        return "an empty one"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def fingerprint_of_weights(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with reading(path), path.open("rb") as file:
+        while part := file.read(2**22):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def shapes_of(model: nn.Module) -> Shapes:
+    """Return the shape of each entry of a model's state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def classifier_entries(shapes: Shapes, of_more_classes: Shapes) -> frozenset[str]:
+    """Return the entries of the classifier.
+
+    Args:
+        shapes: Of the model.
+        of_more_classes: Of one that differs from it in the number of classes alone.
+    """
+    return frozenset(name for name, shape in shapes.items() if of_more_classes.get(name) != shape)
+
+
+def load_pretrained(
+    model: nn.Module,
+    file: FileOfWeights,
+    classifier: Callable[[], frozenset[str]],
+    unused: tuple[str, ...] = (),
+) -> tuple[str, ...]:
+    """Give a model the weights of a file, and mark them, see `is_pretrained`.
+
+    On the ``meta`` device nothing is loaded, but all is checked.
+
+    Args:
+        model: Weights that the file lacks stay as they are.
+        file: The file.
+        classifier: Returns the entries of the classifier; it is asked only if one could be at odds.
+        unused: How entries of the file begin that are left aside.
+
+    Returns:
+        The entries of the classifier, if they stay as they are.
+
+    Raises:
+        InputError: if an entry is missing, too much, or of another shape, unless the classifier's.
+    """
+    own = shapes_of(model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in file.weights.items()}
+    odd = {name for name, shape in own.items() if shapes.get(name) != shape}
+    mine = classifier() if odd else frozenset()
+    kept = [name for name in own if name in mine] if odd & mine else []
+    other = [name for name in own if name in odd - mine and name in shapes]
+
+    fitting = file.weights.copy()  # of its own class, which may know the versions of modules
+    for name in [*kept, *other, *(name for name in shapes if name.startswith(unused))]:
+        fitting.pop(name, None)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "for .* copying from a non-meta parameter")
+            result = model.load_state_dict(fitting, strict=False)  # may know earlier names
+    except RuntimeError as error:
+        raise file.refuse(str(error).splitlines()[-1].strip()) from None
+    missing = [name for name in result.missing_keys if name not in {*kept, *other}]
+    what = type(model).__name__
+    if missing:
+        raise file.refuse(f"must have {_listed(missing)}, as {what} does")
+    if result.unexpected_keys:
+        raise file.refuse(f"must not have {_listed(result.unexpected_keys)}, as {what} has not")
+    if other:
+        rule = f"{other[0]} must have the shape {own[other[0]]}, as in {what}"
+        raise file.refuse(f"{rule}, but has {shapes[other[0]]}")
+    for name, parameter in model.named_parameters():
+        if name not in kept:
+            setattr(parameter, _MARK, True)
+    return tuple(kept)
+
+
+def _listed(names: Iterable[str]) -> str:
+    first, *others = names
+    return first + (f" and {len(others)} more" if others else "")
+
+
+def is_pretrained(parameter: nn.Parameter) -> bool:
+    """Return whether a weight came from a file; copies do not know."""
+    return bool(getattr(parameter, _MARK, False))
