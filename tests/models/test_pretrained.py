@@ -15,9 +15,9 @@ from small_model import SmallModel
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from sedona_nni import models
 from sedona_nni.errors import InputError
 from sedona_nni.models import (
-    BACKBONES,
     Backbone,
     BackboneContext,
     FeatureShape,
@@ -26,6 +26,7 @@ from sedona_nni.models import (
     register_backbone,
 )
 from sedona_nni.models.pretrained import FileOfWeights, is_pretrained, load_pretrained
+from sedona_nni.registry import Registry
 
 NAME = "small_model:build"
 IMAGES = torch.rand(2, 3, 8, 8)
@@ -200,10 +201,7 @@ def test_files_that_hold_none(
     assert not Path("sprung").exists()
 
 
-@pytest.fixture
-def registered() -> Any:
-    """Register a backbone whose modules come with weights, all ones; drawn anew or not."""
-
+def test_a_builder_may_bring_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def parts(context: BackboneContext) -> tuple[list[Layer], nn.Module]:
         layers = [nn.Conv2d(3, 3, 1) for _ in range(2)]
         for layer in layers:
@@ -211,17 +209,9 @@ def registered() -> Any:
         head = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, context.num_classes))
         return [Layer(f"l{i}", m, FeatureShape(3, 4)) for i, m in enumerate(layers)], head
 
-    for name, draws in (("ones-drawn", True), ("ones-kept", False)):
+    monkeypatch.setattr(models, "BACKBONES", Registry("backbone"))
+    for name, draws in (("drawn", True), ("kept", False)):
         register_backbone(name, num_layers=2, smallest_image=4, draws_weights=draws)(parts)
-    yield
-    for name in ("ones-drawn", "ones-kept"):
-        del BACKBONES._things[name]
-
-
-@pytest.mark.usefixtures("registered")
-def test_a_builder_may_bring_weights() -> None:
-    kept, drawn = (
-        build_backbone(f"ones-{n}", num_classes=2, image_size=4) for n in ("kept", "drawn")
-    )
+    kept, drawn = (build_backbone(n, num_classes=2, image_size=4) for n in ("kept", "drawn"))
     assert all((layer.weight == 1).all() for layer in kept.layers)
     assert not any((layer.weight == 1).any() for layer in drawn.layers)
