@@ -131,6 +131,12 @@ TIMM: dict[str, dict[str, Any]] = {
     "maxvit_tiny_tf_224": {"size": 224},
     "efficientformer_l1": {"size": 224},
     "efficientformerv2_s0": {"size": 224},
+    "efficientvit_b0": {},
+    "efficientvit_m0": {"size": 224},
+    "repvit_m0_9": {},
+    "repghostnet_050": {},
+    "focalnet_tiny_srf": {"size": 224},
+    "nest_tiny": {"size": 224},
 }
 
 

@@ -73,6 +73,26 @@ def test_one_made_without_memory_cuts_the_real_model(name: str, training: bool) 
     assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
+class Branching(nn.Module):
+    """Whose shapes are found by its own code, with values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)[:, :, 1:] if x.sum() > 0 else -self.norm(x)[:, :, 1:]
+
+
+def test_values_that_a_module_needs_are_made_if_there_are_none() -> None:
+    net = Net(lambda net, x: net.part(x))
+    net.part = Branching()
+    plan = plan_cut(net, IMAGES, "all")
+    assert plan.layer_names == ("a", "part", "b")
+    assert plan.shapes[1] == (4, 29, 30)
+    assert plan == plan_cut(net.to("meta"), IMAGES, "all")
+
+
 def test_nothing_of_the_model_is_kept() -> None:
     model = SMALL["resnet"]()
     alive = [weakref.ref(each) for each in (*model.modules(), *model.parameters())]
@@ -128,10 +148,10 @@ def test_a_model_that_is_built_otherwise_is_refused(
 def test_a_weights_device_and_type_are_those_of_the_model_that_is_cut() -> None:
     def code(net: Net, x: Tensor) -> Tensor:
         ones = torch.ones(4, 1, 1, device=next(net.fc.parameters()).device)
-        return x.to(net.b.bias.dtype) * ones.to(next(net.b.parameters()).dtype)
+        return (x * ones).to(next(net.b.parameters()).dtype)
 
     plan = plan_cut(Net(code), IMAGES, "all")
-    assert plan.layer_names == ("a", "b")  # between them b's weight has been asked
+    assert plan.layer_names == ("a", "mul", "b")  # not "to", where b's weight has been asked
     hollow = plan.cut(Net(code).to("meta").double())
     logits = hollow(IMAGES.to("meta").double())
     assert (logits.device.type, logits.dtype) == ("meta", torch.float64)

@@ -99,15 +99,13 @@ class Piece(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map what crosses below the piece, (B, ...), to what crosses above it."""
-        batch, device = features.shape[0], features.device
         values: dict[int, Any] = {0: features}
-        del features  # nothing is kept longer than the model would
         for number, step in enumerate(self.__plan.steps, start=1):
             args, kwargs = _known(step.args, values), _known(step.kwargs, values)
             if step.op == "batch":
-                values[number] = batch * step.target
+                values[number] = features.shape[0] * step.target
             elif step.op == "device":
-                values[number] = device
+                values[number] = features.device
             elif step.op == "call_method":
                 values[number] = getattr(args[0], step.target)(*args[1:], **kwargs)
             elif step.op == "call_function":
