@@ -185,6 +185,20 @@ def test_multi_head_attention(
     assert_right(function, x, *(weight.detach() for weight in weights))
 
 
+def test_multi_head_attention_by_hand_with_a_mask_of_truth_values() -> None:
+    """True is what is left out, unlike in attention without heads."""
+    torch.manual_seed(0)
+
+    def function(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        mixed, _ = F.multi_head_attention_forward(
+            *(x, x, x, 4, 2, weight, None, None, None, False, 0.0, out, None),
+            attn_mask=MASK.logical_not(),
+        )
+        return mixed
+
+    assert_right(function, draw(5, 2, 4), draw(12, 4), draw(4, 4))
+
+
 def test_multi_head_attention_of_an_unusual_kind_is_named() -> None:
     quiet_forward_ad()
     module = nn.MultiheadAttention(4, 2, add_bias_kv=True)

@@ -94,6 +94,16 @@ class Counter(nn.Module):
         return features * 1
 
 
+class Alternating(nn.Module):
+    """Counts in Python, where nobody sees it."""
+
+    calls = 0
+
+    def forward(self, features: Tensor) -> Tensor:
+        self.calls += 1
+        return features * (1 + self.calls % 2)
+
+
 class _Cube(torch.autograd.Function):
     """With no forward derivative."""
 
@@ -142,6 +152,10 @@ REFUSED: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     "a function of the user's with a wrong one": (
         lambda: [Lambda(lambda x: _WrongCube.apply(x))],
         r"layers\.1\.1 \(Lambda: its forward derivative is not that of its backward pass\)",
+    ),
+    "something else each time": (
+        lambda: [Alternating()],
+        r"layers\.1\.1 \(Alternating: with dual numbers it computes something else\)",
     ),
     "a counter": (
         lambda: [Counter()],
@@ -339,6 +353,23 @@ def test_the_hypergradient_through_an_odd_layer(name: str) -> None:
     slope = (found.alpha * direction[0]).sum() + (found.beta * direction[1]).sum()
     assert abs(difference) > 1e-6
     assert float(slope) == pytest.approx(difference, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["norm without affine", "frozen norm", "norm and activation"])
+def test_steps_and_validation_compute_what_the_network_does(name: str) -> None:
+    inner = problem(ODD[name]())
+    backbone, state = inner.network.backbone, inner.state()
+    images, labels = torch.randn(5, 3, 6, 6), torch.zeros(5, dtype=torch.long)
+    after, losses = inner.step(state, (images, labels), 0.1, 0)
+    # Sums are in another order here than there
+    loss, *_ = inner.validation(after, (images, labels))
+    torch.testing.assert_close(loss, inner.criterion(backbone.eval()(images), labels).detach())
+    inner.load(state)
+    torch.testing.assert_close(
+        losses[-1], inner.criterion(backbone.train()(images), labels).detach()
+    )
+    followed = any(each.startswith("backbone.layers.1.") for each in inner.statistics.names)
+    assert followed == (name != "frozen norm")
 
 
 def test_frozen_weights_stay_as_they_are() -> None:
