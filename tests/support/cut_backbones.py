@@ -1,7 +1,8 @@
-"""Tiny models of torchvision's families, cut into layers, as backbones of a search."""
+"""Tiny models of torchvision's and timm's families, cut into layers, as backbones of a search."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 
@@ -12,24 +13,10 @@ from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.efficientnet import FusedMBConvConfig, MBConvConfig
 from torchvision.models.mobilenetv3 import InvertedResidualConfig
 
-from sedona_nni.models import Backbone, BackboneContext, Layer
-from sedona_nni.models.cutting.cut_model import cut_model
-from sedona_nni.models.feature_shape import shape_of_features
+from sedona_nni.models import Backbone
+from sedona_nni.models.sources import as_backbone
 
 NUM_CLASSES = 3
-
-
-def as_backbone(model: nn.Module, size: int, boundaries: int = 3) -> Backbone:
-    """A model for images of a size as a backbone, with tiny auxiliary networks."""
-    cut = cut_model(model, torch.zeros(2, 3, size, size), boundaries)
-    layers = [
-        Layer(name, layer, shape_of_features(shape, size))
-        for name, layer, shape in zip(cut.layer_names, cut.layers, cut.shapes, strict=True)
-    ]
-    context = BackboneContext(
-        num_classes=NUM_CLASSES, image_size=size, width_multiplier=0.01, activation=nn.Softplus
-    )
-    return Backbone("cut", layers, cut.head, context)
 
 
 def _convnext() -> nn.Module:
@@ -110,6 +97,26 @@ def _densenet() -> nn.Module:
     )
 
 
+def _vit_of_timm() -> nn.Module:
+    """Layer scale, norms of queries and keys, stochastic depth per sample."""
+    timm = importlib.import_module("timm")  # seconds, which only this needs
+    model: nn.Module = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=8,
+        patch_size=4,
+        embed_dim=4,
+        depth=3,
+        num_heads=2,
+        mlp_ratio=2,
+        init_values=0.5,
+        qk_norm=True,
+        drop_path_rate=0.3,
+        proj_drop_rate=0.1,
+        num_classes=NUM_CLASSES,
+    )
+    return model
+
+
 TINY: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "convnext": (_convnext, 16),
     "vit": (_vit, 8),
@@ -117,10 +124,13 @@ TINY: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "mobilenet": (_mobilenet, 16),
     "efficientnet": (_efficientnet, 16),
     "densenet": (_densenet, 32),
+    "vit of timm": (_vit_of_timm, 8),
 }
 
 
 def tiny(name: str) -> Backbone:
-    """The tiny model of a family, for images of `TINY`'s size, with weights from torch's seed."""
+    """The tiny model of a family in three layers, with weights from torch's seed."""
     build, size = TINY[name]
-    return as_backbone(build(), size)
+    backbone = as_backbone(build(), torch.zeros(2, 3, size, size), 3, activation=nn.Softplus)
+    backbone.width_multiplier = 0.01  # that of auxiliary networks
+    return backbone

@@ -1,4 +1,4 @@
-"""SEDONA's search on models of torchvision's families, tiny and in float64.
+"""SEDONA's search on models of torchvision's and timm's families, tiny and in float64.
 
 The hypergradient against plain unrolling, where torch has all second derivatives, and against
 central differences of the library's own meta loss.
