@@ -1,8 +1,8 @@
 """Computing without values: networks and their steps as shapes alone, to see what they need.
 
 A dry run takes no memory and little time, whatever the size of the network. It is on torch's
-``meta`` device, of which two things are put right here: it forgets the layout of convolutions, and
-it knows no mixed precision.
+``meta`` device, of which three things are put right here: it forgets the layout of convolutions, it
+makes the matrices of attention, which fused kernels do without, and it knows no mixed precision.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import contextlib
 import copy
 import itertools
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -26,6 +27,7 @@ from sedona_nni.models.placement import lay_out
 
 __all__ = [
     "HALF",
+    "ComputedAgain",
     "LiveMemory",
     "MacCounter",
     "as_amp",
@@ -38,12 +40,19 @@ __all__ = [
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 """The types of mixed precision."""
 
+_scaled_dot_product_attention = F.scaled_dot_product_attention  # whatever stands there later
+
 _IN_16_BITS = {
+    F.conv1d,
     F.conv2d,
+    F.conv3d,
+    F.conv_transpose2d,
     F.linear,
+    F.scaled_dot_product_attention,
     torch.addmm,
     torch.baddbmm,
     torch.bmm,
+    torch.einsum,
     torch.matmul,
     torch.mm,
     Tensor.__matmul__,
@@ -76,12 +85,96 @@ def _each(out: Any) -> Sequence[Any]:
     return out if isinstance(out, tuple | list) else [out]
 
 
-def dry_run() -> contextlib.AbstractContextManager[object]:
+class _Functions(TorchFunctionMode):
+    """Sees all functions of torch, also those that are called within its attention layers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.multi_head_attention_forward:
+            return self._run(func, args, kwargs)
+        # A function in Python, within which torch asks no mode any more: it has to be entered again
+        within = {name: getattr(F, name) for name in ("linear", "scaled_dot_product_attention")}
+        try:
+            for name, function in within.items():
+                setattr(F, name, self._again(function))
+            return func(*args, **kwargs)
+        finally:
+            for name, function in within.items():
+                setattr(F, name, function)
+
+    def _again(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(*args: Any, **kwargs: Any) -> Tensor:
+            with self:
+                return function(*args, **kwargs)
+
+        return run
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args, **kwargs)
+
+
+class _Attention(_Functions):
+    """Computes attention by the fused kernel where torch would on the CPU.
+
+    On a GPU it does so in more cases; what is saved is of the same size.
+    """
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is _scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Return what `torch.nn.functional.scaled_dot_product_attention` returns."""
+
+    def stand_in(tensor: Tensor) -> Tensor:
+        row = torch.empty(tensor.shape[-1], dtype=tensor.dtype, device="cpu")
+        return row.expand(tensor.shape).requires_grad_(tensor.requires_grad)
+
+    mask = attn_mask
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.empty_like(mask, dtype=query.dtype)
+    kernel = torch._fused_sdp_choice(
+        stand_in(query),
+        stand_in(key),
+        stand_in(value),
+        None if mask is None else stand_in(mask),
+        dropout_p,
+        is_causal,
+        scale=scale,
+        enable_gqa=enable_gqa,
+    )
+    if kernel != SDPBackend.FLASH_ATTENTION.value or enable_gqa:
+        return _scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    out: Tensor
+    out, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale
+    )
+    return out
+
+
+@contextlib.contextmanager
+def dry_run() -> Iterator[None]:
     """Return the context in which a dry run computes, in the layout of trainings."""
-    return _Layouts()
+    with _Attention(), _Layouts():
+        yield
 
 
-class _MixedPrecision(TorchFunctionMode):
+class _MixedPrecision(_Functions):
     """Casts what autocast casts to 16 bits, and each weight once."""
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -102,12 +195,14 @@ class _MixedPrecision(TorchFunctionMode):
         self._cast.clear()  # as autocast does: what the backward pass needs, it holds itself
         super().__exit__(*exception)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _IN_16_BITS:
             args = tuple(self._in_16_bits(x) if isinstance(x, Tensor) else x for x in args)
-        return func(*args, **(kwargs or {}))
+            kwargs = {
+                name: self._in_16_bits(x) if isinstance(x, Tensor) else x
+                for name, x in kwargs.items()
+            }
+        return func(*args, **kwargs)
 
 
 def as_amp(amp: str) -> contextlib.AbstractContextManager[object]:
@@ -119,6 +214,21 @@ def as_amp(amp: str) -> contextlib.AbstractContextManager[object]:
         amp: ``no``, ``fp16`` or ``bf16``.
     """
     return contextlib.nullcontext() if amp == "no" else _MixedPrecision(HALF[amp])
+
+
+class ComputedAgain(nn.Module):
+    """A layer that a backward pass computes again, which a dry run sees only from here."""
+
+    def __init__(self, layer: nn.Module, amp: str) -> None:
+        super().__init__()
+        self.layer = layer
+        self.amp = amp
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map what the layer maps."""
+        with _Attention(), as_amp(self.amp):
+            out: Tensor = self.layer(features)
+            return out
 
 
 def skeleton(module: Module) -> Module:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from cut_backbones import TINY, tiny
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sedona_nni.decouplings.choice import discretise
 from sedona_nni.decouplings.cost import (
@@ -55,6 +57,28 @@ def test_macs_by_hand() -> None:
         nn.Linear(8, 5),
     )
     assert count_macs(module, FeatureShape(4, 6)) == 9 * 8 * 4 * 9 + 8 * 9 + 8 * 5
+
+
+def test_macs_of_attention_by_hand() -> None:
+    """ViT of D = 4, M = 6 on N = 2 x 2 patches of 4 x 4 pixels and a class token: projections of
+    tokens to queries, keys, values and back, their products, and a perceptron, in 3 layers."""
+    backbone = tiny("vit")
+    d, m, n = 4, 6, 2 * 2 + 1
+    layer = n * 4 * d**2 + 2 * n**2 * d + 2 * n * d * m
+    patches = 4 * d * 3 * 4**2
+    counted = sum(cost.macs for cost in layer_costs(backbone)) + head_cost(backbone).macs
+    assert counted == patches + 3 * layer + d * backbone.num_classes
+
+
+@pytest.mark.parametrize("name", [*TINY])
+def test_layers_and_head_of_a_cut_model_have_its_macs(name: str) -> None:
+    """As torch counts them, of a batch, on the device that shows the products of attention."""
+    build, size = TINY[name]
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        build()(torch.empty(2, 3, size, size))
+    backbone = tiny(name)
+    counted = sum(cost.macs for cost in layer_costs(backbone)) + head_cost(backbone).macs
+    assert 2 * 2 * counted == counter.get_total_flops()
 
 
 def test_counting_leaves_the_module_alone() -> None:

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from cut_backbones import TINY, tiny
 from torch import Tensor, nn
 
 from sedona_nni.decouplings.compute import Compute
@@ -55,17 +56,35 @@ def kept_by(block: Block, features: Tensor, labels: Tensor, criterion: nn.Module
 def test_every_block_keeps_the_sum_of_its_parts(name: str) -> None:
     """Exactly what a real forward pass saves, of every block with every auxiliary network."""
     torch.manual_seed(0)
-    names = ["conv2", "mlp-sr", "cnn", "predsim"]
-    backbone = place(backbone_of(name), "cpu").train()
+    check_every_block(backbone_of(name), ["conv2", "mlp-sr", "cnn", "predsim"])
+
+
+@pytest.mark.fast_cases(2)
+@pytest.mark.parametrize("name", ["vit without dropout", *TINY])
+def test_every_block_of_a_cut_model_keeps_the_sum_of_its_parts(name: str) -> None:
+    """Attention that fused kernels compute without its matrix, and dropout that they do not;
+    tokens, channels that come last, norms of layers, and activations in place."""
+    torch.manual_seed(0)
+    backbone = tiny(name.removesuffix(" without dropout"))
+    for part in backbone.modules() if name.endswith("dropout") else []:
+        if isinstance(part, nn.MultiheadAttention):
+            part.dropout = 0.0
+    check_every_block(backbone, ["linear", "conv2"])
+
+
+def check_every_block(backbone: Backbone, names: list[str]) -> None:
+    """Check what every block keeps with each of some auxiliary networks."""
+    place(backbone, "cpu").train()
     parts = memory_of_parts(backbone, names, SGD)
-    maps = [torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)]
-    labels = torch.arange(4)
+    images = torch.randn(backbone.images.of_batch(4))
+    maps = [images.contiguous(memory_format=torch.channels_last)]
+    labels = torch.arange(4) % backbone.num_classes
     for layer in backbone.layers:
         maps.append(layer(maps[-1].detach()).detach())
     last = backbone.num_layers - 1
     for start, end in itertools.combinations(range(-1, backbone.num_layers), 2):
         decoupling = Decoupling(
-            backbone=name,
+            backbone=backbone.name,
             cuts=[cut for cut in (start, end) if 0 <= cut < last],
             aux=["conv2"] * sum(0 <= cut < last for cut in (start, end)),
         )

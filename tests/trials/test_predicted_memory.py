@@ -11,7 +11,7 @@ from sedona_nni.data.sets import load_splits
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.decouplings.memory import peaks_of_step
 from sedona_nni.decouplings.rules import decoupling_by_rule
-from sedona_nni.models import FeatureShape, num_layers
+from sedona_nni.models import num_layers
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.step_form import step_form
@@ -41,14 +41,41 @@ from sedona_nni.trials import train as trial
 )
 def test_predicted_within_a_tenth(backbone: str, rule: str, changes: dict[str, Any]) -> None:
     """The rest is what kernels take for themselves."""
-    task = Task(backbone=backbone, train_limit=100, width_multiplier=0.25)
+    check(Task(backbone=backbone, train_limit=100, width_multiplier=0.25), rule, changes)
+
+
+@pytest.mark.fast_cases(2)
+@pytest.mark.parametrize(
+    ("model", "width", "rule", "changes"),
+    [
+        ("vit", 96, "uniform:2:linear", {}),
+        ("vit", 96, "backprop", {"amp": "bf16", "batch_size": 64}),
+        ("vit", 96, "uniform:2:conv1", {"amp": "bf16", "checkpoint": "layers", "batch_size": 64}),
+        ("swin", 24, "uniform:2:linear", {}),
+        ("swin", 24, "backprop", {"checkpoint": "layers"}),
+        ("convnext", 32, "uniform:2:conv1", {"accumulate": 2, "batch_size": 64}),
+        ("resnet", 16, "uniform:2:conv1", {"checkpoint": "layers"}),
+        ("densenet", 12, "uniform:3:conv2", {"optimizer": "adamw", "ema_decay": 0.9}),
+        ("densenet", 12, "backprop", {}),
+    ],
+)
+def test_predicted_within_a_tenth_of_a_cut_model(
+    model: str, width: int, rule: str, changes: dict[str, Any]
+) -> None:
+    """Attention by fused kernels, and layers that are computed again in mixed precision."""
+    name = {"model": f"small_models:{model}", "model_args": {"width": width}}
+    check(Task.model_validate({**name, "train_limit": 100, "image_size": 32}), rule, changes)
+
+
+def check(task: Task, rule: str, changes: dict[str, Any]) -> None:
+    """Compare the two."""
     settings = TrainSettings.model_validate({"batch_size": 16, **changes})
-    decoupling = decoupling_by_rule(rule, backbone, num_layers(backbone))
+    layers = num_layers(task.backbone, task.image_size or 8)
+    decoupling = decoupling_by_rule(rule, task.backbone, layers)
     with torch.device("meta"):
         whole = task_backbone(task)
         network = build_decoupled(whole, decoupling)
-    images = FeatureShape(whole.in_channels, whole.image_size)
-    predicted = peaks_of_step(network, images, step_form(settings))
+    predicted = peaks_of_step(network, whole.images, step_form(settings))
     run = trial.TrainingRun(task=task, decoupling=decoupling, settings=settings)
     splits = load_splits(task, settings.validation_fraction)
     measured = trial.step_memory_mib(run, splits, torch.device("cpu"))
