@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sedona_nni.data.batches import BatchStream, evaluation_batches
+from sedona_nni.data.batches import BatchStream, FolderImages, evaluation_batches
+from sedona_nni.data.picture import read_picture
 from sedona_nni.data.sets import Splits, form_of, load_splits
 from sedona_nni.errors import InputError
 from sedona_nni.task import Task
@@ -88,7 +89,15 @@ def test_they_are_read_like_folders(tmp_path: Path, form: str, workers: int) -> 
 def test_a_single_table_is_what_is_learned_from(tmp_path: Path) -> None:
     table(40).save_to_disk(tmp_path / "set")
     splits = load(tmp_path / "set")
-    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [26, 6, 8]
+    seen = []
+    for part, count in ((splits.train, 26), (splits.validation, 6), (splits.test, 8)):
+        assert isinstance(part, FolderImages)
+        assert len(part) == len(part.files) == count
+        for number, label in enumerate(part.labels):
+            red, _, blue = read_picture(part.files[number]).getpixel((0, 0))  # type: ignore[misc]
+            assert red == 100 + 100 * label
+            seen.append(blue)
+    assert sorted(seen) == list(range(40))
 
 
 def test_the_fingerprint_is_that_of_the_pictures(tmp_path: Path) -> None:
