@@ -34,7 +34,8 @@ REPORT = [
 DASHBOARD = ["optuna-dashboard>=0.18"]
 MODELS = ["timm>=1.0"]
 TABLES = ["datasets>=3.0"]
-ALL = [*NNI, *REPORT, *DASHBOARD, *MODELS, *TABLES]
+EXPORT = ["onnx>=1.16", "onnxscript>=0.5"]
+ALL = [*NNI, *REPORT, *DASHBOARD, *MODELS, *TABLES, *EXPORT]
 
 setup(
     name="sedona-nni",
@@ -66,10 +67,12 @@ setup(
         "dashboard": DASHBOARD,
         "models": MODELS,
         "tables": TABLES,
+        "export": EXPORT,
         "all": ALL,
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "test": [
             *ALL,
+            "onnxruntime>=1.18",  # what reads the files of ONNX in tests
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

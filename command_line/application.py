@@ -15,7 +15,7 @@ from sedona_nni import __version__
 from sedona_nni.command_line.data import data
 from sedona_nni.command_line.describe import describe
 from sedona_nni.command_line.discretise import derive
-from sedona_nni.command_line.export import export_cuts
+from sedona_nni.command_line.export import export
 from sedona_nni.command_line.listing import list_experiments
 from sedona_nni.command_line.options import Plugins
 from sedona_nni.command_line.release import import_release
@@ -91,7 +91,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "data": data,
     "describe": describe,
     "discretise": derive,
-    "export": export_cuts,
+    "export": export,
     "import-release": import_release,
 }
 

@@ -1,4 +1,4 @@
-"""``export``: where a network is cut, for other pipelines."""
+"""``export``: a trained network, for use without this project; cuts, for pipelines."""
 
 from __future__ import annotations
 
@@ -28,11 +28,28 @@ from sedona_nni.files import user_path
 if TYPE_CHECKING:
     from sedona_nni.models import Stem
 
-_FORMS = ("pipelining", "torchtitan")
+_CUTS = ("pipelining", "torchtitan")
+_NETWORKS = ("state-dict", "torch-export", "onnx")
+_OF_NETWORKS = {"to", "directory", "output", "plugins"}
 
 
-def export_cuts(
-    to: Annotated[str, typer.Option(help="Whose form: pipelining or torchtitan.")],
+def export(
+    context: typer.Context,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Of a trained network: state-dict, torch-export or onnx; of cuts: pipelining or "
+            "torchtitan."
+        ),
+    ],
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIRECTORY",
+            help="Of a network: what `train`, or a trial, has trained into; or results/<id>.",
+            parser=user_path,
+        ),
+    ] = None,
     backbone: BackboneName = None,
     decoupling: Annotated[
         str | None,
@@ -67,15 +84,33 @@ def export_cuts(
     model_arg: ModelArgs = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Write it here instead.", parser=user_path, metavar="PATH"),
+        typer.Option(
+            help="Write it here; of cuts, by default to the terminal.",
+            parser=user_path,
+            metavar="PATH",
+        ),
     ] = None,
 ) -> None:
-    """Write where to split a network for a pipeline that keeps exact gradients.
+    """Write a trained network for use without this project, or where to split one for a pipeline.
 
-    pipelining is the split_spec of torch.distributed.pipelining.pipeline: names of modules, and of
-    the SplitPoint at each. torchtitan is its module_fqns_per_model_part: the modules of each stage.
-    Names are those of the plain network, without auxiliary networks.
+    A network is the plain one, without cuts and auxiliary networks. state-dict is its weights as
+    .safetensors, by the names of the model itself; torch-export a .pt2 of torch.export, and onnx a
+    model of ONNX, in evaluation mode and for any number of images. A JSON file beside it says the
+    classes, and how images have to be.
+
+    Cuts are for pipelines that keep exact gradients. pipelining is the split_spec of
+    torch.distributed.pipelining.pipeline: names of modules, and of the SplitPoint at each.
+    torchtitan is its module_fqns_per_model_part: the modules of each stage.
     """
+    if to not in (*_NETWORKS, *_CUTS):
+        raise InputError.rule("--to", f"must be one of {', '.join((*_NETWORKS, *_CUTS))}", to)
+    if to in _NETWORKS:
+        _check_alone(context, to)
+        _export_network(directory, to, output)
+        return
+    if directory is not None:
+        rule = f"must be given with --to {', '.join(_NETWORKS)} only"
+        raise InputError.rule("DIRECTORY", rule, str(directory))
     import torch
 
     from sedona_nni.decouplings.balance import balanced_decoupling
@@ -87,8 +122,6 @@ def export_cuts(
 
     size = parse_image_size(image_size, "--image-size")
     backbone = model_name_of(backbone, boundaries, model_arg)
-    if to not in _FORMS:
-        raise InputError.rule("--to", f"must be one of {', '.join(_FORMS)}", to)
     if output is not None:
         check_output_file("--output", output)
     if (balanced is None) == (decoupling is None):
@@ -122,3 +155,28 @@ def export_cuts(
         print(json.dumps(exported))
     else:
         write_json(output, exported)
+
+
+def _check_alone(context: typer.Context, to: str) -> None:
+    """Check that none of the options is given that say where a network is cut."""
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        if option.name not in _OF_NETWORKS and source is not None and source.name == "COMMANDLINE":
+            rule = f"must not be given with --to {to}"
+            raise InputError.rule(option.opts[0], rule, context.params[str(option.name)])
+
+
+def _export_network(directory: Path | None, to: str, output: Path | None) -> None:
+    from sedona_nni.files import check_output_file
+    from sedona_nni.training.plain_files import SUFFIXES, write_plain
+    from sedona_nni.trials.plain_model import trained_plain_model
+
+    if directory is None:
+        raise InputError(f"DIRECTORY: must be given with --to {to}, where a network was trained")
+    if output is None:
+        raise InputError(f"--output: must be given with --to {to}, a file {SUFFIXES[to]}")
+    if output.suffix != SUFFIXES[to]:
+        raise InputError.rule("--output", f"must end with {SUFFIXES[to]}", str(output))
+    check_output_file("--output", output)
+    model, images = trained_plain_model(directory)
+    write_plain(model, images, to, output)

@@ -15,7 +15,10 @@ from sedona_nni.files import user_path
 
 def retest(
     directory: Annotated[
-        Path, typer.Argument(help="What `train`, or a trial, has trained into.", parser=user_path)
+        Path,
+        typer.Argument(
+            help="What `train`, or a trial, has trained into; or results/<id>.", parser=user_path
+        ),
     ],
     device: Device = "auto",
     workers: Workers = None,

@@ -2,7 +2,7 @@
 
 ``pip install sedona-nni`` is the library and those commands that need no more. Experiments under
 NNI are the extra ``nni``, pages with pictures ``report``, timm's models ``models``, Hugging Face's
-data sets ``tables``, and ``all`` is everything.
+data sets ``tables``, files of ONNX ``export``, and ``all`` is everything.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _EXTRAS = {
     "datasets": ("Hugging Face datasets", "tables"),
     "jinja2": ("Jinja", "report"),
     "timm": ("timm", "models"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnx_ir"), ("ONNX", "export")),
     "matplotlib": ("Matplotlib", "report"),
 }
 

@@ -158,6 +158,16 @@ class LedgerTuner(BorderTuner):
         self._check_same_data(key, known)
         self.ledger.succeed(key, known)
         self.take(key, known)
+        if not self.is_supervised:  # else `sedona-nni run` does, at the end
+            self._keep_best()
+
+    def _keep_best(self) -> None:
+        from sedona_nni.strategies.best_model import BEST_FOLDER, keep_best
+
+        try:
+            keep_best(self.ledger, self.checkpoint.parent, self.checkpoint / BEST_FOLDER)
+        except OSError as error:  # e.g. a disk that is full, is no reason to end the experiment
+            _logger.warning("the best network could not be copied: %s", error)
 
     def _check_same_data(self, key: str, result: AnyResult) -> None:
         """Check that a trial has had the images and the file of weights of those before; versions

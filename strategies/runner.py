@@ -26,6 +26,7 @@ from sedona_nni.reporting.results import (
 from sedona_nni.reporting.trial import SearchTrial, SearchTrialResult
 from sedona_nni.searches import SEARCHES
 from sedona_nni.searches.documents import parse_result
+from sedona_nni.strategies.best_model import BEST_FOLDER, keep_best
 from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
 from sedona_nni.strategies.experiment import Experiment
 from sedona_nni.strategies.experiment_file import ExperimentFile, remember_file
@@ -104,7 +105,7 @@ def supervise(
                     "without its limits",
                 )
             planned = experiment.settings.trainings if missing else None
-            outcome, folder = _keep_results(started.id, ledger, planned, outcome, results)
+            outcome, folder = _keep_results(started, ledger, planned, outcome, results)
             study = started.checkpoint / STUDY_FILE
             if study.exists():
                 address = shlex.quote(study_url(study))
@@ -136,7 +137,7 @@ def _missing(ledger: Ledger, experiment: Experiment) -> list[str]:
 
 
 def _keep_results(
-    experiment_id: str,
+    started: RunningExperiment,
     ledger: Ledger,
     planned: Mapping[str, int] | None,
     outcome: Outcome,
@@ -149,13 +150,14 @@ def _keep_results(
     """
     if not any(record.status == "succeeded" for record in ledger):
         return outcome, None
-    folder = results / experiment_id
+    folder = results / started.id
     try:
         write_results(ledger, folder, planned)
+        keep_best(ledger, started.folder, folder / BEST_FOLDER)
     except OSError as error:
         lost = (
             f"the results could not be written ({error}); "
-            f"`sedona-nni report {experiment_id}` shows them"
+            f"`sedona-nni report {started.id}` shows them"
         )
         return Outcome(outcome.exit_code or 1, f"{outcome.message}\n{lost}".strip()), None
     empty = [row.strategy for row in comparison(ledger, planned) if not row.num_trials]

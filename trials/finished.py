@@ -7,8 +7,17 @@ from typing import Any
 
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, reading
+from sedona_nni.strategies.best_model import BEST_FOLDER
+from sedona_nni.trials.run import RUN_FILE
 
-__all__ = ["finished_results"]
+__all__ = ["finished_results", "model_folder"]
+
+
+def model_folder(directory: Path) -> Path:
+    """Return where a trained network lies: in a directory, or in that for the best one in it, as
+    the results of an experiment have it."""
+    best = directory / BEST_FOLDER
+    return best if not (directory / RUN_FILE).exists() and best.is_dir() else directory
 
 
 def finished_results(directory: Path) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 In place of a decoupling there may be a search result: then the relaxed network is trained, as the
 search left alpha and beta. A directory that was trained into holds ``run.json`` (what was trained),
-``decoupling.json`` or ``search-result.json``,
+``decoupling.json`` or ``search-result.json``, ``images.json`` (how images have to be),
 ``model.safetensors`` (the epoch that validated best) and ``results.json``; while training is under
 way ``checkpoint.pt`` in place of the last two.
 """
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from sedona_nni.data.expected_images import IMAGES_FILE, ExpectedImages
 from sedona_nni.data.sets import BatchStream, Splits, load_splits
 from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.cost import (
@@ -52,7 +53,7 @@ from sedona_nni.training.settings import Parallel, TrainSettings
 from sedona_nni.training.stage import CHECKPOINT_FILE, CHECKPOINTS
 from sedona_nni.training.task_backbone import fresh_in_words, task_backbone
 from sedona_nni.training.weights import MODEL_FILE, load_weights
-from sedona_nni.trials.finished import finished_results
+from sedona_nni.trials.finished import finished_results, model_folder
 from sedona_nni.trials.memory_check import check_fits, needed_bytes
 from sedona_nni.trials.run import RUN_FILE, Run, weights_of
 
@@ -165,6 +166,7 @@ def run_training(
     costs = _costs(task, decoupling) + _method(network, settings, splits).extra_cost()
     if directory is not None:
         run.save(directory / RUN_FILE)
+        ExpectedImages.of(splits).save(directory / IMAGES_FILE)
         kind = "decoupling" if isinstance(decoupling, Decoupling) else "search-result"
         decoupling.save(directory / f"{kind}.json")
     epochs: list[dict[str, float]] = []
@@ -298,7 +300,7 @@ def evaluate_saved(
     """Test a network that `run_training` left in ``directory``.
 
     Args:
-        directory: Holds ``run.json`` and ``model.safetensors``.
+        directory: Holds ``run.json`` and ``model.safetensors``; or the results of an experiment.
         device: Where to compute.
         workers: Processes that read image files, see `sedona_nni.data.batches.FolderImages`.
         data_dir: Where the data set is now, by default where it was.
@@ -313,6 +315,7 @@ def evaluate_saved(
         InputError: if a file is missing or does not hold what it should, or the data set's classes
             are not those that were learned.
     """
+    directory = model_folder(directory)
     run = TrainingRun.load(directory / RUN_FILE)
     settings = run.settings
     if ensemble is not None:

@@ -121,6 +121,7 @@ class Backbone(nn.Module):
         head: nn.Module,
         context: BackboneContext,
         auxiliary_expansion: int = 4,
+        original: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -136,6 +137,13 @@ class Backbone(nn.Module):
         self.activation = context.activation
         self.stem = context.stem
         self.fresh: tuple[str, ...] = ()
+        self._original = (original,)  # in a tuple it is no submodule
+
+    @property
+    def plain(self) -> nn.Module:
+        """The network as its own code has it: the model that was cut, whose modules are those of
+        the layers, or this backbone."""
+        return self._original[0] or self
 
     @property
     def num_layers(self) -> int:

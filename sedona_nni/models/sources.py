@@ -279,4 +279,4 @@ def _backbone(name: str, plan: CutPlan, model: nn.Module, context: BackboneConte
         Layer(layer_name, layer, shape_of_features(shape, context.image_size))
         for layer_name, layer, shape in zip(cut.layer_names, cut.layers, cut.shapes, strict=True)
     ]
-    return Backbone(name, layers, cut.head, context)
+    return Backbone(name, layers, cut.head, context, original=model)

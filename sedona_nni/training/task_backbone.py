@@ -11,7 +11,7 @@ from sedona_nni.image_size import ImageSize
 from sedona_nni.models import ACTIVATIONS, Backbone, build_backbone, num_layers
 from sedona_nni.task import Task
 
-__all__ = ["check_weights", "fresh_in_words", "task_backbone", "task_layers"]
+__all__ = ["backbone_for", "check_weights", "fresh_in_words", "task_backbone", "task_layers"]
 
 _ANY = 10  # classes; what a check finds does not depend on how many there are
 
@@ -31,10 +31,23 @@ def task_backbone(task: Task) -> Backbone:
         10
     """
     form_alone = torch.get_default_device().type == "meta"
-    return _built(task, *form_of(task), None if form_alone else task.weights)
+    return backbone_for(task, *form_of(task), None if form_alone else task.weights)
 
 
-def _built(task: Task, num_classes: int, image_size: ImageSize, weights: str | None) -> Backbone:
+def backbone_for(
+    task: Task, num_classes: int, image_size: ImageSize, weights: str | None = None
+) -> Backbone:
+    """Return a task's backbone, for images of which this is known; the data set is not needed.
+
+    Args:
+        task: The task; its file of weights is not looked at.
+        num_classes: Number of classes.
+        image_size: Height and width of the images, see `sedona_nni.image_size`.
+        weights: A file of weights; otherwise they come from torch's global generator.
+
+    Raises:
+        InputError: see `task_backbone`.
+    """
     return build_backbone(
         task.backbone,
         num_classes=num_classes,
@@ -56,7 +69,7 @@ def check_weights(task: Task) -> None:
         known = DATASETS[task.dataset].num_classes
         num_classes = known if isinstance(known, int) else _ANY
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            _built(task, num_classes, image_size_of(task), task.weights)
+            backbone_for(task, num_classes, image_size_of(task), task.weights)
 
 
 def fresh_in_words(task: Task) -> str | None:
@@ -69,7 +82,7 @@ def fresh_in_words(task: Task) -> str | None:
         return None
     num_classes, image_size = form_of(task)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        fresh = _built(task, num_classes, image_size, task.weights).fresh
+        fresh = backbone_for(task, num_classes, image_size, task.weights).fresh
     if not fresh:
         return None
     names = ", ".join(fresh)

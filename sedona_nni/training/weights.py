@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.errors import InputError
 from sedona_nni.files import reading, write_atomically
+from sedona_nni.models.cutting.cut_model import joined_state_dict
+from sedona_nni.models.cutting.piece import Piece
 from sedona_nni.teachers.auxiliary import AuxiliaryNetwork
 
 __all__ = ["MODEL_FILE", "export", "load_weights", "save_weights"]
@@ -20,8 +23,13 @@ MODEL_FILE = "model.safetensors"
 def save_weights(
     weights: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write weights by name as safetensors, atomically."""
-    whole = {name: tensor.contiguous() for name, tensor in weights.items()}
+    """Write weights by name as safetensors, atomically; those of several names once for each."""
+    seen: set[int] = set()
+    whole = {}
+    for name, tensor in weights.items():
+        place = tensor.untyped_storage().data_ptr()
+        whole[name] = tensor.clone().contiguous() if place in seen else tensor.contiguous()
+        seen.add(place)
     write_atomically(path, lambda temporary: save_file(whole, temporary, metadata))
 
 
@@ -57,8 +65,10 @@ def load_weights(network: DecoupledNetwork, path: Path) -> None:
 def export(network: DecoupledNetwork, path: Path) -> None:
     """Write the weights of the plain network, without what only taught it, as safetensors.
 
-    Their names are those of the backbone: one of the same form, see `build_backbone`, takes them
-    strictly, and needs neither decoupling nor auxiliary networks.
+    Their names are those of the model that was cut, see `sedona_nni.as_backbone`, which takes them
+    strictly, as its own code builds it. Of our backbones they are those of `Backbone`: one of the
+    same form, see `build_backbone`, takes them strictly, and needs neither decoupling nor auxiliary
+    networks. torchvision's ResNets have other names, and up to 64 pixels another stem.
 
     Args:
         network: A decoupled network, trained or not.
@@ -84,6 +94,9 @@ def export(network: DecoupledNetwork, path: Path) -> None:
     if isinstance(head, AuxiliaryNetwork):
         raise InputError("network: must be a decoupled network, but got a relaxed one")
     layers = [layer for block in network.blocks for layer in block.layers]
+    if isinstance(head, Piece):
+        save_weights(joined_state_dict([*cast("list[Piece]", layers), head]), path)
+        return
     parts = {**{f"layers.{i}": layer for i, layer in enumerate(layers)}, "head": head}
     save_weights(
         {

@@ -15,7 +15,14 @@ from typing import Any
 
 from sedona_nni.files import read_json, write_json
 
-__all__ = ["packed", "trial_folder", "unpacked", "with_summary", "without_summary"]
+__all__ = [
+    "folders_of_trial",
+    "packed",
+    "trial_folder",
+    "unpacked",
+    "with_summary",
+    "without_summary",
+]
 
 _SUMMARY = "mutation_summary"
 _DETAILS = "details"
@@ -49,6 +56,23 @@ def trial_folder(experiment: Path, trial_id: str) -> Path:
     return experiment / "environments" / "local-env" / "trials" / trial_id
 
 
+def folders_of_trial(experiment: Path, key: str) -> list[Path]:
+    """Return where a trial on this machine has come to a result; after a resume, maybe twice.
+
+    Args:
+        experiment: NNI's folder of the experiment.
+        key: Our name of the trial.
+    """
+    found = trial_folder(experiment, "").glob(f"*/{_DETAILS_FILE}")
+    return [path.parent for path in sorted(found) if _key_in(path) == key]
+
+
+def _key_in(path: Path) -> str | None:
+    details = read_json(path)
+    key = details.get("key") if isinstance(details, dict) else None
+    return key if isinstance(key, str) else None
+
+
 def packed(
     result: Mapping[str, Any], shown: Collection[str], folder: Path | None
 ) -> dict[str, Any]:
@@ -64,7 +88,7 @@ def packed(
     rest = {name: result[name] for name in result if name not in sent}
     if folder is None:
         return {**sent, _DETAILS: rest}
-    write_json(folder / _DETAILS_FILE, rest)
+    write_json(folder / _DETAILS_FILE, {**rest, "key": result["key"]})  # to be found by
     return sent
 
 

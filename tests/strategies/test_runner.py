@@ -22,6 +22,7 @@ from sedona_nni.strategies.experiment import read_experiment
 from sedona_nni.strategies.experiment_file import find_experiment
 from sedona_nni.strategies.nni_border.launcher import Outcome
 from sedona_nni.strategies.nni_border.terminal import finish_mark
+from sedona_nni.strategies.nni_border.wire import packed, trial_folder
 
 QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.yml"
 
@@ -77,7 +78,7 @@ def supervised(
     def supervise(
         records: list[TrialRecord], *, finished: bool = False, **options: Any
     ) -> tuple[int, Path | None, str]:
-        started = Experiment(checkpoint=tmp_path)
+        started = Experiment(checkpoint=tmp_path, folder=tmp_path / "nni")
         trials = [each.model_dump(mode="json") for each in records]
         if trials:
             write_json(
@@ -101,9 +102,14 @@ def supervised(
     return supervise
 
 
-def test_all_done(supervised: Any) -> None:
+def test_all_done(supervised: Any, tmp_path: Path) -> None:
+    left = trial_folder(tmp_path / "nni", "x")
+    packed({"key": "sedona-000", "data": "cats"}, (), left)
+    write_json(left / "results.json", {"default": 0.9})
+    (left / "model.safetensors").write_text("weights")
     code, folder, said = supervised(DONE, finished=True)
     assert (code, "sedona-nni:" in said) == (0, False)
+    assert (folder / "best" / "model.safetensors").read_text() == "weights"
     rows = json.loads((folder / "table.json").read_text())
     assert {row["num_planned"] for row in rows} == {None}
 

@@ -25,6 +25,7 @@ from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
 from sedona_nni.strategies.hyperparameters import study_url
 from sedona_nni.strategies.measuring import run_bound, run_costs
+from sedona_nni.strategies.nni_border.wire import packed, trial_folder
 from sedona_nni.strategies.settings.tuned import contenders
 from sedona_nni.strategies.tuner import OptunaTuner, ProbeTuner, SedonaTuner
 
@@ -978,6 +979,21 @@ def test_speed_up_as_the_second_objective(dispatch: Any) -> None:
     assert list(found) == ["given-000"]  # as accurate as the others, and faster
     assert found["given-000"].value == pytest.approx(1 / compute.largest_share(best))
     assert studies(nni)["backprop"].trials[0].values == [0.5, 1.0]
+
+
+def test_the_best_network_is_kept_where_nobody_watches(
+    dispatch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with ``nnictl create``; `sedona-nni run` copies it at the end."""
+    nni = session(dispatch, concurrency=1, compare=[])
+    monkeypatch.delenv("SEDONA_NNI_RUN")
+    nni.succeed("search", search_result=SEARCH_RESULT)
+    left = trial_folder(tmp_path, "x")
+    packed({"key": "sedona-000", "data": "cats"}, (), left)
+    (left / "results.json").write_text('{"default": 0.5}')
+    (left / "model.safetensors").write_text("weights")
+    nni.succeed("sedona-000")
+    assert (tmp_path / "checkpoint" / "best" / "model.safetensors").read_text() == "weights"
 
 
 def test_a_rule_compares_one_number(dispatch: Any) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_model import SmallModel
 
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.models import Backbone, build_backbone
+from sedona_nni.models import Backbone, as_backbone, build_backbone
 from sedona_nni.models.placement import place
 from sedona_nni.searches.sedona.relaxed_training import build_relaxed
 from sedona_nni.searches.sedona.result import SearchResult
@@ -36,6 +37,28 @@ def test_the_plain_network_computes_the_same_and_holds_nothing_else(tmp_path: Pa
     assert set(weights) == set(plain.state_dict())
     plain.load_state_dict(weights)
     assert torch.equal(place(plain, "cpu").eval()(images), network.eval()(images))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_model_that_was_cut_has_its_own_names(tmp_path: Path, named: bool) -> None:
+    """Also of what computes nothing; the model loads it strictly."""
+    torch.manual_seed(0)
+    model = SmallModel(3)
+    model.units[0].norm.bias = model.units[0].norm.weight  # one weight of two names
+    cut = (
+        build_backbone("small_model:build", num_classes=3, image_size=8)
+        if named
+        else as_backbone(model, torch.zeros(2, 3, 8, 8))
+    )
+    network = build_decoupled(cut, Decoupling(backbone=cut.name, cuts=[1], aux=["linear"]))
+    images = torch.rand(4, 3, 8, 8)
+    network(images)
+    export(network, tmp_path / "plain.safetensors")
+    again = SmallModel(3)
+    weights = load_file(tmp_path / "plain.safetensors")
+    again.load_state_dict(weights)
+    assert "unused.weight" in weights
+    assert torch.equal(again.eval()(images), network.eval()(images))
 
 
 def test_a_relaxed_network_is_not_cut(tmp_path: Path) -> None:

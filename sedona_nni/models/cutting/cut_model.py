@@ -15,7 +15,9 @@ model that is built like it.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ from sedona_nni.models.cutting.piece import Piece, PiecePlan
 from sedona_nni.models.cutting.steps import plan_pieces
 from sedona_nni.models.cutting.tracing import trace
 
-__all__ = ["CutModel", "CutPlan", "cut_model", "plan_cut"]
+__all__ = ["CutModel", "CutPlan", "cut_model", "joined_state_dict", "plan_cut"]
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,12 @@ class CutModel(nn.Module):
 
     def __init__(self, model: nn.Module, plan: CutPlan) -> None:
         super().__init__()
-        *layers, head = (Piece(model, piece) for piece in plan.pieces)
+        layers = [Piece(model, piece) for piece in plan.pieces[:-1]]
         self.layers = nn.ModuleList(layers)
-        self.head = head
+        self.head = Piece(model, plan.pieces[-1], layers)
         self.layer_names = list(plan.layer_names)
         self.shapes = list(plan.shapes)
         self.shares = list(plan.shares)
-        self.__model = (model,)  # in a tuple it is no submodule
         self.training = model.training
 
     def forward(self, images: Tensor) -> Tensor:
@@ -142,9 +143,7 @@ class CutModel(nn.Module):
 
     def plain_state_dict(self) -> dict[str, Tensor]:
         """Return the state dict of the model that was cut, which loads it strictly."""
-        state = self.state_dict()
-        mine = {own: state[name] for name, own in self.own_names.items()}
-        return {name: mine.get(name, kept) for name, kept in self.__model[0].state_dict().items()}
+        return joined_state_dict([*cast("Iterable[Piece]", self.layers), self.head])
 
 
 def plan_cut(model: nn.Module, example: Tensor, boundaries: Boundaries = "units") -> CutPlan:
@@ -180,6 +179,11 @@ def cut_model(model: nn.Module, example: Tensor, boundaries: Boundaries = "units
     It is ``plan_cut(model, example, boundaries).cut(model)``, with arguments and errors of both.
     """
     return plan_cut(model, example, boundaries).cut(model)
+
+
+def joined_state_dict(pieces: Iterable[Piece]) -> dict[str, Tensor]:
+    """Return the state dict of the model whose pieces these are, the layers and the head."""
+    return {name: each for piece in pieces for name, each in piece.own_state_dict().items()}
 
 
 def _structure(model: nn.Module) -> dict[str, str]:

@@ -10,6 +10,7 @@ on one model serve each of the same structure, on any device.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,15 +88,27 @@ class Piece(nn.Module):
     Args:
         model: Whose modules and weights it uses.
         plan: What it does.
+        others: The other pieces, if this is the one that keeps what no piece uses.
     """
 
-    def __init__(self, model: nn.Module, plan: PiecePlan) -> None:
+    def __init__(
+        self, model: nn.Module, plan: PiecePlan, others: Iterable[Piece] | None = None
+    ) -> None:
         super().__init__()
         self.training = model.training
-        self.__plan = plan  # mangled: beside it are the model's own
+        self.__plan = plan  # mangled, like what follows: beside it are the model's own
+        self.__unused: dict[str, Tensor] = {}
         for step in plan.steps:
             if step.op in ("call_module", "get_attr"):
                 _install(self, model, step.target)
+        if others is not None:
+            used = {name for piece in (self, *others) for name in piece.state_dict()}
+            whole = model.state_dict()
+            self.__unused = {name: whole[name] for name in whole if name not in used}
+
+    def own_state_dict(self) -> dict[str, Tensor]:
+        """Return its part of the model's state dict, and what it keeps for the model."""
+        return {**self.state_dict(), **self.__unused}
 
     def forward(self, features: Tensor) -> Tensor:
         """Map what crosses below the piece, (B, ...), to what crosses above it."""
