@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_models
 import torch
 from safetensors.torch import load_file
 
@@ -47,7 +48,37 @@ def test_the_same_to_the_bit(
     backbone: str, num_blocks: int, aux: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     task = Task(backbone=backbone, width_multiplier=0.125, train_limit=150)
-    layers = num_layers(backbone)
+    check(task, num_blocks, aux, changes, tmp_path)
+
+
+@pytest.mark.slow(reason="starts processes")
+@pytest.mark.fast_cases(0)
+@pytest.mark.parametrize(
+    ("model", "aux", "changes"),
+    [
+        # Tokens cross, and dropout is in every layer; maps, with stochastic depth
+        pytest.param("vit", "conv1", {"amp": "bf16", "accumulate": 2, "ema_decay": 0.9}, id="vit"),
+        pytest.param("convnext", "linear", {"checkpoint": "layers"}, id="convnext"),
+        pytest.param("resnet", "mlp-sr", {"method": "sequential"}, id="resnet"),
+        pytest.param("activation_first", "none", {"method": "ddg"}, id="in-place"),
+    ],
+)
+def test_the_same_of_models_that_are_cut(
+    model: str,
+    aux: str,
+    changes: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(small_models.__file__).parent))
+    fields = {"model": f"small_models:{model}", "image_size": 16, "train_limit": 150}
+    check(Task.model_validate(fields), 2, aux, changes, tmp_path)
+
+
+def check(task: Task, num_blocks: int, aux: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    """Train in one process and in K, and compare."""
+    backbone = task.backbone
+    layers = num_layers(backbone, task.image_size or 8)
     cuts = uniform_cuts(layers, num_blocks)
     decoupling = Decoupling(backbone=backbone, cuts=cuts, aux=[aux] * len(cuts))
     fields = {"epochs": 2, "batch_size": 32, "lr": 0.05, "lr_min": 0.001, **changes}
