@@ -43,6 +43,7 @@ from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.errors import InputError
 from sedona_nni.image_size import height_and_width
 from sedona_nni.models import initialise
+from sedona_nni.models.feature_shape import shape_of_features
 from sedona_nni.teachers.losses import class_shares
 from sedona_nni.training.method_settings import MethodSettings
 from sedona_nni.training.methods.method import TrainingMethod, register_method, rewind
@@ -135,7 +136,8 @@ class SyntheticGradients(TrainingMethod):
         with torch.no_grad():
             *self.examples, _ = network.eval().features(image)
         for block, features in enumerate(self.examples):
-            if features.dim() != 4:  # their convolutions would have nothing to slide over
+            crossing = shape_of_features(features.shape[1:], splits.image_size)
+            if crossing.layout != "map":  # convolutions would have nothing to slide over
                 rule = f"must not be {options.name} where no maps cross the cuts, as above block"
                 raise InputError.rule("method", rule, block + 1)
         self.synthesizers = nn.ModuleList(
