@@ -80,8 +80,9 @@ def describe(
     network = built(chosen.backbone)
     described = describe_cost(network, chosen)
     memory = describe_memory(network, chosen, step_form(TrainSettings(batch_size=batch_size)))
-    for block, own in zip(described["blocks"], memory.pop("blocks"), strict=True):
-        block["memory"] = own
+    for parts in ("blocks", "boundaries"):
+        for part, own in zip(described[parts], memory.pop(parts), strict=True):
+            part["memory"] = own
     described["memory"] = memory
     if (heavy := heavy_auxiliary(network, chosen)) is not None:
         print(f"sedona-nni: {heavy}", file=sys.stderr)

@@ -467,13 +467,20 @@ def describe_memory(backbone: Backbone, decoupling: Decoupling, form: StepForm) 
     Returns:
         ``blocks``, each with weights, gradients, optimizer, activations, their total, and the peak
         of a process that holds the block alone, with what travels to and from it meanwhile;
+        ``boundaries``, each with the same but the peak of a block of all layers below, without
+        auxiliary network;
         ``batch_size``; ``one_process`` and ``largest_rank``, the peaks of a process that holds all
         and of the largest one that holds one.
 
     Raises:
         InputError: if the decoupling does not fit the backbone.
     """
-    blocks = memory_of_parts(backbone, set(decoupling.aux), form).blocks(decoupling)
+    parts = memory_of_parts(backbone, set(decoupling.aux), form)
+    blocks = parts.blocks(decoupling)
+    below = itertools.accumulate(parts.layers[:-1])
+    cut_off = [
+        layers + end[NO_AUXILIARY] for layers, end in zip(below, parts.auxiliary, strict=True)
+    ]
     with torch.device("meta"):
         network = build_decoupled(backbone, decoupling)
     images = backbone.images
@@ -486,4 +493,5 @@ def describe_memory(backbone: Backbone, decoupling: Decoupling, form: StepForm) 
             {**asdict(block), "total": block.total, "peak": peak}
             for block, peak in zip(blocks, peaks.busy_ranks, strict=True)
         ],
+        "boundaries": [{**asdict(block), "total": block.total} for block in cut_off],
     }

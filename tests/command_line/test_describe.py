@@ -91,6 +91,31 @@ def test_describe_in_tables(
 
 
 @pytest.mark.slow(reason="every command imports PyTorch")
+def test_boundaries_of_a_model_from_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their names, what crosses, and the share of MACs and the memory below."""
+    asked = ("--model", "torchvision:convnext_tiny", "--image-size", "64", "--num-classes", "10")
+    assert sedona(monkeypatch, "describe", *asked, "--json") == 0
+    described = json.loads(capsys.readouterr().out)
+    places = described["boundaries"]
+    assert len(places) == len(described["layers"]) - 1 == 17
+    assert places[3]["name"] == "features.3.0"
+    assert (places[3]["shape"], places[3]["layout"]) == ([192, 8, 8], "map")
+    for rising in (
+        [place["share"] for place in places],
+        [place["memory"]["weights"] for place in places],
+        [place["memory"]["activations"] for place in places],
+    ):
+        assert rising == sorted(set(rising))
+    macs = [layer["macs"] for layer in described["layers"]]
+    assert places[3]["share"] == pytest.approx(sum(macs[:4]) / described["macs"]["total"])
+    below = sum(layer["parameters"] for layer in described["layers"][:4])
+    assert places[3]["memory"]["gradients"] == 4 * below
+    (whole,) = described["blocks"]
+    assert places[-1]["memory"]["total"] < whole["memory"]["total"]
+
+
 def test_describe_says_what_blocks_take_of_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
