@@ -218,6 +218,7 @@ SOURCES: dict[str, str] = {
     "TrainSettings.evaluation_batch_size": "ours; release, `--valid-batch-size`: 1024",
     "TrainSettings.optimizer": "release, `--optim momentum`; `sgd` there has no momentum",
     "TrainSettings.lr": "release, `--lr`",
+    "TrainSettings.lr_pretrained": _OURS,
     "TrainSettings.lr_min": "release, `--lr-min`",
     "TrainSettings.momentum": "release, `--momentum`",
     "TrainSettings.warmup_epochs": "ours; torchvision's references, `--lr-warmup-epochs`",

@@ -33,6 +33,7 @@ from sedona_nni.strategies.settings.tuned import (
     train_settings,
 )
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.task_backbone import check_pretrained_rate
 
 __all__ = [
     "Study",
@@ -66,6 +67,7 @@ def read_search_spaces(
 
         def check(train: TrainSettings, aux: Sequence[str] = aux) -> None:
             train.method.check(aux)
+            check_pretrained_rate(settings.training.task, train)
 
         found[contender.name] = read_search_space(
             search_space,

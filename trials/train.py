@@ -51,7 +51,7 @@ from sedona_nni.training.parallel.launch import train_as_rank, train_in_parallel
 from sedona_nni.training.parallel.rank import Job, Outcome
 from sedona_nni.training.settings import Parallel, TrainSettings
 from sedona_nni.training.stage import CHECKPOINT_FILE, CHECKPOINTS
-from sedona_nni.training.task_backbone import fresh_in_words, task_backbone
+from sedona_nni.training.task_backbone import check_pretrained_rate, fresh_in_words, task_backbone
 from sedona_nni.training.weights import MODEL_FILE, load_weights
 from sedona_nni.trials.finished import finished_results, model_folder
 from sedona_nni.trials.memory_check import check_fits, needed_bytes
@@ -136,6 +136,7 @@ def run_training(
             there is not enough memory.
         DivergedError: if the loss does not stay finite.
     """
+    check_pretrained_rate(task, settings)
     finished = None if directory is None else finished_results(directory)
     if directory is not None and finished is None:
         check_output_folder("directory", directory)

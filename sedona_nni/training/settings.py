@@ -120,6 +120,11 @@ class TrainSettings(BaseModel):
             one per block.
         lr: Learning rate at the start.
         lr_min: Learning rate at the end of the cosine schedule, at most ``lr``.
+        lr_pretrained: Factor on the learning rate, throughout its schedule, of weights that the
+            task's ``weights`` have brought; what was drawn, auxiliary networks and a classifier for
+            other classes, has the whole rate. With 0 those weights stay as they are, at the cost of
+            a training, while batch norms' statistics follow the images. Other than 1 only with
+            ``weights``.
         warmup_epochs: Epochs in which the rate first rises linearly from lr / 100 to lr; a cosine
             begins after them, milestones count from the start. The asynchronous and the sequential
             method warm each block up.
@@ -171,6 +176,7 @@ class TrainSettings(BaseModel):
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
     lr_min: float = Field(default=0.001, ge=0)
+    lr_pretrained: float = Field(default=1, ge=0, allow_inf_nan=False)
     warmup_epochs: int = Field(default=0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False

@@ -7,11 +7,20 @@ from pathlib import Path
 import torch
 
 from sedona_nni.data.sets import DATASETS, form_of, image_size_of
+from sedona_nni.errors import InputError
 from sedona_nni.image_size import ImageSize
 from sedona_nni.models import ACTIVATIONS, Backbone, build_backbone, num_layers
 from sedona_nni.task import Task
+from sedona_nni.training.settings import TrainSettings
 
-__all__ = ["backbone_for", "check_weights", "fresh_in_words", "task_backbone", "task_layers"]
+__all__ = [
+    "backbone_for",
+    "check_pretrained_rate",
+    "check_weights",
+    "fresh_in_words",
+    "task_backbone",
+    "task_layers",
+]
 
 _ANY = 10  # classes; what a check finds does not depend on how many there are
 
@@ -70,6 +79,17 @@ def check_weights(task: Task) -> None:
         num_classes = known if isinstance(known, int) else _ANY
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             backbone_for(task, num_classes, image_size_of(task), task.weights)
+
+
+def check_pretrained_rate(task: Task, settings: TrainSettings) -> None:
+    """Check that there are pretrained weights if they have a learning rate of their own.
+
+    Raises:
+        InputError: if there are none.
+    """
+    if settings.lr_pretrained != 1 and task.weights is None:
+        rule = "must be 1 where the task has no weights that are pretrained"
+        raise InputError.rule("lr_pretrained", rule, settings.lr_pretrained)
 
 
 def fresh_in_words(task: Task) -> str | None:

@@ -17,7 +17,7 @@ from sedona_nni.plugins import load_plugins
 from sedona_nni.strategies.settings.parts import Plugins, Training
 from sedona_nni.task import Task
 from sedona_nni.teachers.auxiliary import check_auxiliary
-from sedona_nni.training.task_backbone import check_weights, task_layers
+from sedona_nni.training.task_backbone import check_pretrained_rate, check_weights, task_layers
 
 __all__ = [
     "Parts",
@@ -147,6 +147,7 @@ def check_training(training: Training, folder: Path) -> None:
     check_stem(task.backbone, task.stem)
     task_layers(task)  # of a model from elsewhere: that it can be built and cut
     check_weights(task_in(task, folder))
+    check_pretrained_rate(task, training.train)
     for name in training.aux:
         check_auxiliary(name)
     check_seeds(training.model_dump())

@@ -41,7 +41,7 @@ from sedona_nni.strategies.settings.reading import (
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.auxiliary import check_auxiliary
 from sedona_nni.training.settings import TrainSettings
-from sedona_nni.training.task_backbone import task_layers
+from sedona_nni.training.task_backbone import check_pretrained_rate, task_layers
 
 __all__ = [
     "Searches",
@@ -335,7 +335,7 @@ def _check(settings: TunedSettings, folder: Path) -> None:
         known = (*_with_sources(settings), *settings.comparison.also)
         if strategy not in known:
             raise InputError.rule("train_for", f"must name {', '.join(known)}", strategy)
-        train_settings(settings, strategy)
+        check_pretrained_rate(settings.training.task, train_settings(settings, strategy))
     for contender in plan.contenders:
         method = train_settings(settings, contender.strategy).method
         method.check(aux_of(settings, plan, contender))

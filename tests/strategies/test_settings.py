@@ -87,11 +87,12 @@ def _flat(settings: Any) -> Iterator[tuple[str, Any]]:
 
 # What has come since, or has another default
 SINCE = {"plugins": [], "check_memory": True}
-SINCE_IN_TASK = {"on_bad_image": "fail"}
+SINCE_IN_TASK = {"on_bad_image": "fail", "weights": None}
 SINCE_IN_TRAIN = {
     "accumulate": 1,
     "checkpoint": "no",
     "parallel": None,
+    "lr_pretrained": 1.0,
 }
 
 
@@ -140,6 +141,12 @@ SMALL: dict[str, dict[str, Any]] = {
     ("tuner", "changes", "message"),
     [
         (SEDONA, {"task": None}, "tuner.classArgs.task: "),
+        (
+            SEDONA,
+            {"train": {"lr_pretrained": 0.1}},
+            "lr_pretrained: must be 1 where the task has no",
+        ),
+        (GIVEN, {"train_for": {"given": {"lr_pretrained": 0}}}, "lr_pretrained: must be 1 where"),
         (SEDONA, {"num_blocks": []}, "tuner.classArgs.num_blocks: "),
         (SEDONA, {"device": "gpu"}, "tuner.classArgs.device: Input should be 'auto', 'cpu' or"),
         (SEDONA, {"threads": 0}, "tuner.classArgs.threads: Input should be greater than or equal"),

@@ -119,6 +119,33 @@ def rates(**fields: Any) -> list[float]:
     return found
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"lr_min": 0.1},
+        {"lr_min": 0.1, "warmup_epochs": 2},
+        {"schedule": "multistep", "milestones": [1, 3]},
+    ],
+    ids=["cosine", "warm-up", "steps"],
+)
+def test_pretrained_weights_keep_the_ratio_of_their_rate(schedule: dict[str, Any]) -> None:
+    """The others have the rates that they have alone."""
+    usual = TrainSettings.model_validate({"epochs": 4, "lr": 0.5, **schedule})
+    settings = usual.model_copy(update={"lr_pretrained": 0.3})
+    fresh, known = (nn.Parameter(torch.ones(())) for _ in range(2))
+    setattr(known, "pretrained", True)  # noqa: B010, as type checkers know of none
+    given = [([fresh], usual), ([known, fresh], settings), ([known], settings)]
+    optimizers = [build_optimizer(weights, how) for weights, how in given]
+    plans = [build_schedule(o, how, 2) for o, (_, how) in zip(optimizers, given, strict=True)]
+    for _ in range(8):
+        alone, both, pretrained = ([g["lr"] for g in each.param_groups] for each in optimizers)
+        assert both == pytest.approx([alone[0], 0.3 * alone[0]])
+        assert pretrained == pytest.approx([0.3 * alone[0]])
+        for optimizer, plan in zip(optimizers, plans, strict=True):
+            optimizer.step()
+            plan.step()
+
+
 def test_warm_up_by_hand() -> None:
     """Linear from a hundredth; then a cosine over what is left, or milestones from the start."""
     cosine = [lowest := 20, 100]

@@ -15,6 +15,7 @@ from small_model import SmallModel
 
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.models.pretrained import is_pretrained
 from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.task import Task
@@ -126,3 +127,69 @@ def test_a_search_begins_with_them(
     save_file(SmallModel(4).state_dict(), str(task.weights))
     with pytest.raises(InputError, match=r"^weights: the file must be the one"):
         run_search(name, task, settings, aux=["linear"], train=train, directory=tmp_path / "s")
+
+
+METHODS: list[Any] = ["greedy", "sequential", "asynchronous", "ddg", "dni"]
+
+
+@pytest.mark.fast_cases(2)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_a_rate_they_stay_as_they_are(
+    task: Task, tmp_path: Path, method: str, optimizer: str
+) -> None:
+    """All else learns: auxiliary networks, and the classifier for other classes."""
+    cut = (
+        DECOUPLING.model_copy(update={"aux": ["none"]}) if method in ("ddg", "dni") else DECOUPLING
+    )
+    given = {"method": method, "optimizer": optimizer, "lr_pretrained": 0}
+    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), **given})
+    first = initial_network(task, cut, settings.seed)
+    run_training(task, cut, settings, directory=tmp_path / "d")
+    after = load_file(tmp_path / "d" / "model.safetensors")
+    for name, weight in first.named_parameters():
+        same = torch.equal(after[name], weight)
+        assert same == is_pretrained(weight), name
+    norm = "blocks.0.layers.0.units.0.norm.running_mean"
+    assert not torch.equal(after[norm], first.state_dict()[norm])
+
+
+@pytest.mark.slow(reason="a training in processes")
+def test_a_rate_in_processes(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))
+    given = {"parallel": "blocks", "lr_pretrained": 0.5}
+    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), **given})
+    alone = settings.model_copy(update={"parallel": None})
+    run_training(task, DECOUPLING, alone, directory=tmp_path / "one")
+    run_training(task, DECOUPLING, settings, directory=tmp_path / "two")
+    one, two = (load_file(tmp_path / each / "model.safetensors") for each in ("one", "two"))
+    # A network of its own in each process, so kernels may differ by the place of a tensor
+    torch.testing.assert_close(one, two)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_it_goes_on_with_both_rates(task: Task, tmp_path: Path) -> None:
+    given = {"epochs": 2, "lr_pretrained": 0.1}
+    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), **given})
+
+    def die(numbers: dict[str, float]) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        run_training(task, DECOUPLING, settings, directory=tmp_path / "cut", report=die)
+    run_training(task, DECOUPLING, settings, directory=tmp_path / "cut")
+    run_training(task, DECOUPLING, settings, directory=tmp_path / "whole")
+    cut, whole = (load_file(tmp_path / each / "model.safetensors") for each in ("cut", "whole"))
+    assert all(torch.equal(cut[name], whole[name]) for name in whole)
+
+
+def test_a_rate_of_weights_that_there_are_not(task: Task) -> None:
+    bare = task.model_copy(update={"weights": None})
+    settings = SETTINGS.model_copy(update={"lr_pretrained": 0.1})
+    with pytest.raises(
+        InputError, match=r"^lr_pretrained: must be 1 where the task has no weights"
+    ):
+        run_training(bare, DECOUPLING, settings)

@@ -83,6 +83,7 @@ def test_results_and_files(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {
         "run.json",
         "decoupling.json",
+        "images.json",
         "model.safetensors",
         "results.json",
     }

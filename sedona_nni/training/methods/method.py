@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.cost import Cost
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
+from sedona_nni.models.pretrained import is_pretrained
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training.method_settings import METHODS, Method, MethodSettings
@@ -66,26 +67,45 @@ def rewind(replica: int = 0) -> None:
 def build_optimizer(
     parameters: Iterable[nn.Parameter], settings: TrainSettings
 ) -> torch.optim.Optimizer:
-    """Return the optimizer that the settings describe."""
+    """Return the optimizer that the settings describe.
+
+    With a rate of their own, weights from a file are a group after that of the others, if there are
+    both.
+    """
+    groups: Any = parameters
+    if settings.lr_pretrained != 1:
+        groups = _by_origin(parameters, settings.lr * settings.lr_pretrained)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters,
+            groups,
             settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
         )
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, settings.lr, weight_decay=settings.weight_decay)
+    return kind(groups, settings.lr, weight_decay=settings.weight_decay)
+
+
+def _by_origin(parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
+    kinds: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for parameter in parameters:
+        kinds[is_pretrained(parameter)].append(parameter)
+    fresh, pretrained = kinds
+    groups: list[dict[str, Any]] = [{"params": fresh}, {"params": pretrained, "lr": lr}]
+    return [group for group in groups if group["params"]]
 
 
 def build_schedule(
     optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int
 ) -> LRScheduler:
-    """Return the learning rate's schedule over ``settings.epochs``; it goes step by step."""
+    """Return the learning rate's schedule over ``settings.epochs``; it goes step by step.
+
+    Groups with a rate of their own keep its ratio to ``settings.lr``.
+    """
     total = settings.epochs * steps_per_epoch
     milestones = [epoch * steps_per_epoch for epoch in settings.milestones]
-    if settings.warmup_epochs:
+    if settings.warmup_epochs or settings.lr_pretrained != 1:
         warmup = settings.warmup_epochs * steps_per_epoch
 
         def factor(step: int) -> float:
