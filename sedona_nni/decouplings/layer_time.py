@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sedona_nni.decouplings.compute import Compute, provenance_of
 from sedona_nni.models import Backbone, FeatureShape
+from sedona_nni.models.form import form_of
 from sedona_nni.models.placement import place
 from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, auxiliary_context, build_auxiliary
 
@@ -57,7 +58,7 @@ def compute_in_time(
     ) -> None:
         inputs, cotangent = noise(before).requires_grad_(not images), noise(after)
         wanted = [*layer.parameters(), *([] if images else [inputs])]
-        passes[repr(layer), images, before] = lambda: torch.autograd.grad(
+        passes[form_of(layer), images, before] = lambda: torch.autograd.grad(
             layer(inputs), wanted, cotangent
         )
 
@@ -75,7 +76,7 @@ def compute_in_time(
 
     place(backbone, device).train()
     shapes = [backbone.images, *backbone.shapes]
-    keys = [(repr(layer), i == 0, shapes[i]) for i, layer in enumerate(backbone.layers)]
+    keys = [(form_of(layer), i == 0, shapes[i]) for i, layer in enumerate(backbone.layers)]
     contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for i, layer in enumerate(backbone.layers):

@@ -40,7 +40,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -60,6 +60,7 @@ from sedona_nni.decouplings.dry_run import (
     storages_saved_by,
 )
 from sedona_nni.models import Backbone, FeatureShape
+from sedona_nni.models.form import form_of
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, auxiliary_context, build_auxiliary
 from sedona_nni.teachers.losses import LabelSmoothing
@@ -196,20 +197,20 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
         seen: dict[tuple[object, ...], _Kept] = {}  # deep networks repeat themselves
 
         def kept(module: nn.Module, features: Tensor, *, first: bool) -> _Kept:
-            key = (repr(module), features.shape, features.dtype, first)
+            key = (form_of(module), features.shape, features.dtype, first)
             if key not in seen:
                 with as_amp(form.amp):
                     seen[key] = _kept(module, features, labels, form.criterion, first=first)
             return seen[key]
 
         @functools.cache
-        def held(form_of_module: str) -> Memory:
-            return _held(alike[form_of_module], form)
+        def held(alike: Hashable) -> Memory:
+            return _held(by_form[alike], form)
 
         images = backbone.images
         features = [dry_features(images, form.part_size)]
         modules = [skeleton(part) for part in (*backbone.layers, backbone.head)]
-        alike = {repr(module): module for module in modules}
+        by_form = {form_of(module): module for module in modules}
         inner = []
         for index, module in enumerate(modules):
             found = kept(module, features[-1], first=index == 0)
@@ -239,7 +240,7 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
         saved[-1] = whole[-1]
         activations = [part.own + size for part, size in zip(inner, [*saved, 0], strict=True)]
         parts = [
-            held(repr(module)) + Memory(activations=amount)
+            held(form_of(module)) + Memory(activations=amount)
             for module, amount in zip(modules, activations, strict=True)
         ]
         auxiliary = []

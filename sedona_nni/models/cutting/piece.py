@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -82,8 +82,7 @@ class PiecePlan:
 class Piece(nn.Module):
     """Some of a model's steps, from one tensor to another; its submodules are the model's own.
 
-    Its text shows each step, and by their names the modules, so pieces with equal texts compute
-    the same kind of thing.
+    Its text shows each step, and by their names the modules.
 
     Args:
         model: Whose modules and weights it uses.
@@ -132,6 +131,20 @@ class Piece(nn.Module):
                 del values[done]
         result: Tensor = values[self.__plan.returned]
         return result
+
+    def without_names(self) -> tuple[list[str], list[Any]]:
+        """Return its steps with numbers in place of the names of what they call or take of the
+        model, and this: modules, weights and buffers by their numbers."""
+        given = (step for step in self.__plan.steps if step.op in ("call_module", "get_attr"))
+        own = list(dict.fromkeys(step.target for step in given))
+        steps = [
+            str(replace(step, target=f"own{own.index(step.target)}"))
+            if step.op in ("call_module", "get_attr")
+            else str(step)
+            for step in self.__plan.steps
+        ]
+        parts = [functools.reduce(getattr, name.split("."), self) for name in own]
+        return [*steps, str(self.__plan.returned)], parts
 
     def extra_repr(self) -> str:
         lines = [f"{Value(i)} = {step}" for i, step in enumerate(self.__plan.steps, start=1)]
