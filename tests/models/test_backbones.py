@@ -531,3 +531,16 @@ def test_a_narrow_shortcut_is_a_strided_convolution() -> None:
     features = torch.randn(2, narrow.in_channels, 7, 7)
     expected = F.conv2d(features, narrow.weight, stride=2)
     torch.testing.assert_close(narrow(features), expected)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet18", "resnet50", "dgl-vgg11", "dgl-cnn4"])
+def test_stated_shapes_of_rectangles_are_the_true_ones(name: str) -> None:
+    """Each side is halved on its own; wide and high images, with sides that are odd."""
+    for size in ((32, 48), (37, 64), (65, 33)):
+        backbone = on_meta(name, image_size=size)
+        assert backbone.image_size == size
+        features = torch.empty(2, 3, *size, device="meta")
+        for layer, shape in zip(backbone.layers, backbone.shapes, strict=True):
+            features = layer(features)
+            assert features.shape == shape.of_batch(2)
+        assert backbone.head(features).shape == (2, 10)
