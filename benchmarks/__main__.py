@@ -275,6 +275,44 @@ def cutting(
     )
 
 
+@app.command("fine-tuning")
+def fine_tuning(
+    data_dir: Annotated[str, typer.Option(help="Folder that holds Fashion-MNIST.")],
+    directory: Annotated[
+        Path, typer.Option(help="Keeps finished trainings; called again, only others are run.")
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each contender.")] = 3,
+    as_json: Json = False,
+    record: Record = None,
+    despite: Despite = None,
+) -> None:
+    """A pretrained ResNet-18 fine-tuned by blocks, and as a user would otherwise, on one thread."""
+    import torch
+
+    from benchmarks.fine_tuning import FIRST, FIRST_SETTINGS, THEN, THEN_SETTINGS, runs, tables
+    from benchmarks.record import begin, publish
+
+    torch.set_num_threads(1)
+    head = begin(record, despite, n=seeds)
+    found = runs(data_dir, seeds, directory)
+    settings = {
+        "pretraining_task": FIRST,
+        "pretraining": FIRST_SETTINGS,
+        "task": THEN,
+        "train": THEN_SETTINGS,
+    }
+    publish(
+        head,
+        {
+            **{name: value.model_dump(mode="json") for name, value in settings.items()},
+            "runs": found,
+        },
+        tables(found),
+        as_json=as_json,
+        record=record,
+    )
+
+
 @app.command()
 def dgl_family(
     data_dir: Annotated[str, typer.Option(help="Folder that holds Fashion-MNIST.")],

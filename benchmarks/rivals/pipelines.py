@@ -36,8 +36,8 @@ class Stage(nn.Module):
     """The layers of a block, and in the last one the head.
 
     What travels is contiguous, as gloo demands, and still in the layout of trainings: feature maps
-    are (B, S, S, C) on their way, and (B, C, S, S) within. Zero bubble detaches in place what a
-    stage sends, which a view does not allow, so there it is a copy.
+    are (B, H, W, C) on their way, and (B, C, H, W) within; tokens travel as they are. Zero bubble
+    detaches in place what a stage sends, which a view does not allow, so there it is a copy.
     """
 
     def __init__(self, layers: nn.Module, *, first: bool, last: bool, copies: bool) -> None:
@@ -46,10 +46,11 @@ class Stage(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map what the stage below sends, or images, to what it sends itself, or logits."""
-        inside: Tensor = self.layers(features if self._first else features.permute(0, 3, 1, 2))
+        maps = features.dim() == 4 and not self._first
+        inside: Tensor = self.layers(features.permute(0, 3, 1, 2) if maps else features)
         if self._last:
             return inside
-        sent = inside.permute(0, 2, 3, 1)
+        sent = inside.permute(0, 2, 3, 1) if inside.dim() == 4 else inside
         return sent.clone() if self._copies else sent.contiguous()
 
 

@@ -71,7 +71,7 @@ class RivalSetting(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_auxiliary(self.aux)
-        self.decoupling.blocks(num_layers(self.backbone))
+        self.decoupling.blocks(num_layers(self.backbone, self.image_size))
         parts = (("accumulate", self.accumulate), ("processes", self.processes))
         for name, number in (*parts, *(("microbatches", each) for each in self.microbatches)):
             # A batch norm cannot learn from a single image
@@ -154,7 +154,8 @@ def choose_cuts(text: str, num_blocks: int, aux: str, **fields: Any) -> tuple[in
     Raises:
         InputError: if it is none of these, or does not fit the backbone or K.
     """
-    backbone, layers = fields["backbone"], num_layers(fields["backbone"])
+    backbone = fields["backbone"]
+    layers = num_layers(backbone, fields["image_size"])
     check_num_blocks(num_blocks, layers)
     check_auxiliary(aux)
     if text == "uniform":
