@@ -67,7 +67,7 @@ def test_balanced_by_macs_or_as_published(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--to", "deepspeed"], "--to: must be one of pipelining, torchtitan, but got 'deepspeed'"),
+        (["--to", "deepspeed"], "onnx, pipelining, torchtitan, but got 'deepspeed'"),
         (["--to", "pipelining"], "--decoupling: must be given, or --balanced, and not both"),
         (["--to", "pipelining", "--balanced", "2"], "--backbone: must be given, one of vgg11"),
         (
