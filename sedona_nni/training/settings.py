@@ -122,9 +122,8 @@ class TrainSettings(BaseModel):
         lr_min: Learning rate at the end of the cosine schedule, at most ``lr``.
         lr_pretrained: Factor on the learning rate, throughout its schedule, of weights that the
             task's ``weights`` have brought; what was drawn, auxiliary networks and a classifier for
-            other classes, has the whole rate. With 0 those weights stay as they are, at the cost of
-            a training, while batch norms' statistics follow the images. Other than 1 only with
-            ``weights``.
+            other classes, has the whole rate. With 0 those weights are frozen, while batch norms'
+            statistics follow the images. Other than 1 only with ``weights``.
         warmup_epochs: Epochs in which the rate first rises linearly from lr / 100 to lr; a cosine
             begins after them, milestones count from the start. The asynchronous and the sequential
             method warm each block up.

@@ -36,7 +36,7 @@ Do = Callable[[Any], None]
 
 @pytest.mark.slow(reason="all parts of it, in a process of its own")
 def test_all_parts_run_on_a_cpu_with_little_installed(tmp_path: Path) -> None:
-    arguments = ["gpu", "--device", "cpu", "--record", "small", "--minutes", "9", "--json"]
+    arguments = ["gpu", "--device", "cpu", "--record", "small", "--minutes", "20", "--json"]
     arguments += ["--despite", "dirty,busy"]
     code = f"""
         import sys

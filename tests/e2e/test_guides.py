@@ -26,7 +26,7 @@ GUIDES = {  # and how many blocks of each are saved or run
     "in-python.md": 8,
     "own-auxiliary-network.md": 5,
     "own-data.md": 6,
-    "your-own-model.md": 8,
+    "your-own-model.md": 7,
     "pretrained-weights.md": 7,
 }
 BLOCK = re.compile(

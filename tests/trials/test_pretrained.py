@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_model import SmallModel
 
+from sedona_nni.data.sets import load_splits
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.models.pretrained import is_pretrained
@@ -20,6 +21,7 @@ from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training.initial_network import initial_network
+from sedona_nni.training.methods import build_method
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import task_backbone
 from sedona_nni.trials.search import run_search
@@ -152,6 +154,15 @@ def test_without_a_rate_they_stay_as_they_are(
         assert same == is_pretrained(weight), name
     norm = "blocks.0.layers.0.units.0.norm.running_mean"
     assert not torch.equal(after[norm], first.state_dict()[norm])
+
+
+def test_nothing_is_computed_for_frozen_weights(task: Task) -> None:
+    network = initial_network(task, DECOUPLING, 0)
+    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), "lr_pretrained": 0})
+    splits = load_splits(task, settings.validation_fraction)
+    build_method(network, settings, splits, steps_per_epoch=10)
+    for name, weight in network.named_parameters():
+        assert weight.requires_grad != is_pretrained(weight), name
 
 
 @pytest.mark.slow(reason="a training in processes")

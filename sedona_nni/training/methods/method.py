@@ -70,7 +70,7 @@ def build_optimizer(
     """Return the optimizer that the settings describe.
 
     With a rate of their own, weights from a file are a group after that of the others, if there are
-    both.
+    both; with a rate of 0 beside others they are frozen, so that nothing is computed for them.
     """
     groups: Any = parameters
     if settings.lr_pretrained != 1:
@@ -92,6 +92,10 @@ def _by_origin(parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, 
     for parameter in parameters:
         kinds[is_pretrained(parameter)].append(parameter)
     fresh, pretrained = kinds
+    if lr == 0 and fresh:  # without others a loss would have nothing to differentiate
+        for parameter in pretrained:
+            parameter.requires_grad_(False)
+        return [{"params": fresh}]
     groups: list[dict[str, Any]] = [{"params": fresh}, {"params": pretrained, "lr": lr}]
     return [group for group in groups if group["params"]]
 

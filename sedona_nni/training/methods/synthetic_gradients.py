@@ -172,7 +172,8 @@ class SyntheticGradients(TrainingMethod):
             if index < len(self.synthesizers):
                 # In full precision: gradients of a mean over the batch are too small for half
                 guess = self.synthesizers[index](features.detach().to(images.dtype), labels)
-                features.backward((scale * guess.detach()).to(features.dtype))
+                if features.requires_grad:  # not of the images alone by frozen weights
+                    features.backward((scale * guess.detach()).to(features.dtype))
             else:
                 with autocast(self.device, self.settings.amp):
                     loss, _ = block.local_loss(features, labels, self.criterion)
