@@ -23,8 +23,6 @@ def test_all_ways_begin_with_what_was_learned(tmp_path: Path) -> None:
     small = (SMALL, SHORT)
     found = runs("nowhere", 1, tmp_path, first=small, then=small)
     assert set(found) == {"pretraining", *CONTENDERS}
-    (whole,), (head,) = found["back-propagation"], found["head only"]
-    assert head["peak_memory_mib"] < whole["peak_memory_mib"]  # nothing else is learned
     (table,) = tables(found)
     assert [row[0] for row in table.rows] == [*CONTENDERS]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
