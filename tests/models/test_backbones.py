@@ -378,7 +378,8 @@ def test_initialise_draws_anew_and_follows_the_seed() -> None:
         (
             "vgg12",
             {},
-            f"backbone: must be one of {', '.join(BACKBONES)}, but got 'vgg12'",
+            f"backbone: must be one of {', '.join(BACKBONES)} "
+            "(or torchvision:<model>, timm:<model> or <module>:<function>), but got 'vgg12'",
         ),
         ("vgg11", {"image_size": 31}, "image_size: must be at least 32 for vgg11, but got 31"),
         ("resnet18", {"image_size": 7}, "image_size: must be at least 8 for resnet18, but got 7"),

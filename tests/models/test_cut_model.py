@@ -249,7 +249,7 @@ def test_a_step_needs_no_more_memory_than_the_models(name: str, training: bool) 
         model.zero_grad()
         return peak_memory_mib(step, torch.device("cpu"))
 
-    plain = peak(model)
+    plain = max(peak(model), peak(model))  # of so short a step the profiler may miss all
     for boundaries in ("units", "all", 1):
         assert peak(cut_model(model, images, boundaries)) <= 1.01 * plain
 
