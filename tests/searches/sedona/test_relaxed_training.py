@@ -103,6 +103,7 @@ def test_trained_and_tested_again(tmp_path: Path) -> None:
     results = run_training(TASK, found, settings, directory=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "run.json",
+        "images.json",
         "search-result.json",
         "model.safetensors",
         "results.json",
