@@ -28,8 +28,9 @@ def build(context):
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget what a test has imported and registered, and where from."""
+    monkeypatch.setattr("sedona_nni.plugins._loaded", [])
     modules, path, names = set(sys.modules), list(sys.path), auxiliary_names()
     yield
     sys.path[:] = path

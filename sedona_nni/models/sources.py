@@ -258,7 +258,7 @@ def as_backbone(
         >>> model = torchvision.models.mobilenet_v3_small(num_classes=10)
         >>> backbone = as_backbone(model, torch.zeros(2, 3, 64, 48), boundaries=4)
         >>> backbone.num_layers, backbone.boundaries[0].size
-        (4, (16, 12))
+        (4, (4, 3))
         >>> two_blocks = Decoupling(backbone=backbone.name, cuts=[1], aux=["conv1"])
         >>> len(build_decoupled(backbone, two_blocks).blocks)
         2
