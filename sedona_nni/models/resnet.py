@@ -29,7 +29,7 @@ from sedona_nni.models.feature_shape import FeatureShape
 
 __all__ = ["BASIC_DEPTHS", "BOTTLENECK_DEPTHS", "resnet", "stem_in_words"]
 
-_NARROW = 8  # channels, the floats of an AVX2 register
+_NARROW = 16  # channels, the floats of an AVX-512 register
 
 BASIC_DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 BOTTLENECK_DEPTHS = {
@@ -42,8 +42,9 @@ BOTTLENECK_DEPTHS = {
 class _NarrowShortcut(nn.Conv2d):
     """A strided 1x1 convolution, done without a stride on the pixels that it looks at.
 
-    With AVX2, oneDNN writes beyond its memory on the way back through a strided one of fewer than 8
-    input channels in ``channels_last``, and the process dies (torch 2.14).
+    On the way back through a strided one in ``channels_last`` whose input has fewer channels than a
+    register has floats, oneDNN writes beyond its memory, and the process dies (torch 2.14): with
+    AVX2 at fewer than 8, with AVX-512 and one image of bf16 at fewer than 16.
     """
 
     def forward(self, features: Tensor) -> Tensor:

@@ -504,19 +504,24 @@ def test_leaky_relu_everywhere_with_its_own_initialisation() -> None:
 
 
 @pytest.mark.slow(reason="processes with kernels of their own")
-def test_narrow_resnets_survive_avx2() -> None:
+@pytest.mark.parametrize(("isa", "images", "amp"), [("AVX2", 4, False), ("AVX512_CORE", 1, True)])
+def test_narrow_resnets_survive_every_kernel(isa: str, images: int, amp: bool) -> None:
     """Strided shortcuts of few channels, trained in the layout of all trainings, step by step."""
-    code = """
+    code = f"""
 import torch
 from sedona_nni.models import build_backbone
 from sedona_nni.models.placement import place
 
-torch.set_num_threads(1)
-network = place(build_backbone("resnet18", num_classes=3, width_multiplier=0.125), "cpu")
-for _ in range(20):
-    network(torch.randn(4, 3, 32, 32)).sum().backward()
+torch.set_num_threads(2)
+for width in (0.125, 0.25):
+    network = place(build_backbone("resnet18", num_classes=3, width_multiplier=width), "cpu")
+    network.eval()  # whose batch norms take single images
+    for _ in range(20):
+        with torch.autocast("cpu", torch.bfloat16, enabled={amp}):
+            logits = network(torch.randn({images}, 3, 32, 32))
+        logits.float().sum().backward()
 """
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "MALLOC_CHECK_": "3"}
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa, "MALLOC_CHECK_": "3"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
@@ -527,7 +532,7 @@ def test_a_narrow_shortcut_is_a_strided_convolution() -> None:
     backbone = build_backbone("resnet18", num_classes=3, width_multiplier=0.125)
     shortcuts = [m for m in backbone.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
     (narrow,) = {
-        type(m): m for m in shortcuts if m.kernel_size == (1, 1) and m.in_channels < 8
+        type(m): m for m in shortcuts if m.kernel_size == (1, 1) and m.in_channels < 16
     }.values()
     features = torch.randn(2, narrow.in_channels, 7, 7)
     expected = F.conv2d(features, narrow.weight, stride=2)
