@@ -39,6 +39,11 @@ Against = Annotated[
     str | None,
     typer.Option(help="Also measure naive, the plain form, or release, the authors' code."),
 ]
+FashionMnist = Annotated[str, typer.Option(help="Folder that holds Fashion-MNIST.")]
+Kept = Annotated[
+    Path, typer.Option(help="Keeps finished trainings; called again, only others are run.")
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Trainings of each contender.")]
 ReleasePath = Annotated[
     Path | None, typer.Option(help="A clone of github.com/mjpyeon/sedona, for release.")
 ]
@@ -277,11 +282,9 @@ def cutting(
 
 @app.command("fine-tuning")
 def fine_tuning(
-    data_dir: Annotated[str, typer.Option(help="Folder that holds Fashion-MNIST.")],
-    directory: Annotated[
-        Path, typer.Option(help="Keeps finished trainings; called again, only others are run.")
-    ],
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each contender.")] = 3,
+    data_dir: FashionMnist,
+    directory: Kept,
+    seeds: Seeds = 3,
     as_json: Json = False,
     record: Record = None,
     despite: Despite = None,
@@ -315,11 +318,9 @@ def fine_tuning(
 
 @app.command()
 def dgl_family(
-    data_dir: Annotated[str, typer.Option(help="Folder that holds Fashion-MNIST.")],
-    directory: Annotated[
-        Path, typer.Option(help="Keeps finished trainings; called again, only others are run.")
-    ],
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each contender.")] = 3,
+    data_dir: FashionMnist,
+    directory: Kept,
+    seeds: Seeds = 3,
     figure: Annotated[
         Path | None, typer.Option(help="Draw learning curves into this file (.png, .svg ...).")
     ] = None,

@@ -8,22 +8,17 @@ Adam is the optimizer because the published comparison with DNI uses it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from rich.console import Console
-
+from benchmarks.kept_trainings import Training, kept_trainings
 from benchmarks.view import Table
-from sedona_nni.decouplings.rules import decoupling_by_rule
-from sedona_nni.files import read_json, write_json
 from sedona_nni.models import num_layers
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
-from sedona_nni.trials.train import run_training
 
 __all__ = ["CONTENDERS", "Contender", "draw", "runs", "tables"]
 
@@ -90,7 +85,7 @@ def runs(
     task: Task = TASK,
     settings: TrainSettings = SETTINGS,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Train every contender with every seed, but for what ``directory`` has of an earlier call.
+    """Train every contender, see `kept_trainings`.
 
     Args:
         data_dir: Folder that holds the data set.
@@ -100,44 +95,18 @@ def runs(
         settings: How, the method and the seed aside.
 
     Returns:
-        Of each contender what `run_training` returns and ``cpu_s``, processor time of the trial
-        with loading, measuring and testing, seed by seed.
+        What `kept_trainings` returns.
     """
     task = task.model_copy(update={"data_dir": data_dir})
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
-    for number in range(seeds):  # seed by seed, so that an interrupted call leaves comparable ones
-        for name, contender in CONTENDERS.items():
-            found[name].append(_run(name, contender, number, directory, task, settings))
-    return found
-
-
-def _run(
-    name: str,
-    contender: Contender,
-    number: int,
-    directory: Path,
-    task: Task,
-    settings: TrainSettings,
-) -> dict[str, Any]:
-    seed = settings.seed + number
-    settings = TrainSettings.model_validate(
-        {**settings.model_dump(), "method": contender.method, "seed": seed}
-    )
-    trained = {
-        "task": task.model_dump(mode="json", exclude={"data_dir"}),
-        "train": settings.model_dump(mode="json"),
+    contenders = {
+        name: Training(
+            task,
+            contender.rule,
+            TrainSettings.model_validate({**settings.model_dump(), "method": contender.method}),
+        )
+        for name, contender in CONTENDERS.items()
     }
-    path = directory / f"{name.replace(',', '').replace(' ', '-')}-{seed}.json"
-    if path.exists() and (earlier := read_json(path))["trained"] == trained:
-        result: dict[str, Any] = earlier["result"]
-        return result
-    decoupling = decoupling_by_rule(contender.rule, task.backbone, num_layers(task.backbone))
-    started = time.process_time()
-    result = run_training(task, decoupling, settings)
-    result = {**result, "seed": seed, "cpu_s": time.process_time() - started}
-    write_json(path, {"trained": trained, "result": result})
-    Console(stderr=True).print(f"{name}, seed {seed}: {result['test_accuracy']:.2%}")
-    return result
+    return kept_trainings(contenders, seeds, directory)
 
 
 def tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Table]:

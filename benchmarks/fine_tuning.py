@@ -13,11 +13,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from rich.console import Console
-
+from benchmarks.kept_trainings import Training, kept_trainings
 from benchmarks.view import Table
 from sedona_nni.decouplings.rules import decoupling_by_rule
-from sedona_nni.files import read_json, write_json
 from sedona_nni.task import Task
 from sedona_nni.training.plain_files import write_plain
 from sedona_nni.training.settings import TrainSettings
@@ -81,8 +79,7 @@ def runs(
         then: What is learned then.
 
     Returns:
-        Of each contender what `run_training` returns, seed by seed; under ``pretraining`` what came
-        of that.
+        What `kept_trainings` returns; under ``pretraining`` what came of that.
     """
     task, settings = first
     weights = directory / "pretrained.safetensors"
@@ -97,42 +94,22 @@ def runs(
     if not weights.exists():
         model, images = trained_plain_model(trained)
         write_plain(model, images, "state-dict", weights)
-    found: dict[str, list[dict[str, Any]]] = {"pretraining": [begun]}
-    found |= {name: [] for name in CONTENDERS}
-    for number in range(seeds):  # seed by seed, so that an interrupted call leaves comparable ones
-        for name, contender in CONTENDERS.items():
-            found[name].append(_run(name, contender, number, directory, weights, then))
-    return found
-
-
-def _run(
-    name: str,
-    contender: Contender,
-    number: int,
-    directory: Path,
-    weights: Path,
-    then: tuple[Task, TrainSettings],
-) -> dict[str, Any]:
-    task, settings = then
-    seed = settings.seed + number
-    if contender.pretrained:
-        task = task.model_copy(update={"weights": str(weights)})
-    settings = TrainSettings.model_validate(
-        {**settings.model_dump(), **contender.changes, "seed": seed}
-    )
-    asked = {
-        "task": task.model_dump(mode="json", exclude={"weights"}),
-        "train": settings.model_dump(mode="json"),
+    return {
+        "pretraining": [begun],
+        **kept_trainings(_trainings(*then, weights), seeds, directory),
     }
-    path = directory / f"{name.replace(',', '').replace(' ', '-')}-{seed}.json"
-    if path.exists() and (earlier := read_json(path))["asked"] == asked:
-        result: dict[str, Any] = earlier["result"]
-        return result
-    decoupling = decoupling_by_rule(contender.rule, task.backbone, task_layers(task))
-    result = {**run_training(task, decoupling, settings), "seed": seed}
-    write_json(path, {"asked": asked, "result": result})
-    Console(stderr=True).print(f"{name}, seed {seed}: {result['test_accuracy']:.2%}")
-    return result
+
+
+def _trainings(task: Task, settings: TrainSettings, weights: Path) -> dict[str, Training]:
+    with_weights = task.model_copy(update={"weights": str(weights)})
+    return {
+        name: Training(
+            with_weights if contender.pretrained else task,
+            contender.rule,
+            TrainSettings.model_validate({**settings.model_dump(), **contender.changes}),
+        )
+        for name, contender in CONTENDERS.items()
+    }
 
 
 def tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Table]:

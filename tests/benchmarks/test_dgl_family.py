@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import dgl_family
+from benchmarks import kept_trainings
 from benchmarks.dgl_family import CONTENDERS, SETTINGS, draw, runs, tables
 from sedona_nni.errors import InputError
 from sedona_nni.task import Task
@@ -40,7 +40,7 @@ def test_every_contender_trains_and_is_trained_once(
     def no_more(*arguments: Any, **options: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(dgl_family, "run_training", no_more)
+    monkeypatch.setattr(kept_trainings, "run_training", no_more)
     assert runs(None, 1, tmp_path, DIGITS, SHORT) == found
     with pytest.raises(AssertionError):  # another seed, and other settings, are other trainings
         runs(None, 2, tmp_path, DIGITS, SHORT)
