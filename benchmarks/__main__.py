@@ -357,6 +357,9 @@ def gpu(
     record: Annotated[str, typer.Option(metavar="NAME", help="Write NAME.json and NAME.md.")],
     minutes: Annotated[float, typer.Option(min=0.1, help="How long all of it may take.")] = 8,
     device: Annotated[str, typer.Option(help="cuda; or cpu, at small sizes.")] = "cuda",
+    parts: Annotated[
+        str | None, typer.Option(help="Which, by commas: checks, models, ranks, ...")
+    ] = None,
     directory: Annotated[
         Path | None, typer.Option(help="Where to write, by default benchmarks/records.")
     ] = None,
@@ -387,6 +390,7 @@ def gpu(
         minutes,
         record=record,
         directory=directory or RECORDS,
+        parts=parts and parts.split(","),
         release_path=release_path,
         as_json=as_json,
     )

@@ -27,7 +27,7 @@ import signal
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +51,7 @@ from sedona_nni.decouplings.cost import peak_memory_mib
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.decouplings.memory import compute_in_memory, peaks_of_step
 from sedona_nni.decouplings.rules import decoupling_by_rule
+from sedona_nni.errors import InputError
 from sedona_nni.files import write_json
 from sedona_nni.model_name import ModelName
 from sedona_nni.models import Backbone, FeatureShape, build_backbone
@@ -229,10 +230,11 @@ def run(
     *,
     record: str,
     directory: Path,
+    parts: Sequence[str] | None = None,
     release_path: Path | None = None,
     as_json: bool = False,
 ) -> list[str]:
-    """Do all parts and keep them as a record.
+    """Do the parts and keep them as a record.
 
     Args:
         head: Of the record.
@@ -241,22 +243,30 @@ def run(
         minutes: How long all of it may take.
         record: Name of the record.
         directory: Where it is written, from the start on.
+        parts: Names of `PARTS`, by default all that can be done.
         release_path: A clone of the authors' release.
         as_json: Whether to print JSON instead of tables.
 
     Returns:
         What failed.
+
+    Raises:
+        InputError: if there is no such part.
     """
     end = time.perf_counter() + 60 * minutes
     document: dict[str, Any] = {"minutes": minutes, "sizes": vars(sizes), "parts": {}}
-    parts = {name: part for name, part in PARTS.items() if release_path or name != "release"}
+    possible = [name for name in PARTS if release_path or name != "release"]
+    for name in parts or ():
+        if name not in possible:
+            raise InputError.rule("--parts", f"must be of {', '.join(possible)}", name)
+    chosen = {name: PARTS[name] for name in parts or possible}
 
     def write() -> None:
         content = {"header": head.model_dump(mode="json"), **document}
         write_json(directory / f"{record}.json", content)
 
-    waiting = sum(share for share, _ in parts.values())
-    for name, (share, do) in parts.items():
+    waiting = sum(share for share, _ in chosen.values())
+    for name, (share, do) in chosen.items():
         allowed = max(0.0, end - time.perf_counter()) * share / waiting
         waiting -= share
         part = Part(device, sizes, allowed, release_path)

@@ -121,6 +121,15 @@ def test_what_fails_is_recorded_and_the_next_goes_on(
     assert early["parts"]["second"] == {"state": "under way", "values": {}}
 
 
+def test_some_parts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    parts = {name: (1.0, lambda part, name=name: done.append(name)) for name in ("a", "b", "c")}
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    gpu.run(HEAD, CPU, gpu.SMALL, 1, record="made-up", directory=tmp_path, parts=["c", "a"])
+    assert done == ["c", "a"]
+    assert [*json.loads((tmp_path / "made-up.json").read_text())["parts"]] == done
+
+
 @pytest.mark.slow(reason="measures")
 def test_a_part_has_its_share_of_the_time_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -164,6 +173,10 @@ def test_a_side_that_needs_too_much_memory_leaves_the_other_alone() -> None:
     [
         (["--record", "No", "--device", "cpu"], "--record: must be lower-case letters"),
         (["--record", "a", "--device", "tpu"], "--device: must be cpu or cuda"),
+        (
+            ["--record", "a", "--device", "cpu", "--parts", "rest", "--despite", "dirty,busy"],
+            "--parts: must be of training, models, ",
+        ),
         (["--record", "a", "--release-path", "/nowhere"], "--release-path: must be a clone of"),
     ],
 )
