@@ -89,7 +89,7 @@ class Rival:
         processes: How many.
         threads: CPU threads of each.
         exact: Whether its gradient is that of the loss of the whole network.
-        statistics_of: Images over which a batch norm takes its mean.
+        statistics_of: Images over which a batch norm takes its mean; all where there is none.
         bytes_per_step: What all processes together send of tensors in a step, by arithmetic.
         options: For ``prepare``.
         impossible: Why it cannot be run at all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -13,6 +14,7 @@ from benchmarks.rivals.processes import Rival
 from benchmarks.rivals.setting import RivalSetting
 from benchmarks.rivals.single import accumulated, checkpointed, in_turn, plain
 from sedona_nni.decouplings.cost import count_parameters
+from sedona_nni.models.batch_norm import BatchNorm
 
 __all__ = ["in_words", "rivals"]
 
@@ -48,7 +50,8 @@ def rivals(setting: RivalSetting) -> dict[str, Rival]:
     n, whole, blocks = setting.processes, setting.batch_size, setting.num_blocks
     part = whole // setting.accumulate
     with torch.device("meta"):
-        gradients = 4 * count_parameters(setting.network())
+        network = setting.network()
+    gradients = 4 * count_parameters(network)
     # By a ring each process sends (n-1)/n of a sum or a gathering, all together n-1 times as much
     ring = (n - 1) * gradients
     single = partial(Rival, processes=1, threads=1)
@@ -77,6 +80,8 @@ def rivals(setting: RivalSetting) -> dict[str, Rival]:
         found[f"zero_bubble_v/{number}"] = Rival(
             in_stages, max(1, blocks // 2), 1, True, whole // number, sent, options, folded
         )
+    if not any(isinstance(module, BatchNorm) for module in network.modules()):
+        found = {name: replace(rival, statistics_of=whole) for name, rival in found.items()}
     return found | {
         "greedy": single(in_turn, exact=False, statistics_of=whole),
         "greedy_accumulate": single(

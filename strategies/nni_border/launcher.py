@@ -431,7 +431,13 @@ def running(arguments: list[str], *, port: int, public: bool) -> Iterator[Runnin
     try:
         yield _start(arguments, port, public, mark)
     finally:
-        _stop(mark)
+        try:
+            _stop(mark)
+        except (
+            KeyboardInterrupt
+        ):  # when it ended by itself; no second one comes, see `one_interrupt`
+            _stop(mark)
+            raise
 
 
 def _start(arguments: list[str], port: int, public: bool, mark: str) -> RunningExperiment:

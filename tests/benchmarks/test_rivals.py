@@ -75,6 +75,14 @@ class TestSides:
         assert sides["ddp"].bytes_per_step == 2 * 4 * weights  # a ring of 2
         assert sides["zero_bubble_v/4"].processes == 2
 
+    def test_parts_matter_to_batch_norms_alone(self) -> None:
+        assert rivals(TINY)["accumulate"].statistics_of == TINY.batch_size // TINY.accumulate
+        transformer = 'torchvision:vit_b_16 {"args": {"image_size": 32}}'
+        changed = {"backbone": transformer, "width_multiplier": 1, "cuts": (5,)}
+        setting = RivalSetting(**{**TINY.model_dump(), **changed})
+        exact = {name: side for name, side in rivals(setting).items() if side.exact}
+        assert {side.statistics_of for side in exact.values()} == {setting.batch_size}
+
     def test_what_cannot_be(self) -> None:
         sides = rivals(RivalSetting(**{**TINY.model_dump(), "cuts": (), "processes": 1}))
         assert sides["ddp"].impossible == "needs 2 processes or more"

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nni_node
 import psutil
 import pytest
 from nni.experiment import rest as nni_rest
+from nni_world import unused_port
 
 from sedona_nni.errors import InputError
 from sedona_nni.strategies.nni_border import launcher, nnictl, trial
@@ -29,7 +34,8 @@ class Manager(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.asked.append(f"{self.command} {self.path.removeprefix('/api/v1/nni/')}")
-        body = json.dumps({"id": "theirs", "params": {}}).encode()
+        params = {"trialConcurrency": 1, "experimentWorkingDirectory": "/nowhere"}
+        body = json.dumps({"id": "theirs", "params": params}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -138,6 +144,40 @@ def test_a_process_that_has_got_the_number_of_a_manager_is_not_one() -> None:
     ended.wait()
     assert not psutil.pid_exists(ended.pid)
     assert not launcher.is_manager(ended.pid, "ours")
+
+
+@pytest.mark.slow(reason="waits for a process that is slow to end")
+def test_an_interrupt_while_a_run_ends_by_itself_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Manager, "asked", [], raising=False)
+    code = "process.on('SIGINT', () => {}); setTimeout(() => {}, 4000)"
+    node = [Path(nni_node.__path__[0], "node"), "-e", code, "--", "--experiment-id", "theirs"]
+    managers: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        managers.append(subprocess.Popen(node, env=env))
+        address = "127.0.0.1", int(command[-1])
+        server = stack.enter_context(http.server.ThreadingHTTPServer(address, Manager))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        stack.callback(server.shutdown)
+        return subprocess.CompletedProcess(command, 0, stdout="")
+
+    monkeypatch.setattr(launcher.subprocess, "run", start)
+    interrupt = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+
+    def run() -> None:
+        with launcher.running([], port=unused_port(), public=False):
+            time.sleep(1)  # until it minds no interrupt
+            interrupt.start()
+
+    with (
+        contextlib.ExitStack() as stack,
+        launcher.one_interrupt(),
+        pytest.raises(launcher.Interrupted),
+    ):
+        run()
+    assert managers[0].wait(0.1) == 0  # it was waited for
 
 
 @pytest.mark.parametrize(
