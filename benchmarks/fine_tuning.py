@@ -101,7 +101,8 @@ def runs(
 
 
 def _trainings(task: Task, settings: TrainSettings, weights: Path) -> dict[str, Training]:
-    with_weights = task.model_copy(update={"weights": str(weights)})
+    # Ten classes there and here, but not the same
+    with_weights = task.model_copy(update={"weights": str(weights), "reset_classifier": True})
     return {
         name: Training(
             with_weights if contender.pretrained else task,

@@ -164,6 +164,7 @@ SOURCES: dict[str, str] = {
     "Task.activation": "release, `--nonlin`, which does not reach as far",
     "Task.stem": "release; torchvision",
     "Task.weights": _OURS,
+    "Task.reset_classifier": "ours; timm, `reset_classifier`",
     "Task.dataset": "ours; release, `--dataset`: cifar10",
     "Task.data_dir": "release, `--data-dir`",
     "Task.image_size": _OURS,

@@ -36,6 +36,8 @@ class Task(BaseModel):
             ``.pth`` with a state dict, see `sedona_nni.models.pretrained`. Names in it are those of
             the model from elsewhere, or of the backbone as ``sedona-nni export`` writes them. What
             it has for other classes is drawn anew, all else has to fit.
+        reset_classifier: Draw the classifier anew although the file's is of as many classes: of
+            others.
         dataset: Name of a data set, see `sedona_nni.data.sets`.
         data_dir: Folder that holds the data set; not needed for ``digits``.
         image_size: What images are brought to, pixels: one number, or height and width as in
@@ -62,6 +64,7 @@ class Task(BaseModel):
     activation: Literal["relu", "leakyrelu"] = "relu"
     stem: Literal["published", "torchvision"] = "published"
     weights: str | None = None
+    reset_classifier: bool = False
     dataset: str = "digits"
     data_dir: str | None = None
     image_size: ImageSizeField | None = None
@@ -90,3 +93,9 @@ class Task(BaseModel):
             return fields
         fields["backbone"] = str(ModelName.parse(name).given(args=args, boundaries=boundaries))
         return fields
+
+    @model_validator(mode="after")
+    def _reset_what_there_is(self) -> Task:
+        if self.reset_classifier and self.weights is None:
+            raise InputError.rule("reset_classifier", "must be false without weights", True)
+        return self

@@ -157,10 +157,14 @@ def run_training(
     if finished is not None:
         return finished
 
+    fresh = fresh_in_words(task)
+    if fresh is None and settings.lr_pretrained == 0:
+        rule = "must be above 0 where the classifier is the file's, or reset_classifier true"
+        raise InputError.rule("lr_pretrained", rule, settings.lr_pretrained)
     job = parallel_job(run, device, workers, directory)
     network = _initial_network(task, decoupling, settings.seed)
     if leads_host():
-        if (fresh := fresh_in_words(task)) is not None:
+        if fresh is not None:
             _logger.warning("weights: %s", fresh)
         if isinstance(decoupling, Decoupling):
             _warn_of_weight(task, decoupling)

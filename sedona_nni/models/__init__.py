@@ -260,6 +260,7 @@ def build_backbone(
     activation: Activation = nn.ReLU,
     stem: Stem = "published",
     weights: Path | None = None,
+    reset_classifier: bool = False,
 ) -> Backbone:
     """Build a backbone, with freshly drawn weights or those of a file, on torch's default device.
 
@@ -275,6 +276,7 @@ def build_backbone(
         weights: A file of weights for it, see `sedona_nni.models.pretrained`: by the backbone's
             names, ``layers.0...``, as `sedona_nni.export` writes them; or by those of a model from
             elsewhere.
+        reset_classifier: Draw the classifier though that of the file would fit.
 
     Raises:
         InputError: if the name is unknown, a number breaks its rule, there is no such stem, the
@@ -301,7 +303,7 @@ def build_backbone(
     context = BackboneContext(
         num_classes, in_channels, image_size, width_multiplier, activation, stem
     )
-    file = None if weights is None else FileOfWeights(weights)
+    file = None if weights is None else FileOfWeights(weights, reset_classifier)
     if is_model_name(name):
         if width_multiplier != 1:
             rule = f"must be 1 for {name}, whose own arguments may say how wide it is"

@@ -6,8 +6,8 @@ moving averages go before the weights that they follow. Names with the ``module.
 `nn.DataParallel` lose it.
 
 The *classifier* of a model are those entries whose shape follows from the number of classes. Where
-the file has them in another shape, or not at all, the model keeps its own; everything else has to
-be there, and has to fit.
+the file has them in another shape, or not at all, or where they are to be reset, the model keeps
+its own; everything else has to be there, and has to fit.
 """
 
 from __future__ import annotations
@@ -48,17 +48,20 @@ class FileOfWeights:
 
     Args:
         path: It ends with ``.safetensors``, ``.pt`` or ``.pth``.
+        reset_classifier: Whether the model keeps its own classifier though the file's would fit.
 
     Attributes:
         path: That.
+        reset_classifier: That.
         weights: By their names in the model that it is of.
 
     Raises:
         InputError: if the file is missing, damaged, could run code, or holds no state dict.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reset_classifier: bool = False) -> None:
         self.path = path
+        self.reset_classifier = reset_classifier
         try:
             self.weights = _read(path)
         except InputError as error:
@@ -152,8 +155,8 @@ def load_pretrained(
     own = shapes_of(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in file.weights.items()}
     odd = {name for name, shape in own.items() if shapes.get(name) != shape}
-    mine = classifier() if odd else frozenset()
-    kept = [name for name in own if name in mine] if odd & mine else []
+    mine = classifier() if odd or file.reset_classifier else frozenset()
+    kept = [name for name in own if name in mine] if odd & mine or file.reset_classifier else []
     other = [name for name in own if name in odd - mine and name in shapes]
 
     fitting = file.weights.copy()  # of its own class, which may know the versions of modules

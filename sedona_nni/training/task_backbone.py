@@ -65,6 +65,7 @@ def backbone_for(
         activation=ACTIVATIONS[task.activation],
         stem=task.stem,
         weights=None if weights is None else Path(weights),
+        reset_classifier=task.reset_classifier,
     )
 
 

@@ -87,7 +87,7 @@ def _flat(settings: Any) -> Iterator[tuple[str, Any]]:
 
 # What has come since, or has another default
 SINCE = {"plugins": [], "check_memory": True}
-SINCE_IN_TASK = {"on_bad_image": "fail", "weights": None}
+SINCE_IN_TASK = {"on_bad_image": "fail", "weights": None, "reset_classifier": False}
 SINCE_IN_TRAIN = {
     "accumulate": 1,
     "checkpoint": "no",

@@ -204,3 +204,48 @@ def test_a_rate_of_weights_that_there_are_not(task: Task) -> None:
         InputError, match=r"^lr_pretrained: must be 1 where the task has no weights"
     ):
         run_training(bare, DECOUPLING, settings)
+
+
+@pytest.fixture
+def of_as_many(tmp_path: Path) -> Task:
+    """Return a task of 10 classes that begins with weights for 10."""
+    torch.manual_seed(1)
+    save_file(SmallModel(10).state_dict(), tmp_path / "ten.safetensors")
+    weights = str(tmp_path / "ten.safetensors")
+    return Task.model_validate(
+        {"model": MODEL, "image_size": 8, "train_limit": 60, "weights": weights}
+    )
+
+
+def test_a_classifier_of_as_many_classes_is_kept_or_reset(of_as_many: Task) -> None:
+    assert of_as_many.weights is not None
+    theirs = load_file(of_as_many.weights)
+    reset = of_as_many.model_copy(update={"reset_classifier": True})
+    kept, new = task_backbone(of_as_many), task_backbone(reset)
+    assert (kept.fresh, new.fresh) == ((), ("classifier.weight", "classifier.bias"))
+    assert torch.equal(kept.head.state_dict()["classifier.weight"], theirs["classifier.weight"])
+    assert not torch.equal(new.head.state_dict()["classifier.weight"], theirs["classifier.weight"])
+    for network in (kept, new):
+        assert torch.equal(network.layers[0].state_dict()["units.0.norm.weight"], torch.ones(6))
+    fresh = {name for name, weight in new.named_parameters() if not is_pretrained(weight)}
+    assert fresh == {"head.classifier.weight", "head.classifier.bias"}
+
+
+def test_what_would_learn_nothing_is_refused(of_as_many: Task, tmp_path: Path) -> None:
+    frozen = SETTINGS.model_copy(update={"lr_pretrained": 0})
+    uncut = Decoupling(backbone=MODEL, cuts=[], aux=[])
+    rule = "^lr_pretrained: must be above 0 where the classifier is the file's, or reset_classifier"
+    with pytest.raises(InputError, match=rule):
+        run_training(of_as_many, uncut, frozen, directory=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    reset = of_as_many.model_copy(update={"reset_classifier": True})
+    run_training(reset, uncut, frozen, directory=tmp_path / "head")
+    assert of_as_many.weights is not None
+    learned, theirs = (
+        load_file(tmp_path / "head" / "model.safetensors"),
+        load_file(of_as_many.weights),
+    )
+    (weight,) = (learned[name] for name in learned if name.endswith("units.0.convolution.weight"))
+    assert torch.equal(weight, theirs["units.0.convolution.weight"])
+    with pytest.raises(ValueError, match="reset_classifier: must be false without weights"):
+        Task(reset_classifier=True)
