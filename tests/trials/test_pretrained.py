@@ -40,15 +40,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def beginning_with(classes: int, folder: Path) -> Task:
+    """Return a task of 10 classes that begins with weights for so many."""
+    torch.manual_seed(1)
+    weights = folder / f"{classes}.safetensors"
+    save_file(SmallModel(classes).state_dict(), weights)
+    return Task.model_validate(
+        {"model": MODEL, "image_size": 8, "train_limit": 60, "weights": str(weights)}
+    )
+
+
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    """Return a task of 10 classes that begins with weights for 4."""
-    torch.manual_seed(1)
-    save_file(SmallModel(4).state_dict(), tmp_path / "w.safetensors")
-    weights = str(tmp_path / "w.safetensors")
-    return Task.model_validate(
-        {"model": MODEL, "image_size": 8, "train_limit": 60, "weights": weights}
-    )
+    return beginning_with(4, tmp_path)
 
 
 def test_every_network_of_the_task_has_them(task: Task) -> None:
@@ -74,7 +78,7 @@ def test_a_training_goes_on_with_the_same_weights_alone(
     told = [r.message for r in caplog.records if "drawn anew" in r.message]
     assert len(told) == 1
     assert "weights: drawn anew for 10 classes" in told[0]
-    assert told[0].endswith("w.safetensors: classifier.weight, classifier.bias")
+    assert told[0].endswith("4.safetensors: classifier.weight, classifier.bias")
 
     path = tmp_path / "moved.safetensors"
     Path(str(task.weights)).rename(path)
@@ -208,13 +212,7 @@ def test_a_rate_of_weights_that_there_are_not(task: Task) -> None:
 
 @pytest.fixture
 def of_as_many(tmp_path: Path) -> Task:
-    """Return a task of 10 classes that begins with weights for 10."""
-    torch.manual_seed(1)
-    save_file(SmallModel(10).state_dict(), tmp_path / "ten.safetensors")
-    weights = str(tmp_path / "ten.safetensors")
-    return Task.model_validate(
-        {"model": MODEL, "image_size": 8, "train_limit": 60, "weights": weights}
-    )
+    return beginning_with(10, tmp_path)
 
 
 def test_a_classifier_of_as_many_classes_is_kept_or_reset(of_as_many: Task) -> None:
