@@ -433,9 +433,7 @@ def running(arguments: list[str], *, port: int, public: bool) -> Iterator[Runnin
     finally:
         try:
             _stop(mark)
-        except (
-            KeyboardInterrupt
-        ):  # when it ended by itself; no second one comes, see `one_interrupt`
+        except KeyboardInterrupt:  # it was ending by itself; no second one: `one_interrupt`
             _stop(mark)
             raise
 
