@@ -151,12 +151,15 @@ def test_an_interrupt_while_a_run_ends_by_itself_leaves_no_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Manager, "asked", [], raising=False)
-    code = "process.on('SIGINT', () => {}); setTimeout(() => {}, 4000)"
+    code = "process.on('SIGINT', () => {}); console.log(); setTimeout(() => {}, 4000)"
     node = [Path(nni_node.__path__[0], "node"), "-e", code, "--", "--experiment-id", "theirs"]
     managers: list[subprocess.Popen[bytes]] = []
 
     def start(command: list[str], env: dict[str, str], **_: Any) -> Any:
-        managers.append(subprocess.Popen(node, env=env))
+        manager = stack.enter_context(subprocess.Popen(node, env=env, stdout=subprocess.PIPE))
+        assert manager.stdout is not None
+        manager.stdout.readline()  # from now on it minds no interrupt
+        managers.append(manager)
         address = "127.0.0.1", int(command[-1])
         server = stack.enter_context(http.server.ThreadingHTTPServer(address, Manager))
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -166,10 +169,14 @@ def test_an_interrupt_while_a_run_ends_by_itself_leaves_no_process(
     monkeypatch.setattr(launcher.subprocess, "run", start)
     interrupt = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
 
+    ended: list[int | None] = []
+
     def run() -> None:
-        with launcher.running([], port=unused_port(), public=False):
-            time.sleep(1)  # until it minds no interrupt
-            interrupt.start()
+        try:
+            with launcher.running([], port=unused_port(), public=False):
+                interrupt.start()
+        finally:
+            ended.extend(manager.poll() for manager in managers)
 
     with (
         contextlib.ExitStack() as stack,
@@ -177,7 +184,7 @@ def test_an_interrupt_while_a_run_ends_by_itself_leaves_no_process(
         pytest.raises(launcher.Interrupted),
     ):
         run()
-    assert managers[0].wait(0.1) == 0  # it was waited for
+    assert ended == [0]  # it was waited for
 
 
 @pytest.mark.parametrize(
