@@ -24,7 +24,7 @@ test: lint chromium
 test-fast: .venv/installed
 	@$(PYTEST) -m "not nni and not browser and not slow" --at-most 20
 
-# Long lists of architectures, torchvision's and timm's, cut everywhere; an hour or more.
+# Long lists of architectures, torchvision's and timm's, cut everywhere; some 10 minutes.
 test-nightly: .venv/installed
 	@$(PYTEST) --nightly -m nightly
 
