@@ -66,8 +66,9 @@ def run_search(
     Returns:
         ``search``, the name; ``search_result``, the document that decouplings for every K derive
         from; ``default`` and ``images``, see `sedona_nni.searches.Findings`, and the search's own
-        numbers; ``time_s``; ``data``, the fingerprint of the data set, see
-        `sedona_nni.data.identity`; ``weights``, that of the task's file of weights, if any.
+        numbers; ``time_s``; ``processor_s``, of all threads of this process; ``data``, the
+        fingerprint of the data set, see `sedona_nni.data.identity`; ``weights``, that of the task's
+        file of weights, if any.
 
     Raises:
         InputError: if a name is unknown, numbers do not fit the backbone, or the directory holds
@@ -119,6 +120,7 @@ def run_search(
         "default": found.default,
         **found.numbers,
         "time_s": setup.progress.time_s,
+        "processor_s": setup.progress.processor_s,
         "images": found.images,
         "data": None if run.data is None else run.data.fingerprint,
         **({} if weights is None else {"weights": weights}),

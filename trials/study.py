@@ -41,6 +41,7 @@ __all__ = ["run_study_trial"]
 
 # A budget of a few trainings leaves evolution little to evolve: it has to begin early
 _EVOLUTION: dict[str, Any] = {"population_size": 3, "sample_size": 2, "mutation_prob": 0.3}
+_SPENT = ("time_s", "processor_s", "images")
 _REPORTS = 2  # of a search: each validates and saves, which costs time
 
 
@@ -64,15 +65,15 @@ def run_study_trial(
 
     Returns:
         ``default`` and ``test_accuracy``, means over the spaces of the picks' validation and test
-        accuracy; ``time_s`` and ``images`` of search and trainings together; ``search`` (of
-        strategies without one None): its ``time_s``, ``images`` and ``search_result``; ``runs``,
-        every training in the order of the spaces, with ``space`` (its number, from 0; of
-        back-propagation None), ``decoupling``, ``seed``, ``validation_accuracy``,
-        ``test_accuracy``, ``time_s``, ``images``, ``macs``, ``peak_memory_mib``, ``largest_share``
-        and ``parameters``, as in `trials.train.run_training` and `Compute.largest_share`;
-        ``picks``, for each space the number of the pick in ``runs``, None in a space that the
-        strategy cannot respect (of back-propagation one number); and ``left_out``, why not, by the
-        space's number.
+        accuracy; ``time_s``, ``processor_s`` and ``images`` of search and trainings together;
+        ``search`` (of strategies without one None): these three of its own, and
+        ``search_result``; ``runs``, every training in the order of the spaces, with ``space`` (its
+        number, from 0; of back-propagation None), ``decoupling``, ``seed``,
+        ``validation_accuracy``, ``test_accuracy``, ``time_s``, ``processor_s``, ``images``,
+        ``macs``, ``peak_memory_mib``, ``largest_share`` and ``parameters``, as in
+        `trials.train.run_training` and `Compute.largest_share`; ``picks``, for each space the
+        number of the pick in ``runs``, None in a space that the strategy cannot respect (of
+        back-propagation one number); and ``left_out``, why not, by the space's number.
 
     Raises:
         DivergedError: if the loss of a training does not stay finite.
@@ -96,8 +97,7 @@ def run_study_trial(
     return {
         "default": float(np.mean([run["validation_accuracy"] for run in picked])),
         "test_accuracy": float(np.mean([run["test_accuracy"] for run in picked])),
-        "time_s": sum(each["time_s"] for each in spent),
-        "images": sum(each["images"] for each in spent),
+        **{name: sum(each[name] for each in spent) for name in _SPENT},
         "search": doing.search,
         "runs": runs,
         "picks": picks,
@@ -206,7 +206,7 @@ class _Doing:
             check_memory=trial.machine.check_memory,
         )
         (directory / MODEL_FILE).unlink(missing_ok=True)  # hundreds of them would fill a disk
-        kept = ("test_accuracy", "time_s", "images", "macs", "peak_memory_mib", "parameters")
+        kept = ("test_accuracy", *_SPENT, "macs", "peak_memory_mib", "parameters")
         compute = Compute.model_validate(found["compute"])
         self.trained[name] = {
             "decoupling": decoupling.model_dump(mode="json"),
@@ -238,7 +238,7 @@ class _Doing:
             directory=self._directory / "search",
             num_reports=_REPORTS,
         )
-        return {name: found[name] for name in ("time_s", "images", "search_result")}
+        return {name: found[name] for name in (*_SPENT, "search_result")}
 
     def _steps(self) -> int:
         """Return the steps of a training."""

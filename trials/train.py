@@ -111,7 +111,8 @@ def run_training(
         ``test_accuracy`` and ``test_loss`` of the same weights, ``test_ensemble_accuracy`` where
         an ensemble was asked for, ``best_epoch``, ``parameters`` and ``macs`` (per image) with
         auxiliary networks and what else the method trains, ``peak_memory_mib`` (see below) and
-        ``time_s`` of the training.
+        ``time_s`` of the training, and ``processor_s`` that all its processes used, see
+        `sedona_nni.training.loop.TrainResult`.
         The peak is that of a training step on ``device`` with everything it needs: weights,
         optimizer state, gradients, activations and what the step computes on the way, but not
         the images. ``peak_resident_mib`` is the most main memory that the process had until the
@@ -187,6 +188,7 @@ def run_training(
         needed: dict[str, Any] = {
             "peak_memory_mib": peak,
             "peak_resident_mib": peak_resident_mib(),
+            "processor_s": trained.processor_s,
             "device": device.type,
             "cores": min(torch.get_num_threads(), usable_cores()),
         }
@@ -239,6 +241,7 @@ def _needed_by_ranks(job: Job, outcome: Outcome) -> dict[str, Any]:
     return {
         "peak_memory_mib": max(rank.step_peak_mib for rank in outcome.ranks),
         "peak_resident_mib": max(rank.peak_resident_mib for rank in outcome.ranks),
+        "processor_s": sum(rank.processor_s for rank in outcome.ranks),
         "device": torch.device(job.devices[0]).type,
         # A launcher's are on hosts of which nothing is known here
         "cores": threads if is_launched() else min(threads, usable_cores()),

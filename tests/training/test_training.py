@@ -118,12 +118,16 @@ def test_report_and_result(splits: Splits) -> None:
     result = train(
         network, splits, SETTINGS, report=lambda numbers: seen.append((numbers, weights(network)))
     )
-    blocks = {f"block_{number}_accuracy" for number in (1, 2, 3)}
+    blocks = {
+        f"block_{number}_{name}" for number in (1, 2, 3) for name in ("accuracy", "train_loss")
+    }
     assert [set(numbers) for numbers, _ in seen] == [
         {"default", "loss", "train_loss", "lr", "epoch", "epochs"} | blocks
     ] * 3
     assert [numbers["epoch"] for numbers, _ in seen] == [1, 2, 3]
     assert all(numbers["default"] == numbers["block_3_accuracy"] for numbers, _ in seen)
+    assert all(numbers["train_loss"] == numbers["block_3_train_loss"] for numbers, _ in seen)
+    assert len({numbers["block_1_train_loss"] for numbers, _ in seen}) == 3
 
     accuracies = [numbers["default"] for numbers, _ in seen]
     best = int(np.argmax(accuracies))  # the first of equals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -31,7 +32,11 @@ from sedona_nni.trials import train as trial
         ("resnet50", "backprop", {}),
         ("resnet50", "uniform:2:conv1", {"checkpoint": "layers", "batch_size": 32}),
         ("resnet18", "uniform:2:conv1", {"accumulate": 4, "batch_size": 64}),
-        ("resnet18", "backprop", {"accumulate": 2, "checkpoint": "layers", "amp": "bf16"}),
+        (
+            "resnet18",
+            "backprop",
+            {"accumulate": 2, "checkpoint": "layers", "amp": "bf16", "batch_size": 64},
+        ),
         ("resnet50", "uniform:4:conv1", {"momentum": 0}),
         # The update takes more than the passes
         ("dgl-cnn6", "backprop", {"batch_size": 2, "optimizer": "adam"}),
@@ -67,8 +72,17 @@ def test_predicted_within_a_tenth_of_a_cut_model(
     check(Task.model_validate({**name, "train_limit": 100, "image_size": 32}), rule, changes)
 
 
+def converts_bf16() -> bool:
+    """Return whether kernels for bf16 convert to float32, in memory of their own: without AVX-512,
+    also where another processor is imitated."""
+    imitated = os.environ.get("ONEDNN_MAX_CPU_ISA", "").startswith(("SSE41", "AVX2"))
+    return imitated or not torch.cpu._is_avx512_supported()
+
+
 def check(task: Task, rule: str, changes: dict[str, Any]) -> None:
     """Compare the two."""
+    if changes.get("amp") == "bf16" and converts_bf16():
+        pytest.skip("this processor's kernels for bf16 convert to float32")
     settings = TrainSettings.model_validate({"batch_size": 16, **changes})
     layers = num_layers(task.backbone, task.image_size or 8)
     decoupling = decoupling_by_rule(rule, task.backbone, layers)

@@ -107,6 +107,7 @@ class RankReport:
         peak_resident_mib: The most memory that its process had, MiB.
         peak_allocated_mib: The most that its GPU allocated; None on a CPU.
         sent_bytes: Features and errors that it sent.
+        processor_s: Seconds of processors that its process used, all its threads together.
     """
 
     block: int
@@ -114,6 +115,7 @@ class RankReport:
     peak_resident_mib: float
     peak_allocated_mib: float | None
     sent_bytes: int
+    processor_s: float
 
 
 @dataclass(frozen=True)
@@ -269,7 +271,9 @@ def _train(
         stage=stage,
     )
     on_gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-    own = RankReport(block, peak, peak_resident_mib(), on_gpu, stage.bytes_sent)
+    own = RankReport(
+        block, peak, peak_resident_mib(), on_gpu, stage.bytes_sent, trained.processor_s
+    )
     return Outcome(trained, [RankReport(**each) for each in stage.exchange(asdict(own))])
 
 
