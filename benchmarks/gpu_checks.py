@@ -138,7 +138,7 @@ def _hypergradient(device: torch.device | str, dtype: torch.dtype) -> Tensor:
         problem.state(),
         [there(batch) for batch in train_batches],
         there(validation_batch),
-        lr=0.01,
+        lrs=[0.01] * len(train_batches),
         seed=0,
     )
     return torch.cat([found.alpha, found.beta], dim=1).double().cpu()

@@ -161,7 +161,7 @@ def hypergradient_of_models(device: torch.device) -> dict[str, float]:
                 return images.to(where), (torch.arange(4) % _CLASSES).to(where)
 
             result = hypergradient(
-                problem, problem.state(), [batch(0), batch(1)], batch(2), lr=0.01, seed=0
+                problem, problem.state(), [batch(0), batch(1)], batch(2), lrs=[0.01] * 2, seed=0
             )
             return torch.cat([result.alpha, result.beta], dim=1).cpu()
 

@@ -260,7 +260,7 @@ def train(
     criterion: Criterion,
     optimizer: InnerOptimizer,
     *,
-    lr: float,
+    lrs: Sequence[float],
     seed: int,
     step: int = 0,
 ) -> tuple[Named, Named, Named]:
@@ -276,7 +276,7 @@ def train(
         batches: One per step.
         criterion: (logits, labels) -> mean loss, shape ().
         optimizer: The update rule.
-        lr: Learning rate of all steps.
+        lrs: Learning rate of each step.
         seed: Step t draws its dropout masks with ``seed + t``.
         step: Number of the first step.
     """
@@ -286,7 +286,7 @@ def train(
             network, weights, statistics, alpha, beta, batch, criterion
         )
         after = {
-            name: optimizer.update(weight, gradient[name], slots[name], lr, step + t)
+            name: optimizer.update(weight, gradient[name], slots[name], lrs[t], step + t)
             for name, weight in weights.items()
         }
         weights = {name: weight for name, (weight, _) in after.items()}
@@ -306,7 +306,7 @@ def meta_loss(
     criterion: Criterion,
     optimizer: InnerOptimizer,
     *,
-    lr: float,
+    lrs: Sequence[float],
     seed: int,
     step: int = 0,
 ) -> Tensor:
@@ -325,7 +325,7 @@ def meta_loss(
         train_batches,
         criterion,
         optimizer,
-        lr=lr,
+        lrs=lrs,
         seed=seed,
         step=step,
     )

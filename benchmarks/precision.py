@@ -130,7 +130,7 @@ def _hypergradient(
 ) -> Tensor:
     problem, train, validation = _problem(setting, dtype, release, activation)
     function = release_hypergradient if release else hypergradient
-    result = function(problem, problem.state(), train, validation, lr=LR, seed=0)
+    result = function(problem, problem.state(), train, validation, lrs=[LR] * len(train), seed=0)
     return torch.cat([result.alpha, result.beta], dim=1)
 
 

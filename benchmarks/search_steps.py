@@ -115,7 +115,8 @@ def ours(setting: StepSetting) -> Callable[[], object]:
     train_batches, validation_batch = setting.batches()
     if setting.step == "relaxed-step":
         return partial(_train_on, problem, [start], train_batches[0])
-    return partial(hypergradient, problem, start, train_batches, validation_batch, lr=LR, seed=0)
+    lrs = [LR] * len(train_batches)
+    return partial(hypergradient, problem, start, train_batches, validation_batch, lrs=lrs, seed=0)
 
 
 def _train_on(problem: InnerProblem, state: list[TrainingState], batch: Batch) -> None:
@@ -153,7 +154,7 @@ def naively(setting: StepSetting) -> Callable[[], object]:
             validation_batch,
             criterion,
             Sgd(MOMENTUM, WEIGHT_DECAY),
-            lr=LR,
+            lrs=[LR] * len(train_batches),
             seed=0,
         )
         return torch.autograd.grad(loss, [alpha, beta])

@@ -94,7 +94,7 @@ def _trial(trial: StudyTrial, result: StudyTrialResult) -> dict[str, Any]:
         "key": trial.key,
         "strategy": trial.strategy,
         "replicate": trial.replicate,
-        **_rounded(result.model_dump(include={"time_s", "images"})),
+        **_rounded(result.model_dump(include={"time_s", "processor_s", "images"})),
         "search": None if result.search is None else _rounded(result.search.model_dump()),
         "runs": [_run(run) for run in result.runs],
         "picks": [pick for pick in result.picks if pick is not None],

@@ -63,6 +63,7 @@ class Run(BaseModel):
         validation_accuracy: Of the epoch that validated best.
         test_accuracy: Of the same weights.
         time_s: Seconds of training and validation.
+        processor_s: Seconds of processors meanwhile; None in studies from before it was kept.
         images: Images learned from, each as often as it was.
         macs: Per image, with auxiliary networks.
         parameters: With auxiliary networks.
@@ -79,6 +80,7 @@ class Run(BaseModel):
     validation_accuracy: Accuracy
     test_accuracy: Accuracy
     time_s: float
+    processor_s: float | None = None
     images: int
     macs: int
     parameters: int
@@ -96,6 +98,7 @@ class Search(BaseModel):
 
     Attributes:
         time_s: Seconds.
+        processor_s: Seconds of processors meanwhile; likewise.
         images: Images learned from, each as often as it was.
         search_result: For `sedona_nni.searches.documents.parse_result`.
     """
@@ -103,6 +106,7 @@ class Search(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     time_s: float
+    processor_s: float | None = None
     images: int
     search_result: dict[str, Any]
 
@@ -115,6 +119,7 @@ class Trial(BaseModel):
         strategy: Its strategy.
         replicate: From 0; replicates of the same number share training seeds over the strategies.
         time_s: Seconds of all that it did.
+        processor_s: Seconds of processors meanwhile; likewise.
         images: Of its search and its trainings.
         search: What it spent before its trainings, if anything.
         runs: Its trainings.
@@ -128,6 +133,7 @@ class Trial(BaseModel):
     strategy: str
     replicate: int = Field(ge=0)
     time_s: float
+    processor_s: float | None = None
     images: int
     search: Search | None
     runs: tuple[Run, ...]

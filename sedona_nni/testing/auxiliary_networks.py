@@ -156,7 +156,7 @@ class AuxiliaryNetworkConformance:
         problem = InnerProblem(network, Sgd(0.9, 1e-4), _CRITERION)
         start = problem.state()
         train, validation = [_batch(3, 8, seed) for seed in (1, 2)], _batch(3, 8, 3)
-        found = hypergradient(problem, start, train, validation, lr=0.05, seed=0)
+        found = hypergradient(problem, start, train, validation, lrs=[0.05] * len(train), seed=0)
 
         def meta_loss(alpha: Tensor) -> float:
             with torch.no_grad():

@@ -39,7 +39,7 @@ def vgg_case(inner_steps: int) -> Case:
 
     start, _ = problem.step(problem.state(), batch(), 0.05, seed=8)
     batches = [batch() for _ in range(inner_steps)]
-    return Case(problem, start, batches, batch(), lr=0.05, seed=1)
+    return Case(problem, start, batches, batch(), lrs=[0.05] * len(batches), seed=1)
 
 
 class TestNaive:
@@ -50,7 +50,12 @@ class TestNaive:
         alpha, beta = (a.detach().clone().requires_grad_() for a in (network.alpha, network.beta))
         expected = torch.autograd.grad(unrolled_meta_loss(case, alpha, beta), [alpha, beta])
         got = hypergradient(
-            case.problem, case.start, case.train_batches, case.validation_batch, lr=0.05, seed=1
+            case.problem,
+            case.start,
+            case.train_batches,
+            case.validation_batch,
+            lrs=case.lrs,
+            seed=1,
         )
         # Another program with other kernels: rounding, magnified by a few steps of batch norms
         torch.testing.assert_close(got.alpha, expected[0], rtol=1e-7, atol=1e-10)

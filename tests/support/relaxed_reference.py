@@ -31,7 +31,7 @@ class Case:
     start: TrainingState
     train_batches: list[Batch]
     validation_batch: Batch
-    lr: float
+    lrs: list[float]
     seed: int
 
 
@@ -94,12 +94,14 @@ def random_case(number: int, *, inner_steps: int | None = None) -> Case:
     for warm in range(2):  # so that the optimizer's state is not zero
         start, _ = problem.step(start, batch(), 0.01, seed=900 + warm)
     steps = inner_steps or rng.choice([1, 2, 3, 5])
+    train_batches, validation_batch = [batch() for _ in range(steps)], batch()
+    lr = rng.choice([0.02, 0.1])
     return Case(
         problem=problem,
         start=start,
-        train_batches=[batch() for _ in range(steps)],
-        validation_batch=batch(),
-        lr=rng.choice([0.02, 0.1]),
+        train_batches=train_batches,
+        validation_batch=validation_batch,
+        lrs=[lr * 0.9**step for step in range(steps)],
         seed=number,
     )
 
@@ -201,7 +203,7 @@ def unrolled_meta_loss(case: Case, alpha: Tensor, beta: Tensor) -> Tensor:
         case.validation_batch,
         problem.criterion,
         problem.optimizer,
-        lr=case.lr,
+        lrs=case.lrs,
         seed=case.seed,
         step=case.start.step,
     )
@@ -243,7 +245,7 @@ def unrolled_last_loss(case: Case, alpha: Tensor, beta: Tensor) -> Tensor:
         inner_batches,
         problem.criterion,
         problem.optimizer,
-        lr=case.lr,
+        lrs=case.lrs,
         seed=case.seed,
         step=case.start.step,
     )

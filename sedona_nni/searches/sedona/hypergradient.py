@@ -8,11 +8,18 @@ Forwards, T steps are run and only the gradient vector of each is kept, no graph
 v = d meta_loss / d w_T, each step is run once more as a differentiable function of (w_t, alpha,
 beta), v is pulled back through it, and its graph is dropped. This is the chain rule as unrolling
 applies it, so the result is the same; but one step's graph exists at a time, whatever T is.
-Source: Pyeon et al., "SEDONA", ICLR 2021, section 3 (the objective); the recomputation is ours.
+
+Beyond 32 steps, up to a whole training, the steps are taken in *legs* of about sqrt(T): w is kept
+before each, gradient vectors of one leg at a time, and those of all but the last leg are computed
+again on the way back. With n weights and u vectors of state for each, that is (1 + u) n sqrt(T)
+numbers for the moments and n sqrt(T) for the gradients, and a pass more for each step.
+Sources: Pyeon et al., "SEDONA", ICLR 2021, section 3 (the objective); Griewank and Walther,
+"Revolve", ACM TOMS 2000 (what to keep of many steps; this is its simplest form); the rest is ours.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +29,9 @@ from torch import Tensor
 from sedona_nni.data.batches import Batch
 from sedona_nni.searches.sedona.inner_step import InnerProblem, PulledBack, TrainingState
 
-__all__ = ["Hypergradient", "LookAhead", "hypergradient", "look_ahead", "pull_back", "replay"]
+__all__ = ["Hypergradient", "LookAhead", "hypergradient", "look_ahead", "pull_back"]
+
+_SHORTEST_LEG = 32  # to compute a leg again costs more than some vectors more
 
 
 @dataclass(frozen=True)
@@ -50,11 +59,13 @@ class LookAhead:
 
     Attributes:
         state: Where they led.
-        gradients: The gradient vector (n,) that each step used.
+        moments: Where each leg began.
+        gradients: The gradient vectors (n,) that the steps of the last leg used.
         losses: Losses of the L classifiers before each step, shape (T, L).
     """
 
     state: TrainingState
+    moments: list[TrainingState]
     gradients: list[Tensor]
     losses: Tensor
 
@@ -64,48 +75,85 @@ def look_ahead(
     start: TrainingState,
     train_batches: Sequence[Batch],
     *,
-    lr: float,
+    lrs: Sequence[float],
     seed: int,
 ) -> LookAhead:
-    """Train for T = len(train_batches) steps from ``start``, which is not changed."""
-    state, gradients, losses = start, [], []
-    for t, batch in enumerate(train_batches):
-        gradient, statistics, step_losses = problem.gradient(state, batch, seed + t)
-        state = problem.update(state, gradient, statistics, lr)
+    """Train for T = len(train_batches) steps from ``start``, which is not changed.
+
+    Takes what `hypergradient` does.
+    """
+    ahead = LookAhead(
+        start, [], [], start.weights.new_zeros(0, problem.network.backbone.num_layers)
+    )
+    for leg in _legs(train_batches):
+        state, gradients, losses = _train(problem, ahead.state, train_batches, leg, lrs, seed)
+        moments = [*ahead.moments, ahead.state]
+        ahead = LookAhead(state, moments, gradients, torch.cat([ahead.losses, losses]))
+    return ahead
+
+
+def _legs(train_batches: Sequence[Batch]) -> list[range]:
+    """Return the numbers of the steps of each leg."""
+    steps = range(len(train_batches))
+    length = max(_SHORTEST_LEG, math.isqrt(len(steps)))
+    return [steps[first : first + length] for first in steps[::length]]
+
+
+def _train(
+    problem: InnerProblem,
+    state: TrainingState,
+    train_batches: Sequence[Batch],
+    steps: range,
+    lrs: Sequence[float],
+    seed: int,
+) -> tuple[TrainingState, list[Tensor], Tensor]:
+    """Do some of the steps; return where they led, their gradient vectors and their losses."""
+    gradients, losses = [], []
+    for t in steps:
+        gradient, statistics, step_losses = problem.gradient(state, train_batches[t], seed + t)
+        state = problem.update(state, gradient, statistics, lrs[t])
         gradients.append(gradient)
         losses.append(step_losses)
-    return LookAhead(state, gradients, torch.stack(losses))
+    return state, gradients, torch.stack(losses)
 
 
-def replay(
-    problem: InnerProblem, start: TrainingState, gradients: Sequence[Tensor], *, lr: float
+def _replay(
+    problem: InnerProblem, start: TrainingState, gradients: Sequence[Tensor], lrs: Sequence[float]
 ) -> TrainingState:
-    """Return w_t and s_t again from the t gradients before: cheaper than to keep all of them.
+    """Return w_t and s_t again from the gradients before: cheaper than to keep all of them.
 
     The running statistics stay those of ``start``; no step depends on them.
     """
     state = start
-    for gradient in gradients:
+    for gradient, lr in zip(gradients, lrs, strict=True):
         state = problem.update(state, gradient, start.statistics, lr)
     return state
 
 
 def pull_back(
     problem: InnerProblem,
-    start: TrainingState,
-    gradients: Sequence[Tensor],
+    ahead: LookAhead,
     train_batches: Sequence[Batch],
     after: PulledBack,
     *,
-    lr: float,
+    lrs: Sequence[float],
     seed: int,
 ) -> PulledBack:
-    """Pull cotangents of where the steps led back through all of them, to alpha and beta."""
-    for t in reversed(range(len(gradients))):
-        state = replay(problem, start, gradients[:t], lr=lr)
-        after = problem.pull_back(
-            state, gradients[t], train_batches[t], lr, seed + t, after, first=t == 0
-        )
+    """Pull cotangents of where the steps led back through all of them, to alpha and beta.
+
+    Takes the batches, rates and seed of the look ahead.
+    """
+    gradients = ahead.gradients
+    for start, leg in reversed([*zip(ahead.moments, _legs(train_batches), strict=True)]):
+        if not gradients:
+            _, gradients, _ = _train(problem, start, train_batches, leg, lrs, seed)
+        for t in reversed(leg):
+            done = t - leg.start
+            state = _replay(problem, start, gradients[:done], lrs[leg.start : t])
+            after = problem.pull_back(
+                state, gradients[done], train_batches[t], lrs[t], seed + t, after, first=t == 0
+            )
+        gradients = []
     return after
 
 
@@ -115,7 +163,7 @@ def hypergradient(
     train_batches: Sequence[Batch],
     validation_batch: Batch,
     *,
-    lr: float,
+    lrs: Sequence[float],
     seed: int,
 ) -> Hypergradient:
     """Differentiate the validation loss after T = len(train_batches) steps from ``start``.
@@ -125,10 +173,10 @@ def hypergradient(
         start: (w_0, s_0, r_0); it is not changed.
         train_batches: One per step.
         validation_batch: What meta_loss is taken on.
-        lr: Learning rate of all T steps.
+        lrs: Learning rate of each step.
         seed: Of the dropout masks; step t uses ``seed + t``.
     """
-    ahead = look_ahead(problem, start, train_batches, lr=lr, seed=seed)
+    ahead = look_ahead(problem, start, train_batches, lrs=lrs, seed=seed)
     meta_loss, accuracy, to_weights, to_statistics = problem.validation(
         ahead.state, validation_batch
     )
@@ -139,5 +187,5 @@ def hypergradient(
         alpha=torch.zeros_like(problem.network.alpha),
         beta=torch.zeros_like(problem.network.beta),
     )
-    pulled = pull_back(problem, start, ahead.gradients, train_batches, at_end, lr=lr, seed=seed)
+    pulled = pull_back(problem, ahead, train_batches, at_end, lrs=lrs, seed=seed)
     return Hypergradient(pulled.alpha, pulled.beta, meta_loss, accuracy, ahead.losses)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sedona_nni.data.batches import Batch
-from sedona_nni.searches.sedona.hypergradient import Hypergradient, look_ahead, pull_back, replay
+from sedona_nni.searches.sedona.hypergradient import Hypergradient, look_ahead, pull_back
 from sedona_nni.searches.sedona.inner_step import InnerProblem, PulledBack, TrainingState
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork, Valve
 
@@ -93,7 +93,7 @@ def release_hypergradient(
     train_batches: Sequence[Batch],
     validation_batch: Batch,
     *,
-    lr: float,
+    lrs: Sequence[float],
     seed: int,
 ) -> Hypergradient:
     """Differentiate R_0 on the last of T = len(train_batches) batches; see the module.
@@ -102,12 +102,12 @@ def release_hypergradient(
     after all T steps, as the release reports it, not what was differentiated.
     """
     assert isinstance(problem, ReleaseProblem)
-    ahead = look_ahead(problem, start, train_batches, lr=lr, seed=seed)
-    meta_loss, accuracy, *_ = problem.validation(ahead.state, validation_batch)
-    last = len(train_batches) - 1
-    state = replay(problem, start, ahead.gradients[:last], lr=lr)
-    at_end = problem.objective(state, train_batches[last], seed + last)
-    pulled = pull_back(
-        problem, start, ahead.gradients[:last], train_batches, at_end, lr=lr, seed=seed
-    )
-    return Hypergradient(pulled.alpha, pulled.beta, meta_loss, accuracy, ahead.losses)
+    *before, last = train_batches
+    steps = len(before)
+    ahead = look_ahead(problem, start, before, lrs=lrs[:steps], seed=seed)
+    state, losses = problem.step(ahead.state, last, lrs[steps], seed + steps)
+    meta_loss, accuracy, *_ = problem.validation(state, validation_batch)
+    at_end = problem.objective(ahead.state, last, seed + steps)
+    pulled = pull_back(problem, ahead, before, at_end, lrs=lrs[:steps], seed=seed)
+    losses = torch.cat([ahead.losses, losses[None]])
+    return Hypergradient(pulled.alpha, pulled.beta, meta_loss, accuracy, losses)

@@ -189,7 +189,7 @@ class Search:
                 w_0,
                 [self._next(train=train) for _ in range(settings.inner_steps)],
                 self._next(validation=validation),
-                lr=self.lr_at(w_0.step),
+                lrs=[self.lr_at(w_0.step)] * settings.inner_steps,
                 seed=self.seed_of(DROPOUT, 0),
             )
             # (alpha, beta) <- (alpha, beta) - meta_lr d CE(w_T) / d (alpha, beta), by its optimizer

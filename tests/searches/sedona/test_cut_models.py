@@ -33,7 +33,7 @@ def case(name: str) -> Case:
         return images, torch.randint(NUM_CLASSES, (5,))
 
     problem = InnerProblem(network, Sgd(momentum=0.9, weight_decay=0.01), LabelSmoothing(0.1))
-    return Case(problem, problem.state(), [batch(), batch()], batch(), lr=0.05, seed=0)
+    return Case(problem, problem.state(), [batch(), batch()], batch(), lrs=[0.05, 0.05], seed=0)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -46,7 +46,7 @@ def test_the_hypergradient(name: str) -> None:
         given.start,
         given.train_batches,
         given.validation_batch,
-        lr=given.lr,
+        lrs=given.lrs,
         seed=given.seed,
     )
 
@@ -70,7 +70,7 @@ def test_the_hypergradient(name: str) -> None:
             network.beta.copy_(centre[1] + factor * step * direction[1])
         state = given.start
         for t, batch in enumerate(given.train_batches):
-            state, _ = given.problem.step(state, batch, given.lr, given.seed + t)
+            state, _ = given.problem.step(state, batch, given.lrs[t], given.seed + t)
         values.append(float(given.problem.validation(state, given.validation_batch)[0]))
     difference = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
     slope = (found.alpha * direction[0]).sum() + (found.beta * direction[1]).sum()

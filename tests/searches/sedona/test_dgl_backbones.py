@@ -36,7 +36,7 @@ def case(name: str, image_size: int) -> Case:
         return images, torch.randint(NUM_CLASSES, (5,))
 
     problem = InnerProblem(network, Sgd(momentum=0.9, weight_decay=0.01), LabelSmoothing(0.1))
-    return Case(problem, problem.state(), [batch(), batch()], batch(), lr=0.02, seed=0)
+    return Case(problem, problem.state(), [batch(), batch()], batch(), lrs=[0.02, 0.02], seed=0)
 
 
 @pytest.mark.fast_cases(1)
@@ -50,7 +50,7 @@ def test_hypergradient_equals_central_differences(name: str, image_size: int) ->
         given.start,
         given.train_batches,
         given.validation_batch,
-        lr=given.lr,
+        lrs=given.lrs,
         seed=given.seed,
     )
     unrolled = unrolled_meta_loss(given, network.alpha.detach(), network.beta.detach())
@@ -66,7 +66,7 @@ def test_hypergradient_equals_central_differences(name: str, image_size: int) ->
             network.beta.copy_(centre[1] + factor * step * direction[1])
         state = given.start
         for t, batch in enumerate(given.train_batches):
-            state, _ = given.problem.step(state, batch, given.lr, given.seed + t)
+            state, _ = given.problem.step(state, batch, given.lrs[t], given.seed + t)
         values.append(float(given.problem.validation(state, given.validation_batch)[0]))
     expected = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
     slope = (found.alpha * direction[0]).sum() + (found.beta * direction[1]).sum()

@@ -337,7 +337,7 @@ def test_the_hypergradient_through_an_odd_layer(name: str) -> None:
         return torch.randn(5, 3, 6, 6, dtype=torch.float64), torch.randint(NUM_CLASSES, (5,))
 
     train, validation = [batch(), batch()], batch()
-    found = hypergradient(inner, start, train, validation, lr=0.05, seed=0)
+    found = hypergradient(inner, start, train, validation, lrs=[0.05] * len(train), seed=0)
     centre = [given.alpha.detach().clone(), given.beta.detach().clone()]
     direction = [torch.randn_like(part) for part in centre]
     step, values = 1e-3, []

@@ -24,7 +24,9 @@ def test_peak_memory_does_not_grow_with_inner_steps() -> None:
 
     def peak(inner_steps: int) -> float:
         return peak_memory_mib(
-            lambda: hypergradient(problem, start, [batch] * inner_steps, batch, lr=0.1, seed=0),
+            lambda: hypergradient(
+                problem, start, [batch] * inner_steps, batch, lrs=[0.1] * inner_steps, seed=0
+            ),
             torch.device("cpu"),
         )
 

@@ -78,7 +78,9 @@ def test_hypergradient(backbone: str, activation: Activation, bound: float, mode
         kind = ReleaseProblem if mode == "release" else InnerProblem
         p, (*train, validation) = problem(backbone, dtype, kind=kind, activation=activation)
         function = release_hypergradient if mode == "release" else hypergradient
-        found: Hypergradient = function(p, p.state(), train, validation, lr=0.01, seed=0)
+        found: Hypergradient = function(
+            p, p.state(), train, validation, lrs=[0.01] * len(train), seed=0
+        )
         return torch.cat([found.alpha, found.beta], dim=1)
 
     assert error(compute(torch.float32), compute(torch.float64)) < bound

@@ -68,7 +68,9 @@ def test_by_hand(request: pytest.FixtureRequest) -> None:
     network = chain(2.0, 1.0, 3.0)
     problem = ReleaseProblem(network, Sgd(momentum=0.0), squared_error)
     batch = (torch.ones(1, 1, 1, 1).double(), torch.zeros(1).double())
-    result = release_hypergradient(problem, problem.state(), [batch, batch], batch, lr=0.1, seed=0)
+    result = release_hypergradient(
+        problem, problem.state(), [batch, batch], batch, lrs=[0.1] * 2, seed=0
+    )
     assert result.alpha.tolist() == [[pytest.approx(0.411), pytest.approx(-0.411)]]
     assert result.inner_losses.tolist() == [
         [pytest.approx(2.0), pytest.approx(18.0)],
@@ -95,7 +97,7 @@ def test_equals_plain_unrolling_of_the_division(number: int) -> None:
         case.start,
         case.train_batches,
         case.validation_batch,
-        lr=case.lr,
+        lrs=case.lrs,
         seed=case.seed,
     )
     got, want = (

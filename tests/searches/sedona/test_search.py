@@ -94,7 +94,7 @@ def test_without_pretraining_a_search_follows_one_trajectory() -> None:
     numbers = this.advance(batches(1), batches(2))
     first = [next(part) for part in [batches(1)] for _ in range(3)]
     ahead = hypergradient(
-        problem, initial, first[:2], next(batches(2)), lr=0.1, seed=plain.seed_of(DROPOUT, 0)
+        problem, initial, first[:2], next(batches(2)), lrs=[0.1] * 2, seed=plain.seed_of(DROPOUT, 0)
     )
     assert numbers["lr"] == 0.1
     assert numbers["meta_loss"] == ahead.meta_loss.item()
@@ -291,7 +291,7 @@ def test_meta_step_follows_the_validation_loss_downhill() -> None:
         snapshot,
         [next(train), next(train)],
         next(batches(2, this.validation_batches_used)),
-        lr=0.001,  # pre-training is over: lr_min
+        lrs=[0.001] * 2,  # pre-training is over: lr_min
         seed=this.seed_of(1, 0),
     )
     run(this, 1)
