@@ -193,6 +193,8 @@ SOURCES: dict[str, str] = {
     "SearchSettings.num_snapshots": "release, fixed there",
     "SearchSettings.eviction": "ours; release: oldest, whatever was asked for",
     "SearchSettings.release_mode": _OURS,
+    "SearchSettings.mix": "ours; paper and release: logits",
+    "SearchSettings.start_a_loc": "ours; release: 0.5",
     "SearchSettings.validation_fraction": "release's README, `--valid-size` of the search",
     "SearchSettings.seed": "release, `--seed`",
     "ProbeSettings.cost": _OURS,

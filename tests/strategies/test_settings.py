@@ -88,6 +88,7 @@ def _flat(settings: Any) -> Iterator[tuple[str, Any]]:
 # What has come since, or has another default
 SINCE = {"plugins": [], "check_memory": True}
 SINCE_IN_TASK = {"on_bad_image": "fail", "weights": None, "reset_classifier": False}
+SINCE_IN_SEARCH = {"mix": "logits", "start_a_loc": 0.5}
 SINCE_IN_TRAIN = {
     "accumulate": 1,
     "checkpoint": "no",
@@ -103,6 +104,8 @@ def _changed_since(then: dict[str, Any]) -> dict[str, Any]:
         changed["train"] = {**SINCE_IN_TRAIN, **then["train"]}
         if then["train"]["evaluation_batch_size"] == 1024:
             changed["train"]["evaluation_batch_size"] = None
+    if "search" in then:
+        changed["search"] = {**SINCE_IN_SEARCH, **then["search"]}
     if "max_block_share" in then:
         changed["max_block_memory"] = None
     if "uniform_aux" in then and then["published"] is None:

@@ -216,6 +216,18 @@ def _evaluating_norm(norm: BatchNorm, mean: Tensor, var: Tensor) -> Callable[[Te
     return normalising_by(norm, forward)
 
 
+def _slope(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """Return <d loss / d logits, tangent of the logits>.
+
+    Written with the gradient, not with the loss's own tangent: torch's forward derivative of
+    log_softmax cannot be differentiated again.
+    """
+    value, tangent = forward_ad.unpack_dual(logits)
+    leaf = value if value.requires_grad else value.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+    return (gradient * tangent).sum()
+
+
 def _weights(network: RelaxedNetwork) -> Iterator[tuple[str, nn.Parameter]]:
     for name, weight in network.named_weights():
         if weight.dtype != network.alpha.dtype:
@@ -434,7 +446,8 @@ class InnerProblem:
 
             def learn_locally(i: int) -> tuple[Tensor, Tensor]:
                 leaf = at_boundaries[i].detach().requires_grad_()
-                loss = self.criterion(self.local_logits(i, leaf, a, b, gradient_valve), labels)
+                logits = self.local_logits(i, leaf, a, b, gradient_valve)
+                loss = self.local_loss(logits, labels, b[i])
                 loss.backward()
                 return loss.detach(), cast(Tensor, leaf.grad)
 
@@ -564,7 +577,7 @@ class InnerProblem:
                     return tangent_valve(forward_ad.make_dual(*pairs[-1]), scale)
 
                 _, logits = self.network(images, a, watched_valve)
-                final = self._loss_slope(logits, labels)
+                final = _slope(lambda values: self.criterion(values, labels), logits)
 
             def local_slope(i: int) -> tuple[Tensor, Tensor, Tensor]:
                 value, tangent = (part.detach() for part in pairs[i])
@@ -573,7 +586,8 @@ class InnerProblem:
                 )
                 with self.moving(f"auxiliaries.{i}.", tangents):
                     local_logits = self.local_logits(i, features, a, b, tangent_valve)
-                return self._loss_slope(local_logits, labels), value, tangent
+                slope = _slope(lambda values: self.local_loss(values, labels, b[i]), local_logits)
+                return slope, value, tangent
 
             def pull_back_locally(
                 pulled: tuple[Tensor, Tensor, Tensor],
@@ -629,16 +643,15 @@ class InnerProblem:
         logits: Tensor = auxiliary(valve(features, a[boundary, 0]), b[boundary])
         return logits
 
-    def _loss_slope(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return <d loss / d logits, tangent of the logits>.
+    def local_loss(self, logits: Tensor, labels: Tensor, b: Tensor) -> Tensor:
+        """Return the local loss of what `local_logits` returned, shape ().
 
-        Written with the gradient, not with the loss's own tangent: torch's forward derivative of
-        log_softmax cannot be differentiated again.
+        Args:
+            logits: The logits.
+            labels: Class numbers, (B,).
+            b: Of the boundary, shape (C,).
         """
-        value, tangent = forward_ad.unpack_dual(logits)
-        leaf = value if value.requires_grad else value.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(self.criterion(leaf, labels), leaf, create_graph=True)
-        return (gradient * tangent).sum()
+        return self.criterion(logits, labels)
 
     @contextmanager
     def moving(self, prefix: str, tangents: Mapping[str, Tensor]) -> Iterator[None]:

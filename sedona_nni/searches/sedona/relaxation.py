@@ -122,11 +122,15 @@ class MixedAuxiliary(nn.Module):
 
     def forward(self, features: Tensor, b: Tensor) -> Tensor:
         """Return the mixed logits (B, classes) of what crosses the boundary at b, shape (C,)."""
+        return torch.einsum("c,cnk->nk", b, self.each(features))
+
+    def each(self, features: Tensor) -> Tensor:
+        """Return the logits of every candidate for what crosses the boundary, (C, B, classes)."""
         features = self.context.shape.as_maps(features)
         logits = {name: network(features) for name, network in self.others.items()}
         if self.light is not None:
             logits |= zip(self.light_choices, self.light(features), strict=True)
-        return torch.einsum("c,cnk->nk", b, torch.stack([logits[c] for c in self.aux_choices]))
+        return torch.stack([logits[c] for c in self.aux_choices])
 
     def of_candidate(self, tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         """Return what belongs to one candidate, named as in the candidate alone.

@@ -14,6 +14,7 @@ from torch import Tensor
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
 from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone
+from sedona_nni.searches.sedona.mixed_losses import logits_of_candidates, mixed_loss
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork, gradient_valve
 from sedona_nni.searches.sedona.release_mode import rescaled_logits
 from sedona_nni.searches.sedona.result import SearchResult
@@ -28,12 +29,16 @@ class RelaxedClassifier(AuxiliaryNetwork):
     Attributes:
         network: The relaxed network; its alpha and beta are not trained.
         release_mode: Whether auxiliary networks are rescaled as in `release_mode`.
+        mixes_losses: Whether losses are mixed in place of logits, see `mixed_losses`.
     """
 
-    def __init__(self, network: RelaxedNetwork, release_mode: bool = False) -> None:
+    def __init__(
+        self, network: RelaxedNetwork, release_mode: bool = False, mixes_losses: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
         self.release_mode = release_mode
+        self.mixes_losses = mixes_losses
         network.alpha.requires_grad_(False)
         network.beta.requires_grad_(False)
 
@@ -54,6 +59,10 @@ class RelaxedClassifier(AuxiliaryNetwork):
         at_boundaries, logits = network(images, a)
         loss = criterion(logits, labels)
         for i, features in enumerate(at_boundaries):
+            if self.mixes_losses:
+                each = logits_of_candidates(network, i, features, a, gradient_valve)
+                loss = loss + mixed_loss(criterion, each, labels, b[i])
+                continue
             if self.release_mode:
                 mixed = rescaled_logits(network, i, features, a, b, gradient_valve)
             else:
@@ -83,5 +92,5 @@ def build_relaxed(backbone: Backbone, found: SearchResult) -> DecoupledNetwork:
     with torch.no_grad():
         network.alpha.copy_(torch.tensor(found.alpha))
         network.beta.copy_(torch.tensor(found.beta))
-    classifier = RelaxedClassifier(network, found.in_release_mode)
+    classifier = RelaxedClassifier(network, found.in_release_mode, found.mixes_losses)
     return DecoupledNetwork([Block([], classifier)])

@@ -86,8 +86,16 @@ class SearchResult(SearchOutcome):
     @property
     def in_release_mode(self) -> bool:
         """Whether it was found in release mode, or by the authors' release, as it says itself."""
+        return self._searched_with("release_mode", True)
+
+    @property
+    def mixes_losses(self) -> bool:
+        """Whether it was found with mixed losses, as it says itself, see `mixed_losses`."""
+        return self._searched_with("mix", "losses")
+
+    def _searched_with(self, name: str, value: Any) -> bool:
         settings = self.provenance.get("settings")
-        return isinstance(settings, dict) and settings.get("release_mode") is True
+        return isinstance(settings, dict) and bool(settings.get(name) == value)
 
     def a_loc(self) -> np.ndarray:
         """Return a^loc = softmax(alpha)[:, 0], shape (L-1,), float64: how much each boundary

@@ -36,6 +36,7 @@ from sedona_nni.searches.sedona.inner_step import (
     TrainingState,
 )
 from sedona_nni.searches.sedona.layer_check import check_layers
+from sedona_nni.searches.sedona.mixed_losses import MixedLossesProblem
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.release_mode import ReleaseProblem, release_hypergradient
 from sedona_nni.searches.sedona.result import SearchResult
@@ -132,10 +133,13 @@ class Search:
         self.network = network
         self.settings = settings
         self.data = data
-        problem = ReleaseProblem if settings.release_mode else InnerProblem
-        self.problem: InnerProblem = problem(
+        self.problem: InnerProblem = _problem(settings)(
             network, _inner_optimizer(settings), LabelSmoothing(settings.label_smoothing)
         )
+        with torch.no_grad():
+            network.alpha[:, 0] = network.alpha[:, 1] + math.log(
+                settings.start_a_loc / (1 - settings.start_a_loc)
+            )
         self.meta_optimizer = _meta_optimizer(settings, [network.alpha, network.beta])
         self.memory = WeightMemory(settings.memory_size, settings.eviction)
         self.state = self.problem.state()
@@ -334,6 +338,12 @@ class Search:
                 "steps_done": self.step,
             },
         )
+
+
+def _problem(settings: SearchSettings) -> type[InnerProblem]:
+    if settings.release_mode:
+        return ReleaseProblem
+    return MixedLossesProblem if settings.mix == "losses" else InnerProblem
 
 
 def _inner_optimizer(settings: SearchSettings) -> InnerOptimizer:

@@ -42,6 +42,10 @@ class SearchSettings(BaseModel):
         num_snapshots: Moments of pre-training that are offered to the memory, evenly spaced.
         eviction: Which snapshot a full memory lets go, see `weight_memory.WeightMemory`.
         release_mode: Compute as the authors' release does, see `release_mode`.
+        mix: What beta mixes: ``logits`` of the auxiliary networks, or their ``losses``, see
+            `mixed_losses`.
+        start_a_loc: a^loc of every boundary at the start. The paper's 0.5 is half way between cut
+            and not cut; a small one is close to the undivided network.
         validation_fraction: Share of the training images that validate.
         seed: Decides initial weights, order of the images, augmentation, dropout and snapshots.
 
@@ -75,6 +79,8 @@ class SearchSettings(BaseModel):
     num_snapshots: int = Field(default=500, ge=1)
     eviction: Eviction = "spread"
     release_mode: bool = False
+    mix: Literal["logits", "losses"] = "logits"
+    start_a_loc: float = Field(default=0.5, gt=0, lt=1)
     validation_fraction: float = Field(default=0.4, gt=0, lt=1)
     seed: Seed = 2021
 
@@ -88,6 +94,8 @@ class SearchSettings(BaseModel):
             )
         if self.pretrain_steps == 0 and self.lr_steps is None:
             raise ValueError("lr_steps must be given without pre-training")
+        if self.release_mode and self.mix != "logits":
+            raise ValueError(f"mix must be logits in release mode, but got {self.mix}")
         if not all(0 <= beta < 1 for beta in self.meta_betas):
             raise ValueError(
                 f"meta_betas must be from 0 to below 1, but got {list(self.meta_betas)}"

@@ -18,6 +18,7 @@ from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.models import build_backbone
 from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
+from sedona_nni.searches.sedona.mixed_losses import MixedLossesProblem
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.relaxed_training import RelaxedClassifier, build_relaxed
 from sedona_nni.searches.sedona.release import import_release
@@ -44,8 +45,15 @@ TASK = Task(width_multiplier=0.25, train_limit=60)
 
 
 @pytest.mark.slow(reason="searches")
-@pytest.mark.parametrize("release_mode", [False, True])
-def test_a_step_is_that_of_the_search(release_mode: bool) -> None:
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        ({}, InnerProblem),
+        ({"release_mode": True}, ReleaseProblem),
+        ({"mix": "losses"}, MixedLossesProblem),
+    ],
+)
+def test_a_step_is_that_of_the_search(how: dict[str, Any], kind: type[InnerProblem]) -> None:
     """Three steps of SGD in float64, of which the search's are proven elsewhere; in the mode in
     which alpha and beta were found."""
     torch.manual_seed(0)
@@ -53,12 +61,11 @@ def test_a_step_is_that_of_the_search(release_mode: bool) -> None:
     for module in backbone.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # both would draw the same masks, but in another order
-    how = {"settings": {"release_mode": release_mode}}
-    network = build_relaxed(backbone, SearchResult(**FOUND, provenance=how)).double()
+    found = SearchResult(**FOUND, provenance={"settings": how})
+    network = build_relaxed(backbone, found).double()
     classifier = network.blocks[0].classifier
     assert isinstance(classifier, RelaxedClassifier)
     relaxed = copy.deepcopy(classifier.network)
-    kind = ReleaseProblem if release_mode else InnerProblem
     problem = kind(relaxed, Sgd(momentum=0.9, weight_decay=1e-3), LabelSmoothing(0.1))
     settings = TrainSettings(lr=0.05, momentum=0.9, weight_decay=1e-3)
     optimizers = [build_optimizer(b.parameters(), settings) for b in network.blocks]

@@ -1,0 +1,52 @@
+"""Controls: what can be said of decouplings without any search.
+
+A search that does not beat them has found nothing: a rule like "cut low" is as good on networks
+whose local signals are weak, and costs nothing. Each control gives every decoupling a score, the
+larger the better; which sign it has is said here once and not chosen by what it would be worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from benchmarks.tabular.table import Table
+from benchmarks.tabular.zero_cost import ZERO_COST, zero_cost
+from sedona_nni.data.sets import load_splits
+from sedona_nni.decouplings.decoupling import Decoupling
+
+__all__ = ["CONTROLS", "controls", "zero_costs"]
+
+CONTROLS: dict[str, Callable[[Table, Decoupling], float]] = {
+    "cuts low": lambda table, each: -math.fsum(each.cuts),
+    "cuts high": lambda table, each: math.fsum(each.cuts),
+    "even blocks": lambda table, each: -table[each].largest_share,
+    "few MACs": lambda table, each: -table[each].macs,
+    "few parameters": lambda table, each: -table[each].parameters,
+    "many parameters": lambda table, each: table[each].parameters,
+}
+"""By name, what follows from a decoupling alone, with what it costs."""
+
+
+def controls(table: Table, among: Sequence[Decoupling]) -> dict[str, list[float]]:
+    """Return the score of each decoupling by each of `CONTROLS`."""
+    return {name: [score(table, each) for each in among] for name, score in CONTROLS.items()}
+
+
+def zero_costs(table: Table, among: Sequence[Decoupling], seed: int) -> dict[str, list[float]]:
+    """Return the zero-cost scores of the decouplings' lowest blocks, a second or so for each.
+
+    Args:
+        table: Gives the task and its trainings' batches and loss.
+        among: Decouplings with cuts.
+        seed: Of initial weights and batch; another than those of the table.
+
+    Raises:
+        InputError: if the table's data set is missing.
+    """
+    train = table.train.model_copy(update={"seed": seed})
+    splits = load_splits(table.task, train.validation_fraction)
+    return {
+        name: [zero_cost(name, table.task, each, train, splits) for each in among]
+        for name in ZERO_COST
+    }
