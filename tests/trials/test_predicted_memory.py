@@ -76,7 +76,7 @@ def converts_bf16() -> bool:
     """Return whether kernels for bf16 convert to float32, in memory of their own: without AVX-512,
     also where another processor is imitated."""
     imitated = os.environ.get("ONEDNN_MAX_CPU_ISA", "").startswith(("SSE41", "AVX2"))
-    return imitated or not torch.cpu._is_avx512_supported()
+    return imitated or torch.backends.cpu.get_cpu_capability() != "AVX512"
 
 
 def check(task: Task, rule: str, changes: dict[str, Any]) -> None:

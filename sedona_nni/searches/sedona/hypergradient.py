@@ -29,9 +29,17 @@ from torch import Tensor
 from sedona_nni.data.batches import Batch
 from sedona_nni.searches.sedona.inner_step import InnerProblem, PulledBack, TrainingState
 
-__all__ = ["Hypergradient", "LookAhead", "hypergradient", "look_ahead", "pull_back"]
+__all__ = [
+    "SHORTEST_LEG",
+    "Hypergradient",
+    "LookAhead",
+    "hypergradient",
+    "look_ahead",
+    "pull_back",
+]
 
-_SHORTEST_LEG = 32  # to compute a leg again costs more than some vectors more
+SHORTEST_LEG = 32
+"""Steps that a leg has at least: to compute it again costs more than some vectors more."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ def look_ahead(
 def _legs(train_batches: Sequence[Batch]) -> list[range]:
     """Return the numbers of the steps of each leg."""
     steps = range(len(train_batches))
-    length = max(_SHORTEST_LEG, math.isqrt(len(steps)))
+    length = max(SHORTEST_LEG, math.isqrt(len(steps)))
     return [steps[first : first + length] for first in steps[::length]]
 
 

@@ -91,7 +91,7 @@ def test_many_steps_in_legs_are_the_same_to_the_bit(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = of(random_case(number, inner_steps=5))
-    monkeypatch.setattr("sedona_nni.searches.sedona.hypergradient._SHORTEST_LEG", 2)
+    monkeypatch.setattr("sedona_nni.searches.sedona.hypergradient.SHORTEST_LEG", 2)
     case = random_case(number, inner_steps=5)
     steps = []
     gradient = case.problem.gradient
@@ -109,7 +109,7 @@ def test_many_steps_in_legs_are_the_same_to_the_bit(
 
 def test_a_whole_training_needs_memory_of_its_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most so many gradient vectors exist as a leg has steps."""
-    monkeypatch.setattr("sedona_nni.searches.sedona.hypergradient._SHORTEST_LEG", 1)
+    monkeypatch.setattr("sedona_nni.searches.sedona.hypergradient.SHORTEST_LEG", 1)
     case = random_case(0, inner_steps=36)
     ahead = look_ahead(case.problem, case.start, case.train_batches, lrs=case.lrs, seed=case.seed)
     assert len(ahead.moments) == len(ahead.gradients) == 6

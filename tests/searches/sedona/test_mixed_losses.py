@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from pydantic import ValidationError
 from relaxed_reference import Case, initially, random_backbone, random_case
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.naive import NaiveNetwork, meta_loss
 from sedona_nni.searches.sedona.hypergradient import hypergradient
@@ -26,7 +26,8 @@ class _Apart(NaiveNetwork):
     """Returns each candidate's logits and b in place of mixed logits."""
 
     def local_logits(self, boundary: int, features: Tensor, b: Tensor) -> Any:
-        return [candidate(features) for candidate in self._candidates(boundary)], b
+        candidates = cast(nn.ModuleList, self.auxiliaries[boundary])
+        return [candidate(features) for candidate in candidates], b
 
 
 def mixing(case: Case) -> Case:
