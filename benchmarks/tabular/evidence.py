@@ -38,10 +38,20 @@ class Agreement:
     Attributes:
         correlation: Rank correlation of the two.
         rank: True rank of what the evidence points at, of equals the first.
+        regret: By how much the best of the decouplings is truly better than that.
     """
 
     correlation: float
     rank: int
+    regret: float
+
+    @classmethod
+    def of(cls, scores: Sequence[float], truths: Sequence[float]) -> Agreement:
+        """Compare scores of some decouplings, the larger the better, with the truths about them."""
+        pick = truths[int(np.argmax(scores))]
+        return cls(
+            rank_correlation(scores, truths), 1 + sum(t > pick for t in truths), max(truths) - pick
+        )
 
 
 @dataclass(frozen=True)
@@ -145,8 +155,7 @@ def agreement(
         )
         for each in among
     ]
-    pick = truths[int(np.argmax(totals))]
-    return Agreement(rank_correlation(totals, truths), 1 + sum(each > pick for each in truths))
+    return Agreement.of(totals, truths)
 
 
 def judge(

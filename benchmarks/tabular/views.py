@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.tabular.controls import controls
 from benchmarks.tabular.evidence import VARIANTS, Agreement, Judgement, agreement, probing_of
 from benchmarks.tabular.evidence import judge as judged
 from benchmarks.tabular.score import STRATEGIES
@@ -16,13 +17,14 @@ from benchmarks.tabular.score import score as scored
 from benchmarks.tabular.table import Field, Table, rank_correlation
 from benchmarks.view import Table as Shown
 from benchmarks.view import View
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.searches.documents import load_outcome
 from sedona_nni.searches.probing.result import ProbeResult
 
 __all__ = ["judge", "score", "show", "signs"]
 
-_AGREEMENT = ("rank correlation", "least", "mean rank", "true ranks of picks")
+_AGREEMENT = ("rank correlation", "least", "mean rank", "regret %", "true ranks of picks")
 _SHOWN_QUERIES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28)
 _KINDS = (  # what is seen of a training cut short: name, block, variant of the evidence
     ("error of the head", -1, "local loss"),
@@ -148,7 +150,8 @@ def judge(
 ) -> View:
     """Return rank and regret of what searches picked, and how their evidence follows the truth.
 
-    Of probings also what is left of that with less than their whole evidence.
+    Beside them what controls say, which no search has made, see `benchmarks.tabular.controls`; and
+    of probings what is left with less than their whole evidence.
 
     Args:
         results: search-result.json of searches, SEDONA's or probings.
@@ -184,6 +187,13 @@ def judge(
     tables = [Shown(title, headings, rows)]
 
     truths = [loaded.truth(each) for each in among]
+    without = {
+        name: [Agreement.of(scores, truths)] for name, scores in controls(loaded, among).items()
+    }
+    without["a training of each"] = _trainings(loaded, among)
+    title = f"Without any search, of {len(among)} trained decouplings"
+    rows = [_agreements(name, found) for name, found in without.items()]
+    tables.append(Shown(title, ["control", *_AGREEMENT], rows))
     probings = [each for each in outcomes if isinstance(each, ProbeResult)]
     variants = {
         name: [agreement(variant(each), each.aux_choices, among, truths) for each in probings]
@@ -197,6 +207,7 @@ def judge(
     return View(
         {
             "searches": [each.document() for each in verdicts],
+            "controls": {name: [asdict(each) for each in row] for name, row in without.items()},
             "variants": {name: [asdict(each) for each in row] for name, row in variants.items()},
         },
         tables,
@@ -235,6 +246,24 @@ def signs(table: Path, max_block_share: str | None = None) -> View:
     return View({"signs": results}, [Shown(title, ["evidence", *_AGREEMENT], rows)])
 
 
+def _trainings(table: Table, among: Sequence[Decoupling]) -> list[Agreement]:
+    """Compare each seed's validation accuracies, of which a strategy would pick the best, with the
+    truth of the other seeds; nothing if there is one seed alone."""
+    seeds = set.intersection(*({t.seed for t in table[each].trainings} for each in among))
+    if len(seeds) < 2:
+        return []
+    return [
+        Agreement.of(
+            [
+                next(t.validation_accuracy for t in table[each].trainings if t.seed == seed)
+                for each in among
+            ],
+            [table.truth(each, without=seed) for each in among],
+        )
+        for seed in sorted(seeds)
+    ]
+
+
 def _means(ranked: Sequence[Judgement]) -> list[str]:
     n = len(ranked)
     return [
@@ -251,6 +280,8 @@ def _means(ranked: Sequence[Judgement]) -> list[str]:
 
 def _agreements(name: str, found: Sequence[Agreement]) -> list[str]:
     """Return a row for readers, see `_AGREEMENT`."""
+    if not found:
+        return [name, *["–"] * len(_AGREEMENT)]
     correlations = [each.correlation for each in found]
     ranks = [each.rank for each in found]
     return [
@@ -258,6 +289,7 @@ def _agreements(name: str, found: Sequence[Agreement]) -> list[str]:
         f"{sum(correlations) / len(found):.2f}",
         f"{min(correlations):.2f}",
         f"{sum(ranks) / len(found):.1f}",
+        f"{100 * sum(each.regret for each in found) / len(found):.2f}",
         " ".join(map(str, ranks)),
     ]
 

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from benchmarks.record import header
+from benchmarks.tabular import views
+from benchmarks.tabular.__main__ import DATA, PROBINGS
 from benchmarks.tabular.controls import CONTROLS, controls, zero_costs
 from benchmarks.tabular.table import Entry, Table, Training
 from benchmarks.tabular.zero_cost import ZERO_COST
@@ -120,3 +122,12 @@ def test_zero_cost_scores_depend_on_the_seed_alone(table: Table) -> None:
     assert once == again
     assert once["grad_norm"] != other["grad_norm"]
     assert all(math.isfinite(score) for scores in once.values() for score in scores)
+
+
+def test_controls_stand_beside_what_is_judged() -> None:
+    said = views.judge([PROBINGS / "vgg11-31.json"], DATA).results["controls"]
+    assert said.keys() == {*CONTROLS, "a training of each"}
+    assert [len(found) for found in said.values()] == [1] * len(CONTROLS) + [3]
+    low, high = (said[name][0]["correlation"] for name in ("cuts low", "cuts high"))
+    assert low == pytest.approx(-high)
+    assert all(0 <= each["regret"] < 0.1 for found in said.values() for each in found)
