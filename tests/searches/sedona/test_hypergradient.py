@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from relaxed_reference import (
 
 from benchmarks.naive import relaxed_gradient
 from sedona_nni.searches.sedona.hypergradient import Hypergradient, hypergradient, look_ahead
+from sedona_nni.searches.sedona.inner_step import PulledBack, Sgd
 
 CASES = range(54)
 
@@ -149,6 +151,42 @@ def test_relaxed_gradient_is_the_formula(number: int) -> None:
     )
     for name, value in expected.items():
         torch.testing.assert_close(plain[name].detach(), value, rtol=1e-7, atol=1e-12)
+
+
+def test_the_way_back_is_the_transpose_and_that_matters() -> None:
+    """dg/dw is no Hessian: its product with a vector is not that of its transpose."""
+    case = random_case(1)
+    problem, start, batch = case.problem, case.start, case.train_batches[0]
+    lr = 0.1
+    problem.optimizer = Sgd(momentum=0.0)  # w' = w - lr g(w)
+    start = replace(start, slots=torch.zeros_like(start.weights)[None])
+    torch.manual_seed(0)
+    p, q = torch.randn(2, len(start.weights), dtype=torch.float64)
+
+    def transposed(vector: torch.Tensor) -> torch.Tensor:
+        gradient, *_ = problem.gradient(start, batch, 5)
+        nothing = torch.zeros_like
+        after = PulledBack(
+            vector.clone(),
+            nothing(start.slots),
+            nothing(start.statistics),
+            nothing(problem.network.alpha),
+            nothing(problem.network.beta),
+        )
+        before = problem.pull_back(start, gradient, batch, lr, 5, after)
+        return (vector - before.weights) / lr
+
+    def forwards(vector: torch.Tensor) -> torch.Tensor:
+        step = 1e-5
+        there, back = (
+            problem.gradient(replace(start, weights=start.weights + s * vector), batch, 5)[0]
+            for s in (step, -step)
+        )
+        return (there - back) / (2 * step)
+
+    product = forwards(p)
+    assert float(q @ product) == pytest.approx(float(transposed(q) @ p), rel=1e-5)  # differences
+    assert relative_error(transposed(p), product) > 0.1
 
 
 @pytest.mark.slow(reason="searches")
