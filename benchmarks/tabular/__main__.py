@@ -125,6 +125,21 @@ def judge(
 
 
 @app.command()
+def zero_cost(
+    seeds: Annotated[str, typer.Option(help="By commas; others than those of the table.")] = "31",
+    table: TablePath = DATA,
+    num_blocks: Annotated[int, typer.Option(min=2, help="K.")] = 2,
+    max_block_share: MaxBlockShare = None,
+    as_json: Json = False,
+) -> None:
+    """How well scores of untrained lowest blocks follow the truth: a control for searches."""
+    from benchmarks.tabular import views
+
+    each = [int(seed) for seed in seeds.split(",")]
+    views.zero_cost(table, each, num_blocks, max_block_share).show(as_json=as_json)
+
+
+@app.command()
 def probe(
     seeds: Annotated[str, typer.Option(help="By commas; others than those of the table.")] = "31",
     cost: Annotated[float, typer.Option(help="Of each probing, in full trainings.")] = 1,

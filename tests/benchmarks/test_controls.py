@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,6 +123,13 @@ def test_zero_cost_scores_depend_on_the_seed_alone(table: Table) -> None:
     assert once == again
     assert once["grad_norm"] != other["grad_norm"]
     assert all(math.isfinite(score) for scores in once.values() for score in scores)
+
+
+def test_zero_cost_scores_are_compared_with_the_truth(table: Table, tmp_path: Path) -> None:
+    table.save(tmp_path / "table.json")
+    found = views.zero_cost(tmp_path / "table.json", [31, 32]).results["zero_cost"]
+    assert found.keys() == ZERO_COST.keys()
+    assert all([each["rank"] for each in agreements] == [1, 1] for agreements in found.values())
 
 
 def test_controls_stand_beside_what_is_judged() -> None:

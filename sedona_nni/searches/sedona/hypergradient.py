@@ -9,10 +9,10 @@ v = d meta_loss / d w_T, each step is run once more as a differentiable function
 beta), v is pulled back through it, and its graph is dropped. This is the chain rule as unrolling
 applies it, so the result is the same; but one step's graph exists at a time, whatever T is.
 
-Beyond 32 steps, up to a whole training, the steps are taken in *legs* of about sqrt(T): w is kept
-before each, gradient vectors of one leg at a time, and those of all but the last leg are computed
-again on the way back. With n weights and u vectors of state for each, that is (1 + u) n sqrt(T)
-numbers for the moments and n sqrt(T) for the gradients, and a pass more for each step.
+Beyond 32 steps, up to a whole training, the steps are taken in *legs* of m = max(32, sqrt(T)): w is
+kept before each, gradient vectors of one leg at a time, and those of all but the last leg are
+computed again on the way back. With n weights and u vectors of state for each, that is
+(1 + u) n T/m numbers for the moments and n m for the gradients, and a pass more for each step.
 Sources: Pyeon et al., "SEDONA", ICLR 2021, section 3 (the objective); Griewank and Walther,
 "Revolve", ACM TOMS 2000 (what to keep of many steps; this is its simplest form); the rest is ours.
 """

@@ -61,13 +61,14 @@ class RelaxedClassifier(AuxiliaryNetwork):
         for i, features in enumerate(at_boundaries):
             if self.mixes_losses:
                 each = logits_of_candidates(network, i, features, a, gradient_valve)
-                loss = loss + mixed_loss(criterion, each, labels, b[i])
-                continue
-            if self.release_mode:
-                mixed = rescaled_logits(network, i, features, a, b, gradient_valve)
+                local = mixed_loss(criterion, each, labels, b[i])
+            elif self.release_mode:
+                logits_i = rescaled_logits(network, i, features, a, b, gradient_valve)
+                local = criterion(logits_i, labels)
             else:
-                mixed = network.auxiliaries[i](gradient_valve(features, a[i, 0]), b[i])
-            loss = loss + criterion(mixed, labels)
+                logits_i = network.auxiliaries[i](gradient_valve(features, a[i, 0]), b[i])
+                local = criterion(logits_i, labels)
+            loss = loss + local
         return loss, logits
 
 
