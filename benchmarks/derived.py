@@ -98,6 +98,12 @@ def _derivations() -> Iterator[tuple[str, Derivation]]:
     yield "tabular-sedona", searches()
     yield "tabular-sedona-bound", searches(options={"max_block_share": _BOUND})
 
+    for path in sorted((ROOT / DATA / "tables").glob("*.json")):
+        yield (
+            f"table-{path.stem.replace('_', '-')}",
+            Derivation(tabular.cover, DATA / "tables" / path.name),
+        )
+
     yield "study", Derivation(study.show, DATA / "study.json")
     leaders = {"first": "probe=2"}
     yield "study-two-leaders", Derivation(study.show, DATA / "study.json", options=leaders)

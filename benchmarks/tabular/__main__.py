@@ -73,6 +73,14 @@ def collect(
 
 
 @app.command()
+def cover(table: TablePath = DATA, as_json: Json = False) -> None:
+    """What the table holds, which may be growing, with its noise and its cost."""
+    from benchmarks.tabular import views
+
+    views.cover(table).show(as_json=as_json)
+
+
+@app.command()
 def show(
     table: TablePath = DATA,
     num_blocks: NumBlocks = 2,

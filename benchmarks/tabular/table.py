@@ -181,14 +181,18 @@ class Table(Document):
         """Return the bound that a share stands for."""
         return None if max_block_share is None else BlockBound(self.compute, max_block_share)
 
+    def size(self, num_blocks: int) -> int:
+        """Return how many decouplings into K blocks there are, trained or not."""
+        cuts = num_blocks - 1
+        return math.comb(self.num_boundaries, cuts) * len(self.aux_choices) ** cuts
+
     def check_complete(self, num_blocks: int) -> None:
         """Check that all decouplings into K blocks were trained, so that a search can roam freely.
 
         Raises:
             InputError: if not.
         """
-        cuts = num_blocks - 1
-        all_ = math.comb(self.num_boundaries, cuts) * len(self.aux_choices) ** cuts
+        all_ = self.size(num_blocks)
         found = len(self.decouplings(num_blocks))
         if found < all_:
             raise InputError(

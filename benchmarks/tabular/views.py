@@ -5,9 +5,11 @@ Nothing is measured here: the same files give the same values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean, variance
 
 from benchmarks.tabular.controls import controls, zero_costs
 from benchmarks.tabular.evidence import VARIANTS, Agreement, Judgement, agreement, probing_of
@@ -22,7 +24,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.searches.documents import load_outcome
 from sedona_nni.searches.probing.result import ProbeResult
 
-__all__ = ["judge", "score", "show", "signs", "zero_cost"]
+__all__ = ["cover", "judge", "score", "show", "signs", "zero_cost"]
 
 _AGREEMENT = ("rank correlation", "least", "mean rank", "regret %", "true ranks of picks")
 _SHOWN_QUERIES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28)
@@ -32,6 +34,62 @@ _KINDS = (  # what is seen of a training cut short: name, block, variant of the 
     ("local error", 0, "local loss"),
     ("evidence by local errors", 0, "and against the undivided"),
 )
+
+
+def cover(table: Path) -> View:
+    """Return what a table holds, which may be growing: by K how many decouplings were trained and
+    with how many seeds, best and worst truth, the standard deviation between seeds, and the cost.
+
+    The standard deviation is the square root of the mean variance within decouplings; of the
+    difference of two truths with n seeds each it leaves the standard error sqrt(2 / n) times it.
+
+    Args:
+        table: The table's file.
+    """
+    loaded = Table.load(table)
+    results, rows = [], []
+    for num_blocks in sorted({entry.num_blocks for entry in loaded.entries}):
+        among = loaded.decouplings(num_blocks)
+        entries = [loaded[each] for each in among]
+        accuracies = [[t.test_accuracy for t in entry.trainings] for entry in entries]
+        spread = math.sqrt(fmean([variance(each) for each in accuracies if len(each) > 1] or [0]))
+        least = min(map(len, accuracies))
+        truths = [loaded.truth(each) for each in among]
+        seconds = [t.processor_s for entry in entries for t in entry.trainings if t.processor_s]
+        row = {
+            "num_blocks": num_blocks,
+            "decouplings": len(among),
+            "of": loaded.size(num_blocks),
+            "trainings": sum(map(len, accuracies)),
+            "seeds": least,
+            "best": max(truths),
+            "worst": min(truths),
+            "standard_deviation": spread,
+            "error_of_difference": spread * math.sqrt(2 / least),
+            "processor_s": fmean(seconds) if seconds else None,
+        }
+        results.append(row)
+        rows.append(
+            [
+                f"{num_blocks}",
+                f"{row['decouplings']} of {row['of']}",
+                f"{row['trainings']}",
+                f"{least}",
+                _percent(row["best"]),
+                _percent(row["worst"]),
+                _percent(spread),
+                _percent(row["error_of_difference"]),
+                "–" if row["processor_s"] is None else f"{row['processor_s']:.0f}",
+            ]
+        )
+    headings = ["K", "trained", "trainings", "seeds", "best %", "worst %", "s %", "error %"]
+    headings.append("seconds")
+    title = (
+        f"{loaded.task.backbone} on {loaded.task.dataset}, {loaded.steps} steps: decouplings "
+        "trained, with at least so many seeds; standard deviation between seeds (s), standard "
+        "error of the difference of two truths; seconds of a core for a training"
+    )
+    return View({"cover": results}, [Shown(title, headings, rows)])
 
 
 def show(table: Path, num_blocks: int = 2, max_block_share: str | None = None) -> View:

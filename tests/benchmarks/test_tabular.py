@@ -19,6 +19,7 @@ from benchmarks.tabular.figure import draw
 from benchmarks.tabular.probe import probe
 from benchmarks.tabular.score import STRATEGIES, expected_random_regret, queries, score
 from benchmarks.tabular.table import Entry, Table, Training, rank_correlation
+from benchmarks.tabular.views import cover
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
@@ -143,6 +144,23 @@ def test_error_of_a_difference_by_hand() -> None:
     assert found.error_of_difference(found.decouplings(2)) == pytest.approx(error)
     with pytest.raises(InputError, match="must be at least 2"):
         found.error_of_difference([at(0)])
+
+
+def test_what_a_growing_table_covers_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    first = [training(1, 0.70, 0.7), training(2, 0.74, 0.7), training(3, 0.75, 0.7)]
+    second = [training(1, 0.60, 0.7), training(2, 0.62, 0.7)]
+    grown = table([entry(at(0), first), entry(at(1), second)])
+    grown = grown.model_copy(update={"task": grown.task.model_copy(update={"train_limit": 100})})
+    path.write_text(grown.model_dump_json(), encoding="utf-8")
+
+    (row,) = cover(path).results["cover"]
+    assert (row["decouplings"], row["of"], row["trainings"], row["seeds"]) == (2, 14, 5, 2)
+    assert (row["best"], row["worst"]) == pytest.approx((0.73, 0.61))
+    variance = (0.0007 + 0.0002) / 2  # of (70, 74, 75) % and (60, 62) %
+    assert row["standard_deviation"] == pytest.approx(variance**0.5)
+    assert row["error_of_difference"] == pytest.approx(variance**0.5)  # two seeds at least
+    assert row["processor_s"] is None
 
 
 def test_equal_numbers_say_nothing() -> None:
