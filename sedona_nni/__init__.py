@@ -76,6 +76,8 @@ if TYPE_CHECKING:
     from sedona_nni.searches.sedona.result import SearchResult
     from sedona_nni.searches.sedona.search import search
     from sedona_nni.searches.sedona.settings import SearchSettings
+    from sedona_nni.searches.slopes.kind import SlopeSettings
+    from sedona_nni.searches.slopes.result import SlopeResult
     from sedona_nni.task import Task
     from sedona_nni.teachers.auxiliary import (
         AuxiliaryContext,
@@ -121,6 +123,8 @@ __all__ = [
     "SearchSettings",
     "SearchSetup",
     "SedonaError",
+    "SlopeResult",
+    "SlopeSettings",
     "Splits",
     "Task",
     "TrainResult",
@@ -198,6 +202,8 @@ _BEHIND = {
     "searches.sedona.result": ("SearchResult",),
     "searches.sedona.search": ("search",),
     "searches.sedona.settings": ("SearchSettings",),
+    "searches.slopes.kind": ("SlopeSettings",),
+    "searches.slopes.result": ("SlopeResult",),
     "task": ("Task",),
     "teachers.auxiliary": (
         "AuxiliaryContext",

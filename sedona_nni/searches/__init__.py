@@ -13,8 +13,10 @@ from sedona_nni.searches.kind import (
 )
 from sedona_nni.searches.probing.kind import Probing
 from sedona_nni.searches.sedona.kind import Sedona
+from sedona_nni.searches.slopes.kind import Slopes
 
 __all__ = ["SEARCHES", "Findings", "SearchKind", "SearchSetup", "register_search"]
 
 register_search(Sedona())
 register_search(Probing())
+register_search(Slopes())

@@ -14,6 +14,7 @@ from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.searches.probing.result import ProbeResult
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.searches.sedona.settings import SearchSettings
+from sedona_nni.searches.slopes.kind import SlopeSettings
 from sedona_nni.testing.searches import SearchConformance
 
 
@@ -39,6 +40,13 @@ class TestProbing(SearchConformance):
     depends_on = ("train",)
 
 
+@pytest.mark.slow(reason="a dozen searches")
+class TestSlopes(SearchConformance):
+    name = "slopes"
+    settings = SlopeSettings(steps=34, validation_batch_size=8)  # two legs
+    depends_on = ("train", "validation")
+
+
 class OtherResult(ProbeResult):
     """An outcome of the same format as another search's."""
 
@@ -60,7 +68,7 @@ def only_ours() -> Iterator[None]:
 
 
 def test_ours_are_known() -> None:
-    assert [*SEARCHES] == ["sedona", "probe"]
+    assert [*SEARCHES] == ["sedona", "probe", "slopes"]
 
 
 def test_a_search_is_known_once_it_is_registered() -> None:
@@ -79,7 +87,7 @@ def test_a_search_is_known_once_it_is_registered() -> None:
 def test_what_is_taken_is_refused(taken: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}$"):
         register_search(type("Another", (Other,), taken)())
-    assert [*SEARCHES] == ["sedona", "probe"]
+    assert [*SEARCHES] == ["sedona", "probe", "slopes"]
 
 
 FOUND = {

@@ -23,6 +23,7 @@ from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.reporting.page import render
 from sedona_nni.reporting.text import search_in_words
 from sedona_nni.searches import SEARCHES, Findings, SearchKind, SearchSetup, register_search
+from sedona_nni.searches.slopes.kind import SlopeSettings
 from sedona_nni.strategies import measuring
 from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.runner import write_results
@@ -98,7 +99,7 @@ SINCE_IN_TRAIN = {
 
 
 def _changed_since(then: dict[str, Any]) -> dict[str, Any]:
-    changed = {**then, **SINCE}
+    changed = {**then, **SINCE, "slopes": SlopeSettings().model_dump(mode="json")}
     changed["task"] = {**SINCE_IN_TASK, **then["task"]}
     if "train" in then:
         changed["train"] = {**SINCE_IN_TRAIN, **then["train"]}
@@ -122,7 +123,7 @@ def test_files_of_before_are_read_as_then(name: str) -> None:
     then, now = READ[name], flat(settings)
     assert settings.trainings == then["trainings"]
     assert settings.num_trials == then["num_trials"]
-    unused = {field for field in ("search", "probe") if field not in now}  # nobody asks for them
+    unused = {field for field in ("search", "probe", "slopes") if field not in now}  # nobody asks for them
     expected = _changed_since(then["settings"])
     assert now == {k: v for k, v in expected.items() if k not in unused}
 
@@ -160,7 +161,7 @@ SMALL: dict[str, dict[str, Any]] = {
         (
             SEDONA,
             {"compare": ["dgl"]},
-            "tuner.classArgs.compare.0: must be one of sedona, probe, u",
+            "tuner.classArgs.compare.0: must be one of sedona, probe, slopes, u",
         ),
         (SEDONA, {"strategy": "sedona"}, "tuner.classArgs.strategy: unknown field, please check"),
         (SEDONA, {"decoupling": "backprop"}, "tuner.classArgs.decoupling: unknown field"),
@@ -172,7 +173,7 @@ SMALL: dict[str, dict[str, Any]] = {
         (STUDY, {"budget": 101}, "tuner.classArgs.budget: Input should be less than or equal to"),
         (STUDY, {"meta_share": 0}, "tuner.classArgs.meta_share: Input should be greater than 0"),
         (STUDY, {"compute": "macs"}, "tuner.classArgs.compute: unknown field, please check its"),
-        (SEARCH, {}, "tuner.classArgs.strategy: must be one of sedona, probe, but got None"),
+        (SEARCH, {}, "tuner.classArgs.strategy: must be one of sedona, probe, slopes, but got None"),
     ],
 )
 def test_errors_name_the_field_as_it_was_written(

@@ -34,6 +34,7 @@ __all__ = [
     "Hypergradient",
     "LookAhead",
     "hypergradient",
+    "legs",
     "look_ahead",
     "pull_back",
 ]
@@ -93,18 +94,18 @@ def look_ahead(
     ahead = LookAhead(
         start, [], [], start.weights.new_zeros(0, problem.network.backbone.num_layers)
     )
-    for leg in _legs(train_batches):
+    for leg in legs(len(train_batches)):
         state, gradients, losses = _train(problem, ahead.state, train_batches, leg, lrs, seed)
         moments = [*ahead.moments, ahead.state]
         ahead = LookAhead(state, moments, gradients, torch.cat([ahead.losses, losses]))
     return ahead
 
 
-def _legs(train_batches: Sequence[Batch]) -> list[range]:
+def legs(steps: int) -> list[range]:
     """Return the numbers of the steps of each leg."""
-    steps = range(len(train_batches))
-    length = max(SHORTEST_LEG, math.isqrt(len(steps)))
-    return [steps[first : first + length] for first in steps[::length]]
+    numbers = range(steps)
+    length = max(SHORTEST_LEG, math.isqrt(steps))
+    return [numbers[first : first + length] for first in numbers[::length]]
 
 
 def _train(
@@ -146,20 +147,28 @@ def pull_back(
     *,
     lrs: Sequence[float],
     seed: int,
+    to_start: bool = False,
 ) -> PulledBack:
     """Pull cotangents of where the steps led back through all of them, to alpha and beta.
 
-    Takes the batches, rates and seed of the look ahead.
+    Takes the batches, rates and seed of the look ahead; and whether they are wanted of where the
+    steps began, too, which costs a little more.
     """
     gradients = ahead.gradients
-    for start, leg in reversed([*zip(ahead.moments, _legs(train_batches), strict=True)]):
+    for start, leg in reversed([*zip(ahead.moments, legs(len(train_batches)), strict=True)]):
         if not gradients:
             _, gradients, _ = _train(problem, start, train_batches, leg, lrs, seed)
         for t in reversed(leg):
             done = t - leg.start
             state = _replay(problem, start, gradients[:done], lrs[leg.start : t])
             after = problem.pull_back(
-                state, gradients[done], train_batches[t], lrs[t], seed + t, after, first=t == 0
+                state,
+                gradients[done],
+                train_batches[t],
+                lrs[t],
+                seed + t,
+                after,
+                first=t == 0 and not to_start,
             )
         gradients = []
     return after

@@ -172,12 +172,15 @@ class Adam(InnerOptimizer):
     """torch's Adam with L2 weight decay: g~ = g + wd w;  m' = b1 m + (1 - b1) g~;
     v' = b2 v + (1 - b2) g~^2;  w' = w - lr m^ / (sqrt(v^) + eps), with bias-corrected m^ and v^.
 
+    `decoupled`, the decay is AdamW's: g~ = g, and w' less lr wd w.
+
     Where v' = 0 the root counts as the constant 0, since its derivative would be infinite.
     """
 
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    decoupled: bool = False
 
     @property
     def num_slots(self) -> int:
@@ -189,13 +192,14 @@ class Adam(InnerOptimizer):
     ) -> tuple[Tensor, Tensor]:
         """See `InnerOptimizer.update`."""
         b1, b2 = self.betas
-        gradient = gradient + self.weight_decay * weights
+        decayed = (1 - lr * self.weight_decay) * weights if self.decoupled else weights
+        gradient = gradient if self.decoupled else gradient + self.weight_decay * weights
         first = b1 * slots[0] + (1 - b1) * gradient
         second = b2 * slots[1] + (1 - b2) * gradient**2
         moved = second > 0
         root = torch.where(moved, torch.where(moved, second, 1.0).sqrt(), 0.0)
         root = root / (1 - b2 ** (step + 1)) ** 0.5
-        weights = weights - lr / (1 - b1 ** (step + 1)) * first / (root + self.eps)
+        weights = decayed - lr / (1 - b1 ** (step + 1)) * first / (root + self.eps)
         return weights, torch.stack([first, second])
 
 
