@@ -187,6 +187,8 @@ SOURCES: dict[str, str] = {
     "SearchSettings.meta_optimizer": "release, `--meta-optimizer`",
     "SearchSettings.meta_lr": "release, `--meta-lr`",
     "SearchSettings.meta_betas": "release, fixed there",
+    "SearchSettings.meta_num_blocks": _OURS,
+    "SearchSettings.perturbation_steps": "ours, after Wang et al.",
     "SearchSettings.meta_momentum": "ours; release, `--meta-optimizer momentum`: 0.9",
     "SearchSettings.meta_weight_decay": "release, `--meta-wd`",
     "SearchSettings.memory_size": "release, `--memory-size`",

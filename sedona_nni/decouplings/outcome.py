@@ -45,9 +45,6 @@ class SearchOutcome(Document, ABC):
     tells_num_blocks: ClassVar[bool]
     """Whether the evidence also tells where no cut is better, so that K can be left to it."""
 
-    rule_for_num_blocks: ClassVar[str] = "most evidence"
-    """What that comes to in words, for the provenance of a decoupling whose K was left to it."""
-
     one_aux_each: ClassVar[bool] = False
     """Whether there is but one auxiliary network for each boundary, be it too large for a block."""
 
@@ -66,6 +63,11 @@ class SearchOutcome(Document, ABC):
     @abstractmethod
     def num_layers(self) -> int:
         """L, the number of layers of the backbone."""
+
+    @property
+    def rule_for_num_blocks(self) -> str:
+        """What a K left to the evidence comes to in words, for a decoupling's provenance."""
+        return "most evidence"
 
     @abstractmethod
     def evidence(self) -> np.ndarray:

@@ -314,5 +314,6 @@ def test_a_directory_of_another_kind_of_search_is_refused(drawing: None, tmp_pat
         InputError, match=r"run\.json\.search: .*'probe'.*; remove it to start again"
     ):
         run_search("probe", SMALL, ProbeSettings(), **THIRD, directory=tmp_path)
-    with pytest.raises(InputError, match=r"^search: must be one of sedona, probe, slopes, drawing, but"):
+    message = r"^search: must be one of sedona, probe, slopes, drawing, but"
+    with pytest.raises(InputError, match=message):
         run_search("luck", SMALL, DrawingSettings(), **THIRD, directory=tmp_path)

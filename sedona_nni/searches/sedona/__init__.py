@@ -5,6 +5,8 @@ inner_step      one training step of it as a differentiable map, and the adjoint
 hypergradient   the validation loss after T steps, differentiated by alpha and beta
 weight_memory   moments of training that look-aheads start from
 search          the two levels: pre-training, then meta-steps
+frank_wolfe     another outer level: over exactly K-1 cuts
+perturbation    another choice at the end: by what each is worth
 result          what is found
 
 settings        its options

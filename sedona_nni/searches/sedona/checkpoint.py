@@ -45,6 +45,7 @@ class UnderWay(Protocol):
     step: int
     train_batches_used: int
     validation_batches_used: int
+    perturbed: list[float]
 
 
 def has_checkpoint(directory: Path) -> bool:
@@ -81,6 +82,7 @@ def save_checkpoint(search: UnderWay, directory: Path) -> None:
             "state_step": search.state.step,
             "train_batches_used": search.train_batches_used,
             "validation_batches_used": search.validation_batches_used,
+            "perturbed": search.perturbed,
             "memory": search.memory.save(directory),
         },
     )
@@ -101,13 +103,15 @@ def load_checkpoint(search: UnderWay, directory: Path) -> None:
     remedy = f"remove {directory} to start again"
     with reading(path, remedy):
         checkpoint = read_json(path)
-        # Older ones had no choice of a stem
-        identity = {"stem": "published", **checkpoint["settings"]}
+        # Older ones had no choice of a stem, and fewer settings
+        since = {**SearchSettings().model_dump(mode="json"), "stem": "published"}
+        identity = {**since, **checkpoint["settings"]}
     _check_identity(search, identity, path)
     with reading(path, remedy):
         search.step = checkpoint["step"]
         search.train_batches_used = checkpoint["train_batches_used"]
         search.validation_batches_used = checkpoint["validation_batches_used"]
+        search.perturbed = [float(loss) for loss in checkpoint.get("perturbed", [])]
         search.memory.load(directory, checkpoint["memory"])
     state_file = directory / f"state-{search.step}.safetensors"
     with reading(state_file, remedy):

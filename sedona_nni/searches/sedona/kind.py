@@ -12,13 +12,14 @@ from sedona_nni.data.batches import BatchStream
 from sedona_nni.decouplings.cost import count_parameters, peak_memory_mib, relaxed_cost
 from sedona_nni.models.placement import place
 from sedona_nni.searches.kind import Findings, SearchKind, SearchSetup
+from sedona_nni.searches.sedona.frank_wolfe import FrankWolfe
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.searches.sedona.search import Search
 from sedona_nni.searches.sedona.settings import SearchSettings, StudyOptions
 from sedona_nni.searches.sedona.watch import Watch, judge
 from sedona_nni.training.settings import TrainSettings
-from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.training.task_backbone import task_backbone, task_layers
 
 __all__ = ["Sedona"]
 
@@ -70,6 +71,14 @@ class Sedona(SearchKind[SearchSettings]):
                 "validation_fraction": train.validation_fraction,
             }
         )
+
+    def check(self, setup: SearchSetup, settings: SearchSettings) -> None:
+        """See `SearchKind.check`: there must be as many layers as blocks."""
+        if settings.meta_num_blocks is not None:
+            boundaries = task_layers(setup.task) - 1
+            FrankWolfe(
+                torch.zeros(boundaries, 2), torch.zeros(boundaries, 1), settings.meta_num_blocks
+            )
 
     def run(self, setup: SearchSetup, settings: SearchSettings) -> Findings:
         """See `SearchKind.run`."""

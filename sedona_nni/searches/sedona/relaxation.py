@@ -40,7 +40,14 @@ from sedona_nni.teachers.auxiliary import (
     build_auxiliary,
 )
 
-__all__ = ["MixedAuxiliary", "RelaxedNetwork", "Valve", "gradient_valve", "tangent_valve"]
+__all__ = [
+    "MixedAuxiliary",
+    "RelaxedNetwork",
+    "Valve",
+    "gradient_valve",
+    "slopes",
+    "tangent_valve",
+]
 
 Valve = Callable[[Tensor, Tensor], Tensor]
 """(features, scale) -> features: values pass unchanged, what is learned through them is scaled."""
@@ -230,3 +237,25 @@ class RelaxedNetwork(nn.Module):
             at_boundaries.append(features)
             features = valve(features, to_next)
         return at_boundaries, self.backbone.head(self.backbone.layers[-1](features))
+
+
+def slopes(alpha: Tensor, beta: Tensor, to_alpha: Tensor, to_beta: Tensor) -> Tensor:
+    """Return by how much each cut lowers a loss, per share of it and to first order.
+
+    With z_jc = a_j^loc b_jc that is s_jc = - dL/dz_jc, where z_jc grows at the cost of a_j^up:
+    a_j^loc by dz and b_j by (e_c - b_j) dz / a_j^loc, so that with g the derivatives by logits
+
+        s_jc = - g_j^alpha / (a_j^loc a_j^up) - g_jc^beta / (a_j^loc b_jc)
+
+    Args:
+        alpha: The logits, shape (L-1, 2).
+        beta: Likewise, shape (L-1, C).
+        to_alpha: dL/d alpha, shape (L-1, 2).
+        to_beta: dL/d beta, shape (L-1, C).
+
+    Returns:
+        s, in units of the loss, shape (L-1, C), float64.
+    """
+    a, b = alpha.detach().double().softmax(1), beta.detach().double().softmax(1)
+    of_boundary = to_alpha[:, :1].double() / (a[:, :1] * a[:, 1:])
+    return -of_boundary - to_beta.double() / (a[:, :1] * b)

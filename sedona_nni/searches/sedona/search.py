@@ -7,9 +7,10 @@ Notation: w weights, alpha and beta the logits of the relaxation (`relaxation`).
                look T training steps ahead, w_0 -> w_T(alpha, beta)      the inner level
                move (alpha, beta) against d CE(w_T) / d (alpha, beta)    the outer level
                train one step from w_0 with the new (alpha, beta) and put the result back.
-    3. Discretise, for any K: `sedona_nni.decouplings.choice.discretise`.
+    3. Discretise, for any K: `sedona_nni.decouplings.choice.discretise`, by the size of alpha and
+       beta or, where that is wanted, by `perturbation`.
 
-1 and 2 are the two loops of `Search.steps`.
+They are the loops of `Search.steps`.
 Source: Pyeon et al., "SEDONA: Search for Decoupled Neural Networks toward Greedy Block-wise
 Learning", ICLR 2021. Every departure from the paper and its release: docs/method.md.
 """
@@ -27,6 +28,7 @@ import torch
 from sedona_nni.data.batches import Batch, BatchStream, ImageSet
 from sedona_nni.data.sets import Splits
 from sedona_nni.searches.sedona.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from sedona_nni.searches.sedona.frank_wolfe import FrankWolfe
 from sedona_nni.searches.sedona.hypergradient import hypergradient
 from sedona_nni.searches.sedona.inner_step import (
     Adam,
@@ -37,6 +39,7 @@ from sedona_nni.searches.sedona.inner_step import (
 )
 from sedona_nni.searches.sedona.layer_check import check_layers
 from sedona_nni.searches.sedona.mixed_losses import MixedLossesProblem
+from sedona_nni.searches.sedona.perturbation import perturbed
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.release_mode import ReleaseProblem, release_hypergradient
 from sedona_nni.searches.sedona.result import SearchResult
@@ -115,6 +118,7 @@ class Search:
         meta_optimizer: The outer level's, of alpha and beta.
         memory: Moments of training that meta-steps start from.
         state: Where the latest training step has led.
+        perturbed: Validation losses by perturbation, those so far, see `SearchResult`.
         step: Steps done, of `total_steps`.
         train_batches_used: Training batches consumed; a resumed search goes on with the next.
         validation_batches_used: Likewise for validation.
@@ -143,6 +147,8 @@ class Search:
         self.meta_optimizer = _meta_optimizer(settings, [network.alpha, network.beta])
         self.memory = WeightMemory(settings.memory_size, settings.eviction)
         self.state = self.problem.state()
+        self.perturbed: list[float] = []
+        self._compared_on: tuple[list[Batch], Batch] | None = None
         if settings.pretrain_steps == 0:
             self.memory.store(self.problem.packed(self.state), error=1.0)
         self.step = 0
@@ -151,8 +157,17 @@ class Search:
 
     @property
     def total_steps(self) -> int:
-        """Pre-training steps and meta-steps together."""
+        """Pre-training steps, meta-steps and, if there are any, perturbations together."""
+        return self._searching_steps + (self._choices if self.settings.perturbation_steps else 0)
+
+    @property
+    def _searching_steps(self) -> int:
         return self.settings.pretrain_steps + self.settings.meta_steps
+
+    @property
+    def _choices(self) -> int:
+        """(L-1) (1 + C)."""
+        return self.network.beta.shape[0] * (1 + self.network.beta.shape[1])
 
     @property
     def done(self) -> bool:
@@ -185,7 +200,7 @@ class Search:
             yield self._after_step(numbers)
 
         # 2. Meta-steps
-        while not self.done:
+        while self.step < self._searching_steps:
             # w_0, and ahead of it w_T(alpha, beta) with its validation loss, differentiated
             w_0 = self._take_snapshot()
             ahead = differentiate(
@@ -208,6 +223,21 @@ class Search:
                 "meta_accuracy": float(ahead.meta_accuracy),
                 "hypergradient": float(torch.cat([ahead.alpha, ahead.beta], dim=1).norm()),
             }
+            yield self._after_step(numbers)
+
+        # 3. Selection by perturbation: each choice from the same weights, with the same images
+        while not self.done:
+            start = self._most_trained()
+            if self._compared_on is None:
+                steps = range(settings.perturbation_steps)
+                self._compared_on = [next(train) for _ in steps], next(validation)
+            boundary, choice = divmod(len(self.perturbed), 1 + len(network.aux_choices))
+            lr, seed = self.lr_at(start.step), self.settings.seed
+            loss, accuracy = perturbed(
+                self.problem, start, boundary, choice, *self._compared_on, lr=lr, seed=seed
+            )
+            self.perturbed.append(float(loss))
+            numbers = {"meta_loss": float(loss), "meta_accuracy": float(accuracy), "lr": lr}
             yield self._after_step(numbers)
 
     def _train_from(self, start: TrainingState, train: Iterator[Batch]) -> dict[str, float]:
@@ -319,9 +349,12 @@ class Search:
         The search goes on as if nothing had happened. Meta-steps start from random moments of
         training, so that the latest weights say little about how far it has come.
         """
+        self.problem.load(self._most_trained())
+
+    def _most_trained(self) -> TrainingState:
         kept = [snapshot.state for snapshot in self.memory.snapshots]
         states = [self.problem.packed(self.state), *kept]
-        self.problem.load(self.problem.unpacked(max(states, key=lambda state: state.step)))
+        return self.problem.unpacked(max(states, key=lambda state: state.step))
 
     def result(self, dataset: str) -> SearchResult:
         """Return what has been found so far; ``dataset`` names where."""
@@ -332,12 +365,19 @@ class Search:
             aux_choices=list(network.aux_choices),
             alpha=network.alpha.tolist(),
             beta=network.beta.tolist(),
+            perturbed=self._perturbed_by_boundary(),
             provenance={
                 "strategy": "sedona",
                 "settings": self.settings.model_dump(mode="json"),
                 "steps_done": self.step,
             },
         )
+
+    def _perturbed_by_boundary(self) -> list[list[float]] | None:
+        if not self.settings.perturbation_steps or not self.done:
+            return None
+        width = 1 + len(self.network.aux_choices)
+        return [self.perturbed[i : i + width] for i in range(0, len(self.perturbed), width)]
 
 
 def _problem(settings: SearchSettings) -> type[InnerProblem]:
@@ -353,6 +393,8 @@ def _inner_optimizer(settings: SearchSettings) -> InnerOptimizer:
 
 
 def _meta_optimizer(settings: SearchSettings, arch: list[Any]) -> torch.optim.Optimizer:
+    if settings.meta_num_blocks is not None:
+        return FrankWolfe(arch[0], arch[1], settings.meta_num_blocks)
     if settings.meta_optimizer == "adam":
         return torch.optim.Adam(
             arch,

@@ -32,8 +32,10 @@ class SearchSettings(BaseModel):
         momentum: Momentum of ``sgd``.
         weight_decay: Factor of the L2 penalty's gradient, for the weights.
         label_smoothing: eps of `sedona_nni.teachers.losses.LabelSmoothing`, in all losses.
-        meta_optimizer: ``adam`` or ``sgd`` for alpha and beta.
-        meta_lr: Its learning rate.
+        meta_optimizer: ``adam`` or ``sgd`` for alpha and beta, or ``frank_wolfe``, see
+            `sedona_nni.searches.sedona.frank_wolfe`, which has no learning rate or penalty.
+        meta_num_blocks: K of ``frank_wolfe``, which goes towards decouplings into so many blocks.
+        meta_lr: The meta-optimizer's learning rate.
         meta_betas: Decay rates of ``adam``'s moments.
         meta_momentum: Momentum of ``sgd`` as the meta-optimizer.
         meta_weight_decay: Factor of the L2 penalty's gradient, for alpha and beta.
@@ -46,6 +48,9 @@ class SearchSettings(BaseModel):
             `mixed_losses`.
         start_a_loc: a^loc of every boundary at the start. The paper's 0.5 is half way between cut
             and not cut; a small one is close to the undivided network.
+        perturbation_steps: With more than 0 the choice is by perturbation, not by the size of alpha
+            and beta: at the end, each boundary in turn is not cut, and cut with each auxiliary
+            network, for so many training steps, see `sedona_nni.searches.sedona.perturbation`.
         validation_fraction: Share of the training images that validate.
         seed: Decides initial weights, order of the images, augmentation, dropout and snapshots.
 
@@ -70,7 +75,8 @@ class SearchSettings(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, le=0.5)
-    meta_optimizer: Literal["adam", "sgd"] = "adam"
+    meta_optimizer: Literal["adam", "sgd", "frank_wolfe"] = "adam"
+    meta_num_blocks: int | None = Field(default=None, ge=2)
     meta_lr: float = Field(default=0.01, gt=0)
     meta_betas: tuple[float, float] = (0.5, 0.999)
     meta_momentum: float = Field(default=0.0, ge=0, lt=1)
@@ -81,6 +87,7 @@ class SearchSettings(BaseModel):
     release_mode: bool = False
     mix: Literal["logits", "losses"] = "logits"
     start_a_loc: float = Field(default=0.5, gt=0, lt=1)
+    perturbation_steps: int = Field(default=0, ge=0)
     validation_fraction: float = Field(default=0.4, gt=0, lt=1)
     seed: Seed = 2021
 
@@ -96,6 +103,11 @@ class SearchSettings(BaseModel):
             raise ValueError("lr_steps must be given without pre-training")
         if self.release_mode and self.mix != "logits":
             raise ValueError(f"mix must be logits in release mode, but got {self.mix}")
+        if (self.meta_optimizer == "frank_wolfe") != (self.meta_num_blocks is not None):
+            raise ValueError(
+                "meta_num_blocks must be given for meta_optimizer frank_wolfe, and for no other, "
+                f"but got {self.meta_num_blocks} for {self.meta_optimizer}"
+            )
         if not all(0 <= beta < 1 for beta in self.meta_betas):
             raise ValueError(
                 f"meta_betas must be from 0 to below 1, but got {list(self.meta_betas)}"

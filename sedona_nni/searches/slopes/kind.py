@@ -24,9 +24,9 @@ from sedona_nni.searches.sedona.inner_step import (
 )
 from sedona_nni.searches.sedona.layer_check import check_layers
 from sedona_nni.searches.sedona.mixed_losses import MixedLossesProblem
-from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork, slopes
 from sedona_nni.searches.slopes.result import SlopeResult
-from sedona_nni.searches.slopes.slopes import end_of_training, slopes, way_back
+from sedona_nni.searches.slopes.slopes import end_of_training, way_back
 from sedona_nni.seed import Seed
 from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training.loop import DivergedError, training_stream
@@ -153,7 +153,7 @@ class Slopes(SearchKind[SlopeSettings]):
         pulled = way_back(
             problem, moments, at_end, batches, lrs, settings.seed, keep=keep, report=note
         )
-        found = slopes(network, pulled.alpha, pulled.beta)
+        found = slopes(network.alpha, network.beta, pulled.alpha, pulled.beta)
         if not bool(found.isfinite().all()):
             raise DivergedError(
                 "slopes: the derivative of the training is not finite "

@@ -36,7 +36,6 @@ class SlopeResult(SearchOutcome):
     """
 
     tells_num_blocks: ClassVar[bool] = True
-    rule_for_num_blocks: ClassVar[str] = "slope > 0"
 
     format: Literal["sedona-nni/slope-result/1"] = "sedona-nni/slope-result/1"
     slopes: list[list[Annotated[float, Field(allow_inf_nan=False)]]] = Field(min_length=1)
@@ -55,6 +54,11 @@ class SlopeResult(SearchOutcome):
     def num_layers(self) -> int:
         """L, the number of layers of the backbone."""
         return len(self.slopes) + 1
+
+    @property
+    def rule_for_num_blocks(self) -> str:
+        """See `SearchOutcome.rule_for_num_blocks`."""
+        return "slope > 0"
 
     def in_words(self) -> str:
         """See `SearchOutcome.in_words`: how many boundaries have a cut that helps."""

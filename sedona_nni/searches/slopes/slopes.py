@@ -10,13 +10,8 @@ choice off where z has gone. Here there is one derivative, of the training that 
 wanted for, from its first step to its last, and the choice is read off that: no step size, no short
 horizon. With a near 0 it is taken beside the undivided network, with a = 0.5 where SEDONA begins.
 
-With g the hypergradient of the logits alpha_j^loc and beta_jc,
-
-    s_jc = - g_j^alpha / (a (1 - a)) - g_jc^beta / (a b_jc)
-
-as z_jc grows by dz when a_j^loc does, at the cost of a_j^up, and b_j moves by (e_c - b_j) dz / a.
-
-The derivative costs some ten relaxed trainings, of two to three trainings each. What is kept of it
+How slopes follow from the hypergradient of alpha and beta: `relaxation.slopes`. It costs some ten
+relaxed trainings, each of two to three trainings. What is kept
 is the moment before each leg of max(32, sqrt(T)) steps, see
 `sedona_nni.searches.sedona.hypergradient`.
 Source: this project.
@@ -33,9 +28,8 @@ from torch import Tensor
 from sedona_nni.data.batches import Batch
 from sedona_nni.searches.sedona.hypergradient import legs, look_ahead, pull_back
 from sedona_nni.searches.sedona.inner_step import InnerProblem, PulledBack, TrainingState
-from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 
-__all__ = ["Keep", "end_of_training", "slopes", "way_back"]
+__all__ = ["Keep", "end_of_training", "way_back"]
 
 Report = Callable[[dict[str, float]], None]
 
@@ -125,16 +119,3 @@ def way_back(
         norm = float(torch.cat([after.alpha, after.beta], dim=1).norm())
         report({"step": 2 * steps - leg.start, "steps": 2 * steps, "hypergradient": norm})
     return after
-
-
-def slopes(network: RelaxedNetwork, alpha: Tensor, beta: Tensor) -> Tensor:
-    """Return the slopes s_jc, nats, shape (L-1, C), float64.
-
-    Args:
-        network: Where the derivatives were taken, with its alpha and beta.
-        alpha: The loss's derivatives with regard to alpha, shape (L-1, 2).
-        beta: With regard to beta, shape (L-1, C).
-    """
-    a, b = network.alpha.detach().double().softmax(1), network.beta.detach().double().softmax(1)
-    of_boundary = alpha[:, :1].double() / (a[:, :1] * a[:, 1:])
-    return -of_boundary - beta.double() / (a[:, :1] * b)

@@ -21,9 +21,10 @@ from sedona_nni.searches.kind import SEARCHES, SearchSetup
 from sedona_nni.searches.sedona import hypergradient
 from sedona_nni.searches.sedona.hypergradient import look_ahead
 from sedona_nni.searches.sedona.inner_step import PulledBack
+from sedona_nni.searches.sedona.relaxation import slopes
 from sedona_nni.searches.slopes.kind import SlopeSettings, inner_optimizer
 from sedona_nni.searches.slopes.result import SlopeResult
-from sedona_nni.searches.slopes.slopes import end_of_training, slopes, way_back
+from sedona_nni.searches.slopes.slopes import end_of_training, way_back
 from sedona_nni.task import Task
 from sedona_nni.training.methods.method import build_optimizer
 from sedona_nni.training.settings import TrainSettings
@@ -68,7 +69,7 @@ def found_by_legs(case: Case, keep: Memory, report: Any = lambda numbers: None) 
         torch.zeros_like(problem.network.beta),
     )
     pulled = way_back(problem, moments, at_end, of, rates_of(case), case.seed, **how)
-    return slopes(problem.network, pulled.alpha, pulled.beta)
+    return slopes(problem.network.alpha, problem.network.beta, pulled.alpha, pulled.beta)
 
 
 def loss_at(case: Case, z: Tensor) -> float:
