@@ -116,6 +116,26 @@ def score(
 
 
 @app.command()
+def race(
+    table: TablePath = DATA,
+    num_blocks: NumBlocks = 2,
+    max_block_share: MaxBlockShare = None,
+    budgets: Annotated[
+        str, typer.Option(help="In trainings without cuts, by commas.")
+    ] = "0.5,1,2,4,8,16",
+    repeats: Annotated[int, typer.Option(min=2, help="Picks per strategy.")] = 100,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Regret of the picks of strategies against the clock, by the processor time of trainings."""
+    from benchmarks.tabular import views
+
+    each = [float(budget) for budget in budgets.split(",")]
+    view = views.race(table, num_blocks, max_block_share, each, repeats, seed)
+    view.show(as_json=as_json)
+
+
+@app.command()
 def judge(
     results: Results,
     table: TablePath = DATA,

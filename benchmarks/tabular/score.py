@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tabular.table import Table
+from benchmarks.tabular.table import Table, Training
 from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
 
 __all__ = ["STRATEGIES", "Score", "expected_random_regret", "queries", "score"]
@@ -95,13 +95,13 @@ def queries(
     num_queries: int,
     max_block_share: str | None,
     rng: np.random.Generator,
-) -> list[tuple[Decoupling, float]]:
-    """Let a strategy ask, and return what it asked for and was told, in this order."""
-    asked: list[tuple[Decoupling, float]] = []
+) -> list[tuple[Decoupling, Training]]:
+    """Let a strategy ask, and return what it asked for and was given, in this order."""
+    asked: list[tuple[Decoupling, Training]] = []
 
     def ask(decoupling: Decoupling) -> float:
-        asked.append((decoupling, table.query(decoupling, rng)))
-        return asked[-1][1]
+        asked.append((decoupling, table.draw(decoupling, rng)))
+        return asked[-1][1].validation_accuracy
 
     if strategy == "uniform":
         for decoupling in _uniform(table, num_blocks, max_block_share, rng)[:num_queries]:
@@ -201,12 +201,12 @@ def _ask_by_tpe(
         study.tell(trial, known[decoupling])
 
 
-def _picks(asked: Sequence[tuple[Decoupling, float]], num_queries: int) -> list[Decoupling]:
+def _picks(asked: Sequence[tuple[Decoupling, Training]], num_queries: int) -> list[Decoupling]:
     picks: list[Decoupling] = []
     best = -1.0
-    for decoupling, accuracy in asked:
-        if accuracy > best:
-            best, pick = accuracy, decoupling
+    for decoupling, training in asked:
+        if training.validation_accuracy > best:
+            best, pick = training.validation_accuracy, decoupling
         picks.append(pick)
     return picks + picks[-1:] * (num_queries - len(picks))
 

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from statistics import fmean
 from typing import Annotated, Literal
 
 import numpy as np
@@ -246,10 +247,23 @@ class Table(Document):
         own = self.truth(decoupling)
         return max(max((self.truth(other) for other in among), default=own) - own, 0.0)
 
-    def query(self, decoupling: Decoupling, rng: np.random.Generator) -> float:
-        """Return the validation accuracy of one of a decoupling's trainings."""
+    def draw(self, decoupling: Decoupling, rng: np.random.Generator) -> Training:
+        """Return one of a decoupling's trainings."""
         trainings = self[decoupling].trainings
-        return trainings[int(rng.integers(len(trainings)))].validation_accuracy
+        return trainings[int(rng.integers(len(trainings)))]
+
+    @property
+    def training_s(self) -> float:
+        """Seconds of a processor that a training without cuts took: the unit of clocks.
+
+        Raises:
+            InputError: if there is none, or it does not say.
+        """
+        undivided = Decoupling(backbone=self.task.backbone)
+        seconds = [training.processor_s for training in self[undivided].trainings]
+        if None in seconds:
+            raise InputError("processor_s: must be in a table whose clock is asked for")
+        return fmean(each for each in seconds if each is not None)
 
     def seed_correlation(
         self,

@@ -14,6 +14,8 @@ from statistics import fmean, variance
 from benchmarks.tabular.controls import controls, zero_costs
 from benchmarks.tabular.evidence import VARIANTS, Agreement, Judgement, agreement, probing_of
 from benchmarks.tabular.evidence import judge as judged
+from benchmarks.tabular.race import RACERS
+from benchmarks.tabular.race import race as raced
 from benchmarks.tabular.score import STRATEGIES
 from benchmarks.tabular.score import score as scored
 from benchmarks.tabular.table import Field, Table, rank_correlation
@@ -24,7 +26,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.searches.documents import load_outcome
 from sedona_nni.searches.probing.result import ProbeResult
 
-__all__ = ["cover", "judge", "score", "show", "signs", "zero_cost"]
+__all__ = ["cover", "judge", "race", "score", "show", "signs", "zero_cost"]
 
 _AGREEMENT = ("rank correlation", "least", "mean rank", "regret %", "true ranks of picks")
 _SHOWN_QUERIES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28)
@@ -198,6 +200,49 @@ def score(
             Shown("Mean regret of the pick, % of test accuracy", headings, regrets),
         ],
     )
+
+
+def race(
+    table: Path,
+    num_blocks: int = 2,
+    max_block_share: str | None = None,
+    budgets: Sequence[float] = (0.5, 1, 2, 4, 8, 16),
+    repeats: int = 100,
+    seed: int = 0,
+) -> View:
+    """Return the regret of strategies' picks by the processor time that they may take.
+
+    Args:
+        table: The table's file.
+        num_blocks: K.
+        max_block_share: Only decouplings within this bound.
+        budgets: In trainings without cuts.
+        repeats: Picks per strategy.
+        seed: Of everything that is drawn.
+    """
+    loaded, clocks = Table.load(table), sorted(budgets)
+    results, rows = {}, []
+    for name in RACERS:
+        found = raced(
+            loaded,
+            name,
+            clocks,
+            num_blocks=num_blocks,
+            repeats=repeats,
+            max_block_share=max_block_share,
+            seed=seed,
+        )
+        results[name] = {
+            "mean_regret": found.mean(axis=0).round(6).tolist(),
+            "standard_deviation": found.std(axis=0, ddof=1).round(6).tolist(),
+        }
+        rows.append([name, *(f"{100 * mean:.2f}" for mean in found.mean(axis=0))])
+    title = (
+        f"Mean regret, % of test accuracy, of the pick after the processor time of n trainings "
+        f"without cuts, {loaded.training_s:.0f} s each{_within(max_block_share)}"
+    )
+    headings = ["after n trainings", *(f"{budget:g}" for budget in clocks)]
+    return View({"budgets": clocks, "strategies": results}, [Shown(title, headings, rows)])
 
 
 def judge(

@@ -182,7 +182,7 @@ def test_what_is_not_there_is_a_clear_error() -> None:
 
 def test_a_query_is_one_of_the_trainings() -> None:
     rng = np.random.default_rng(0)
-    assert {small().query(at(0), rng) for _ in range(30)} == {0.9, 0.8}
+    assert {small().draw(at(0), rng).validation_accuracy for _ in range(30)} == {0.9, 0.8}
 
 
 @pytest.mark.slow(reason="measures")

@@ -1,0 +1,131 @@
+"""Strategies against a simulated clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.record import header
+from benchmarks.tabular.race import RACERS, race
+from benchmarks.tabular.table import Entry, Table, Training
+from benchmarks.tabular.views import race as view
+from sedona_nni.decouplings.compute import Compute
+from sedona_nni.errors import InputError
+from sedona_nni.task import Task
+from sedona_nni.training.settings import TrainSettings
+
+EPOCHS = 4
+BACKPROP_S = 8.0
+
+
+def training(final: float, early: float, seconds: float | None) -> Training:
+    curve = (early, early, early, final)
+    return Training(
+        seed=1,
+        validation_accuracy=final,
+        test_accuracy=final,
+        validation_loss=1,
+        test_loss=1,
+        best_epoch=EPOCHS,
+        block_curves=(curve, curve),
+        train_losses=(1.0,) * EPOCHS,
+        time_s=1,
+        processor_s=seconds,
+    )
+
+
+def table(early: dict[int, float] | None = None, seconds: float | None = 16.0) -> Table:
+    """Return one where the cut at j ends at (60 + j) %, and a training takes 2 without cuts."""
+    compute = Compute(
+        backbone="vgg11",
+        unit="macs",
+        layers=[10] * 8,
+        auxiliary=[{"conv1": 5}] * 7,
+    )
+    common: dict[str, Any] = {
+        "parameters": 1,
+        "macs": 1,
+        "largest_share": 0.5,
+        "peak_memory_mib": 1,
+    }
+    accuracies = {j: 0.60 + j / 100 for j in range(7)}
+    entries = [
+        Entry(
+            cuts=(j,),
+            aux=("conv1",),
+            trainings=(training(final, (early or accuracies)[j], seconds),),
+            **common,
+        )
+        for j, final in accuracies.items()
+    ]
+    undivided = training(0.7, 0.7, None if seconds is None else BACKPROP_S)
+    entries.append(Entry(cuts=(), aux=(), trainings=(undivided,), **common))
+    return Table(
+        header=header(n=1),
+        task=Task(backbone="vgg11", train_limit=100),
+        aux_choices=("conv1",),
+        train=TrainSettings(epochs=EPOCHS),
+        compute=compute,
+        entries=tuple(entries),
+    )
+
+
+def test_random_search_has_the_regret_that_theory_expects() -> None:
+    """A training costs 2: after 1.9 it has seen nothing, after 2 one, after 14 all seven."""
+    found = race(table(), "random", [1.9, 2, 14], repeats=200)
+    assert found[:, 0] == pytest.approx(np.full(200, 0.03))  # of a pick at random, exactly
+    error = 0.02 / 200**0.5  # of the mean of numbers from 0 to 0.06
+    assert found[:, 1].mean() == pytest.approx(0.03, abs=4 * error)
+    assert found[:, 2].max() == pytest.approx(0, abs=1e-12)
+
+
+def test_halving_stops_what_is_worse_and_sees_more() -> None:
+    """With early accuracies that tell, it does better in the time of three trainings."""
+    budgets = [6.0]
+    halving = race(table(), "successive_halving", budgets, repeats=200).mean()
+    random = race(table(), "random", budgets, repeats=200).mean()
+    assert halving < random
+
+
+def test_halving_is_misled_where_the_early_epochs_are() -> None:
+    misleading = {j: 0.9 - j / 100 for j in range(7)}
+    budgets = [6.0]
+    halving = race(table(misleading), "successive_halving", budgets, repeats=100).mean()
+    random = race(table(misleading), "random", budgets, repeats=100).mean()
+    assert halving > random
+
+
+def test_an_epoch_is_seen_when_it_ends() -> None:
+    """An epoch takes a half: at 0.4 nothing was seen, at 0.5 one epoch of one decoupling."""
+    found = race(table(), "successive_halving", [0.4, 0.5], repeats=50)
+    assert found[:, 0] == pytest.approx(np.full(50, 0.03))
+    assert len({*found[:, 1].round(6)}) > 1
+
+
+@pytest.mark.parametrize("name", RACERS)
+def test_each_comes_to_something_and_is_drawn_by_seed(name: str) -> None:
+    budgets = [4.0, 14.0]
+    first, again, other = (race(table(), name, budgets, repeats=4, seed=s) for s in (1, 1, 2))
+    assert first.shape == (4, 2)
+    assert np.array_equal(first, again)
+    assert np.all(first >= 0)
+    assert name == "uniform" or not np.array_equal(first, other)
+
+
+def test_what_is_not_possible_is_a_clear_error() -> None:
+    with pytest.raises(InputError, match="--strategy: must be one of random"):
+        race(table(), "luck", [1.0])
+    with pytest.raises(InputError, match="processor_s: must be in a table whose clock"):
+        race(table(seconds=None), "random", [1.0])
+
+
+def test_the_view_has_every_strategy(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(table().model_dump_json(), encoding="utf-8")
+    found = view(path, budgets=[4, 2], repeats=2)
+    assert found.results["budgets"] == [2, 4]
+    assert [*found.results["strategies"]] == [*RACERS]
+    assert [row[0] for row in found.tables[0].rows] == [*RACERS]
