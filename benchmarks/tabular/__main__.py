@@ -168,27 +168,33 @@ def zero_cost(
 
 
 @app.command()
-def probe(
+def search(
+    name: Annotated[str, typer.Argument(help="Of the search: probe, sedona, slopes.")],
     seeds: Annotated[str, typer.Option(help="By commas; others than those of the table.")] = "31",
-    cost: Annotated[float, typer.Option(help="Of each probing, in full trainings.")] = 1,
-    batch_split: Annotated[int, typer.Option(help="By what the table's batches are split.")] = 4,
+    settings: Annotated[str, typer.Option(help="Those that are not the defaults, JSON.")] = "{}",
     table: TablePath = DATA,
     directory: Annotated[Path, typer.Option(help="Where to leave BACKBONE-SEED.json.")] = PROBINGS,
 ) -> None:
-    """Probe the task of the table; each seed's takes seconds to minutes of one core."""
-    from benchmarks.tabular.probe import probe as probed
+    """Search the task of the table; with each seed in turn, an interrupted one goes on."""
+    import json
+    import shutil
+
+    from benchmarks.tabular.search import search as searched
+    from benchmarks.tabular.search import search_settings
     from benchmarks.tabular.table import Table
-    from sedona_nni.searches.probing.probing import ProbeSettings
 
     loaded = Table.load(table)
-    every = [
-        ProbeSettings(cost=cost, batch_split=batch_split, seed=int(seed))
-        for seed in seeds.split(",")
-    ]
-    for settings in every:
-        result = probed(loaded, settings)
-        path = directory / f"{loaded.task.backbone}-{settings.seed}.json"
+    try:
+        given = json.loads(settings)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--settings: must be JSON, but got {settings!r}: {error}") from None
+    every = [search_settings(name, given, int(seed)) for seed in seeds.split(",")]
+    for each, seed in zip(every, seeds.split(","), strict=True):
+        path = directory / f"{loaded.task.backbone}-{seed}.json"
+        under_way = path.with_suffix("")
+        result = searched(loaded, name, each, under_way)
         write_json(path, result.model_dump(mode="json"))
+        shutil.rmtree(under_way)
         print(f"{path}: {result.provenance}", flush=True)
 
 

@@ -16,8 +16,8 @@ from benchmarks.tabular.__main__ import DATA, PROBINGS, main
 from benchmarks.tabular.collect import collect
 from benchmarks.tabular.evidence import VARIANTS, agreement, full_evidence, judge, probing_of
 from benchmarks.tabular.figure import draw
-from benchmarks.tabular.probe import probe
 from benchmarks.tabular.score import STRATEGIES, expected_random_regret, queries, score
+from benchmarks.tabular.search import search
 from benchmarks.tabular.table import Entry, Table, Training, rank_correlation
 from benchmarks.tabular.views import cover
 from sedona_nni.decouplings.compute import Compute
@@ -374,7 +374,9 @@ def test_probing_the_task_of_a_table() -> None:
             "train": TrainSettings(epochs=1, batch_size=8, validation_fraction=0.5),
         }
     )
-    one, other = (probe(tiny, ProbeSettings(cost=4, seed=seed)) for seed in (1, 2))
+    one, other = (search(tiny, "probe", ProbeSettings(cost=4, seed=seed)) for seed in (1, 2))
+    assert isinstance(one, ProbeResult)
+    assert isinstance(other, ProbeResult)
     assert one.losses != other.losses
     assert np.shape(one.losses) == (7, len(AUX))
     assert 0 < one.provenance["trainings"] <= 4
@@ -439,11 +441,50 @@ def test_the_shipped_tables_are_whole(name: str, seed_correlation: float) -> Non
     assert 0.005 < found.error_of_difference(among) < 0.02
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["score", "--strategy", "luck"], "--strategy: must be one of random"),
+        (["race", "--budgets", "1"], "processor_s: must be in a table whose clock is asked for"),
+        (["search", "luck"], "search: must be one of sedona, probe, slopes, but got 'luck'"),
+        (["search", "probe", "--settings", "cost"], "--settings: must be JSON, but got 'cost'"),
+        (["search", "probe", "--settings", '{"cost": 0}'], "--settings.cost: Input should be gr"),
+    ],
+)
 def test_a_mistake_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["benchmarks.tabular", "score", "--strategy", "luck"])
+    monkeypatch.setattr("sys.argv", ["benchmarks.tabular", *words])
     with pytest.raises(SystemExit) as exit_:
         main()
     assert exit_.value.code == 2
-    assert "--strategy: must be one of random" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow(reason="a search")
+def test_a_search_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = table([entry(at(0), [training(1, 0.7, 0.7)])]).model_copy(
+        update={
+            "task": Task(backbone="vgg11", width_multiplier=0.0625, train_limit=60),
+            "train": TrainSettings(epochs=1, batch_size=8, validation_fraction=0.5),
+        }
+    )
+    path = tmp_path / "table.json"
+    path.write_text(tiny.model_dump_json(), encoding="utf-8")
+    options = ["--settings", '{"steps": 2}', "--seeds", "7,8", "--directory", str(tmp_path)]
+    words = ["search", "slopes", "--table", str(path), *options]
+    monkeypatch.setattr("sys.argv", ["benchmarks.tabular", *words])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 0
+    one, other = (load_outcome(tmp_path / f"vgg11-{seed}.json") for seed in (7, 8))
+    assert one.provenance["processor_s"] > 0
+    assert one.evidence().tolist() != other.evidence().tolist()
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "table.json",
+        "vgg11-7.json",
+        "vgg11-8.json",
+    }
