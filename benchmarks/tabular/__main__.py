@@ -136,6 +136,31 @@ def race(
 
 
 @app.command()
+def contest(
+    found: Annotated[
+        Path, typer.Argument(help="Folder with one for each search, each outcome a replicate.")
+    ],
+    table: TablePath = DATA,
+    budget: Annotated[float, typer.Option(help="In trainings without cuts.")] = 4,
+    num_blocks: NumBlocks = 2,
+    max_block_share: MaxBlockShare = None,
+    repeats: Annotated[int, typer.Option(min=2, help="Replicates of other strategies.")] = 100,
+    seed: Seed = 0,
+    reference: Annotated[
+        str | None, typer.Option(help="What is compared with; by default the first search.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Searches and strategies at equal cost by processor time: what they pick, which differ."""
+    from benchmarks.tabular import views
+
+    view = views.contest(
+        table, found, budget, num_blocks, max_block_share, repeats, seed, reference
+    )
+    view.show(as_json=as_json)
+
+
+@app.command()
 def judge(
     results: Results,
     table: TablePath = DATA,

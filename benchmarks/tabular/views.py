@@ -9,8 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean, variance
+from statistics import fmean, stdev, variance
 
+from benchmarks.tabular.contest import contest as contested
+from benchmarks.tabular.contest import p_values
 from benchmarks.tabular.controls import controls, zero_costs
 from benchmarks.tabular.evidence import VARIANTS, Agreement, Judgement, agreement, probing_of
 from benchmarks.tabular.evidence import judge as judged
@@ -26,7 +28,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.searches.documents import load_outcome
 from sedona_nni.searches.probing.result import ProbeResult
 
-__all__ = ["cover", "judge", "race", "score", "show", "signs", "zero_cost"]
+__all__ = ["contest", "cover", "judge", "race", "score", "show", "signs", "zero_cost"]
 
 _AGREEMENT = ("rank correlation", "least", "mean rank", "regret %", "true ranks of picks")
 _SHOWN_QUERIES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28)
@@ -243,6 +245,75 @@ def race(
     )
     headings = ["after n trainings", *(f"{budget:g}" for budget in clocks)]
     return View({"budgets": clocks, "strategies": results}, [Shown(title, headings, rows)])
+
+
+def contest(
+    table: Path,
+    found: Path,
+    budget: float = 4,
+    num_blocks: int = 2,
+    max_block_share: str | None = None,
+    repeats: int = 100,
+    seed: int = 0,
+    reference: str | None = None,
+) -> View:
+    """Return what searches and strategies pick at equal cost, and which differ.
+
+    Args:
+        table: The table's file.
+        found: A folder with one for each search, of whose outcomes each is a replicate.
+        budget: In trainings without cuts.
+        num_blocks: K.
+        max_block_share: Only decouplings within this bound.
+        repeats: Replicates of each strategy that does not search.
+        seed: Of everything that is drawn.
+        reference: What the others are compared with; by default the first search.
+
+    Raises:
+        InputError: if the folder holds no outcome.
+    """
+    loaded = Table.load(table)
+    outcomes = {
+        folder.name: [load_outcome(path) for path in sorted(folder.glob("*.json"))]
+        for folder in sorted(each for each in found.iterdir() if each.is_dir())
+    }
+    outcomes = {name: each for name, each in outcomes.items() if each}
+    if not outcomes:
+        raise InputError.rule("FOUND", "must hold folders with outcomes of searches", found)
+    contenders = contested(
+        loaded,
+        outcomes,
+        budget,
+        num_blocks=num_blocks,
+        max_block_share=max_block_share,
+        repeats=repeats,
+        seed=seed,
+    )
+    reference = reference or contenders[0].name
+    p = p_values(contenders, reference)
+    rows = [
+        [
+            each.name,
+            f"{len(each.regrets)}",
+            f"{each.cost:.2f}",
+            f"{100 * each.mean:.2f}",
+            f"{100 * stdev(each.regrets):.2f}" if len(each.regrets) > 1 else "–",
+            f"{p[each.name]:.3g}" if each.name in p else "–",
+        ]
+        for each in contenders
+    ]
+    title = (
+        f"{loaded.task.backbone} on {loaded.task.dataset}, K = {num_blocks}"
+        f"{_within(max_block_share)}: true regret of the picks, % of test accuracy, with the "
+        f"processor time of {budget:g} trainings; p against {reference}, after Holm"
+    )
+    headings = ["contender", "n", "search costs", "regret %", "s %", "p"]
+    results = {
+        "budget": budget,
+        "reference": reference,
+        "contenders": [{**asdict(each), "p": p.get(each.name)} for each in contenders],
+    }
+    return View(results, [Shown(title, headings, rows)])
 
 
 def judge(

@@ -1,0 +1,99 @@
+"""Searches and strategies at equal cost: who may train what, who is judged how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from clocked_table import BACKPROP_S, table
+
+from benchmarks.tabular.contest import Contender, contest, holm, p_values
+from benchmarks.tabular.race import RACERS
+from benchmarks.tabular.views import contest as view
+from sedona_nni.errors import InputError
+from sedona_nni.searches.slopes.result import SlopeResult
+
+
+def found(best: int, second: int, cost: float) -> SlopeResult:
+    """Return an outcome that prefers two boundaries; ``cost`` in trainings without cuts."""
+    slopes = [[0.0] for _ in range(7)]
+    slopes[best], slopes[second] = [2.0], [1.0]
+    return SlopeResult(
+        backbone="vgg11",
+        dataset="digits",
+        aux_choices=["conv1"],
+        slopes=slopes,
+        provenance={"processor_s": cost * BACKPROP_S},
+    )
+
+
+@pytest.mark.parametrize(
+    ("cost", "regret"),
+    [
+        (3.0, 0.03),  # nothing left for a training, which costs 2: the first leader, 63 %
+        (2.0, 0.03),  # that of the first leader alone
+        (0.5, 0.03),  # 3.5 trainings: still one
+        (0.0, 0.01),  # two; the second leader, 65 %, validates better
+    ],
+)
+def test_what_a_search_leaves_is_spent_on_leaders(cost: float, regret: float) -> None:
+    (search, *_) = contest(table(), {"slopes": [found(3, 5, cost)]}, budget=4, repeats=2)
+    assert search.name == "slopes"
+    assert search.cost == pytest.approx(cost)
+    assert search.regrets == pytest.approx((regret,))
+
+
+def test_a_leader_is_kept_where_the_next_is_worse() -> None:
+    (search, *_) = contest(table(), {"slopes": [found(5, 3, 0)]}, budget=4, repeats=2)
+    assert search.regrets == pytest.approx((0.01,))
+
+
+def test_all_contend() -> None:
+    everyone = contest(table(), {"slopes": [found(5, 3, 1)] * 2}, budget=4, repeats=3)
+    names = [each.name for each in everyone]
+    assert names == ["slopes", *RACERS, "uniform:conv1"]
+    assert [len(each.regrets) for each in everyone] == [2, *[3] * len(RACERS), 1]
+    assert everyone[-1].regrets == pytest.approx((0.03,))  # the middle, after layer 3
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
+
+
+def test_p_is_small_where_contenders_differ() -> None:
+    contenders = [
+        Contender("a", 1, tuple(0.01 + 0.0001 * i for i in range(8))),
+        Contender("same", 0, tuple(0.01 + 0.0001 * i for i in range(8))),
+        Contender("worse", 0, tuple(0.02 + 0.0001 * i for i in range(8))),
+        Contender("once", 0, (0.5,)),
+    ]
+    p = p_values(contenders, "a")
+    assert [*p] == ["same", "worse"]
+    assert p["same"] == 1
+    # Of 16 values the least 8 are one contender's: 2 of binom(16, 8) ways, and two comparisons
+    assert p["worse"] == pytest.approx(2 * 2 / 12870, rel=1e-6)
+
+
+def test_the_view(tmp_path: Path) -> None:
+    path, folder = tmp_path / "table.json", tmp_path / "found" / "slopes"
+    path.write_text(table().model_dump_json(), encoding="utf-8")
+    folder.mkdir(parents=True)
+    for seed in range(3):
+        outcome = found(5, 3, 1)
+        (folder / f"{seed}.json").write_text(outcome.model_dump_json(), encoding="utf-8")
+    shown = view(path, tmp_path / "found", repeats=2)
+    assert shown.results["reference"] == "slopes"
+    assert [row[0] for row in shown.tables[0].rows][:2] == ["slopes", "random"]
+
+
+def test_what_is_not_possible_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--budget: must be at least what slopes costs"):
+        contest(table(), {"slopes": [found(1, 2, 5)]}, budget=4)
+    silent = found(1, 2, 1).model_copy(update={"provenance": {}})
+    with pytest.raises(InputError, match=r"provenance\.processor_s: must be in what slopes found"):
+        contest(table(), {"slopes": [silent]}, budget=4)
+    path = tmp_path / "table.json"
+    path.write_text(table().model_dump_json(), encoding="utf-8")
+    with pytest.raises(InputError, match="FOUND: must hold folders with outcomes"):
+        view(path, tmp_path)
