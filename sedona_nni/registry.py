@@ -35,7 +35,7 @@ class Registry(Generic[T]):
     Examples:
         >>> from sedona_nni import SEARCHES
         >>> [*SEARCHES]
-        ['sedona', 'probe']
+        ['sedona', 'probe', 'slopes']
         >>> SEARCHES["probe"].settings.__name__
         'ProbeSettings'
     """
