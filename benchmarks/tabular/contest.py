@@ -129,8 +129,8 @@ def _pick(
 ) -> Decoupling:
     """Return the leader that validates best of those that what is left allows to train."""
     bound, seconds = table.bound(max_block_share), left * table.training_s
-    most = 1 + int(left)  # a training with a cut costs more than one without
-    first, *others = leaders(outcome, num_blocks, most, bound)
+    everyone = len(table.decouplings(num_blocks, max_block_share))
+    first, *others = leaders(outcome, num_blocks, everyone, bound)
     pick, best = first, -1.0
     for leader in (first, *others):
         training = table.draw(leader, rng)

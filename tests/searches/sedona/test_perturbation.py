@@ -18,7 +18,7 @@ from sedona_nni.decouplings.choice import discretise
 from sedona_nni.searches.sedona.perturbation import decided, perturbed
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.result import SearchResult
-from sedona_nni.searches.sedona.search import search
+from sedona_nni.searches.sedona.search import Search
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training.task_backbone import task_backbone
@@ -70,6 +70,7 @@ TASK = Task(backbone="dgl-cnn4", width_multiplier=0.1, image_size=8, train_limit
 
 
 def searched(directory: Path | None = None, report: Any = lambda numbers: None) -> SearchResult:
+    """Search, with a checkpoint after each step."""
     settings = SearchSettings(
         pretrain_steps=2,
         meta_steps=2,
@@ -82,7 +83,10 @@ def searched(directory: Path | None = None, report: Any = lambda numbers: None) 
     torch.manual_seed(0)
     network = RelaxedNetwork(task_backbone(TASK), AUX)
     splits = load_splits(TASK, settings.validation_fraction)
-    return search(network, splits, settings, directory=directory, report=report)
+    search = Search(network, settings)
+    parts = splits.train, splits.validation
+    search.run(*parts, report=report, directory=directory, checkpoint_every=1)
+    return search.result("digits")
 
 
 class Interrupted(Exception):
@@ -103,21 +107,8 @@ def test_a_search_compares_each_choice_and_goes_on_where_it_was(tmp_path: Path) 
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        searched_each_step(tmp_path, interrupt)
-    assert searched_each_step(tmp_path).perturbed == whole.perturbed
-
-
-def searched_each_step(directory: Path, report: Any = lambda numbers: None) -> SearchResult:
-    from sedona_nni.searches.sedona.search import Search
-
-    original = Search.run
-
-    def run(self: Search, *args: Any, **named: Any) -> None:
-        original(self, *args, **{**named, "checkpoint_every": 1})
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Search, "run", run)
-        return searched(directory, report)
+        searched(tmp_path, interrupt)
+    assert searched(tmp_path).perturbed == whole.perturbed
 
 
 FOUND = {
