@@ -200,7 +200,6 @@ SOURCES: dict[str, str] = {
     "SearchSettings.validation_fraction": "release's README, `--valid-size` of the search",
     "SearchSettings.seed": "release, `--seed`",
     "ProbeSettings.cost": _OURS,
-    "ProbeSettings.batch_split": _OURS,
     "ProbeSettings.seed": _OURS,
     "SlopeSettings.steps": _OURS,
     "SlopeSettings.start_a_loc": _OURS,

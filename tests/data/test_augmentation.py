@@ -218,6 +218,6 @@ def test_every_method_learns_from_mixed_batches(kind: str, monkeypatch: pytest.M
 def test_probes_do_not_mix() -> None:
     """Or losses would tell the mixtures apart rather than the cuts."""
     how = TrainSettings(mixup=0.5, cutmix=1, ema_decay=0.9, epochs=5, warmup_epochs=3, clip_norm=2)
-    short = ProbeSettings().short(how, 0)
+    short = ProbeSettings().short(how)
     assert (short.mixup, short.cutmix, short.ema_decay, short.warmup_epochs) == (0, 0, None, 0)
     assert short.clip_norm == 2

@@ -16,7 +16,7 @@ from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.layer_time import compute_in_time
 from sedona_nni.models import build_backbone
 from sedona_nni.models.placement import lay_out, place
-from sedona_nni.searches.probing.probing import local_loss
+from sedona_nni.searches.probing.probing import local_losses
 from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.result import SearchResult
@@ -71,7 +71,7 @@ def test_a_saved_model_tests_as_it_was_trained(
 def test_probing() -> None:
     splits = load_splits(TASK, 0.1)
     with watched_layouts() as seen:
-        local_loss(backbone(), CUT, splits, SETTINGS, 2, CPU)
+        local_losses(backbone(), CUT, splits, SETTINGS, 2, CPU)
     assert seen == ONE_LAYOUT
 
 

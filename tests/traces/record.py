@@ -147,7 +147,7 @@ def probing() -> Values:
     """All losses of a probing, and what is discretised from them."""
     task = RESNET.model_copy(update={"train_limit": 120})
     how = TrainSettings(epochs=3, batch_size=32, validation_fraction=0.2)
-    found = run_probes(task, how, ProbeSettings(cost=4.5, seed=3), aux=AUX[:2])
+    found = run_probes(task, how, ProbeSettings(cost=12, seed=3), aux=AUX[:2])
     result = ProbeResult.model_validate(found["search_result"])
     return {
         **{name: found[name] for name in ("steps", "trainings", "images", "default")},

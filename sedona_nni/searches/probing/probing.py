@@ -2,34 +2,42 @@
 
 Notation (L layers; C auxiliary choices; M MACs of the whole backbone for one image):
     m_jc     MACs of the layers 0..j with auxiliary network c
-    l_jc     mean loss of c in the second half of a short training of the layers 0..j with c alone
-    l_bp     that of the undivided backbone's head, by back-propagation, mean over R seeds
+    l_jct    loss of c on batch t, before learning from it, when the layers 0..j are trained with c
+    l_jc     mean of l_jct over the second half of that training
+    l_bp     that of the undivided backbone's head, by back-propagation
     e_ijc    evidence for the block of the layers i+1..j with c
 
-    1. Train the layers 0..j with c alone for n steps, for each j and c, from the same initial
-       weights, with the same images: l_jc. What is above a cut does not matter to what is below.
-       So, too, the undivided backbone, with R = 4 seeds, as all else is compared with it: l_bp.
-    2. e_ijc = - (j-i)/L (l_jc - min(l, l_bp)), with l smoothed: `result.ProbeResult`.
-    3. Discretise, for any K: the K-1 cuts of the largest total evidence, with or without a bound on
+    1. First rung: train the layers 0..j with c alone for n steps, for each j and c, and the
+       undivided backbone; all from the same initial weights, with the same images. What is above a
+       cut does not matter to what is below.
+    2. Stop at each boundary the worse half of the auxiliary networks, and of the rest those that
+       are clearly behind its best, c*: by a paired test, as batches are common, where the mean of
+       d_t = l_jct - l_jc*t is more than `CLEARLY` of its standard errors above 0.
+    3. Second rung: train the others for N steps, from the beginning again, so that nothing has to
+       be kept meanwhile. l_jc of what was stopped: that of the boundary's best, and d as it was.
+    4. e_ijc = - (j-i)/L (l_jc - min(l, l_bp)), with l smoothed: `result.ProbeResult`.
+    5. Discretise, for any K: the K-1 cuts of the largest total evidence, with or without a bound on
        the blocks: `choice.discretise`.
 
-How good a signal is shows after some number of steps rather than of images, so the batches are
-smaller than those of the trainings that a decoupling is wanted for: b instead of B images. A loss
-is that on a batch before it has been learned from; within the first pass over the images they are
-unseen ones, so that nothing has to be held out. All probes together have the compute of a given
-number of full trainings of S steps, which n follows from:
+Within the first pass over the images the losses are on unseen ones, so that nothing has to be held
+out. A probe trains as the trainings do that a decoupling is wanted for, at the rate that they begin
+with. All probes together have the compute of a given number of such trainings, of S steps, which n
+and N follow from, half of it for either rung:
 
-    n b (R M + sum over j, c of m_jc) <= cost M S B
+    n (M + sum over j, c of m_jc) <= cost M S / 2
+    N (M + sum over those left of m_jc) <= cost M S - what the first rung took
 
-Source: this project. Why this evidence, and what it was judged by: docs/method.md, section 10.
+Source: successive halving (Jamieson and Talwalkar, AISTATS 2016) and sums of training losses (Ru et
+al., NeurIPS 2021); their use here is this project's. Why this evidence, and what it was judged by:
+docs/method.md, section 10.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -48,63 +56,56 @@ from sedona_nni.training.methods import build_method
 from sedona_nni.training.methods.greedy import GreedySettings
 from sedona_nni.training.settings import TrainSettings
 
-__all__ = ["Probe", "ProbeSettings", "local_loss", "probe_steps", "probes"]
+__all__ = [
+    "CLEARLY",
+    "ProbeSettings",
+    "combined",
+    "finalists",
+    "first_rung",
+    "local_losses",
+    "probes",
+    "second_rung",
+]
 
-# R: the undivided backbone is compared with all else, so that an error of it is one of every cut.
-# With one, a search of five on ResNet-18 had a correlation of 0.53; with four 0.83 (docs/method.md)
-_REFERENCES = 4
-_APART = 1000  # between their seeds: further than those of ten replicates of a study, 100 apart
-_LEAST_BATCH = 2  # batch norm cannot learn from a single image
+CLEARLY = 2.0
+"""Standard errors of a paired difference that a clear loser is behind."""
+
+_LEAST_STEPS = 4  # of the first rung: its second half has a standard error
 
 
 class ProbeSettings(BaseModel):
     """How to probe; all else is as in the trainings that it is for.
 
     Attributes:
-        cost: Of all probes together, in full trainings of the undivided backbone.
-        batch_split: Probes take batches of 1/batch_split of the images of those trainings, B / b;
-            at least 2 images.
+        cost: Of all probes together, in full trainings of the undivided backbone, by MACs.
         seed: Decides initial weights, order of the images, augmentation and dropout.
 
     Examples:
         >>> from sedona_nni import ProbeSettings, TrainSettings
-        >>> ProbeSettings(cost=0.5).batch_size(TrainSettings(batch_size=128))
-        32
+        >>> train = TrainSettings(epochs=5, lr=0.1, lr_min=0.0, warmup_epochs=1)
+        >>> short = ProbeSettings(seed=3).short(train)
+        >>> short.lr, short.schedule, short.warmup_epochs, short.seed
+        (0.1, 'multistep', 0, 3)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cost: float = Field(default=1, gt=0)
-    batch_split: int = Field(default=4, ge=1)
+    cost: float = Field(default=0.25, gt=0)
     seed: Seed = 2021
 
-    def batch_size(self, train: TrainSettings) -> int:
-        """Return b."""
-        return max(_LEAST_BATCH, train.batch_size // self.batch_split)
-
-    def short(self, train: TrainSettings, seed_offset: int) -> TrainSettings:
-        """Return how a probe trains.
-
-        SGD's learning rate shrinks with the batch, so that an image moves the weights as far as in
-        those trainings (Goyal et al., 2017); Adam's steps do not depend on the gradient's scale.
-        The rate falls over the few steps as over those of a whole training, by a cosine.
+    def short(self, train: TrainSettings) -> TrainSettings:
+        """Return how a probe trains: at the same rate all the time.
 
         Args:
             train: How to train what is found; method, schedule, warm-up, averages, mixing,
                 epochs and seed do not matter.
-            seed_offset: See `Probe`.
         """
-        batch_size = self.batch_size(train)
-        scale = batch_size / train.batch_size if train.optimizer == "sgd" else 1
         return train.model_copy(
             update={
-                "batch_size": batch_size,
-                "lr": train.lr * scale,
-                "lr_min": train.lr_min * scale,
-                "seed": self.seed + seed_offset,
+                "seed": self.seed,
                 "method": GreedySettings(),
                 "epochs": 1,
-                "schedule": "cosine",
+                "schedule": "multistep",
                 "milestones": [],
                 "warmup_epochs": 0,
                 "ema_decay": None,
@@ -114,63 +115,111 @@ class ProbeSettings(BaseModel):
         )
 
 
-class Probe(NamedTuple):
-    """What is tried for a short time.
-
-    Attributes:
-        decoupling: A single cut, or none.
-        seed_offset: By how much its seed is above that of the settings.
-    """
-
-    decoupling: Decoupling
-    seed_offset: int
-
-
-def probes(backbone: str, num_layers: int, aux_choices: Sequence[str]) -> Iterator[Probe]:
-    """Yield what is probed: R times no cut, then each with every auxiliary network in turn."""
-    for number in range(_REFERENCES):
-        yield Probe(Decoupling(backbone=backbone), _APART * number)
+def probes(backbone: str, num_layers: int, aux_choices: Sequence[str]) -> Iterator[Decoupling]:
+    """Yield what the first rung tries: no cut, then each with every auxiliary network in turn."""
+    yield Decoupling(backbone=backbone)
     for cut in range(num_layers - 1):
         for name in aux_choices:
-            yield Probe(Decoupling(backbone=backbone, cuts=[cut], aux=[name]), 0)
+            yield Decoupling(backbone=backbone, cuts=[cut], aux=[name])
 
 
-def probe_steps(compute: Compute, cost: float, batches: float) -> tuple[int, float]:
-    """Return how long each probe is, see the top of this file.
+def _per_step(compute: Compute, tried: Sequence[Decoupling]) -> float:
+    """Return the MACs of a step of each, as a share of one without cuts."""
+    return math.fsum(compute.blocks(each)[0] for each in tried) / compute.total
+
+
+def first_rung(compute: Compute, cost: float, steps: int) -> int:
+    """Return n, see the top of this file.
 
     Args:
         compute: MACs of the layers, and of the auxiliary networks to choose from.
         cost: What all probes together may cost, in full trainings.
-        batches: Of a probe's size that a full training has the images of, S B / b.
-
-    Returns:
-        n, and what the probes do cost.
+        steps: S.
 
     Raises:
-        InputError: if not even one step is possible; it says which cost makes it so.
+        InputError: if it is too little; it says which cost is enough.
     """
-    choices = list(compute.auxiliary[0])
-    candidates = probes(compute.backbone, len(compute.layers), choices)
-    per_step = sum(compute.blocks(each.decoupling)[0] for each in candidates) / compute.total
-    steps = int(cost * batches / per_step)
-    if steps < 1:
-        least = math.ceil(100 * per_step / batches) / 100
-        rule = f"must be at least {least} full trainings, or no probe has a step"
+    tried = [*probes(compute.backbone, len(compute.layers), list(compute.auxiliary[0]))]
+    per_step = _per_step(compute, tried)
+    found = int(cost * steps / 2 / per_step)
+    if found < _LEAST_STEPS:
+        least = math.ceil(200 * _LEAST_STEPS * per_step / steps) / 100
+        rule = f"must be at least {least} full trainings, or probes have too few steps"
         raise InputError.rule("probe.cost", rule, cost)
-    return steps, steps * per_step / batches
+    return found
 
 
-def local_loss(
+def second_rung(
+    compute: Compute, cost: float, steps: int, first: int, left: Sequence[Decoupling]
+) -> tuple[int, float]:
+    """Return how long the second rung is, and what both cost.
+
+    Args:
+        compute: See `first_rung`.
+        cost: Likewise.
+        steps: S.
+        first: n.
+        left: What is tried in it.
+
+    Returns:
+        N, at least n and at most S; full trainings, by MACs. N = n is nothing to be done again.
+    """
+    tried = [*probes(compute.backbone, len(compute.layers), list(compute.auxiliary[0]))]
+    taken = first * _per_step(compute, tried)
+    per_step = _per_step(compute, left)
+    second = min(int((cost * steps - taken) / per_step), steps)
+    if second <= first:
+        return first, taken / steps
+    return second, (taken + second * per_step) / steps
+
+
+def finalists(losses: np.ndarray) -> list[list[int]]:
+    """Return who goes on at each boundary: those of the better half that are not clearly behind.
+
+    Args:
+        losses: Second halves of l_jct, shape (L-1, C, at least 2).
+
+    Returns:
+        For each boundary numbers of auxiliary networks, the best first.
+    """
+    found = []
+    for at_boundary in losses:
+        order = np.argsort(at_boundary.mean(axis=1), kind="stable")
+        best, *others = order[: -(-len(order) // 2)].tolist()
+        behind = at_boundary[others] - at_boundary[best]
+        error = behind.std(axis=1, ddof=1) / math.sqrt(behind.shape[1])
+        clearly = behind.mean(axis=1) > CLEARLY * error
+        found.append([best, *(c for c, gone in zip(others, clearly, strict=True) if not gone)])
+    return found
+
+
+def combined(first: np.ndarray, second: Sequence[dict[int, float]]) -> np.ndarray:
+    """Return l_jc of all, shape (L-1, C): of the second rung, or by how much it was behind before.
+
+    Args:
+        first: Means of the first rung, shape (L-1, C).
+        second: At each boundary those of the second, by auxiliary network.
+    """
+    found = np.empty_like(first)
+    for j, (row, kept) in enumerate(zip(first, second, strict=True)):
+        # The best of before may be overtaken; what was stopped is compared with it all the same
+        best = min(kept, key=lambda c: float(row[c]))
+        for c in range(len(row)):
+            found[j, c] = kept[c] if c in kept else kept[best] + (row[c] - row[best])
+    return found
+
+
+def local_losses(
     backbone: Backbone,
     decoupling: Decoupling,
     splits: Splits,
     train: TrainSettings,
     steps: int,
     device: torch.device,
-) -> float:
-    """Return l_jc, or l_bp: train what is below a cut, or all, for a few steps.
+) -> list[float]:
+    """Return l_jct, or those of no cut: train what is below a cut, or all, for a few steps.
 
-    It is what the criterion of the trainings makes of the classifier's logits, also where an
+    They are what the criterion of the trainings makes of the classifier's logits, also where an
     auxiliary network learns from a loss of its own, so that different ones can be compared.
 
     Args:
@@ -178,7 +227,7 @@ def local_loss(
         decoupling: The cut and its auxiliary network, or no cut.
         splits: The images; only those to train on are used.
         train: How to train, see `ProbeSettings.short`.
-        steps: n.
+        steps: How many.
         device: Where.
 
     Raises:
@@ -201,10 +250,10 @@ def local_loss(
     for _, (images, labels) in zip(range(steps), stream.iterate(), strict=False):
         method.step(images, labels)
         losses.append(method.criterion(logits.pop(), labels))
-    found = float(torch.stack(losses[steps // 2 :]).mean())
-    if not math.isfinite(found):
-        where = decoupling.in_words()
+    found = [float(loss) for loss in torch.stack(losses).tolist()]
+    if not all(math.isfinite(loss) for loss in found):
         raise DivergedError(
-            f"probing diverged: {where}, the loss is {found} ({train.optimizer}, lr {train.lr})"
+            f"probing diverged: {decoupling.in_words()}, the loss is {found[-1]} "
+            f"({train.optimizer}, lr {train.lr})"
         )
     return found
