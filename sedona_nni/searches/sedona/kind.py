@@ -130,7 +130,8 @@ class Sedona(SearchKind[SearchSettings]):
 def _peak_memory_mib(setup: SearchSetup, settings: SearchSettings) -> float:
     """Run a meta-step of a network of its own, made within the measurement."""
     device, splits = setup.device, setup.splits
-    short = settings.model_copy(update={"pretrain_steps": 1, "meta_steps": 1})
+    one_of_each = {"pretrain_steps": 1, "meta_steps": 1, "perturbation_steps": 0}
+    short = settings.model_copy(update=one_of_each)
     train = BatchStream(splits.train, settings.batch_size, 0, device).iterate()
     validation = BatchStream(splits.validation, settings.validation_batch_size, 0, device).iterate()
     batches = (

@@ -22,6 +22,7 @@ from sedona_nni.searches.sedona.search import Search
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.trials.search import run_search
 
 AUX = ["conv1", "mlp"]
 
@@ -69,21 +70,23 @@ def test_it_is_training_with_the_choice_made(choice: int) -> None:
 TASK = Task(backbone="dgl-cnn4", width_multiplier=0.1, image_size=8, train_limit=120)
 
 
+SETTINGS = SearchSettings(
+    pretrain_steps=2,
+    meta_steps=2,
+    inner_steps=1,
+    batch_size=8,
+    validation_batch_size=16,
+    perturbation_steps=3,
+    seed=3,
+)
+
+
 def searched(directory: Path | None = None, report: Any = lambda numbers: None) -> SearchResult:
     """Search, with a checkpoint after each step."""
-    settings = SearchSettings(
-        pretrain_steps=2,
-        meta_steps=2,
-        inner_steps=1,
-        batch_size=8,
-        validation_batch_size=16,
-        perturbation_steps=3,
-        seed=3,
-    )
     torch.manual_seed(0)
     network = RelaxedNetwork(task_backbone(TASK), AUX)
-    splits = load_splits(TASK, settings.validation_fraction)
-    search = Search(network, settings)
+    splits = load_splits(TASK, SETTINGS.validation_fraction)
+    search = Search(network, SETTINGS)
     parts = splits.train, splits.validation
     search.run(*parts, report=report, directory=directory, checkpoint_every=1)
     return search.result("digits")
@@ -109,6 +112,12 @@ def test_a_search_compares_each_choice_and_goes_on_where_it_was(tmp_path: Path) 
     with pytest.raises(Interrupted):
         searched(tmp_path, interrupt)
     assert searched(tmp_path).perturbed == whole.perturbed
+
+
+def test_a_search_trial_compares_each_choice() -> None:
+    """What it also does, as measuring its memory, takes no images of the comparison's."""
+    found = run_search("sedona", TASK, SETTINGS, aux=AUX)
+    assert np.shape(found["search_result"]["perturbed"]) == (3, 3)
 
 
 FOUND = {
