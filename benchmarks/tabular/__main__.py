@@ -66,8 +66,7 @@ def collect(
     if commit is not None:
         head = head.model_copy(update={"commit": commit, "dirty": False})
     table = collected([Ledger(path) for path in ledgers], head, settings.training.aux)
-    text = table.model_dump_json(indent=1) + "\n"
-    write_atomically(output, lambda path: path.write_text(text, encoding="utf-8"))
+    _write(output, table.model_dump_json(indent=1) + "\n")
     trainings = sum(len(entry.trainings) for entry in table.entries)
     print(f"{output}: {len(table.entries)} decouplings, {trainings} trainings")
 
@@ -224,6 +223,55 @@ def search(
 
 
 @app.command()
+def probe_losses(
+    seeds: Annotated[str, typer.Option(help="By commas; others than those of the table.")],
+    directory: Annotated[Path, typer.Option(help="Where to leave BACKBONE-SEED.json.")],
+    steps: Annotated[int, typer.Option(min=1, help="Of each probe.")] = 80,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="By default that of the trainings.")
+    ] = None,
+    cosine: Annotated[
+        bool, typer.Option("--cosine", help="Lower the rate by a cosine instead of keeping it.")
+    ] = False,
+    table: TablePath = DATA,
+) -> None:
+    """Probe every cut for some steps and keep every loss, for `ablate`."""
+    from benchmarks.tabular.probe_losses import probe_losses as probed
+    from benchmarks.tabular.table import Table
+
+    loaded = Table.load(table)
+    head = header(n=1, packages=("torch", "torchvision", "numpy"))
+    for seed in seeds.split(","):
+        path = directory / f"{loaded.task.backbone}-{seed}.json"
+        if path.exists():
+            print(f"{path}: was there")
+            continue
+        found = probed(
+            loaded,
+            head,
+            int(seed),
+            steps=steps,
+            batch_size=batch_size,
+            schedule="cosine" if cosine else "constant",
+        )
+        _write(path, found.model_dump_json() + "\n")
+        print(f"{path}: {sum(found.processor_s):.0f} s of a core", flush=True)
+
+
+@app.command()
+def ablate(
+    losses: Annotated[list[Path], typer.Argument(help="What `probe-losses` left, one per seed.")],
+    table: TablePath = DATA,
+    num_blocks: NumBlocks = 2,
+    as_json: Json = False,
+) -> None:
+    """What each part of probing is worth: the same losses, put together otherwise."""
+    from benchmarks.tabular import views
+
+    views.ablate(losses, table, num_blocks).show(as_json=as_json)
+
+
+@app.command()
 def signs(
     table: TablePath = DATA, max_block_share: MaxBlockShare = None, as_json: Json = False
 ) -> None:
@@ -252,6 +300,10 @@ def figure(
 
     outcomes = [load_outcome(path) for path in results]
     draw(Table.load(table), output, outcomes, cost=cost, repeats=repeats)
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

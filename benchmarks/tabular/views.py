@@ -11,11 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev, variance
 
+from benchmarks.tabular.ablation import ablate as ablated
 from benchmarks.tabular.contest import contest as contested
 from benchmarks.tabular.contest import p_values
 from benchmarks.tabular.controls import controls, zero_costs
 from benchmarks.tabular.evidence import VARIANTS, Agreement, Judgement, agreement, probing_of
 from benchmarks.tabular.evidence import judge as judged
+from benchmarks.tabular.probe_losses import ProbeLosses
 from benchmarks.tabular.race import RACERS
 from benchmarks.tabular.race import race as raced
 from benchmarks.tabular.score import STRATEGIES
@@ -28,7 +30,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.searches.documents import load_outcome
 from sedona_nni.searches.probing.result import ProbeResult
 
-__all__ = ["contest", "cover", "judge", "race", "score", "show", "signs", "zero_cost"]
+__all__ = ["ablate", "contest", "cover", "judge", "race", "score", "show", "signs", "zero_cost"]
 
 _AGREEMENT = ("rank correlation", "least", "mean rank", "regret %", "true ranks of picks")
 _SHOWN_QUERIES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28)
@@ -386,6 +388,29 @@ def judge(
         },
         tables,
     )
+
+
+def ablate(losses: Sequence[Path], table: Path, num_blocks: int = 2) -> View:
+    """Return what probings of other forms would have found, and at what cost.
+
+    Args:
+        losses: Files of probes' losses, one per seed, of one kind.
+        table: The table's file.
+        num_blocks: K.
+    """
+    loaded, seen = Table.load(table), [ProbeLosses.load(path) for path in losses]
+    found = ablated(loaded, seen, num_blocks)
+    among = loaded.decouplings(num_blocks)
+    title = (
+        f"Forms of probing, of {len(among)} trained decouplings, batches of {seen[0].batch_size}, "
+        f"{seen[0].schedule} rate; cost in trainings without cuts, by processor time"
+    )
+    rows = [[*_agreements(name, each), f"{cost:.2f}"] for name, (each, cost) in found.items()]
+    results = {
+        name: {"cost": cost, "agreements": [asdict(each) for each in agreements]}
+        for name, (agreements, cost) in found.items()
+    }
+    return View({"ablation": results}, [Shown(title, ["form", *_AGREEMENT, "cost"], rows)])
 
 
 def zero_cost(
