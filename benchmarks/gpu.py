@@ -57,7 +57,13 @@ from sedona_nni.model_name import ModelName
 from sedona_nni.models import Backbone, FeatureShape, build_backbone
 from sedona_nni.models.placement import place
 from sedona_nni.models.sources import build_model
-from sedona_nni.searches.probing.probing import ProbeSettings, first_rung, local_losses, probes
+from sedona_nni.searches.probing.probing import (
+    ProbeSettings,
+    affordable,
+    first_rung,
+    local_losses,
+    probes,
+)
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.search import Search
 from sedona_nni.searches.sedona.settings import SearchSettings
@@ -510,7 +516,8 @@ def _measured_probing(part: Part) -> dict[str, Any]:
     with torch.device("meta"):
         compute = compute_in_macs(_searched(part.sizes), part.sizes.aux)
     per_epoch = -(-_PUBLISHED_IMAGES // published.batch_size)
-    steps = first_rung(compute, settings.cost, published.epochs * per_epoch)
+    batches = published.epochs * per_epoch
+    steps = first_rung(compute, affordable(compute, settings.cost, batches), batches)
     splits = blobs(8 * short.batch_size, size=part.sizes.image_size)
     candidates = list(probes(compute.backbone, len(compute.layers), part.sizes.aux))
     macs = [compute.blocks(each)[0] for each in candidates]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from pydantic import ValidationError
 
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.plugins import load_plugins
@@ -134,10 +135,15 @@ def _search(trial: SearchTrial, device: torch.device, directory: Path) -> dict[s
     from sedona_nni.training.settings import TrainSettings
     from sedona_nni.trials.search import run_search
 
+    kind = SEARCHES[trial.search]
+    try:
+        settings = kind.settings.model_validate(trial.settings)
+    except ValidationError as error:  # of an experiment of before, whose settings are gone
+        raise InputError.from_validation(error, kind.field) from None
     return run_search(
         trial.search,
         trial.task,
-        SEARCHES[trial.search].settings.model_validate(trial.settings),
+        settings,
         aux=trial.aux,
         train=None if trial.train is None else TrainSettings.model_validate(trial.train),
         device=device,

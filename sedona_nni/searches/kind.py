@@ -128,9 +128,9 @@ class SearchKind(ABC, Generic[SettingsT]):
         noun: What reports call a search of this sort, e.g. ``"probing"``.
         default_is_accuracy: Whether `Findings.default` is a validation accuracy.
         uses_training: Whether how it searches depends on how its decouplings will be trained.
-        cost: Which of its settings says what it costs, in full trainings by MACs, if one does. A
-            study's strategy trains as much as the rest of its budget allows; without such a
-            setting, once.
+        cost: Which of its settings says what it costs, in full trainings by MACs, if one does. In
+            a study it must be given, and its strategy trains as much as the rest of the budget
+            allows; without such a setting, once.
         study_options: Class of the options that it has in a study beside its settings.
         fixed_in_study: Settings that must not be given in a study, and what they follow from.
 

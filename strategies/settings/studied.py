@@ -150,6 +150,8 @@ def _check_strategy(settings: StudySettings, strategy: str, task: Task) -> None:
     elif strategy in SEARCHES:
         kind, budget = SEARCHES[strategy], settings.study.budget
         how = settings.searches[strategy].settings
+        if kind.cost is not None and getattr(how, kind.cost) is None:
+            raise InputError(f"{kind.field}.{kind.cost}: must be given, to be within the budget")
         if num_leaders(strategy, how, budget) < 1:
             rule = f"must leave a training of the budget, {budget}"
             raise InputError.rule(f"{kind.field}.{kind.cost}", rule, getattr(how, str(kind.cost)))

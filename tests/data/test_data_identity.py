@@ -181,7 +181,7 @@ def test_a_test_with_other_classes_is_refused(tmp_path: Path) -> None:
 
 def probe(task: Task, directory: Path, **options: Any) -> dict[str, Any]:
     how: dict[str, Any] = {"aux": ["conv1"], "train": SETTINGS, "workers": 0, **options}
-    return run_search("probe", task, ProbeSettings(cost=12), directory=directory, **how)
+    return run_search("probe", task, ProbeSettings(), directory=directory, **how)
 
 
 def search(task: Task, directory: Path, **options: Any) -> dict[str, Any]:

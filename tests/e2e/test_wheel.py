@@ -113,7 +113,7 @@ def shortened(home: Path) -> Path:
     settings["task"] |= {"width_multiplier": 0.125, "train_limit": 400}
     settings["search"] |= {"pretrain_steps": 6, "meta_steps": 2, "memory_size": 2}
     settings["search"] |= {"num_snapshots": 2, "validation_batch_size": 32}
-    settings["probe"]["cost"] = 3
+    del settings["probe"]["cost"]
     settings["train"]["epochs"] = 1
     settings["trials_per_strategy"] = 1
     settings["compare"] = ["probe", "uniform", "backprop"]

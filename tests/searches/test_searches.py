@@ -36,7 +36,7 @@ class TestSedona(SearchConformance):
 @pytest.mark.slow(reason="a dozen searches")
 class TestProbing(SearchConformance):
     name = "probe"
-    settings = ProbeSettings(cost=1)
+    settings = ProbeSettings()
     depends_on = ("train",)
 
 

@@ -17,6 +17,7 @@ import torch
 import yaml
 from nni_world import wait_for
 
+from sedona_nni.errors import InputError
 from sedona_nni.reporting.build import build_report
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.reporting.speed import measured_speedups
@@ -181,7 +182,6 @@ def test_an_interrupted_one_goes_on(name: str, dispatch: Any) -> None:
     ("name", "key"),
     [
         ("searches", "search"),
-        ("searches", "search-probe"),
         ("tuning", "given-001"),
         ("grid", "backprop-002"),
         ("study", "backprop-000"),
@@ -196,3 +196,12 @@ def test_a_trial_that_nni_starts_again_does_what_it_was_to_do(
     result = trial_main.run(trial, torch.device("cpu"), tmp_path)
     assert result.kind == trial.kind
     assert result.images == before["result"]["images"]
+
+
+def test_a_probing_that_nni_starts_again_is_none_of_today() -> None:
+    """It had a setting that is gone: better one line than something else than it was to do."""
+    key = "search-probe"
+    before = next(trial for trial in written("searches") if trial["parameters"]["key"] == key)
+    trial = read_trial(before["parameters"])
+    with pytest.raises(InputError, match=r"^probe\.batch_split: unknown field"):
+        trial_main.run(trial, torch.device("cpu"), Path())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -104,12 +105,14 @@ SINCE_IN_TRAIN = {
 
 
 def _changed_since(then: dict[str, Any]) -> dict[str, Any]:
-    changed = {**then, **SINCE, "slopes": SlopeSettings().model_dump(mode="json")}
+    changed = {**copy.deepcopy(then), **SINCE, "slopes": SlopeSettings().model_dump(mode="json")}
     changed["task"] = {**SINCE_IN_TASK, **then["task"]}
     if "train" in then:
         changed["train"] = {**SINCE_IN_TRAIN, **then["train"]}
         if then["train"]["evaluation_batch_size"] == 1024:
             changed["train"]["evaluation_batch_size"] = None
+    if "probe" in then:
+        del changed["probe"]["batch_split"]
     if "search" in then:
         changed["search"] = {**SINCE_IN_SEARCH, **then["search"]}
     if "max_block_share" in then:

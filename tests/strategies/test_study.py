@@ -86,6 +86,7 @@ def test_first_all_strategies_once_then_again(dispatch: Any) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"replicates": {"probe": 1}}, "probe.cost: must be given, to be within the budget"),
         ({"replicates": {"luck": 1}}, "replicates: must name some of sedona, .* got 'luck'"),
         ({"replicates": {"uniform:": 1}}, "replicates: must name some of .* got 'uniform:'"),
         ({"replicates": {"uniform:<aux>": 1}}, "aux: must be one of .* got '<aux>'"),
@@ -323,11 +324,11 @@ def test_an_interrupted_trial_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     settings = settings_of(
         aux=["conv1"],
         spaces=[{"num_blocks": 2}],
-        budget=2,
+        budget=6,
         replicates={"probe": 1},
         task={**STUDY["task"], "train_limit": 200},
-        train={"epochs": 1, "batch_size": 64, "seed": 5},
-        probe={"cost": 1},
+        train={"epochs": 3, "batch_size": 64, "seed": 5},
+        probe={"cost": 5},
     )
     trial = study_trial(settings, "probe", 0)
 

@@ -28,7 +28,7 @@ def test_from_probing_to_a_trained_network(model: str, tmp_path: Path) -> None:
     """With a bound on shares of MACs, and beside it a random decoupling within the same."""
     name = {"model": f"small_models:{model}", "train_limit": 80}
     task = Task.model_validate({**name, "image_size": 16})
-    found = run_search("probe", task, ProbeSettings(cost=10), aux=AUX, train=SETTINGS)
+    found = run_search("probe", task, ProbeSettings(), aux=AUX, train=SETTINGS)
     with torch.device("meta"):
         backbone = build_backbone(task.backbone, num_classes=10, image_size=16)
     bound = BlockBound(compute_in_macs(backbone, AUX), "1.7/K")

@@ -96,7 +96,7 @@ def test_a_training_goes_on_with_the_same_weights_alone(
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("probe", ProbeSettings(cost=8)),
+        ("probe", ProbeSettings()),
         (
             "sedona",
             SearchSettings(

@@ -15,6 +15,7 @@ from sedona_nni.progress import tracked
 from sedona_nni.searches.kind import Findings, SearchKind, SearchSetup
 from sedona_nni.searches.probing.probing import (
     ProbeSettings,
+    affordable,
     combined,
     finalists,
     first_rung,
@@ -51,7 +52,7 @@ class Probing(SearchKind[ProbeSettings]):
     def check(self, setup: SearchSetup, settings: ProbeSettings) -> None:
         """See `SearchKind.check`: the cost must allow a few steps."""
         compute, _, steps = _trainings(setup)
-        first_rung(compute, settings.cost, steps)
+        affordable(compute, settings.cost, steps)
 
     def run(self, setup: SearchSetup, settings: ProbeSettings) -> Findings:
         """See `SearchKind.run`.
@@ -94,7 +95,8 @@ class Probing(SearchKind[ProbeSettings]):
             return [np.array(losses) for losses in found]
 
         tried = [*probes(task.backbone, task_layers(task), aux)]
-        steps = first_rung(compute, settings.cost, total)
+        cost = affordable(compute, settings.cost, total)
+        steps = first_rung(compute, cost, total)
         undivided, *local = rung(tried, steps, before=0)
         losses = np.stack(local).reshape(-1, len(aux), len(undivided))
         going_on = finalists(losses)
@@ -102,7 +104,7 @@ class Probing(SearchKind[ProbeSettings]):
             tried[0],
             *(tried[1 + j * len(aux) + c] for j, row in enumerate(going_on) for c in row),
         ]
-        longer, trainings = second_rung(compute, settings.cost, total, steps, left)
+        longer, trainings = second_rung(compute, cost, total, steps, left)
         means = losses.mean(axis=2)
         if longer > steps:
             undivided, *finals = rung(left, longer, before=len(tried))

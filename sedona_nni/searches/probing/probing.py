@@ -59,6 +59,7 @@ from sedona_nni.training.settings import TrainSettings
 __all__ = [
     "CLEARLY",
     "ProbeSettings",
+    "affordable",
     "combined",
     "finalists",
     "first_rung",
@@ -71,13 +72,15 @@ CLEARLY = 2.0
 """Standard errors of a paired difference that a clear loser is behind."""
 
 _LEAST_STEPS = 4  # of the first rung: its second half has a standard error
+_COST = 0.25
 
 
 class ProbeSettings(BaseModel):
     """How to probe; all else is as in the trainings that it is for.
 
     Attributes:
-        cost: Of all probes together, in full trainings of the undivided backbone, by MACs.
+        cost: Of all probes together, in full trainings of the undivided backbone, by MACs; none: a
+            quarter of one or, where a training is short, what the shortest probes take.
         seed: Decides initial weights, order of the images, augmentation and dropout.
 
     Examples:
@@ -90,7 +93,7 @@ class ProbeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cost: float = Field(default=0.25, gt=0)
+    cost: float | None = Field(default=None, gt=0)
     seed: Seed = 2021
 
     def short(self, train: TrainSettings) -> TrainSettings:
@@ -128,25 +131,42 @@ def _per_step(compute: Compute, tried: Sequence[Decoupling]) -> float:
     return math.fsum(compute.blocks(each)[0] for each in tried) / compute.total
 
 
-def first_rung(compute: Compute, cost: float, steps: int) -> int:
-    """Return n, see the top of this file.
+def _everyone(compute: Compute) -> float:
+    """Return the MACs of a step of all that the first rung tries, as `_per_step`."""
+    aux = list(compute.auxiliary[0])
+    return _per_step(compute, [*probes(compute.backbone, len(compute.layers), aux)])
+
+
+def affordable(compute: Compute, cost: float | None, steps: int) -> float:
+    """Return what all probes together may cost, in full trainings.
 
     Args:
         compute: MACs of the layers, and of the auxiliary networks to choose from.
-        cost: What all probes together may cost, in full trainings.
+        cost: As in `ProbeSettings.cost`.
         steps: S.
 
     Raises:
         InputError: if it is too little; it says which cost is enough.
     """
-    tried = [*probes(compute.backbone, len(compute.layers), list(compute.auxiliary[0]))]
-    per_step = _per_step(compute, tried)
-    found = int(cost * steps / 2 / per_step)
-    if found < _LEAST_STEPS:
-        least = math.ceil(200 * _LEAST_STEPS * per_step / steps) / 100
-        rule = f"must be at least {least} full trainings, or probes have too few steps"
+    least = 2 * _LEAST_STEPS * _everyone(compute) / steps
+    if cost is None:
+        return max(_COST, least)
+    if cost < least:
+        enough = math.ceil(100 * least) / 100
+        rule = f"must be at least {enough} full trainings, or probes have too few steps"
         raise InputError.rule("probe.cost", rule, cost)
-    return found
+    return cost
+
+
+def first_rung(compute: Compute, cost: float, steps: int) -> int:
+    """Return n, see the top of this file.
+
+    Args:
+        compute: See `affordable`.
+        cost: What all probes together may cost.
+        steps: S.
+    """
+    return int(cost * steps / 2 / _everyone(compute) * (1 + 1e-9))
 
 
 def second_rung(
@@ -155,8 +175,8 @@ def second_rung(
     """Return how long the second rung is, and what both cost.
 
     Args:
-        compute: See `first_rung`.
-        cost: Likewise.
+        compute: See `affordable`.
+        cost: What all probes together may cost.
         steps: S.
         first: n.
         left: What is tried in it.
@@ -164,8 +184,7 @@ def second_rung(
     Returns:
         N, at least n and at most S; full trainings, by MACs. N = n is nothing to be done again.
     """
-    tried = [*probes(compute.backbone, len(compute.layers), list(compute.auxiliary[0]))]
-    taken = first * _per_step(compute, tried)
+    taken = first * _everyone(compute)
     per_step = _per_step(compute, left)
     second = min(int((cost * steps - taken) / per_step), steps)
     if second <= first:

@@ -25,6 +25,7 @@ from sedona_nni.models import build_backbone
 from sedona_nni.searches.documents import load_decoupling, load_document
 from sedona_nni.searches.probing.probing import (
     ProbeSettings,
+    affordable,
     combined,
     finalists,
     first_rung,
@@ -221,9 +222,17 @@ class TestRungs:
 
     def test_too_little(self, compute: Compute) -> None:
         with pytest.raises(InputError, match=r"probe\.cost: must be at least \d") as error:
-            first_rung(compute, 0.01, STEPS)
+            affordable(compute, 0.01, STEPS)
         least = float(str(error.value).split("at least ")[1].split()[0])
+        assert affordable(compute, least, STEPS) == least
         assert first_rung(compute, least, STEPS) == 4
+
+    @pytest.mark.parametrize("steps", [3, 17, 100])
+    def test_without_a_cost_short_trainings_are_probed_as_shortly_as_can_be(
+        self, compute: Compute, steps: int
+    ) -> None:
+        assert first_rung(compute, affordable(compute, None, steps), steps) == 4
+        assert affordable(compute, None, 10_000) == 0.25
 
     def test_who_goes_on_by_hand(self) -> None:
         steady = np.array([0.0, 0.1, -0.1, 0.2, -0.2])
