@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -642,11 +643,20 @@ def derive(
     directory: Annotated[
         Path | None, typer.Option(help="Where to write, by default benchmarks/derived.")
     ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Only put the tables into the documents again.")
+    ] = False,
 ) -> None:
     """Build the tables that follow from benchmarks/data alone, which are not stored."""
-    from benchmarks.derived import DERIVATIONS, DIRECTORY
+    from benchmarks.derived import DERIVATIONS, DIRECTORY, DOCUMENTS, filled
     from benchmarks.derived import derive as derived
+    from sedona_nni.files import write_atomically
 
+    if write:
+        for path in DOCUMENTS:
+            text = filled(path.read_text(encoding="utf-8"))
+            write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
+        return
     for name in names or DERIVATIONS:
         if name not in DERIVATIONS:
             raise InputError.rule("names", f"must be of {', '.join(DERIVATIONS)}", name)

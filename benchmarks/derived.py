@@ -2,25 +2,29 @@
 
 Each derivation is a view of `benchmarks.tabular` or `benchmarks.study` and has a command that
 prints it. `derive` makes files of it: ``<name>.json`` with all values, ``<name>.md`` to be read.
+Where a document has the marks ``<!-- derived: <name> -->`` and ``<!-- end of derived -->``, `put`
+writes the first table of a derivation between them, and a test compares.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import ROOT
 from benchmarks.study import views as study
 from benchmarks.tabular import views as tabular
+from benchmarks.tabular.table import Table
 from benchmarks.view import View
+from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically, write_json
 
-__all__ = ["DERIVATIONS", "DIRECTORY", "Derivation", "derive"]
+__all__ = ["DERIVATIONS", "DIRECTORY", "DOCUMENTS", "Derivation", "derive", "filled"]
 
 DATA = Path("benchmarks/data")
 DIRECTORY = ROOT / "benchmarks" / "derived"
@@ -34,79 +38,70 @@ class Derivation:
 
     Attributes:
         view: The function of `benchmarks.tabular.views` or `benchmarks.study.views`.
-        source: The table or the study's file, from the root of the checkout.
-        results: Pattern of the searches' files, if it judges any.
-        options: Whatever else it is told.
+        of: What it is made of, from the root of the checkout: a file or a folder, or the pattern
+            of the files of a list.
+        options: Whatever else it is told; paths likewise.
     """
 
     view: Callable[..., View]
-    source: Path
-    results: str | None = None
-    options: Mapping[str, Any] | None = None
+    of: Path | str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def command(self) -> str:
         """What prints it, from the root of a checkout."""
         package = self.view.__module__.removesuffix(".views")
         words = ["python", "-m", package, self.view.__name__]
-        options = {("data" if package == "benchmarks.study" else "table"): self.source}
-        for name, value in {**options, **(self.options or {})}.items():
+        for name, value in self.options.items():
             words += [f"--{name.replace('_', '-')}", str(value)]
-        return shlex.join(words) + (f" {self.results}" if self.results else "")
+        return f"{shlex.join(words)} {self.of}"
+
+    @property
+    def _listed(self) -> list[Path]:
+        """What the pattern stands for, or the file or folder alone."""
+        if isinstance(self.of, Path):
+            return [ROOT / self.of]
+        return sorted(ROOT.glob(self.of))
 
     @property
     def files(self) -> list[Path]:
         """What it is made of, from the root of the checkout."""
-        results = sorted(ROOT.glob(self.results)) if self.results else []
-        return [self.source, *(path.relative_to(ROOT) for path in results)]
+        named = [*self._listed, *(ROOT / v for v in self.options.values() if isinstance(v, Path))]
+        inside = [sorted(path.rglob("*.json")) if path.is_dir() else [path] for path in named]
+        return [path.relative_to(ROOT) for each in inside for path in each]
 
     def build(self) -> View:
         """Return the view."""
-        view = partial(self.view, **(self.options or {}))
-        source, *results = (ROOT / path for path in self.files)
-        return view(results, source) if self.results else view(source)
+        told = {
+            name: ROOT / value if isinstance(value, Path) else value
+            for name, value in self.options.items()
+        }
+        listed = self._listed
+        return self.view(listed[0] if isinstance(self.of, Path) else listed, **told)
 
 
 def _derivations() -> Iterator[tuple[str, Derivation]]:
-    for net, prefix, samples in (("vgg11", "tabular", 3), ("resnet18", "tabular-resnet18", 4)):
-        table = DATA / f"{net}-fashion-mnist.json"
-        of_net = partial(Derivation, source=table)
-        yield f"{prefix}-k2", of_net(tabular.show)
-        yield f"{prefix}-k{samples}", of_net(tabular.show, options={"num_blocks": samples})
-        yield f"{prefix}-score", of_net(tabular.score)
-        yield f"{prefix}-score-bound", of_net(tabular.score, options={"max_block_share": _BOUND})
-        yield f"{prefix}-signs", of_net(tabular.signs)
-        judged = partial(of_net, tabular.judge, results=f"{DATA}/probings/{net}-*.json")
-        yield f"{prefix}-probing", judged()
-        yield f"{prefix}-probing-bound", judged(options={"max_block_share": _BOUND})
-        yield f"{prefix}-probing-k{samples}", judged(options={"num_blocks": samples})
-        whole = f"{DATA}/probings/whole-batches/{net}-*.json"
-        yield f"{prefix}-probing-whole-batches", judged(results=whole)
-
-    for net, prefix in (("vgg11", "tabular-held-out"), ("resnet18", "tabular-held-out-resnet18")):
-        of_net = partial(Derivation, source=DATA / f"{net}-held-out.json")
-        yield f"{prefix}-k2", of_net(tabular.show)
-        yield f"{prefix}-score", of_net(tabular.score)
-        within = {"queries": 4, "max_block_share": _BOUND}
-        yield f"{prefix}-score-bound", of_net(tabular.score, options=within)
-        judged = partial(of_net, tabular.judge, results=f"{DATA}/probings/held-out/{net}-*.json")
-        yield f"{prefix}-probing", judged()
-        yield f"{prefix}-probing-bound", judged(options={"max_block_share": _BOUND})
-
-    table = DATA / "vgg11-fashion-mnist.json"
-    searches = partial(Derivation, tabular.judge, table, f"{DATA}/searches/*.json")
-    yield "tabular-sedona", searches()
-    yield "tabular-sedona-bound", searches(options={"max_block_share": _BOUND})
-
+    yield "tables", Derivation(tabular.cover, f"{DATA}/tables/*.json")
     for path in sorted((ROOT / DATA / "tables").glob("*.json")):
-        yield (
-            f"table-{path.stem.replace('_', '-')}",
-            Derivation(tabular.cover, DATA / "tables" / path.name),
-        )
+        name, table = path.stem, {"table": DATA / "tables" / path.name}
+        sampled = sorted({entry.num_blocks for entry in Table.load(path).entries} - {1, 2})
+        found, losses = DATA / "found" / name, DATA / "losses" / name
+        if (ROOT / found).exists():
+            yield f"{name}-judge", Derivation(tabular.judge, found, table)
+            for k in sampled:
+                of_k = {**table, "num_blocks": k}
+                yield f"{name}-judge-k{k}", Derivation(tabular.judge, found, of_k)
+            bound = {**table, "max_block_share": _BOUND}
+            yield f"{name}-judge-bound", Derivation(tabular.judge, found, bound)
+            yield f"{name}-contest", Derivation(tabular.contest, found, table)
+            yield f"{name}-contest-bound", Derivation(tabular.contest, found, bound)
+        for folder in sorted((ROOT / losses).glob("*")):
+            of = f"{losses}/{folder.name}/*.json"
+            yield f"{name}-ablate-{folder.name}", Derivation(tabular.ablate, of, table)
 
     yield "study", Derivation(study.show, DATA / "study.json")
-    leaders = {"first": "probe=2"}
-    yield "study-two-leaders", Derivation(study.show, DATA / "study.json", options=leaders)
+    two = Derivation(study.show, DATA / "study.json", {"first": "probe=2"})
+    yield "study-two-leaders", two
 
 
 DERIVATIONS: dict[str, Derivation] = dict(_derivations())
@@ -136,3 +131,32 @@ def derive(name: str, directory: Path = DIRECTORY) -> Path:
     text = "\n\n".join(parts) + "\n"
     write_atomically(readable, lambda path: path.write_text(text, encoding="utf-8"))
     return readable
+
+
+DOCUMENTS = [ROOT / "docs" / name for name in ("benchmark.md", "study.md", "method.md")]
+"""Those that show tables of derivations."""
+
+_MARKED = re.compile(
+    r"<!-- derived: (\S+?)(?: (\d+))? -->\n.*?<!-- end of derived -->\n", re.DOTALL
+)
+
+
+def filled(text: str) -> str:
+    """Return the text of a document with what stands between marks built anew.
+
+    ``<!-- derived: <name> 2 -->`` stands for the second table of a derivation.
+
+    Raises:
+        InputError: if a mark names no derivation.
+    """
+
+    def table(mark: re.Match[str]) -> str:
+        name, number = mark[1], int(mark[2] or 1)
+        if name not in DERIVATIONS:
+            raise InputError.rule("derived", f"must be of {', '.join(DERIVATIONS)}", name)
+        derivation = DERIVATIONS[name]
+        (head, *_), shown = mark[0].split("\n"), derivation.build().tables[number - 1].markdown()
+        command = f"    {derivation.command}"
+        return f"{head}\n\n{command}\n\n{shown}\n\n<!-- end of derived -->\n"
+
+    return _MARKED.sub(table, text)

@@ -57,13 +57,7 @@ from sedona_nni.model_name import ModelName
 from sedona_nni.models import Backbone, FeatureShape, build_backbone
 from sedona_nni.models.placement import place
 from sedona_nni.models.sources import build_model
-from sedona_nni.searches.probing.probing import (
-    ProbeSettings,
-    affordable,
-    first_rung,
-    local_losses,
-    probes,
-)
+from sedona_nni.searches.probing.probing import ProbeSettings, local_losses, probe_steps, probes
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.search import Search
 from sedona_nni.searches.sedona.settings import SearchSettings
@@ -509,15 +503,14 @@ def _probing(part: Part) -> None:
 
 
 def _measured_probing(part: Part) -> dict[str, Any]:
-    """Time a few steps of as many probes of the first rung as there is time for."""
+    """Time a few steps of as many probes as there is time for."""
     published = TrainSettings()
     settings = ProbeSettings()
     short = settings.short(published)
     with torch.device("meta"):
         compute = compute_in_macs(_searched(part.sizes), part.sizes.aux)
     per_epoch = -(-_PUBLISHED_IMAGES // published.batch_size)
-    batches = published.epochs * per_epoch
-    steps = first_rung(compute, affordable(compute, settings.cost, batches), batches)
+    steps, _ = probe_steps(compute, settings.cost, published.epochs * per_epoch)
     splits = blobs(8 * short.batch_size, size=part.sizes.image_size)
     candidates = list(probes(compute.backbone, len(compute.layers), part.sizes.aux))
     macs = [compute.blocks(each)[0] for each in candidates]
@@ -548,8 +541,7 @@ def _measured_probing(part: Part) -> dict[str, Any]:
         "probes_timed": done,
         "step_s": step_s,
         "steps_of_each": steps,
-        # The second rung has at most what the first took, for it has half of the cost
-        "probing_h": 2 * steps * len(candidates) * step_s / 3600,
+        "probing_h": steps * len(candidates) * step_s / 3600,
     }
 
 

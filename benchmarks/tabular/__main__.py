@@ -13,8 +13,8 @@ from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import write_atomically, write_json
 from sedona_nni.searches.documents import load_outcome
 
-DATA = ROOT / "benchmarks" / "data" / "vgg11-fashion-mnist.json"
-PROBINGS = DATA.parent / "probings"
+TABLES = ROOT / "benchmarks" / "data" / "tables"
+DATA = TABLES / "vgg11_fashion_mnist.json"
 
 app = typer.Typer(
     help="Judge strategies by a table of trainings. Run it from the root of a checkout.",
@@ -28,8 +28,8 @@ NumBlocks = Annotated[int, typer.Option(help="K.")]
 MaxBlockShare = Annotated[
     str | None, typer.Option(help="Only decouplings within this bound, e.g. 1.3/K.")
 ]
-Results = Annotated[
-    list[Path], typer.Argument(help="search-result.json of searches, SEDONA's or probings.")
+Found = Annotated[
+    Path, typer.Argument(help="Folder with one for each search, each outcome a replicate.")
 ]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -49,7 +49,7 @@ def collect(
     ledgers: Annotated[list[Path], typer.Argument(help="trials.json of the experiment.")],
     output: Annotated[Path, typer.Option(help="The table to write.")] = DATA,
     experiment: Annotated[Path, typer.Option(help="The experiment's file.")] = Path(
-        "experiments/tabular_vgg11.yml"
+        "experiments/tables/vgg11_fashion_mnist.yml"
     ),
     commit: Annotated[
         str | None, typer.Option(help="Of the code that trained, by default the present one.")
@@ -72,11 +72,16 @@ def collect(
 
 
 @app.command()
-def cover(table: TablePath = DATA, as_json: Json = False) -> None:
-    """What the table holds, which may be growing, with its noise and its cost."""
+def cover(
+    tables: Annotated[
+        list[Path] | None, typer.Argument(help="By default those in benchmarks/data/tables.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What tables hold, which may be growing, with their noise and their cost."""
     from benchmarks.tabular import views
 
-    views.cover(table).show(as_json=as_json)
+    views.cover(tables or sorted(TABLES.glob("*.json"))).show(as_json=as_json)
 
 
 @app.command()
@@ -136,9 +141,7 @@ def race(
 
 @app.command()
 def contest(
-    found: Annotated[
-        Path, typer.Argument(help="Folder with one for each search, each outcome a replicate.")
-    ],
+    found: Found,
     table: TablePath = DATA,
     budget: Annotated[float, typer.Option(help="In trainings without cuts.")] = 4,
     num_blocks: NumBlocks = 2,
@@ -154,14 +157,14 @@ def contest(
     from benchmarks.tabular import views
 
     view = views.contest(
-        table, found, budget, num_blocks, max_block_share, repeats, seed, reference
+        found, table, budget, num_blocks, max_block_share, repeats, seed, reference
     )
     view.show(as_json=as_json)
 
 
 @app.command()
 def judge(
-    results: Results,
+    found: Found,
     table: TablePath = DATA,
     num_blocks: NumBlocks = 2,
     max_block_share: MaxBlockShare = None,
@@ -169,26 +172,41 @@ def judge(
 ) -> None:
     """Rank and regret of what searches picked, and whether their evidence follows the truth.
 
-    Of probings also what is left of that with less than their whole evidence.
+    Beside them controls that do not search, the zero-cost scores among them if they are in the
+    folder; of probings also what is left with less than their whole evidence.
     """
     from benchmarks.tabular import views
 
-    views.judge(results, table, num_blocks, max_block_share).show(as_json=as_json)
+    views.judge(found, table, num_blocks, max_block_share).show(as_json=as_json)
 
 
 @app.command()
 def zero_cost(
-    seeds: Annotated[str, typer.Option(help="By commas; others than those of the table.")] = "31",
+    output: Annotated[Path, typer.Argument(help="FOUND/zero-costs.json, for `judge` to find it.")],
+    seeds: Annotated[
+        str, typer.Option(help="By commas; others than those of the table.")
+    ] = "31,32,33",
     table: TablePath = DATA,
-    num_blocks: Annotated[int, typer.Option(min=2, help="K.")] = 2,
-    max_block_share: MaxBlockShare = None,
-    as_json: Json = False,
 ) -> None:
-    """How well scores of untrained lowest blocks follow the truth: a control for searches."""
-    from benchmarks.tabular import views
+    """Scores of untrained lowest blocks, of all decouplings of a table: a control for searches."""
+    from benchmarks.tabular.controls import ZeroCosts, zero_costs
+    from benchmarks.tabular.table import Table
 
-    each = [int(seed) for seed in seeds.split(",")]
-    views.zero_cost(table, each, num_blocks, max_block_share).show(as_json=as_json)
+    loaded = Table.load(table)
+    among = [
+        d
+        for k in sorted({e.num_blocks for e in loaded.entries} - {1})
+        for d in loaded.decouplings(k)
+    ]
+    head = header(n=1, packages=("torch", "torchvision", "numpy"))
+    scores: dict[str, dict[int, dict[str, float]]] = {}
+    for seed in map(int, seeds.split(",")):
+        for name, found in zero_costs(loaded, among, seed).items():
+            by_key = {each.key: score for each, score in zip(among, found, strict=True)}
+            scores.setdefault(name, {})[seed] = by_key
+    document = ZeroCosts(header=head, task=loaded.task, scores=scores)
+    _write(output, document.model_dump_json(indent=1) + "\n")
+    print(f"{output}: {len(among)} decouplings, seeds {seeds}")
 
 
 @app.command()
@@ -197,7 +215,8 @@ def search(
     seeds: Annotated[str, typer.Option(help="By commas; others than those of the table.")] = "31",
     settings: Annotated[str, typer.Option(help="Those that are not the defaults, JSON.")] = "{}",
     table: TablePath = DATA,
-    directory: Annotated[Path, typer.Option(help="Where to leave BACKBONE-SEED.json.")] = PROBINGS,
+    *,
+    directory: Annotated[Path, typer.Option(help="FOUND/NAME, where to leave BACKBONE-SEED.json.")],
 ) -> None:
     """Search the task of the table; with each seed in turn, an interrupted one goes on."""
     import json
@@ -287,7 +306,7 @@ def signs(
 @app.command()
 def figure(
     output: Annotated[Path, typer.Argument(help="The picture (.png, .svg ...).")],
-    results: Results,
+    results: Annotated[list[Path], typer.Argument(help="Outcomes of searches.")],
     table: TablePath = DATA,
     cost: Annotated[
         float | None, typer.Option(help="Of searches whose files do not tell, in trainings.")

@@ -16,7 +16,6 @@ from benchmarks.tabular.evidence import VARIANTS, Agreement, agreement
 from benchmarks.tabular.probe_losses import ProbeLosses
 from benchmarks.tabular.table import Table
 from sedona_nni.errors import InputError
-from sedona_nni.searches.probing.probing import combined, finalists
 from sedona_nni.searches.probing.result import ProbeResult
 
 __all__ = ["FORMS", "Form", "ablate", "applied"]
@@ -36,10 +35,6 @@ def _averaged(losses: np.ndarray) -> np.ndarray:
     return np.asarray(losses @ weights / weights.sum())
 
 
-def _everyone(losses: np.ndarray) -> list[list[int]]:
-    return [list(range(losses.shape[1]))] * len(losses)
-
-
 def _best(losses: np.ndarray) -> list[list[int]]:
     return [[int(np.argmin(row))] for row in losses.mean(axis=2)]
 
@@ -47,6 +42,31 @@ def _best(losses: np.ndarray) -> list[list[int]]:
 def _better_half(losses: np.ndarray) -> list[list[int]]:
     kept = -(-losses.shape[1] // 2)
     return [np.argsort(row, kind="stable")[:kept].tolist() for row in losses.mean(axis=2)]
+
+
+def _not_clearly_behind(losses: np.ndarray) -> list[list[int]]:
+    """Return those of the better half but for clear losers, by a paired test on common batches:
+
+    the mean difference from the boundary's best is more than two of its standard errors.
+    """
+    found = []
+    for at_boundary, (best, *others) in zip(losses, _better_half(losses), strict=True):
+        behind = at_boundary[others] - at_boundary[best]
+        error = behind.std(axis=1, ddof=1) / np.sqrt(behind.shape[1])
+        clearly = behind.mean(axis=1) > 2 * error
+        found.append([best, *(c for c, gone in zip(others, clearly, strict=True) if not gone)])
+    return found
+
+
+def _combined(first: np.ndarray, second: np.ndarray, going_on: list[list[int]]) -> np.ndarray:
+    """Return the losses of the second rung, and where there is none how far a network was behind
+    the best of those that went on, added to what that one came to."""
+    found = second.copy()
+    for j, kept in enumerate(going_on):
+        best = min(kept, key=lambda c: float(first[j, c]))
+        for c in set(range(first.shape[1])) - set(kept):
+            found[j, c] = second[j, best] + first[j, c] - first[j, best]
+    return found
 
 
 @dataclass(frozen=True)
@@ -65,25 +85,23 @@ class Form:
 
     steps: int
     longer: int | None = None
-    going_on: Callable[[np.ndarray], list[list[int]]] = finalists
+    going_on: Callable[[np.ndarray], list[list[int]]] = _not_clearly_behind
     references: int = 1
     statistic: Callable[[np.ndarray], np.ndarray] = _second_half
     smoothed: bool = True
 
 
 FORMS: dict[str, Form] = {
-    **{f"one rung of {n}": Form(n) for n in (10, 20, 40, 80, 280)},
-    **{f"one rung of {n}, not smoothed": Form(n, smoothed=False) for n in (10, 20, 40, 80, 280)},
-    "one rung of 280, four references": Form(280, references=4),
-    "10 for all, 40 for the better half and not clearly behind": Form(10, 40),
-    "the same, not smoothed": Form(10, 40, smoothed=False),
-    "the same, four references": Form(10, 40, references=4),
-    "the same, all losses": Form(10, 40, statistic=_all),
-    "the same, moving average": Form(10, 40, statistic=_averaged),
-    "10, 40 for the better half": Form(10, 40, _better_half),
-    "10, 40 for the best": Form(10, 40, _best),
-    "10, 80 for the better half and not clearly behind": Form(10, 80),
-    "20, 80 for the better half and not clearly behind": Form(20, 80),
+    **{f"{n} steps": Form(n) for n in (10, 20, 40, 80, 280)},
+    **{f"{n} steps, not smoothed": Form(n, smoothed=False) for n in (10, 20, 40, 80, 280)},
+    "20 steps, four references": Form(20, references=4),
+    "280 steps, four references": Form(280, references=4),
+    "20 steps, all losses": Form(20, statistic=_all),
+    "20 steps, moving average": Form(20, statistic=_averaged),
+    "10 steps, 40 for the best": Form(10, 40, _best),
+    "10 steps, 40 for the better half": Form(10, 40, _better_half),
+    "10 steps, 40 for those of the better half not clearly behind": Form(10, 40),
+    "20 steps, 80 for those of the better half not clearly behind": Form(20, 80),
 }
 """The forms that are compared. Not all of them can be made of losses of few steps."""
 
@@ -97,8 +115,7 @@ def applied(form: Form, seen: ProbeLosses) -> tuple[ProbeResult, float]:
     seconds = form.steps * (form.references * of_reference + of_cuts.sum())
     if form.longer is not None:
         going_on, reached = form.going_on(first[:, :, form.steps // 2 :]), form.longer
-        finals = form.statistic(losses[:, :, :reached])
-        means = combined(means, [{c: finals[j, c] for c in row} for j, row in enumerate(going_on)])
+        means = _combined(means, form.statistic(losses[:, :, :reached]), going_on)
         left = sum(of_cuts[j, row].sum() for j, row in enumerate(going_on))
         seconds += reached * (form.references * of_reference + left)
     result = ProbeResult(

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
+from benchmarks.record import Header
 from benchmarks.tabular.table import Table
 from benchmarks.tabular.zero_cost import ZERO_COST, zero_cost
 from sedona_nni.data.sets import load_splits
 from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.errors import InputError
+from sedona_nni.files import Document
+from sedona_nni.task import Task
 
-__all__ = ["CONTROLS", "controls", "zero_costs"]
+__all__ = ["CONTROLS", "ZeroCosts", "controls", "zero_costs"]
 
 CONTROLS: dict[str, Callable[[Table, Decoupling], float]] = {
     "cuts low": lambda table, each: -math.fsum(each.cuts),
@@ -31,6 +36,37 @@ CONTROLS: dict[str, Callable[[Table, Decoupling], float]] = {
 def controls(table: Table, among: Sequence[Decoupling]) -> dict[str, list[float]]:
     """Return the score of each decoupling by each of `CONTROLS`."""
     return {name: [score(table, each) for each in among] for name, score in CONTROLS.items()}
+
+
+class ZeroCosts(Document):
+    """Zero-cost scores of the decouplings of a table.
+
+    Attributes:
+        header: How they were made, where, and with which versions.
+        task: Backbone and data.
+        scores: By name of the score, seed and `Decoupling.key`.
+    """
+
+    format: Literal["sedona-nni/zero-costs/1"] = "sedona-nni/zero-costs/1"
+    header: Header
+    task: Task
+    scores: dict[str, dict[int, dict[str, float]]]
+
+    def of(self, among: Sequence[Decoupling]) -> dict[str, list[list[float]]]:
+        """Return the scores of some decouplings, for each name a row per seed.
+
+        Raises:
+            InputError: if one has none.
+        """
+        keys = [each.key for each in among]
+        if missing := set(keys).difference(
+            *(s for by in self.scores.values() for s in by.values())
+        ):
+            raise InputError.rule("scores", "must be there of all decouplings", min(missing))
+        return {
+            name: [[found[key] for key in keys] for found in by_seed.values()]
+            for name, by_seed in self.scores.items()
+        }
 
 
 def zero_costs(table: Table, among: Sequence[Decoupling], seed: int) -> dict[str, list[float]]:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev, variance
+from typing import Any
 
 from benchmarks.tabular.ablation import ablate as ablated
 from benchmarks.tabular.contest import contest as contested
 from benchmarks.tabular.contest import p_values
-from benchmarks.tabular.controls import controls, zero_costs
+from benchmarks.tabular.controls import ZeroCosts, controls
 from benchmarks.tabular.evidence import VARIANTS, Agreement, Judgement, agreement, probing_of
 from benchmarks.tabular.evidence import judge as judged
 from benchmarks.tabular.probe_losses import ProbeLosses
@@ -26,11 +27,25 @@ from benchmarks.tabular.table import Field, Table, rank_correlation
 from benchmarks.view import Table as Shown
 from benchmarks.view import View
 from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
 from sedona_nni.searches.documents import load_outcome
 from sedona_nni.searches.probing.result import ProbeResult
 
-__all__ = ["ablate", "contest", "cover", "judge", "race", "score", "show", "signs", "zero_cost"]
+__all__ = [
+    "ZERO_COSTS",
+    "ablate",
+    "contest",
+    "cover",
+    "judge",
+    "race",
+    "score",
+    "show",
+    "signs",
+]
+
+ZERO_COSTS = "zero-costs.json"
+"""Under which name zero-cost scores stand beside what searches found."""
 
 _AGREEMENT = ("rank correlation", "least", "mean rank", "regret %", "true ranks of picks")
 _SHOWN_QUERIES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28)
@@ -42,60 +57,74 @@ _KINDS = (  # what is seen of a training cut short: name, block, variant of the 
 )
 
 
-def cover(table: Path) -> View:
-    """Return what a table holds, which may be growing: by K how many decouplings were trained and
-    with how many seeds, best and worst truth, the standard deviation between seeds, and the cost.
+def cover(tables: Sequence[Path]) -> View:
+    """Return what tables hold, which may be growing, a row for each and each K.
+
+    That is how many decouplings were trained and with how many seeds, best and worst truth, the
+    standard deviation between seeds, the cost, and of a space that is whole how well one seed tells
+    another's ranking.
 
     The standard deviation is the square root of the mean variance within decouplings; of the
     difference of two truths with n seeds each it leaves the standard error sqrt(2 / n) times it.
 
     Args:
-        table: The table's file.
+        tables: The tables' files.
     """
-    loaded = Table.load(table)
     results, rows = [], []
-    for num_blocks in sorted({entry.num_blocks for entry in loaded.entries}):
-        among = loaded.decouplings(num_blocks)
-        entries = [loaded[each] for each in among]
-        accuracies = [[t.test_accuracy for t in entry.trainings] for entry in entries]
-        spread = math.sqrt(fmean([variance(each) for each in accuracies if len(each) > 1] or [0]))
-        least = min(map(len, accuracies))
-        truths = [loaded.truth(each) for each in among]
-        seconds = [t.processor_s for entry in entries for t in entry.trainings if t.processor_s]
-        row = {
-            "num_blocks": num_blocks,
-            "decouplings": len(among),
-            "of": loaded.size(num_blocks),
-            "trainings": sum(map(len, accuracies)),
-            "seeds": least,
-            "best": max(truths),
-            "worst": min(truths),
-            "standard_deviation": spread,
-            "error_of_difference": spread * math.sqrt(2 / least),
-            "processor_s": fmean(seconds) if seconds else None,
-        }
-        results.append(row)
-        rows.append(
-            [
-                f"{num_blocks}",
-                f"{row['decouplings']} of {row['of']}",
-                f"{row['trainings']}",
-                f"{least}",
-                _percent(row["best"]),
-                _percent(row["worst"]),
-                _percent(spread),
-                _percent(row["error_of_difference"]),
-                "–" if row["processor_s"] is None else f"{row['processor_s']:.0f}",
-            ]
-        )
-    headings = ["K", "trained", "trainings", "seeds", "best %", "worst %", "s %", "error %"]
-    headings.append("seconds")
+    for path in tables:
+        loaded = Table.load(path)
+        for num_blocks in sorted({entry.num_blocks for entry in loaded.entries}):
+            row = {"table": path.stem, **_covered(loaded, num_blocks)}
+            results.append(row)
+            rows.append(
+                [
+                    path.stem,
+                    f"{num_blocks}",
+                    f"{row['decouplings']} of {row['of']:,}",
+                    f"{row['seeds']}",
+                    _percent(row["best"]),
+                    _percent(row["worst"]),
+                    _percent(row["standard_deviation"]),
+                    _percent(row["error_of_difference"]),
+                    "–" if row["processor_s"] is None else f"{row['processor_s']:.0f}",
+                    "–" if row["seed_correlation"] is None else f"{row['seed_correlation']:.2f}",
+                    "–" if row["near_the_best"] is None else f"{row['near_the_best']}",
+                ]
+            )
+    headings = ["table", "K", "trained", "seeds", "best %", "worst %", "s %", "error %"]
+    headings += ["seconds", "r", "near"]
     title = (
-        f"{loaded.task.backbone} on {loaded.task.dataset}, {loaded.steps} steps: decouplings "
-        "trained, with at least so many seeds; standard deviation between seeds (s), standard "
-        "error of the difference of two truths; seconds of a core for a training"
+        "Decouplings trained, with at least so many seeds; standard deviation between seeds (s), "
+        "standard error of the difference of two truths; seconds of a core for a training; rank "
+        "correlation between two seeds (r), decouplings within two errors of the best (near)"
     )
     return View({"cover": results}, [Shown(title, headings, rows)])
+
+
+def _covered(table: Table, num_blocks: int) -> dict[str, Any]:
+    among = table.decouplings(num_blocks)
+    entries = [table[each] for each in among]
+    accuracies = [[t.test_accuracy for t in entry.trainings] for entry in entries]
+    spread = math.sqrt(fmean([variance(each) for each in accuracies if len(each) > 1] or [0]))
+    least = min(map(len, accuracies))
+    truths = [table.truth(each) for each in among]
+    seconds = [t.processor_s for entry in entries for t in entry.trainings if t.processor_s]
+    error = spread * math.sqrt(2 / least)
+    whole = 1 < len(among) == table.size(num_blocks) and least > 1
+    return {
+        "num_blocks": num_blocks,
+        "decouplings": len(among),
+        "of": table.size(num_blocks),
+        "trainings": sum(map(len, accuracies)),
+        "seeds": least,
+        "best": max(truths),
+        "worst": min(truths),
+        "standard_deviation": spread,
+        "error_of_difference": error,
+        "processor_s": fmean(seconds) if seconds else None,
+        "seed_correlation": table.seed_correlation(among) if whole else None,
+        "near_the_best": sum(max(truths) - t <= 2 * error for t in truths) if whole else None,
+    }
 
 
 def show(table: Path, num_blocks: int = 2, max_block_share: str | None = None) -> View:
@@ -250,8 +279,8 @@ def race(
 
 
 def contest(
-    table: Path,
     found: Path,
+    table: Path,
     budget: float = 4,
     num_blocks: int = 2,
     max_block_share: str | None = None,
@@ -262,8 +291,8 @@ def contest(
     """Return what searches and strategies pick at equal cost, and which differ.
 
     Args:
-        table: The table's file.
         found: A folder with one for each search, of whose outcomes each is a replicate.
+        table: The table's file.
         budget: In trainings without cuts.
         num_blocks: K.
         max_block_share: Only decouplings within this bound.
@@ -274,14 +303,7 @@ def contest(
     Raises:
         InputError: if the folder holds no outcome.
     """
-    loaded = Table.load(table)
-    outcomes = {
-        folder.name: [load_outcome(path) for path in sorted(folder.glob("*.json"))]
-        for folder in sorted(each for each in found.iterdir() if each.is_dir())
-    }
-    outcomes = {name: each for name, each in outcomes.items() if each}
-    if not outcomes:
-        raise InputError.rule("FOUND", "must hold folders with outcomes of searches", found)
+    loaded, outcomes = Table.load(table), _outcomes(found)
     contenders = contested(
         loaded,
         outcomes,
@@ -319,7 +341,7 @@ def contest(
 
 
 def judge(
-    results: Sequence[Path],
+    found: Path,
     table: Path,
     num_blocks: int = 2,
     max_block_share: str | None = None,
@@ -330,64 +352,100 @@ def judge(
     of probings what is left with less than their whole evidence.
 
     Args:
-        results: search-result.json of searches, SEDONA's or probings.
+        found: A folder with one for each search, of whose outcomes each is a replicate; and with
+            the zero-cost scores, `ZERO_COSTS`, if they are wanted among the controls.
         table: The table's file.
         num_blocks: K.
         max_block_share: Only decouplings within this bound.
-    """
-    loaded = Table.load(table)
-    outcomes = [load_outcome(path) for path in results]
-    verdicts = [judged(loaded, each, num_blocks, max_block_share) for each in outcomes]
-    among = loaded.decouplings(num_blocks, max_block_share)
-    rows = [
-        [
-            path.stem,
-            each.pick.key.removeprefix(f"{loaded.task.backbone} "),
-            _percent(each.test_accuracy),
-            "–" if each.rank is None else str(each.rank),
-            _percent(each.regret),
-            f"{each.cut_correlation:.2f}",
-            f"{each.full_correlation:.2f}",
-            "–" if each.trainings is None else f"{each.trainings:.2f}",
-        ]
-        for path, each in zip(results, verdicts, strict=True)
-    ]
-    if len(verdicts) > 1 and all(each.rank is not None for each in verdicts):
-        rows.append(_means(verdicts))
-    headings = ["search", "pick", "test %", "rank", "regret %", "r cuts", "r", "cost"]
-    title = (
-        f"Picked of {len(among)} that were trained, K = {num_blocks}{_within(max_block_share)}; "
-        "rank correlation of the evidence with the truth, for cuts alone (r cuts) and with "
-        "auxiliary networks (r); cost in trainings"
-    )
-    tables = [Shown(title, headings, rows)]
 
+    Raises:
+        InputError: if the folder holds no outcome.
+    """
+    loaded, outcomes = Table.load(table), _outcomes(found)
+    among = loaded.decouplings(num_blocks, max_block_share)
     truths = [loaded.truth(each) for each in among]
-    without = {
-        name: [Agreement.of(scores, truths)] for name, scores in controls(loaded, among).items()
+    verdicts = {
+        name: [judged(loaded, each, num_blocks, max_block_share) for each in replicates]
+        for name, replicates in outcomes.items()
     }
-    without["a training of each"] = _trainings(loaded, among)
-    title = f"Without any search, of {len(among)} trained decouplings"
-    rows = [_agreements(name, found) for name, found in without.items()]
-    tables.append(Shown(title, ["control", *_AGREEMENT], rows))
-    probings = [each for each in outcomes if isinstance(each, ProbeResult)]
-    variants = {
-        name: [agreement(variant(each), each.aux_choices, among, truths) for each in probings]
-        for name, variant in VARIANTS.items()
-        if probings
+    costs = {
+        name: [_cost(loaded, each) for each in replicates] for name, replicates in outcomes.items()
     }
-    if probings:
-        title = f"What else could be made of the probings, of {len(among)} trained decouplings"
-        rows = [_agreements(name, found) for name, found in variants.items()]
-        tables.append(Shown(title, ["evidence", *_AGREEMENT], rows))
-    return View(
-        {
-            "searches": [each.document() for each in verdicts],
-            "controls": {name: [asdict(each) for each in row] for name, row in without.items()},
-            "variants": {name: [asdict(each) for each in row] for name, row in variants.items()},
-        },
-        tables,
+    without = {name: [scores] for name, scores in controls(loaded, among).items()}
+    if (path := found / ZERO_COSTS).exists():
+        without |= ZeroCosts.load(path).of(among)
+    said = {name: [Agreement.of(s, truths) for s in each] for name, each in without.items()}
+    said["a training of each"] = _trainings(loaded, among)
+    rows = [
+        *([*_verdicts(name, each), _mean(costs[name])] for name, each in verdicts.items()),
+        *([*_agreements(f"*{name}*", each), ""] for name, each in said.items()),
+    ]
+    title = (
+        f"{loaded.task.backbone} on {loaded.task.dataset}, {len(among)} trained decouplings, "
+        f"K = {num_blocks}{_within(max_block_share)}: rank correlation of the evidence with the "
+        "truth, picks, cost of the search in trainings by processor time; controls are slanted"
     )
+    headings = ["", *_AGREEMENT, "cost"]
+    tables = [Shown(title, headings, rows)]
+    variants = {}
+    probings = [e for each in outcomes.values() for e in each if isinstance(e, ProbeResult)]
+    if probings:
+        variants = {
+            name: [agreement(variant(each), each.aux_choices, among, truths) for each in probings]
+            for name, variant in VARIANTS.items()
+        }
+        title = f"What else could be made of the probings, of {len(among)} trained decouplings"
+        rows = [_agreements(name, each) for name, each in variants.items()]
+        tables.append(Shown(title, ["evidence", *_AGREEMENT], rows))
+    results = {
+        "searches": {
+            name: [
+                {**each.document(), "cost": cost}
+                for each, cost in zip(verdicts[name], costs[name], strict=True)
+            ]
+            for name in outcomes
+        },
+        "controls": {name: [asdict(each) for each in row] for name, row in said.items()},
+        "variants": {name: [asdict(each) for each in row] for name, row in variants.items()},
+    }
+    return View(results, tables)
+
+
+def _outcomes(found: Path) -> dict[str, list[SearchOutcome]]:
+    """Return what each search found, by the names of the folders."""
+    folders = sorted(each for each in found.glob("*") if each.is_dir())
+    outcomes = {
+        each.name: [load_outcome(path) for path in sorted(each.glob("*.json"))] for each in folders
+    }
+    outcomes = {name: each for name, each in outcomes.items() if each}
+    if not outcomes:
+        raise InputError.rule("FOUND", "must hold folders with outcomes of searches", str(found))
+    return outcomes
+
+
+def _cost(table: Table, outcome: SearchOutcome) -> float | None:
+    seconds = outcome.provenance.get("processor_s")
+    return None if seconds is None else float(seconds) / table.training_s
+
+
+def _mean(costs: Sequence[float | None]) -> str:
+    known = [cost for cost in costs if cost is not None]
+    return f"{fmean(known):.2f}" if known else "–"
+
+
+def _verdicts(name: str, found: Sequence[Judgement]) -> list[str]:
+    """Return a row for readers, see `_AGREEMENT`; a pick that was not trained has no rank."""
+    correlations = [each.full_correlation for each in found]
+    ranks = [each.rank for each in found if each.rank is not None]
+    regrets = [each.regret for each in found if each.regret is not None]
+    return [
+        f"{name}, {len(found)} searches" if len(found) > 1 else name,
+        f"{fmean(correlations):.2f}",
+        f"{min(correlations):.2f}",
+        f"{fmean(ranks):.1f}" if ranks else "–",
+        f"{100 * fmean(regrets):.2f}" if regrets else "–",
+        " ".join("–" if each.rank is None else str(each.rank) for each in found),
+    ]
 
 
 def ablate(losses: Sequence[Path], table: Path, num_blocks: int = 2) -> View:
@@ -411,28 +469,6 @@ def ablate(losses: Sequence[Path], table: Path, num_blocks: int = 2) -> View:
         for name, (agreements, cost) in found.items()
     }
     return View({"ablation": results}, [Shown(title, ["form", *_AGREEMENT, "cost"], rows)])
-
-
-def zero_cost(
-    table: Path, seeds: Sequence[int], num_blocks: int = 2, max_block_share: str | None = None
-) -> View:
-    """Return how well zero-cost scores of the lowest blocks follow the truth.
-
-    Args:
-        table: The table's file.
-        seeds: Of initial weights and batch, one score of each.
-        num_blocks: K, at least 2.
-        max_block_share: Only decouplings within this bound.
-    """
-    loaded = Table.load(table)
-    among = loaded.decouplings(num_blocks, max_block_share)
-    truths = [loaded.truth(each) for each in among]
-    scores = [zero_costs(loaded, among, seed) for seed in seeds]
-    found = {name: [Agreement.of(each[name], truths) for each in scores] for name in scores[0]}
-    title = f"Zero-cost scores, of {len(among)} trained decouplings{_within(max_block_share)}"
-    rows = [_agreements(name, agreements) for name, agreements in found.items()]
-    results = {name: [asdict(each) for each in agreements] for name, agreements in found.items()}
-    return View({"zero_cost": results}, [Shown(title, ["score", *_AGREEMENT], rows)])
 
 
 def signs(table: Path, max_block_share: str | None = None) -> View:
@@ -476,20 +512,6 @@ def _trainings(table: Table, among: Sequence[Decoupling]) -> list[Agreement]:
     return [
         Agreement.of(accuracies, [table.truth(each, without=seed) for each in among])
         for seed, accuracies in seen.items()
-    ]
-
-
-def _means(ranked: Sequence[Judgement]) -> list[str]:
-    n = len(ranked)
-    return [
-        "mean",
-        "",
-        _percent(sum(each.test_accuracy or 0 for each in ranked) / n),
-        f"{sum(each.rank or 0 for each in ranked) / n:.1f}",
-        _percent(sum(each.regret or 0 for each in ranked) / n),
-        f"{sum(each.cut_correlation for each in ranked) / n:.2f}",
-        f"{sum(each.full_correlation for each in ranked) / n:.2f}",
-        "",
     ]
 
 

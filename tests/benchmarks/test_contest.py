@@ -82,7 +82,7 @@ def test_the_view(tmp_path: Path) -> None:
     for seed in range(3):
         outcome = found(5, 3, 1)
         (folder / f"{seed}.json").write_text(outcome.model_dump_json(), encoding="utf-8")
-    shown = view(path, tmp_path / "found", repeats=2)
+    shown = view(tmp_path / "found", path, repeats=2)
     assert shown.results["reference"] == "slopes"
     assert [row[0] for row in shown.tables[0].rows][:2] == ["slopes", "random"]
 
@@ -96,4 +96,4 @@ def test_what_is_not_possible_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_text(table().model_dump_json(), encoding="utf-8")
     with pytest.raises(InputError, match="FOUND: must hold folders with outcomes"):
-        view(path, tmp_path)
+        view(tmp_path, path)

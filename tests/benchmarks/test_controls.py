@@ -11,12 +11,14 @@ from torch import nn
 
 from benchmarks.record import header
 from benchmarks.tabular import views
-from benchmarks.tabular.__main__ import DATA, PROBINGS
-from benchmarks.tabular.controls import CONTROLS, controls, zero_costs
+from benchmarks.tabular.__main__ import DATA, main
+from benchmarks.tabular.controls import CONTROLS, ZeroCosts, controls, zero_costs
 from benchmarks.tabular.table import Entry, Table, Training
 from benchmarks.tabular.zero_cost import ZERO_COST
 from sedona_nni.decouplings.compute import compute_in_macs
 from sedona_nni.decouplings.decoupled import Block
+from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.errors import InputError
 from sedona_nni.task import Task
 from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training.settings import TrainSettings
@@ -125,17 +127,33 @@ def test_zero_cost_scores_depend_on_the_seed_alone(table: Table) -> None:
     assert all(math.isfinite(score) for scores in once.values() for score in scores)
 
 
-def test_zero_cost_scores_are_compared_with_the_truth(table: Table, tmp_path: Path) -> None:
+def test_zero_cost_scores_are_kept_and_stand_among_the_controls(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table.save(tmp_path / "table.json")
-    found = views.zero_cost(tmp_path / "table.json", [31, 32]).results["zero_cost"]
-    assert found.keys() == ZERO_COST.keys()
-    assert all([each["rank"] for each in agreements] == [1, 1] for agreements in found.values())
+    kept = tmp_path / "found" / views.ZERO_COSTS
+    options = ["--seeds", "31,32", "--table", str(tmp_path / "table.json")]
+    monkeypatch.setattr("sys.argv", ["benchmarks.tabular", "zero-cost", str(kept), *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    among = table.decouplings(2)
+    scores = ZeroCosts.load(kept).of(among)
+    assert scores.keys() == ZERO_COST.keys()
+    for seed, row in ((31, 0), (32, 1)):
+        again = zero_costs(table, among, seed)
+        for name, found in scores.items():
+            assert found[row] == pytest.approx(again[name], rel=1e-4)  # another process's sums
+    other = Decoupling(backbone="vgg11", cuts=[2], aux=["conv1"])
+    with pytest.raises(InputError, match="scores: must be there of all decouplings"):
+        ZeroCosts.load(kept).of([other])
 
 
 def test_controls_stand_beside_what_is_judged() -> None:
-    said = views.judge([PROBINGS / "vgg11-31.json"], DATA).results["controls"]
-    assert said.keys() == {*CONTROLS, "a training of each"}
-    assert [len(found) for found in said.values()] == [1] * len(CONTROLS) + [3]
+    found = DATA.parents[1] / "found" / DATA.stem
+    said = views.judge(found, DATA).results["controls"]
+    assert [*said] == [*CONTROLS, *ZERO_COST, "a training of each"]
+    assert [len(each) for each in said.values()] == [1] * len(CONTROLS) + [3] * 3 + [4]
     low, high = (said[name][0]["correlation"] for name in ("cuts low", "cuts high"))
     assert low == pytest.approx(-high)
-    assert all(0 <= each["regret"] < 0.1 for found in said.values() for each in found)
+    assert all(0 <= each["regret"] < 0.1 for row in said.values() for each in row)

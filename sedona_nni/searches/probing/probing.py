@@ -2,34 +2,26 @@
 
 Notation (L layers; C auxiliary choices; M MACs of the whole backbone for one image):
     m_jc     MACs of the layers 0..j with auxiliary network c
-    l_jct    loss of c on batch t, before learning from it, when the layers 0..j are trained with c
-    l_jc     mean of l_jct over the second half of that training
+    l_jc     mean loss of c over the second half of a training of the layers 0..j with c, each batch
+             judged before it is learned from
     l_bp     that of the undivided backbone's head, by back-propagation
     e_ijc    evidence for the block of the layers i+1..j with c
 
-    1. First rung: train the layers 0..j with c alone for n steps, for each j and c, and the
-       undivided backbone; all from the same initial weights, with the same images. What is above a
-       cut does not matter to what is below.
-    2. Stop at each boundary the worse half of the auxiliary networks, and of the rest those that
-       are clearly behind its best, c*: by a paired test, as batches are common, where the mean of
-       d_t = l_jct - l_jc*t is more than `CLEARLY` of its standard errors above 0.
-    3. Second rung: train the others for N steps, from the beginning again, so that nothing has to
-       be kept meanwhile. l_jc of what was stopped: that of the boundary's best, and d as it was.
-    4. e_ijc = - (j-i)/L (l_jc - min(l, l_bp)), with l smoothed: `result.ProbeResult`.
-    5. Discretise, for any K: the K-1 cuts of the largest total evidence, with or without a bound on
+    1. Train the layers 0..j with c alone for n steps, for each j and c, and the undivided backbone;
+       all from the same initial weights, with the same images. What is above a cut does not matter
+       to what is below.
+    2. e_ijc = - (j-i)/L (l_jc - min(l, l_bp)), with l smoothed: `result.ProbeResult`.
+    3. Discretise, for any K: the K-1 cuts of the largest total evidence, with or without a bound on
        the blocks: `choice.discretise`.
 
 Within the first pass over the images the losses are on unseen ones, so that nothing has to be held
 out. A probe trains as the trainings do that a decoupling is wanted for, at the rate that they begin
-with. All probes together have the compute of a given number of such trainings, of S steps, which n
-and N follow from, half of it for either rung:
+with. All probes together have the compute of a given number of such trainings, of S steps:
 
-    n (M + sum over j, c of m_jc) <= cost M S / 2
-    N (M + sum over those left of m_jc) <= cost M S - what the first rung took
+    n (M + sum over j, c of m_jc) <= cost M S
 
-Source: successive halving (Jamieson and Talwalkar, AISTATS 2016) and sums of training losses (Ru et
-al., NeurIPS 2021); their use here is this project's. Why this evidence, and what it was judged by:
-docs/method.md, section 10.
+Source: sums of training losses (Ru et al., NeurIPS 2021); their use here is this project's. Why
+this evidence, what it was judged by, and what did not pay: docs/method.md, section 10.
 """
 
 from __future__ import annotations
@@ -37,7 +29,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -56,22 +47,9 @@ from sedona_nni.training.methods import build_method
 from sedona_nni.training.methods.greedy import GreedySettings
 from sedona_nni.training.settings import TrainSettings
 
-__all__ = [
-    "CLEARLY",
-    "ProbeSettings",
-    "affordable",
-    "combined",
-    "finalists",
-    "first_rung",
-    "local_losses",
-    "probes",
-    "second_rung",
-]
+__all__ = ["ProbeSettings", "local_losses", "probe_steps", "probes"]
 
-CLEARLY = 2.0
-"""Standard errors of a paired difference that a clear loser is behind."""
-
-_LEAST_STEPS = 4  # of the first rung: its second half has a standard error
+_LEAST_STEPS = 8  # so that the second half says something
 _COST = 0.25
 
 
@@ -119,113 +97,38 @@ class ProbeSettings(BaseModel):
 
 
 def probes(backbone: str, num_layers: int, aux_choices: Sequence[str]) -> Iterator[Decoupling]:
-    """Yield what the first rung tries: no cut, then each with every auxiliary network in turn."""
+    """Yield what is tried: no cut, then each with every auxiliary network in turn."""
     yield Decoupling(backbone=backbone)
     for cut in range(num_layers - 1):
         for name in aux_choices:
             yield Decoupling(backbone=backbone, cuts=[cut], aux=[name])
 
 
-def _per_step(compute: Compute, tried: Sequence[Decoupling]) -> float:
-    """Return the MACs of a step of each, as a share of one without cuts."""
-    return math.fsum(compute.blocks(each)[0] for each in tried) / compute.total
-
-
-def _everyone(compute: Compute) -> float:
-    """Return the MACs of a step of all that the first rung tries, as `_per_step`."""
-    aux = list(compute.auxiliary[0])
-    return _per_step(compute, [*probes(compute.backbone, len(compute.layers), aux)])
-
-
-def affordable(compute: Compute, cost: float | None, steps: int) -> float:
-    """Return what all probes together may cost, in full trainings.
+def probe_steps(compute: Compute, cost: float | None, steps: int) -> tuple[int, float]:
+    """Return how many steps each probe is trained, and what all of them cost.
 
     Args:
         compute: MACs of the layers, and of the auxiliary networks to choose from.
         cost: As in `ProbeSettings.cost`.
         steps: S.
 
+    Returns:
+        n, at most S; full trainings, by MACs.
+
     Raises:
-        InputError: if it is too little; it says which cost is enough.
+        InputError: if the cost is too little; it says which is enough.
     """
-    least = 2 * _LEAST_STEPS * _everyone(compute) / steps
+    tried = probes(compute.backbone, len(compute.layers), list(compute.auxiliary[0]))
+    per_step = math.fsum(compute.blocks(each)[0] for each in tried) / compute.total / steps
+    least = min(_LEAST_STEPS, steps)
     if cost is None:
-        return max(_COST, least)
-    if cost < least:
-        enough = math.ceil(100 * least) / 100
+        found = max(int(_COST / per_step), least)
+    elif (found := int(cost / per_step)) < least:
+        enough = math.ceil(100 * least * per_step) / 100
         rule = f"must be at least {enough} full trainings, or probes have too few steps"
         raise InputError.rule("probe.cost", rule, cost)
-    return cost
-
-
-def first_rung(compute: Compute, cost: float, steps: int) -> int:
-    """Return n, see the top of this file.
-
-    Args:
-        compute: See `affordable`.
-        cost: What all probes together may cost.
-        steps: S.
-    """
-    return int(cost * steps / 2 / _everyone(compute) * (1 + 1e-9))
-
-
-def second_rung(
-    compute: Compute, cost: float, steps: int, first: int, left: Sequence[Decoupling]
-) -> tuple[int, float]:
-    """Return how long the second rung is, and what both cost.
-
-    Args:
-        compute: See `affordable`.
-        cost: What all probes together may cost.
-        steps: S.
-        first: n.
-        left: What is tried in it.
-
-    Returns:
-        N, at least n and at most S; full trainings, by MACs. N = n is nothing to be done again.
-    """
-    taken = first * _everyone(compute)
-    per_step = _per_step(compute, left)
-    second = min(int((cost * steps - taken) / per_step), steps)
-    if second <= first:
-        return first, taken / steps
-    return second, (taken + second * per_step) / steps
-
-
-def finalists(losses: np.ndarray) -> list[list[int]]:
-    """Return who goes on at each boundary: those of the better half that are not clearly behind.
-
-    Args:
-        losses: Second halves of l_jct, shape (L-1, C, at least 2).
-
-    Returns:
-        For each boundary numbers of auxiliary networks, the best first.
-    """
-    found = []
-    for at_boundary in losses:
-        order = np.argsort(at_boundary.mean(axis=1), kind="stable")
-        best, *others = order[: -(-len(order) // 2)].tolist()
-        behind = at_boundary[others] - at_boundary[best]
-        error = behind.std(axis=1, ddof=1) / math.sqrt(behind.shape[1])
-        clearly = behind.mean(axis=1) > CLEARLY * error
-        found.append([best, *(c for c, gone in zip(others, clearly, strict=True) if not gone)])
-    return found
-
-
-def combined(first: np.ndarray, second: Sequence[dict[int, float]]) -> np.ndarray:
-    """Return l_jc of all, shape (L-1, C): of the second rung, or by how much it was behind before.
-
-    Args:
-        first: Means of the first rung, shape (L-1, C).
-        second: At each boundary those of the second, by auxiliary network.
-    """
-    found = np.empty_like(first)
-    for j, (row, kept) in enumerate(zip(first, second, strict=True)):
-        # The best of before may be overtaken; what was stopped is compared with it all the same
-        best = min(kept, key=lambda c: float(row[c]))
-        for c in range(len(row)):
-            found[j, c] = kept[c] if c in kept else kept[best] + (row[c] - row[best])
-    return found
+    found = min(found, steps)
+    return found, found * per_step
 
 
 def local_losses(
@@ -236,7 +139,7 @@ def local_losses(
     steps: int,
     device: torch.device,
 ) -> list[float]:
-    """Return l_jct, or those of no cut: train what is below a cut, or all, for a few steps.
+    """Train what is below a cut, or all, for a few steps; return the loss before each.
 
     They are what the criterion of the trainings makes of the classifier's logits, also where an
     auxiliary network learns from a loss of its own, so that different ones can be compared.

@@ -35,8 +35,7 @@ class ProbeResult(SearchOutcome):
 
     Attributes:
         losses: Mean loss of each auxiliary network at each boundary in the second half of its short
-            training, nats, L-1 rows of C; of those that were stopped early what the best of the
-            boundary has, and by how much they were behind it.
+            training, nats, L-1 rows of C.
         undivided: That of the undivided backbone's head, in as many steps of back-propagation.
 
     Examples:

@@ -25,13 +25,9 @@ from sedona_nni.models import build_backbone
 from sedona_nni.searches.documents import load_decoupling, load_document
 from sedona_nni.searches.probing.probing import (
     ProbeSettings,
-    affordable,
-    combined,
-    finalists,
-    first_rung,
     local_losses,
+    probe_steps,
     probes,
-    second_rung,
 )
 from sedona_nni.searches.probing.result import ProbeResult
 from sedona_nni.task import Task
@@ -188,69 +184,32 @@ class TestResult:
 STEPS = 400  # of a training
 
 
-class TestRungs:
-    def test_the_first_takes_half_and_a_step_more_would_take_more(self, compute: Compute) -> None:
+class TestSteps:
+    def test_a_step_more_would_cost_more(self, compute: Compute) -> None:
         tried = [*probes("vgg11", 8, AUX)]
         assert len(tried) == 1 + 14
         per_step = sum(compute.blocks(each)[0] for each in tried)
-        steps = first_rung(compute, 3, STEPS)
-        half = 3 * STEPS * compute.total / 2
-        assert steps * per_step <= half < (steps + 1) * per_step
+        steps, cost = probe_steps(compute, 3, STEPS)
+        assert steps * per_step <= 3 * STEPS * compute.total < (steps + 1) * per_step
+        assert cost == pytest.approx(steps * per_step / (STEPS * compute.total))
 
-    def test_the_second_takes_the_rest(self, compute: Compute) -> None:
-        tried = [*probes("vgg11", 8, AUX)]
-        left = tried[:1] + tried[1::2]
-        per_step, of_left = (
-            sum(compute.blocks(each)[0] for each in some) for some in (tried, left)
-        )
-        first = first_rung(compute, 0.8, STEPS)
-        second, cost = second_rung(compute, 0.8, STEPS, first, left)
-        rest = 0.8 * STEPS * compute.total - first * per_step
-        assert second * of_left <= rest < (second + 1) * of_left
-        taken = first * per_step + second * of_left
-        assert cost == pytest.approx(taken / (STEPS * compute.total))
-        assert cost <= 0.8
-
-    def test_no_longer_than_a_training_and_not_the_same_again(self, compute: Compute) -> None:
-        tried = [*probes("vgg11", 8, AUX)]
-        assert second_rung(compute, 1000, STEPS, 40, tried)[0] == STEPS
-        first = first_rung(compute, 3, STEPS)
-        steps, cost = second_rung(compute, 2, STEPS, first, tried)
-        assert steps == first  # nothing is done again, and nothing more paid
-        per_step = sum(compute.blocks(each)[0] for each in tried)
-        assert cost == pytest.approx(first * per_step / (STEPS * compute.total))
+    def test_no_longer_than_a_training(self, compute: Compute) -> None:
+        assert probe_steps(compute, 1000, STEPS)[0] == STEPS
 
     def test_too_little(self, compute: Compute) -> None:
         with pytest.raises(InputError, match=r"probe\.cost: must be at least \d") as error:
-            affordable(compute, 0.01, STEPS)
+            probe_steps(compute, 0.01, STEPS)
         least = float(str(error.value).split("at least ")[1].split()[0])
-        assert affordable(compute, least, STEPS) == least
-        assert first_rung(compute, least, STEPS) == 4
+        assert probe_steps(compute, least, STEPS)[0] == 8
 
     @pytest.mark.parametrize("steps", [3, 17, 100])
     def test_without_a_cost_short_trainings_are_probed_as_shortly_as_can_be(
         self, compute: Compute, steps: int
     ) -> None:
-        assert first_rung(compute, affordable(compute, None, steps), steps) == 4
-        assert affordable(compute, None, 10_000) == 0.25
-
-    def test_who_goes_on_by_hand(self) -> None:
-        steady = np.array([0.0, 0.1, -0.1, 0.2, -0.2])
-        at_boundary = 2 + np.stack(
-            [0.3 + steady, steady, 0.02 + steady[::-1], 1 + steady, 0 * steady]
-        )
-        # Means 2.3, 2, 2.02, 3, 2: the better three are 1 and 4 (equal) and 2, which with errors
-        # of 0.14 of the difference is 0.02 behind; 1 is the best, as the first of equals
-        assert finalists(at_boundary[None]) == [[1, 4, 2]]
-        # Paired with itself a constant lag has no error: clearly behind, however small
-        lag = np.stack([steady, 0.001 + steady, 1 + steady])
-        assert finalists(lag[None]) == [[0]]
-        assert finalists(lag[None, :1]) == [[0]]
-
-    def test_what_was_stopped_is_as_far_behind_as_it_was(self) -> None:
-        first = np.array([[2.0, 2.1, 2.5], [1.0, 1.2, 1.1]])
-        found = combined(first, [{0: 1.5, 1: 1.4}, {0: 0.6}])
-        np.testing.assert_allclose(found, [[1.5, 1.4, 2.0], [0.6, 0.8, 0.7]])
+        found, cost = probe_steps(compute, None, steps)
+        assert found == min(8, steps)
+        assert cost > 0.25
+        assert 0.24 < probe_steps(compute, None, 10_000)[1] <= 0.25
 
     def test_a_probe_trains_at_the_rate_that_trainings_begin_with(self) -> None:
         how = TrainSettings(
@@ -344,19 +303,13 @@ class TestTrial:
         result = self.run(tmp_path, report=seen.append)
         assert result["search_result"] == whole["search_result"]
         told = seen[10:]
-        how = result["search_result"]["provenance"]
-        left = 1 + sum(map(len, how["finalists"]))
-        assert how["steps"] > how["first_steps"]
-        assert [numbers["probe"] for numbers in told] == list(range(1, 15 + left + 1))
-        assert [numbers["probes"] for numbers in told] == [15] * 15 + [15 + left] * left
-        assert told[0]["tried"] == told[15]["tried"] == "no cut"
-        assert told[14]["tried"] == "cut after layer 6 (conv2)"
-        undivided, *local = losses(result)
-        assert undivided == told[15]["loss"]
-        assert {numbers["loss"] for numbers in told[16:]} <= {*local}
-        assert result["default"] == -min(undivided, *local)
+        assert [numbers["probe"] for numbers in told] == list(range(1, 15 + 1))
+        assert {numbers["probes"] for numbers in told} == {15}
+        assert (told[0]["tried"], told[14]["tried"]) == ("no cut", "cut after layer 6 (conv2)")
+        assert losses(result) == [numbers["loss"] for numbers in told]
+        assert result["default"] == -min(losses(result)) == -told[14]["least_loss"]
         assert result["trainings"] <= 8
-        assert result["images"] == 32 * (15 * how["first_steps"] + left * how["steps"])
+        assert result["images"] == 32 * 15 * result["steps"]
         assert not (tmp_path / "progress.json").exists()
         assert self.run(tmp_path) == result == read_json(tmp_path / "results.json")
 
