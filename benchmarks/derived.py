@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ DATA = Path("benchmarks/data")
 DIRECTORY = ROOT / "benchmarks" / "derived"
 
 _BOUND = "1.3/K"
+_SAMPLE = 5  # decouplings of which a correlation says something
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def _derivations() -> Iterator[tuple[str, Derivation]]:
     yield "tables", Derivation(tabular.cover, f"{DATA}/tables/*.json")
     for path in sorted((ROOT / DATA / "tables").glob("*.json")):
         name, table = path.stem, {"table": DATA / "tables" / path.name}
-        sampled = sorted({entry.num_blocks for entry in Table.load(path).entries} - {1, 2})
+        many = Counter(entry.num_blocks for entry in Table.load(path).entries)
+        sampled = sorted(k for k, count in many.items() if k > 2 and count >= _SAMPLE)
         found, losses = DATA / "found" / name, DATA / "losses" / name
         if (ROOT / found).exists():
             yield f"{name}-judge", Derivation(tabular.judge, found, table)

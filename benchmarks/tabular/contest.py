@@ -38,7 +38,7 @@ class Contender:
     Attributes:
         name: Its name.
         cost: Mean cost of its search, in trainings without cuts; 0 of what does not search.
-        regrets: True regret of each replicate's pick.
+        regrets: True regret of each replicate's pick; none of a search that costs too much.
     """
 
     name: str
@@ -77,22 +77,22 @@ def contest(
         is one replicate.
 
     Raises:
-        InputError: if an outcome does not say its cost, or costs more than there is to spend.
+        InputError: if an outcome does not say its cost, or all cost more than there is to spend.
     """
     table.check_complete(num_blocks)
     among = table.decouplings(num_blocks, max_block_share)
     regret = {each: table.regret(each, among) for each in among}
     contenders = []
     for name, outcomes in found.items():
-        rng, costs, regrets = np.random.default_rng(seed), [], []
-        for outcome in outcomes:
-            costs.append(_cost(table, name, outcome))
-            left = budget - costs[-1]
-            if left < 0:
-                raise InputError.rule("--budget", f"must be at least what {name} costs", budget)
-            pick = _pick(table, outcome, num_blocks, max_block_share, left, rng)
-            regrets.append(regret[pick])
+        rng, costs = np.random.default_rng(seed), [_cost(table, name, each) for each in outcomes]
+        regrets = [
+            regret[_pick(table, outcome, num_blocks, max_block_share, budget - cost, rng)]
+            for outcome, cost in zip(outcomes, costs, strict=True)
+            if max(costs) <= budget
+        ]
         contenders.append(Contender(name, float(np.mean(costs)), tuple(regrets)))
+    if not any(each.regrets for each in contenders):
+        raise InputError.rule("--budget", "must be at least what a search costs", budget)
     for name in RACERS:
         raced = race(
             table,

@@ -31,6 +31,7 @@ from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
 from sedona_nni.searches.documents import load_outcome
 from sedona_nni.searches.probing.result import ProbeResult
+from sedona_nni.searches.sedona.result import SearchResult
 
 __all__ = [
     "ZERO_COSTS",
@@ -313,14 +314,14 @@ def contest(
         repeats=repeats,
         seed=seed,
     )
-    reference = reference or contenders[0].name
+    reference = reference or next(each.name for each in contenders if each.regrets)
     p = p_values(contenders, reference)
     rows = [
         [
             each.name,
-            f"{len(each.regrets)}",
+            f"{len(each.regrets)}" if each.regrets else "–",
             f"{each.cost:.2f}",
-            f"{100 * each.mean:.2f}",
+            f"{100 * each.mean:.2f}" if each.regrets else "over budget",
             f"{100 * stdev(each.regrets):.2f}" if len(each.regrets) > 1 else "–",
             f"{p[each.name]:.3g}" if each.name in p else "–",
         ]
@@ -412,12 +413,21 @@ def judge(
 
 
 def _outcomes(found: Path) -> dict[str, list[SearchOutcome]]:
-    """Return what each search found, by the names of the folders."""
-    folders = sorted(each for each in found.glob("*") if each.is_dir())
-    outcomes = {
-        each.name: [load_outcome(path) for path in sorted(each.glob("*.json"))] for each in folders
-    }
-    outcomes = {name: each for name, each in outcomes.items() if each}
+    """Return what each search found, by the names of the folders.
+
+    Where the choice was by perturbation, there is another search beside it: what would have been
+    chosen by size, at the same cost.
+    """
+    outcomes: dict[str, list[SearchOutcome]] = {}
+    for folder in sorted(each for each in found.glob("*") if each.is_dir()):
+        if replicates := [load_outcome(path) for path in sorted(folder.glob("*.json"))]:
+            outcomes[folder.name] = replicates
+        if by_size := [
+            each.model_copy(update={"perturbed": None})
+            for each in replicates
+            if isinstance(each, SearchResult) and each.perturbed is not None
+        ]:
+            outcomes[f"{folder.name}, by size"] = [*by_size]
     if not outcomes:
         raise InputError.rule("FOUND", "must hold folders with outcomes of searches", str(found))
     return outcomes

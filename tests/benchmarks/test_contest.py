@@ -88,8 +88,11 @@ def test_the_view(tmp_path: Path) -> None:
 
 
 def test_what_is_not_possible_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--budget: must be at least what slopes costs"):
-        contest(table(), {"slopes": [found(1, 2, 5)]}, budget=4)
+    dear = [found(1, 2, 3), found(1, 2, 5)]
+    with pytest.raises(InputError, match="--budget: must be at least what a search costs"):
+        contest(table(), {"slopes": dear}, budget=4)
+    both = contest(table(), {"slopes": dear, "other": [found(1, 2, 1)]}, budget=4, repeats=2)
+    assert [each.regrets == () for each in both[:2]] == [True, False]
     silent = found(1, 2, 1).model_copy(update={"provenance": {}})
     with pytest.raises(InputError, match=r"provenance\.processor_s: must be in what slopes found"):
         contest(table(), {"slopes": [silent]}, budget=4)

@@ -151,7 +151,7 @@ class TestDerive:
         [
             "tables",
             "vgg11_fashion_mnist-judge",
-            "vgg11_fashion_mnist-judge-k3",
+            "vgg11_fashion_mnist-contest-bound",
             "vgg11_fashion_mnist-ablate-whole",
             "study-two-leaders",
         ],
