@@ -56,7 +56,8 @@ class Derivation:
         words = ["python", "-m", package, self.view.__name__]
         for name, value in self.options.items():
             words += [f"--{name.replace('_', '-')}", str(value)]
-        return f"{shlex.join(words)} {self.of}"
+        named = f"--data {self.of}" if package == "benchmarks.study" else f"{self.of}"
+        return f"{shlex.join(words)} {named}"
 
     @property
     def _listed(self) -> list[Path]:
