@@ -295,7 +295,7 @@ class TestLink:
     @pytest.mark.slow(reason="two rivals of two processes")
     def test_what_passes_is_what_is_said_to_be_sent(self) -> None:
         """And the link is as slow as it should be, and gone at the end."""
-        changes = {"width_multiplier": 0.5, "cuts": (0,), "warm_up": 4, "steps": 8}
+        changes = {"width_multiplier": 0.5, "cuts": (0,), "warm_up": 4, "steps": 24}
         setting = RivalSetting(**{**TINY.model_dump(), **changes})
         sides = rivals(setting)
         try:

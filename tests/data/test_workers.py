@@ -55,6 +55,7 @@ STUDY = read_study(
         "spaces": [{"num_blocks": 2}],
         "budget": 2,
         "replicates": {"sedona": 1, "probe": 1, "backprop": 1},
+        "probe": {"cost": 1},
         **MACHINE,
     },
     Path(),
