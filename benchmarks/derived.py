@@ -2,8 +2,8 @@
 
 Each derivation is a view of `benchmarks.tabular` or `benchmarks.study` and has a command that
 prints it. `derive` makes files of it: ``<name>.json`` with all values, ``<name>.md`` to be read.
-Where a document has the marks ``<!-- derived: <name> -->`` and ``<!-- end of derived -->``, `put`
-writes the first table of a derivation between them, and a test compares.
+Where a document has the marks ``<!-- derived: <name> -->`` and ``<!-- end of derived -->``,
+`filled` puts the first table of a derivation between them, and a test compares.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def derive(name: str, directory: Path = DIRECTORY) -> Path:
     return readable
 
 
-DOCUMENTS = [ROOT / "docs" / name for name in ("benchmark.md", "study.md", "method.md")]
+DOCUMENTS = [ROOT / "docs" / "benchmark.md"]
 """Those that show tables of derivations."""
 
 _MARKED = re.compile(
@@ -153,13 +153,15 @@ def filled(text: str) -> str:
     Raises:
         InputError: if a mark names no derivation.
     """
+    built: dict[str, View] = {}
 
     def table(mark: re.Match[str]) -> str:
         name, number = mark[1], int(mark[2] or 1)
         if name not in DERIVATIONS:
             raise InputError.rule("derived", f"must be of {', '.join(DERIVATIONS)}", name)
         derivation = DERIVATIONS[name]
-        (head, *_), shown = mark[0].split("\n"), derivation.build().tables[number - 1].markdown()
+        view = built[name] if name in built else built.setdefault(name, derivation.build())
+        (head, *_), shown = mark[0].split("\n"), view.tables[number - 1].markdown()
         command = f"    {derivation.command}"
         return f"{head}\n\n{command}\n\n{shown}\n\n<!-- end of derived -->\n"
 

@@ -155,18 +155,25 @@ def begin(
     return head
 
 
-def header(*, n: int, packages: Sequence[str] = _PACKAGES, gpu: str | None = None) -> Header:
+def header(
+    *,
+    n: int,
+    packages: Sequence[str] = _PACKAGES,
+    gpu: str | None = None,
+    module: str = "benchmarks",
+) -> Header:
     """Describe what the present command is about to do.
 
     Args:
         n: How many times each value is measured.
         packages: Installed distributions whose versions matter.
         gpu: Model of the GPU, if one is used.
+        module: Whose command it is, as ``python -m`` calls it.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--", ".", ":!benchmarks/records")
     return Header(
-        command=f"python -m benchmarks {shlex.join(sys.argv[1:])}",
+        command=f"python -m {module} {shlex.join(sys.argv[1:])}",
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         commit=commit,
         dirty=None if changes is None else changes != "",

@@ -198,7 +198,7 @@ def zero_cost(
         for k in sorted({e.num_blocks for e in loaded.entries} - {1})
         for d in loaded.decouplings(k)
     ]
-    head = header(n=1, packages=("torch", "torchvision", "numpy"))
+    head = header(n=1, packages=("torch", "torchvision", "numpy"), module="benchmarks.tabular")
     scores: dict[str, dict[int, dict[str, float]]] = {}
     for seed in map(int, seeds.split(",")):
         for name, found in zero_costs(loaded, among, seed).items():
@@ -259,7 +259,7 @@ def probe_losses(
     from benchmarks.tabular.table import Table
 
     loaded = Table.load(table)
-    head = header(n=1, packages=("torch", "torchvision", "numpy"))
+    head = header(n=1, packages=("torch", "torchvision", "numpy"), module="benchmarks.tabular")
     for seed in seeds.split(","):
         path = directory / f"{loaded.task.backbone}-{seed}.json"
         if path.exists():

@@ -1,6 +1,6 @@
 """Losses of single cuts, step by step, that a probing of another form could be made of.
 
-A probing of two rungs keeps no more than means. Here every cut with every auxiliary network is
+A probing keeps no more than means. Here every cut with every auxiliary network is
 probed for as many steps, at the rate that the table's trainings begin with or by a cosine to 0, and
 every loss is kept. At a constant rate the first n steps are a probe of n steps.
 """

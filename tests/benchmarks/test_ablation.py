@@ -141,7 +141,9 @@ def test_the_commands(
         main()
     assert not ended.value.code
     paths = [str(tmp_path / f"vgg11-{seed}.json") for seed in (31, 32)]
-    assert Table.load(path).aux_choices == ProbeLosses.load(Path(paths[0])).aux_choices
+    kept = ProbeLosses.load(Path(paths[0]))
+    assert Table.load(path).aux_choices == kept.aux_choices
+    assert kept.header.command.startswith("python -m benchmarks.tabular probe-losses --seeds 31,")
     capsys.readouterr()
     shown = ["ablate", *paths, *options, "--json"]
     monkeypatch.setattr("sys.argv", ["benchmarks.tabular", *shown])
