@@ -28,6 +28,7 @@ from rich.console import Console
 from benchmarks.view import Table
 from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically, write_json
+from sedona_nni.kernels import kernels
 
 __all__ = [
     "RECORDS",
@@ -85,7 +86,7 @@ class Header(BaseModel):
         date: When it began, UTC, ISO 8601.
         commit: Of the checkout; None without git.
         dirty: Whether the checkout, records aside, differs from that commit; None without git.
-        versions: By name, ``python`` included.
+        versions: By name, ``python`` included; of kernels in C, where they come from.
         machine: Where.
         n: How many times each value was measured.
     """
@@ -178,7 +179,8 @@ def header(
         commit=commit,
         dirty=None if changes is None else changes != "",
         versions={"python": platform.python_version()}
-        | {name: _version(name) for name in packages},
+        | {name: _version(name) for name in packages}
+        | {"kernels": kernels().origin},
         machine=Machine(
             cpu=_cpu(),
             cores=len(os.sched_getaffinity(0)),

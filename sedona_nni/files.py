@@ -28,6 +28,7 @@ __all__ = [
     "read_json",
     "read_tensors",
     "reading",
+    "user_cache",
     "user_path",
     "write_atomically",
     "write_json",
@@ -74,6 +75,17 @@ def check_output_file(option: str, path: Path) -> None:
 def user_path(text: str | Path) -> Path:
     """Return the path that a user has written; ``~`` is his home folder, as in a shell."""
     return Path(os.path.expanduser(text))
+
+
+def user_cache(kind: str) -> Path:
+    """Return the folder of what is kept to be fast next time; it may be deleted at any time.
+
+    Args:
+        kind: Of what, the name of a folder in ``$XDG_CACHE_HOME/sedona-nni`` or, by default,
+            ``~/.cache/sedona-nni``.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home, "sedona-nni", kind)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,25 @@ def _threads_as_before() -> Iterator[None]:
     yield
     if torch is not None:
         torch.set_num_threads(before)
+
+
+@pytest.fixture
+def needs_compiler() -> None:
+    """Skip where the kernels in C cannot be had: torch's operations do their work there."""
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler, and there is no cc")
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def kernels_or_none(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test twice: with the kernels in C, and with torch's operations in their place."""
+    if request.param == "compiled":
+        request.getfixturevalue("needs_compiler")
+    else:
+        from sedona_nni.kernels import batch_norm
+
+        monkeypatch.setattr(batch_norm, "fits", lambda *_: False)
+    return str(request.param)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

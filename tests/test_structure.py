@@ -134,7 +134,7 @@ EXCEPTIONS = {
         *("_python_dispatch", "_fused_sdp_choice", "_scaled_dot_product_flash_attention_for_cpu"),
     },
     # torch has no public way to ask a module for its hooks
-    "sedona_nni/models/cutting/cut_model.py": {
+    "sedona_nni/models/hooks.py": {
         *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
     },
     # Again the base of what sees operators; and torch's own count of what was written into a

@@ -25,7 +25,7 @@ from sedona_nni.data import picture
 from sedona_nni.data.batches import FolderImages, ImageSet
 from sedona_nni.data.workers import number_of_workers, read_ahead
 from sedona_nni.errors import InputError
-from sedona_nni.files import read_json, write_json
+from sedona_nni.files import read_json, user_cache, write_json
 from sedona_nni.progress import tracked
 
 __all__ = ["Readable", "find_bad_pictures", "leave_out_bad_pictures"]
@@ -98,7 +98,7 @@ def find_bad_pictures(files: Sequence[str], workers: int | None) -> dict[str, st
         InputError: if the system does not let a file be read.
     """
     ordered = sorted(set(files))
-    kept = _cache() / f"{_key(ordered)}.json"
+    kept = user_cache("pictures") / f"{_key(ordered)}.json"
     with suppress(InputError):
         reasons = read_json(kept)
         return {path: reasons[str(n)] for n, path in enumerate(ordered) if str(n) in reasons}
@@ -128,11 +128,6 @@ class _Complaints(Dataset[str]):
         except picture.BadPicture as error:
             return str(error).removeprefix(f"{path}: ")
         return ""
-
-
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home, "sedona-nni", "pictures")
 
 
 def _key(ordered: Sequence[str]) -> str:

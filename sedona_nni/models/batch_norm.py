@@ -16,6 +16,9 @@ Here a channel's numbers are added up in parts of at most `_ROWS`, then the part
     var        mean_p v_p + mean_p (m_p - mean)^2
 
 The backward pass adds up in the same way. It reads what torch's kernel reads, but by more calls.
+
+Where `sedona_nni.kernels` are compiled, they do all of it, and an activation that follows, in two
+passes each way.
 """
 
 from __future__ import annotations
@@ -25,36 +28,47 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["BatchNorm", "batch_norm", "normalise", "track"]
+from sedona_nni.kernels import batch_norm as compiled
+
+__all__ = ["NO_ACTIVATION", "BatchNorm", "batch_norm", "normalise", "track"]
 
 BatchNorm = _BatchNorm
 """Every batch norm of torch's: what they have in common has no public name there."""
 
+NO_ACTIVATION = 1.0
+"""The slope below zero of what changes nothing."""
+
 _ROWS = 256  # numbers that may be added up one after another
 
 
-def batch_norm(norm: BatchNorm, features: Tensor) -> Tensor:
+def batch_norm(norm: BatchNorm, features: Tensor, slope: float = NO_ACTIVATION) -> Tensor:
     """Return what a batch norm in training mode makes of features, and move its statistics.
 
     Differentiable once. On a GPU, for few numbers, and in a layout whose channels torch's kernel
-    adds up well, it is that kernel.
+    adds up well, it is that kernel; but for what the kernels of this project do.
 
     Args:
         norm: With running statistics and a momentum.
         features: Shape (B, channels, ...), no dual numbers.
+        slope: Of the leaky ReLU that follows, below zero; 0 is a ReLU, 1 none.
     """
-    parts = _parts(features)
-    if parts == 1:
-        out: Tensor = BatchNorm.forward(norm, features)
-        return out
     affine: tuple[Tensor, Tensor] = (norm.weight, norm.bias)
     if not norm.affine:
         affine = (features.new_ones(features.shape[1]), features.new_zeros(features.shape[1]))
-    out, mean, variance = _Blocked.apply(features, *affine, norm.eps, parts)
-    track(norm, mean, variance, features.numel() // features.shape[1])
-    return out
+    if compiled.fits(features, affine[0]):
+        cast(Tensor, norm.num_batches_tracked).add_(1)
+        result: Tensor = _Compiled.apply(features, *affine, norm, slope)
+        return result
+    parts = _parts(features)
+    if parts == 1:
+        out: Tensor = BatchNorm.forward(norm, features)
+    else:
+        out, mean, variance = _Blocked.apply(features, *affine, norm.eps, parts)
+        track(norm, mean, variance, features.numel() // features.shape[1])
+    return out if slope == NO_ACTIVATION else F.leaky_relu(out, slope)
 
 
 def normalise(features: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -88,6 +102,29 @@ def track(norm: BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
         # .data: as torch's kernel does, without marking what other norms have saved as changed
         cast(Tensor, running).data.lerp_(batch * factor, cast(float, norm.momentum))
     cast(Tensor, norm.num_batches_tracked).add_(1)
+
+
+class _Compiled(torch.autograd.Function):
+    """(x, weight, bias) -> a(y), with a the activation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: BatchNorm, slope: float
+    ) -> Tensor:
+        running = (cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var))
+        momentum = cast(float, norm.momentum)
+        y, _, moments = compiled.normalise(
+            x, None, (weight, None), (bias, None), norm.eps, slope, running, momentum
+        )
+        ctx.save_for_backward(x, weight, bias, moments)
+        ctx.slope = slope
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, e: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, moments = ctx.saved_tensors
+        return (*compiled.normalise_back(e, x, weight, bias, ctx.slope, moments), None, None)
 
 
 class _Blocked(torch.autograd.Function):

@@ -31,7 +31,19 @@ DOCUMENTS = sorted(
 # `a.b.c`, but for calls, paths and files
 NAME = re.compile(r"`((?:sedona_nni\.)?[a-z]\w*(?:\.\w+)+)(?:\([^`]*\))?`")
 SECTIONS = {"task", "train", "search", "probe", "method", "settings"}  # of an experiment's file
-FILES = (".py", ".yml", ".json", ".md", ".html", ".db", ".pt", ".toml", ".safetensors", ".cfg")
+FILES = (
+    ".py",
+    ".yml",
+    ".json",
+    ".md",
+    ".html",
+    ".db",
+    ".pt",
+    ".toml",
+    ".safetensors",
+    ".cfg",
+    ".h",
+)
 
 
 @functools.cache

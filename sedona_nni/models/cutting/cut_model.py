@@ -26,6 +26,7 @@ from sedona_nni.models.cutting.cut_points import Boundaries, choose_places, find
 from sedona_nni.models.cutting.piece import Piece, PiecePlan
 from sedona_nni.models.cutting.steps import plan_pieces
 from sedona_nni.models.cutting.tracing import trace
+from sedona_nni.models.hooks import has_hooks
 
 __all__ = ["CutModel", "CutPlan", "cut_model", "joined_state_dict", "plan_cut"]
 
@@ -84,7 +85,7 @@ class CutPlan:
                 rule = f"must be built like the one of the plan, with {planned} at {where}"
                 raise InputError.rule("model", rule, found)
         for path in self.apart:
-            if _has_hooks(model.get_submodule(path)):
+            if has_hooks(model.get_submodule(path)):
                 rule = "must have no hooks on modules that a cut goes through, they would not run"
                 raise InputError.rule("model", rule, path or type(model).__name__)
         return CutModel(model, self)
@@ -197,12 +198,3 @@ def _structure(model: nn.Module) -> dict[str, str]:
         model.named_buffers(remove_duplicate=False),
     )
     return {**modules, **{name: str(tuple(tensor.shape)) for name, tensor in tensors}}
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )

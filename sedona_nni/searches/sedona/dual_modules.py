@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from sedona_nni.models.batch_norm import BatchNorm
+from sedona_nni.models.batch_norm import NO_ACTIVATION, BatchNorm
+from sedona_nni.models.hooks import has_hooks
 from sedona_nni.searches.sedona.dual_norm import dual_batch_norm
 from sedona_nni.searches.sedona.dual_operators import dual_dropout
 
-__all__ = ["dual_modules", "normalising_by", "replaced_forwards"]
+__all__ = ["Forward", "dual_modules", "normalising", "normalising_by", "replaced_forwards"]
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -33,13 +35,17 @@ def dual_modules(
             are none.
     """
     to_statistics = cotangents or {}
-    forwards: dict[nn.Module, Forward] = {}
-    for part in module.modules():
-        if isinstance(part, BatchNorm) and part.training:
-            to_mean, to_var = to_statistics.get(part, (None, None))
-            normalise = partial(_normalise, part, to_mean=to_mean, to_var=to_var)
-            forwards[part] = normalising_by(part, normalise)
-        elif type(part) is nn.Dropout:
+
+    def normalise(norm: BatchNorm, features: Tensor, slope: float = NO_ACTIVATION) -> Tensor:
+        to_mean, to_var = to_statistics.get(norm, (None, None))
+        # Weight and bias are read when they are needed, as they are dual numbers then
+        return dual_batch_norm(features, norm.weight, norm.bias, norm.eps, to_mean, to_var, slope)
+
+    parts = list(module.modules())
+    norms = [part for part in parts if isinstance(part, BatchNorm) and part.training]
+    forwards = normalising(module, norms, normalise)
+    for part in parts:
+        if type(part) is nn.Dropout:
             forwards[part] = partial(
                 dual_dropout, p=part.p, training=part.training, inplace=part.inplace
             )
@@ -47,9 +53,55 @@ def dual_modules(
         yield
 
 
-def _normalise(norm: BatchNorm, features: Tensor, **cotangents: Tensor | None) -> Tensor:
-    # Weight and bias are read when they are needed, as they are dual numbers then
-    return dual_batch_norm(features, norm.weight, norm.bias, norm.eps, **cotangents)
+def normalising(
+    module: nn.Module, norms: Iterable[BatchNorm], normalise: Callable[..., Tensor]
+) -> dict[nn.Module, Forward]:
+    """Return forward passes in which norms normalise by a function.
+
+    Args:
+        module: What holds the norms; where a norm and its activation follow each other in a
+            `Sequential` of it, the function computes both.
+        norms: The norms.
+        normalise: (norm, features, slope=1) -> features, as `models.batch_norm.batch_norm`.
+    """
+    chosen = dict.fromkeys(norms)
+    forwards: dict[nn.Module, Forward] = {
+        norm: normalising_by(norm, partial(normalise, norm)) for norm in chosen
+    }
+    for part in module.modules():
+        if type(part) is nn.Sequential:
+            steps = _steps(part, chosen, normalise)
+            if len(steps) < len(part):
+                forwards[part] = partial(_one_after_another, steps)
+    return forwards
+
+
+def _steps(
+    sequence: nn.Sequential, norms: Container[nn.Module], normalise: Callable[..., Tensor]
+) -> list[Forward]:
+    """Return what a sequence computes, with norm and activation as one step."""
+    steps: list[Forward] = []
+    for before, module in pairwise([None, *sequence]):
+        slope = _slope(module)
+        norm_before = before in norms and type(before).forward is BatchNorm.forward
+        if slope is not None and norm_before and not (has_hooks(before) or has_hooks(module)):
+            steps[-1] = partial(normalise, before, slope=slope)
+        else:
+            steps.append(module)
+    return steps
+
+
+def _slope(activation: nn.Module) -> float | None:
+    """Return the slope of an activation below zero; none if that does not describe it."""
+    if type(activation) is nn.ReLU:
+        return 0.0
+    return activation.negative_slope if type(activation) is nn.LeakyReLU else None
+
+
+def _one_after_another(steps: Sequence[Forward], features: Tensor) -> Tensor:
+    for step in steps:
+        features = step(features)
+    return features
 
 
 def normalising_by(norm: BatchNorm, normalise: Forward) -> Forward:

@@ -24,6 +24,9 @@ from ds = -s^2 m(z dx). The tangents w' and b' are a direction that nobody diffe
 torch's own forward derivative of batch norm will not do: differentiated again it gave wrong results
 (torch 2.14; with it, tests/searches/sedona/test_dual_norm.py fails), and it takes a dozen
 elementwise kernels.
+
+Where `sedona_nni.kernels` are compiled, they compute the same in two passes each way, and an
+activation that follows as well.
 """
 
 from __future__ import annotations
@@ -33,8 +36,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 
-from sedona_nni.models.batch_norm import normalise
+from sedona_nni.kernels import batch_norm as compiled
+from sedona_nni.models.batch_norm import NO_ACTIVATION, normalise
 
 __all__ = ["dual_batch_norm"]
 
@@ -89,6 +94,49 @@ class _Normalise(torch.autograd.Function):
         return to_x, to_t, to_weight, None, e.sum(over), *[None] * 4
 
 
+class _Compiled(torch.autograd.Function):
+    """(x, t, w, w', b, b') -> (a(y), a'(y) y'), with a the activation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        t: Tensor,
+        weight: Tensor,
+        weight_t: Tensor,
+        bias: Tensor,
+        bias_t: Tensor,
+        eps: float,
+        slope: float,
+        to_mean: Tensor | None,
+        to_var: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        y, y_t, moments = compiled.normalise(x, t, (weight, weight_t), (bias, bias_t), eps, slope)
+        ctx.save_for_backward(x, t, weight, weight_t, bias, moments, to_mean, to_var)
+        ctx.slope = slope
+        ctx.set_materialize_grads(False)
+        return y, y_t
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, e: Tensor | None, f: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, t, weight, weight_t, bias, moments, to_mean, to_var = ctx.saved_tensors
+        to_x, to_t, to_weight, to_bias = compiled.dual_normalise_back(
+            e,
+            torch.zeros_like(x) if f is None else f,
+            x,
+            t,
+            (weight, weight_t),
+            bias,
+            ctx.slope,
+            moments,
+            to_mean,
+            to_var,
+            only_tangent=not any(ctx.needs_input_grad[i] for i in (0, 2, 4)),
+        )
+        return to_x, to_t, to_weight, None, to_bias, *[None] * 5
+
+
 def _column(features: Tensor) -> list[int]:
     return [1, -1, *[1] * (features.dim() - 2)]
 
@@ -121,6 +169,7 @@ def dual_batch_norm(
     eps: float,
     to_mean: Tensor | None = None,
     to_var: Tensor | None = None,
+    slope: float = NO_ACTIVATION,
 ) -> Tensor:
     """Return what a batch norm in training mode makes of dual numbers, by the formulas above.
 
@@ -131,6 +180,7 @@ def dual_batch_norm(
         eps: Added to the variance.
         to_mean: Cotangent u of the batch's mean, shape (channels,), by default none.
         to_var: Cotangent v of the batch's unbiased variance, likewise.
+        slope: Of the leaky ReLU that follows, below zero; 0 is a ReLU, 1 none.
     """
     channels = features.shape[1]
     x, w, b = (
@@ -144,7 +194,13 @@ def dual_batch_norm(
             ),
         )
     )
-    value, tangent = _Normalise.apply(*x, *w, *b, eps, to_mean, to_var)
+    if compiled.fits(x[0], w[0]):
+        value, tangent = _Compiled.apply(*x, *w, *b, eps, slope, to_mean, to_var)
+    else:
+        value, tangent = _Normalise.apply(*x, *w, *b, eps, to_mean, to_var)
     if not (x[0].requires_grad or w[0].requires_grad or b[0].requires_grad):
         value = value.detach()  # a function cannot say that of two results one is a constant
-    return forward_ad.make_dual(value, tangent)
+    out = forward_ad.make_dual(value, tangent)
+    if slope == NO_ACTIVATION or compiled.fits(x[0], w[0]):
+        return out
+    return F.leaky_relu(out, slope)

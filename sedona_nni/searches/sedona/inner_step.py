@@ -40,11 +40,13 @@ from sedona_nni.models.batch_norm import BatchNorm, batch_norm
 from sedona_nni.models.placement import lay_out
 from sedona_nni.searches.sedona.dual_modules import (
     dual_modules,
+    normalising,
     normalising_by,
     replaced_forwards,
 )
 from sedona_nni.searches.sedona.dual_operators import DualOperators
 from sedona_nni.searches.sedona.relaxation import (
+    MixedAuxiliary,
     RelaxedNetwork,
     Valve,
     gradient_valve,
@@ -257,16 +259,6 @@ def _following_norms(network: RelaxedNetwork) -> dict[str, BatchNorm]:
                 raise InputError.rule(name, rule, norm)
             norms[name] = norm
     return norms
-
-
-def _with_operators(work: Callable[..., Any]) -> Callable[..., Any]:
-    """Return work with `DualOperators` on, which is a matter of each thread."""
-
-    def with_operators(*args: Any) -> Any:
-        with DualOperators():
-            return work(*args)
-
-    return with_operators
 
 
 @functools.cache
@@ -624,10 +616,14 @@ class InnerProblem:
 
         Kernels of auxiliary networks are too small to be shared by CPU threads, so each boundary
         has one. Candidates that are not light networks may draw random numbers, whose order must
-        not change; those, and a GPU, are served by a plain loop.
+        not change, or have operators that need `DualOperators`, which looks at every call of every
+        operator and holds Python's lock meanwhile. Those, and a GPU, are served by a plain loop.
         """
         threads = torch.get_num_threads()
-        light = all(not mixed.others for mixed in self.network.auxiliaries)
+        light = all(
+            not mixed.others and mixed.context.activation in (nn.ReLU, nn.LeakyReLU)
+            for mixed in cast("Iterable[MixedAuxiliary]", self.network.auxiliaries)
+        )
         if threads == 1 or not light or self.network.alpha.device.type != "cpu":
             yield 1, map
             return
@@ -635,7 +631,7 @@ class InnerProblem:
             with ThreadPoolExecutor(
                 threads, initializer=torch.set_num_threads, initargs=(1,)
             ) as pool:
-                yield threads, lambda work, items: pool.map(_with_operators(work), items)
+                yield threads, pool.map
         finally:
             torch.set_num_threads(threads)
 
@@ -728,13 +724,9 @@ class InnerProblem:
         """Training mode, with random numbers of ``seed`` that leave the caller's as they are."""
         device = self.network.alpha.device
         self.network.train()
-        norms: dict[nn.Module, Callable[[Tensor], Tensor]] = {
-            norm: normalising_by(norm, functools.partial(batch_norm, norm))
-            for norm in self._norms.values()
-        }
         with (
             torch.random.fork_rng([device] if device.type == "cuda" else []),
-            replaced_forwards(norms),
+            replaced_forwards(normalising(self.network, self._norms.values(), batch_norm)),
             DualOperators(),
         ):
             torch.manual_seed(seed)

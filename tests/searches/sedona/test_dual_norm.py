@@ -12,6 +12,8 @@ from torch.func import functional_call
 
 from sedona_nni.searches.sedona.dual_modules import dual_modules
 
+pytestmark = pytest.mark.usefixtures("kernels_or_none")
+
 SHAPES = [(6, 3), (4, 3, 2, 2), (3, 2, 4, 4)]
 
 
