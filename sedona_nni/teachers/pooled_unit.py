@@ -39,14 +39,16 @@ _PIECE = 2**18  # numbers of z made at a time: 1 MiB in float32
 
 
 def pooled_unit(unit: nn.Sequential, features: Tensor) -> Tensor:
-    """Return the mean over space of ``unit(features)``, shape (B, F).
+    """Return the mean over space of ``unit(features)``, shape (B, G F).
 
     Args:
-        unit: 1x1 convolution without bias, batch norm, activation.
-        features: Shape (B, p, H, W). May be dual numbers.
+        unit: 1x1 convolution of G groups without bias, batch norm, activation.
+        features: Shape (B, G p, H, W). May be dual numbers.
     """
     convolution, norm, activation = unit
-    wide = features.shape[2] * features.shape[3] >= features.shape[1]  # else S outgrows the maps
+    groups = cast(nn.Conv2d, convolution).groups
+    # Else S outgrows the maps
+    wide = features.shape[2] * features.shape[3] >= features.shape[1] // groups
     if not (
         wide
         and unit.training
@@ -56,8 +58,19 @@ def pooled_unit(unit: nn.Sequential, features: Tensor) -> Tensor:
         # Not .mean(), whose gradient has strides that make the next kernel slow
         return F.avg_pool2d(unit(features), features.shape[2:]).flatten(1)
     norm = cast(nn.BatchNorm2d, norm)
-    weight = cast(nn.Conv2d, convolution).weight.flatten(1)
-    x = features.permute(0, 2, 3, 1).flatten(1, 2)
+    weights = (cast(Tensor, convolution.weight).flatten(1), norm.weight, norm.bias)
+    pixels = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, G p)
+    of_groups = zip(pixels.chunk(groups, -1), *(w.chunk(groups) for w in weights), strict=True)
+    parts = [_pooled(x, w, gamma, beta, norm.eps) for x, w, gamma, beta in of_groups]
+    pooled, means, variances = (torch.cat(each, -1) for each in zip(*parts, strict=True))
+    track(norm, means, variances, pixels.shape[0] * pixels.shape[1])
+    return pooled
+
+
+def _pooled(
+    x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return P, and mean and variance of what the convolution makes of x, (F,), as constants."""
     mean = x.mean(dim=(0, 1))
     x = x - mean
     count = x.shape[0] * x.shape[1]
@@ -68,21 +81,20 @@ def pooled_unit(unit: nn.Sequential, features: Tensor) -> Tensor:
     means, variances = (
         forward_ad.unpack_dual(part).primal.detach() for part in (weight @ mean, variance)
     )
-    track(norm, means, variances, count)
-    deviation = torch.ops.aten.add.Scalar(variance, norm.eps).sqrt()
-    scaled = (norm.weight / deviation)[:, None] * weight
-    v = torch.cat([scaled, norm.bias[:, None]], dim=1)
+    deviation = torch.ops.aten.add.Scalar(variance, eps).sqrt()
+    scaled = (gamma / deviation)[:, None] * weight
+    v = torch.cat([scaled, beta[:, None]], dim=1)
     duals = [forward_ad.unpack_dual(part) for part in (F.pad(x, (0, 1), value=1.0), v)]
     if all(dual.tangent is None for dual in duals):
         pooled: Tensor = _PooledRelu.apply(*(dual.primal for dual in duals))
-        return pooled
+        return pooled, means, variances
     pooled, tangent = _DualPooledRelu.apply(
         *(dual.primal for dual in duals),
         *(torch.zeros_like(d.primal) if d.tangent is None else d.tangent for d in duals),
     )
     if not any(dual.primal.requires_grad for dual in duals):
         pooled = pooled.detach()  # a function cannot say that of two results one is a constant
-    return forward_ad.make_dual(pooled, tangent)
+    return forward_ad.make_dual(pooled, tangent), means, variances
 
 
 class _PooledRelu(torch.autograd.Function):

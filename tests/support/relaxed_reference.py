@@ -7,6 +7,7 @@ numbers, no recomputation, one graph from the first step to the validation loss.
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from dataclasses import dataclass
 
@@ -121,16 +122,16 @@ def _in_naive_names(network: RelaxedNetwork, tensors: Named, own_names: list[str
     Of each candidate, both networks have the same tensors in the same order.
     """
     named = {name: value for name, value in tensors.items() if name.startswith("backbone.")}
-    for i, mixed in enumerate(network.auxiliaries):
-        prefix = f"auxiliaries.{i}."
+    for k, mixed in enumerate(network.mixed):
+        prefix = f"auxiliaries.{k}."
         inside = {
             name.removeprefix(prefix): value
             for name, value in tensors.items()
             if name.startswith(prefix)
         }
-        for c, choice in enumerate(network.aux_choices):
-            own = [name for name in own_names if name.startswith(f"{prefix}{c}.")]
-            named |= zip(own, mixed.of_candidate(inside, choice).values(), strict=True)
+        for i, (c, choice) in itertools.product(mixed.boundaries, enumerate(network.aux_choices)):
+            own = [name for name in own_names if name.startswith(f"auxiliaries.{i}.{c}.")]
+            named |= zip(own, mixed.of_candidate(inside, i, choice).values(), strict=True)
     return named
 
 

@@ -249,7 +249,7 @@ def test_light_networks_of_any_depth() -> None:
     """Blocks 1, 3, 5, ... halve the map while it has 2 pixels or more, and widen by p // 2."""
     with torch.device("meta"):
         network = build_auxiliary("conv9", context(64, 16))  # p = 16; 16 -> 8
-        out = network.light.stem(torch.empty(2, 64, 16, 16))  # type: ignore[operator]
+        out = network.light.stem([torch.empty(2, 64, 16, 16)])  # type: ignore[operator]
         shapes = []
         for block in network.light.blocks:  # type: ignore[union-attr]
             out = block(out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -14,22 +16,29 @@ from sedona_nni.teachers.light_convolution import DepthwiseConv2d, PointwiseConv
 CHOICES = ("conv2", "conv4", "mlp", "conv1")
 
 
+@pytest.mark.parametrize("boundaries", [range(1), range(3, 6)])
 @pytest.mark.parametrize("expansion", [1, 4])
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
-def test_candidates_together_are_each_alone(size: int, expansion: int) -> None:
+def test_candidates_together_are_each_alone(size: int, expansion: int, boundaries: range) -> None:
     """Logits, gradients of features and weights, and running statistics."""
     torch.manual_seed(size)
     shape = FeatureShape(8, size)
     context = AuxiliaryContext(shape, 3, width_multiplier=0.05, expansion=expansion)
-    mixed = MixedAuxiliary(CHOICES, context).double()
-    alone = [mixed.candidate(name) for name in CHOICES]
-    b = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
-    features = torch.randn(5, 8, size, size, dtype=torch.float64)
+    mixed = MixedAuxiliary(CHOICES, context, boundaries).double()
+    number = len(boundaries)
+    alone = [[mixed.candidate(i, name) for name in CHOICES] for i in boundaries]
+    b = torch.rand(number, len(CHOICES), dtype=torch.float64)
+    features = torch.randn(number, 5, 8, size, size, dtype=torch.float64)
     together, apart = (features.clone().requires_grad_() for _ in range(2))
-    cotangent = torch.randn(5, 3, dtype=torch.float64)
+    cotangent = torch.randn(number, 5, 3, dtype=torch.float64)
 
-    got = mixed(together, b)
-    expected = sum(share * network(apart) for share, network in zip(b, alone, strict=True))
+    got = mixed(list(together), b)
+    expected = torch.stack(
+        [
+            sum(share * network(one) for share, network in zip(shares, networks, strict=True))
+            for one, shares, networks in zip(apart, b, alone, strict=True)
+        ]
+    )
     # Grouped kernels and single ones add up in different orders, and each processor in its own
     torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-10)
 
@@ -37,25 +46,28 @@ def test_candidates_together_are_each_alone(size: int, expansion: int) -> None:
     (expected * cotangent).sum().backward()
     torch.testing.assert_close(together.grad, apart.grad, rtol=1e-7, atol=1e-10)
     gradients = {name: p.grad for name, p in mixed.named_parameters() if p.grad is not None}
-    for name, network in zip(CHOICES, alone, strict=True):
-        own = mixed.of_candidate(gradients, name)
-        for key, parameter in network.named_parameters():
-            torch.testing.assert_close(own[key], parameter.grad, rtol=1e-7, atol=1e-10)
-        statistics = mixed.of_candidate(dict(mixed.named_buffers()), name)
-        for key, buffer in network.named_buffers():
-            torch.testing.assert_close(statistics[key], buffer, rtol=1e-8, atol=1e-10)
+    for i, networks in zip(boundaries, alone, strict=True):
+        for name, network in zip(CHOICES, networks, strict=True):
+            own = mixed.of_candidate(gradients, i, name)
+            for key, parameter in network.named_parameters():
+                torch.testing.assert_close(own[key], parameter.grad, rtol=1e-7, atol=1e-10)
+            statistics = mixed.of_candidate(dict(mixed.named_buffers()), i, name)
+            for key, buffer in network.named_buffers():
+                torch.testing.assert_close(statistics[key], buffer, rtol=1e-8, atol=1e-10)
 
 
 def test_drawing_many_draws_as_one_by_one() -> None:
     context = AuxiliaryContext(FeatureShape(8, 4), 3, width_multiplier=0.05)
     torch.manual_seed(0)
-    mixed = MixedAuxiliary(CHOICES, context)
+    mixed = MixedAuxiliary(CHOICES, context, range(2))
+    after = torch.rand(1)
     torch.manual_seed(0)
-    for name in CHOICES:
+    for i, name in itertools.product(range(2), CHOICES):
         expected = build_auxiliary(name, context).state_dict()
-        got = mixed.candidate(name).state_dict()
+        got = mixed.candidate(i, name).state_dict()
         assert got.keys() == expected.keys()
         assert all(torch.equal(got[key], expected[key]) for key in expected)
+    assert torch.equal(torch.rand(1), after)
 
 
 def test_the_deepest_comes_first() -> None:

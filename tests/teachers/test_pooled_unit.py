@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from sedona_nni.models import conv_unit, initialise
+from sedona_nni.models import initialise
 from sedona_nni.searches.sedona import inner_step
 from sedona_nni.searches.sedona.dual_modules import dual_modules
 from sedona_nni.teachers import pooled_unit
 
-SHAPES = [  # B, p, H, W, F
-    *[(5, 3, 4, 4, 7), (3, 2, 8, 8, 16), (4, 4, 2, 2, 6)],
-    (5, 2, 32, 32, 96),  # in pieces of 2, 2 and 1
-    (3, 2, 64, 64, 80),  # of 1 each
+SHAPES = [  # B, G p, H, W, G F, G
+    *[(5, 3, 4, 4, 7, 1), (3, 2, 8, 8, 16, 1), (4, 4, 2, 2, 6, 1)],
+    (5, 2, 32, 32, 96, 1),  # in pieces of 2, 2 and 1
+    (3, 2, 64, 64, 80, 1),  # of 1 each
+    *[(5, 6, 4, 4, 10, 2), (4, 15, 2, 2, 6, 3)],  # the last by its maps
 ]
 
 Mean = Callable[[nn.Sequential, Tensor], Tensor]
@@ -31,8 +32,9 @@ def plain(unit: nn.Sequential, features: Tensor) -> Tensor:
 
 def problem(shape: tuple[int, ...]) -> tuple[nn.Sequential, Tensor, Tensor]:
     torch.manual_seed(sum(shape))
-    batch, channels, height, width, wide = shape
-    unit = conv_unit(channels, wide, 1, activation=nn.ReLU).double()
+    batch, channels, height, width, wide, groups = shape
+    convolution = nn.Conv2d(channels, wide, 1, groups=groups, bias=False)
+    unit = nn.Sequential(convolution, nn.BatchNorm2d(wide), nn.ReLU()).double()
     initialise(unit)
     nn.init.normal_(unit[1].weight)
     nn.init.normal_(unit[1].bias)

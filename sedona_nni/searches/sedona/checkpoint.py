@@ -157,7 +157,7 @@ def _identity(search: UnderWay) -> dict[str, Any]:
     """Return what a checkpoint must have in common with the search that continues it."""
     backbone = search.network.backbone
     return {
-        "format": "sedona-nni/search-checkpoint/2",  # which weight is where in the vectors
+        "format": "sedona-nni/search-checkpoint/3",  # which weight is where in the vectors
         **search.settings.model_dump(mode="json"),
         "backbone": backbone.name,
         "width_multiplier": backbone.width_multiplier,

@@ -21,9 +21,10 @@ few graphs ever exist together: memory is that of the backbone and of one bounda
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -261,6 +262,16 @@ def _following_norms(network: RelaxedNetwork) -> dict[str, BatchNorm]:
     return norms
 
 
+def _with_operators(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Return work with `DualOperators` on, which is a matter of each thread."""
+
+    def with_operators(*args: Any) -> Any:
+        with DualOperators():
+            return work(*args)
+
+    return with_operators
+
+
 @functools.cache
 def quiet_forward_ad() -> None:
     """Use dual numbers once, so that torch says what it says on first use here and not to users.
@@ -440,20 +451,21 @@ class InnerProblem:
         with self.training_mode(seed):
             at_boundaries, logits = self.network(images, a, gradient_valve)
 
-            def learn_locally(i: int) -> tuple[Tensor, Tensor]:
-                leaf = at_boundaries[i].detach().requires_grad_()
-                logits = self.local_logits(i, leaf, a, b, gradient_valve)
-                loss = self.local_loss(logits, labels, b[i])
-                loss.backward()
-                return loss.detach(), cast(Tensor, leaf.grad)
+            def learn_locally(mixed: MixedAuxiliary) -> tuple[Tensor, list[Tensor | None]]:
+                leaves = [at_boundaries[i].detach().requires_grad_() for i in mixed.boundaries]
+                logits = self.local_logits(mixed, leaves, a, b, gradient_valve)
+                local = self.local_losses(mixed, logits, labels, b)
+                local.sum().backward()
+                return local.detach(), [leaf.grad for leaf in leaves]
 
             with self._workers() as (_, apply):
-                local = list(apply(learn_locally, range(len(at_boundaries))))
-            for features, (_, to_features) in zip(at_boundaries, local, strict=True):
-                features.register_hook(functools.partial(torch.add, to_features))
-            losses = [loss for loss, _ in local] + [self.criterion(logits, labels)]
-            losses[-1].backward()
-        return gradient, self.statistics.vector.clone(), torch.stack(losses).detach()
+                local, to_features = zip(*apply(learn_locally, self.network.mixed), strict=True)
+            for features, to_one in zip(at_boundaries, itertools.chain(*to_features), strict=True):
+                features.register_hook(functools.partial(torch.add, to_one))
+            final = self.criterion(logits, labels)
+            final.backward()
+        losses = torch.cat([*local, final.detach()[None]])
+        return gradient, self.statistics.vector.clone(), losses
 
     def update(
         self, state: TrainingState, gradient: Tensor, statistics: Tensor, lr: float
@@ -575,30 +587,36 @@ class InnerProblem:
                 _, logits = self.network(images, a, watched_valve)
                 final = _slope(lambda values: self.criterion(values, labels), logits)
 
-            def local_slope(i: int) -> tuple[Tensor, Tensor, Tensor]:
-                value, tangent = (part.detach() for part in pairs[i])
-                features = forward_ad.make_dual(
-                    value.requires_grad_(not first), tangent.requires_grad_()
-                )
-                with self.moving(f"auxiliaries.{i}.", tangents):
-                    local_logits = self.local_logits(i, features, a, b, tangent_valve)
-                slope = _slope(lambda values: self.local_loss(values, labels, b[i]), local_logits)
-                return slope, value, tangent
+            prefixes = {mixed: f"auxiliaries.{k}." for k, mixed in enumerate(self.network.mixed)}
+
+            def local_slope(mixed: MixedAuxiliary) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+                leaves = []
+                for i in mixed.boundaries:
+                    value, tangent = (part.detach() for part in pairs[i])
+                    leaves.append((value.requires_grad_(not first), tangent.requires_grad_()))
+                features = [forward_ad.make_dual(*pair) for pair in leaves]
+                with self.moving(prefixes[mixed], tangents):
+                    logits = self.local_logits(mixed, features, a, b, tangent_valve)
+
+                def loss(values: Tensor) -> Tensor:
+                    return self.local_losses(mixed, values, labels, b).sum()
+
+                return _slope(loss, logits), leaves
 
             def pull_back_locally(
-                pulled: tuple[Tensor, Tensor, Tensor],
-            ) -> tuple[Tensor | None, Tensor | None]:
-                slope, value, tangent = pulled
+                pulled: tuple[Tensor, list[tuple[Tensor, Tensor]]],
+            ) -> list[tuple[Tensor | None, Tensor | None]]:
+                slope, leaves = pulled
                 slope.backward()
-                return value.grad, tangent.grad
+                return [(value.grad, tangent.grad) for value, tangent in leaves]
 
-            to_pairs = []
+            to_pairs: list[tuple[Tensor | None, Tensor | None]] = []
             with self._workers() as (number, apply):
-                boundaries = range(len(pairs))
-                for some in (boundaries[i : i + number] for i in boundaries[::number]):
+                groups = self.network.mixed
+                for some in (groups[i : i + number] for i in range(0, len(groups), number)):
                     with forward_ad.dual_level():  # torch has one for all threads
                         slopes = list(apply(local_slope, some))
-                    to_pairs += list(apply(pull_back_locally, slopes))
+                    to_pairs += itertools.chain(*apply(pull_back_locally, slopes))
                     slopes.clear()
             for pair, to_pair in zip(pairs, to_pairs, strict=True):
                 for part, to_part in zip(pair, to_pair, strict=True):
@@ -616,14 +634,12 @@ class InnerProblem:
 
         Kernels of auxiliary networks are too small to be shared by CPU threads, so each boundary
         has one. Candidates that are not light networks may draw random numbers, whose order must
-        not change, or have operators that need `DualOperators`, which looks at every call of every
-        operator and holds Python's lock meanwhile. Those, and a GPU, are served by a plain loop.
+        not change; those, and a GPU, are served by a plain loop. `DualOperators` look at every call
+        and hold Python's lock meanwhile, so threads that can do without have none.
         """
         threads = torch.get_num_threads()
-        light = all(
-            not mixed.others and mixed.context.activation in (nn.ReLU, nn.LeakyReLU)
-            for mixed in cast("Iterable[MixedAuxiliary]", self.network.auxiliaries)
-        )
+        light = all({*mixed.light_choices} == {*mixed.aux_choices} for mixed in self.network.mixed)
+        plain = self.network.backbone.activation in (nn.ReLU, nn.LeakyReLU)
         if threads == 1 or not light or self.network.alpha.device.type != "cpu":
             yield 1, map
             return
@@ -631,27 +647,45 @@ class InnerProblem:
             with ThreadPoolExecutor(
                 threads, initializer=torch.set_num_threads, initargs=(1,)
             ) as pool:
-                yield threads, pool.map
+                yield (
+                    threads,
+                    lambda work, items: pool.map(work if plain else _with_operators(work), items),
+                )
         finally:
             torch.set_num_threads(threads)
 
     def local_logits(
-        self, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
+        self,
+        mixed: MixedAuxiliary,
+        features: Sequence[Tensor],
+        a: Tensor,
+        b: Tensor,
+        valve: Valve,
     ) -> Tensor:
-        """Return the logits that the local loss is taken of, for the features at a boundary."""
-        auxiliary = self.network.auxiliaries[boundary]
-        logits: Tensor = auxiliary(valve(features, a[boundary, 0]), b[boundary])
-        return logits
-
-    def local_loss(self, logits: Tensor, labels: Tensor, b: Tensor) -> Tensor:
-        """Return the local loss of what `local_logits` returned, shape ().
+        """Return the logits that the local losses are taken of, (boundaries, B, classes).
 
         Args:
-            logits: The logits.
-            labels: Class numbers, (B,).
-            b: Of the boundary, shape (C,).
+            mixed: The candidates at some boundaries.
+            features: What crosses each of these.
+            a: Of all boundaries, (L-1, 2).
+            b: Likewise, (L-1, C).
+            valve: What stands before the candidates.
         """
-        return self.criterion(logits, labels)
+        logits: Tensor = mixed(mixed.behind(valve, features, a), mixed.own(b))
+        return logits
+
+    def local_losses(
+        self, mixed: MixedAuxiliary, logits: Tensor, labels: Tensor, b: Tensor
+    ) -> Tensor:
+        """Return the local losses of what `local_logits` returned, (boundaries,).
+
+        Args:
+            mixed: The candidates at some boundaries.
+            logits: Theirs.
+            labels: Class numbers, (B,).
+            b: Of all boundaries, (L-1, C).
+        """
+        return torch.stack([self.criterion(each, labels) for each in logits])
 
     @contextmanager
     def moving(self, prefix: str, tangents: Mapping[str, Tensor]) -> Iterator[None]:

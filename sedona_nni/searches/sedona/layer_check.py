@@ -39,7 +39,6 @@ from sedona_nni.searches.sedona.dual_modules import (
 )
 from sedona_nni.searches.sedona.dual_operators import DualOperators
 from sedona_nni.searches.sedona.inner_step import InnerProblem, quiet_forward_ad
-from sedona_nni.searches.sedona.relaxation import MixedAuxiliary
 
 __all__ = ["check_layers"]
 
@@ -66,13 +65,18 @@ def check_layers(problem: InnerProblem) -> None:
         check = _Check(problem)
         size = height_and_width(backbone.image_size)
         features = lay_out(torch.randn(_SAMPLES, backbone.in_channels, *size).to(network.alpha))
+        others = {
+            boundary: (f"auxiliaries.{k}.others.{at}", cast(nn.ModuleDict, mixed.others[at]))
+            for k, mixed in enumerate(network.mixed)
+            for at, boundary in enumerate(mixed.boundaries)
+        }
         for i, layer in enumerate(backbone.layers):
             features = check.layer(f"backbone.layers.{i}", layer, features)
-            if i < len(network.auxiliaries):
+            if i in others:
                 as_maps = backbone.shapes[i].as_maps(features)
-                mixed = cast(MixedAuxiliary, network.auxiliaries[i])
-                for name, aux in mixed.others.items():
-                    check.layer(f"auxiliaries.{i}.others.{name}", aux, as_maps)
+                where, networks = others[i]
+                for name, aux in networks.items():
+                    check.layer(f"{where}.{name}", aux, as_maps)
         check.layer("backbone.head", backbone.head, features)
     with torch.no_grad():
         for name, buffer in network.named_buffers():

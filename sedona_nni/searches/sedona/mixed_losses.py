@@ -11,47 +11,49 @@ Source: this project.
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from sedona_nni.searches.sedona.inner_step import InnerProblem
-from sedona_nni.searches.sedona.relaxation import MixedAuxiliary, RelaxedNetwork, Valve
+from sedona_nni.searches.sedona.relaxation import MixedAuxiliary, Valve
 from sedona_nni.teachers.auxiliary import Criterion
 
-__all__ = ["MixedLossesProblem", "logits_of_candidates", "mixed_loss"]
+__all__ = ["MixedLossesProblem", "mixed_losses"]
 
 
 class MixedLossesProblem(InnerProblem):
     """The relaxed network's training where the candidates' losses are mixed."""
 
     def local_logits(
-        self, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
+        self,
+        mixed: MixedAuxiliary,
+        features: Sequence[Tensor],
+        a: Tensor,
+        b: Tensor,
+        valve: Valve,
     ) -> Tensor:
-        """See `InnerProblem.local_logits`; here those of all candidates, (C, B, classes)."""
-        return logits_of_candidates(self.network, boundary, features, a, valve)
+        """See `InnerProblem.local_logits`; those of all candidates, (C, boundaries, B, classes)."""
+        return mixed.each(mixed.behind(valve, features, a))
 
-    def local_loss(self, logits: Tensor, labels: Tensor, b: Tensor) -> Tensor:
-        """See `InnerProblem.local_loss`."""
-        return mixed_loss(self.criterion, logits, labels, b)
-
-
-def logits_of_candidates(
-    network: RelaxedNetwork, boundary: int, features: Tensor, a: Tensor, valve: Valve
-) -> Tensor:
-    """Return the logits of each candidate at a boundary behind its valve, (C, B, classes)."""
-    auxiliary = cast(MixedAuxiliary, network.auxiliaries[boundary])
-    return auxiliary.each(valve(features, a[boundary, 0]))
+    def local_losses(
+        self, mixed: MixedAuxiliary, logits: Tensor, labels: Tensor, b: Tensor
+    ) -> Tensor:
+        """See `InnerProblem.local_losses`."""
+        return mixed_losses(self.criterion, logits, labels, mixed.own(b))
 
 
-def mixed_loss(criterion: Criterion, logits: Tensor, labels: Tensor, b: Tensor) -> Tensor:
-    """Return sum_c b_c CE(logits_c, y), shape ().
+def mixed_losses(criterion: Criterion, logits: Tensor, labels: Tensor, b: Tensor) -> Tensor:
+    """Return sum_c b_c CE(logits_c, y) at each boundary, (boundaries,).
 
     Args:
         criterion: CE.
-        logits: Of each candidate, (C, B, classes).
+        logits: Of each candidate, (C, boundaries, B, classes).
         labels: y, (B,).
-        b: Shape (C,).
+        b: Shape (boundaries, C).
     """
-    return torch.stack([criterion(each, labels) for each in logits]) @ b
+    losses = torch.stack(
+        [torch.stack([criterion(each, labels) for each in of_one]) for of_one in logits]
+    )
+    return torch.einsum("gc,cg->g", b, losses)

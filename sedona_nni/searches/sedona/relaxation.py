@@ -19,9 +19,10 @@ Source: Pyeon et al., "SEDONA", ICLR 2021, section 3; the valves are ours.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,9 @@ __all__ = [
     "slopes",
     "tangent_valve",
 ]
+
+_TOGETHER = 2**14
+"""Numbers of an image's maps, at most, that the candidates of several boundaries share."""
 
 Valve = Callable[[Tensor, Tensor], Tensor]
 """(features, scale) -> features: values pass unchanged, what is learned through them is scaled."""
@@ -93,63 +97,96 @@ def tangent_valve(features: Tensor, scale: Tensor) -> Tensor:
 
 
 class MixedAuxiliary(nn.Module):
-    """All C auxiliary candidates at one boundary: sum_c b_c aux_c(h).
+    """All C auxiliary candidates at some boundaries of one shape: sum_c b_c aux_c(h) at each.
 
     The light convolutional networks among them are computed together, see
     `auxiliary.LightNetworks`.
+
+    Args:
+        aux_choices: Names of the candidates.
+        context: Where they stand.
+        boundaries: The boundaries' numbers, one after another.
 
     Raises:
         InputError: if one of them has a loss of its own, of which its logits are only a part.
     """
 
-    def __init__(self, aux_choices: Sequence[str], context: AuxiliaryContext) -> None:
+    def __init__(
+        self, aux_choices: Sequence[str], context: AuxiliaryContext, boundaries: range
+    ) -> None:
         super().__init__()
         self.aux_choices = tuple(aux_choices)
         self.context = context
+        self.boundaries = boundaries
         on_maps = replace(context, shape=context.shape.maps)
-        networks = {name: build_auxiliary(name, on_maps) for name in aux_choices}
-        for name, network in networks.items():
+        drawn = [{name: build_auxiliary(name, on_maps) for name in aux_choices} for _ in boundaries]
+        for name, network in drawn[0].items():
             if type(network).local_loss is not AuxiliaryNetwork.local_loss:
                 rule = "must learn from its logits alone to be mixed with others in a search"
                 raise InputError.rule("aux", rule, name)
         depths = {
             name: network.depth
-            for name, network in networks.items()
+            for name, network in drawn[0].items()
             if isinstance(network, ConvAuxiliary)
         }
         self.light_choices = sorted(depths, key=lambda name: depths[name], reverse=True)
-        self.light = LightNetworks(on_maps, list(depths.values())) if depths else None
-        self.others = nn.ModuleDict(
-            {name: network for name, network in networks.items() if name not in depths}
+        self.others = nn.ModuleList(
+            nn.ModuleDict({name: each[name] for name in aux_choices if name not in depths})
+            for each in drawn
         )
-        for name in depths:
-            drawn = networks[name].state_dict()
-            for key, own in self.of_candidate(self.state_dict(), name).items():
-                own.copy_(drawn[key])
+        self.light: LightNetworks | None = None
+        if depths:
+            with torch.random.fork_rng([]):  # these weights are not used
+                self.light = LightNetworks(on_maps, list(depths.values()), len(boundaries))
+        for boundary, networks in zip(boundaries, drawn, strict=True):
+            for name in depths:
+                weights = networks[name].state_dict()
+                for key, own in self.of_candidate(self.state_dict(), boundary, name).items():
+                    own.copy_(weights[key])
 
-    def forward(self, features: Tensor, b: Tensor) -> Tensor:
-        """Return the mixed logits (B, classes) of what crosses the boundary at b, shape (C,)."""
-        return torch.einsum("c,cnk->nk", b, self.each(features))
+    def forward(self, features: Sequence[Tensor], b: Tensor) -> Tensor:
+        """Return the mixed logits at each boundary, (boundaries, B, classes).
 
-    def each(self, features: Tensor) -> Tensor:
-        """Return the logits of every candidate for what crosses the boundary, (C, B, classes)."""
-        features = self.context.shape.as_maps(features)
-        logits = {name: network(features) for name, network in self.others.items()}
+        Args:
+            features: What crosses each of the boundaries.
+            b: Shape (boundaries, C).
+        """
+        return torch.einsum("gc,cgnk->gnk", b, self.each(features))
+
+    def each(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the logits of every candidate at each boundary, (C, boundaries, B, classes)."""
+        maps = [self.context.shape.as_maps(each) for each in features]
+        logits: dict[str, list[Tensor]] = {}
+        for one, networks in zip(maps, self.others, strict=True):
+            for name, network in cast(nn.ModuleDict, networks).items():
+                logits.setdefault(name, []).append(network(one))
         if self.light is not None:
-            logits |= zip(self.light_choices, self.light(features), strict=True)
-        return torch.stack([logits[c] for c in self.aux_choices])
+            logits |= zip(self.light_choices, self.light(maps), strict=True)
+        return torch.stack([torch.stack(logits[c]) for c in self.aux_choices])
 
-    def of_candidate(self, tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    def behind(self, valve: Valve, features: Sequence[Tensor], a: Tensor) -> list[Tensor]:
+        """Return what crosses the boundaries behind a valve each, with a^loc of a, (L-1, 2)."""
+        return [valve(each, a[i, 0]) for i, each in zip(self.boundaries, features, strict=True)]
+
+    def own(self, rows: Tensor) -> Tensor:
+        """Return those of the rows, one per boundary of the network, that are the boundaries'."""
+        return rows[self.boundaries.start : self.boundaries.stop]
+
+    def of_candidate(
+        self, tensors: Mapping[str, Tensor], boundary: int, name: str
+    ) -> dict[str, Tensor]:
         """Return what belongs to one candidate, named as in the candidate alone.
 
         Args:
             tensors: By their names in this module: parameters, buffers, gradients ...
+            boundary: One of ``boundaries``.
             name: The candidate's name, one of ``aux_choices``.
 
         Returns:
             The tensors, or views of them.
         """
-        prefix = "light." if name in self.light_choices else f"others.{name}."
+        at = self.boundaries.index(boundary)
+        prefix = "light." if name in self.light_choices else f"others.{at}.{name}."
         inside = {
             key.removeprefix(prefix): tensor
             for key, tensor in tensors.items()
@@ -157,15 +194,15 @@ class MixedAuxiliary(nn.Module):
         }
         if self.light is None or name not in self.light_choices:
             return inside
-        own = self.light.of_one(inside, self.light_choices.index(name))
+        own = self.light.of_one(inside, self.light_choices.index(name), at)
         return {f"light.{key}": tensor for key, tensor in own.items()}
 
-    def candidate(self, name: str) -> AuxiliaryNetwork:
+    def candidate(self, boundary: int, name: str) -> AuxiliaryNetwork:
         """Return a copy of one candidate, with its present weights."""
         with torch.random.fork_rng([]):
             network = build_auxiliary(name, self.context).to(next(self.parameters()))
         inner = network.network if isinstance(network, OnMaps) else network
-        inner.load_state_dict(self.of_candidate(self.state_dict(), name))
+        inner.load_state_dict(self.of_candidate(self.state_dict(), boundary, name))
         return network
 
 
@@ -175,7 +212,8 @@ class RelaxedNetwork(nn.Module):
     Attributes:
         backbone: The backbone; it is trained, too.
         aux_choices: Names of the C auxiliary candidates.
-        auxiliaries: ``auxiliaries[i]`` holds the candidates at boundary i.
+        auxiliaries: The candidates, of boundaries of equal shape in one module; boundaries are in
+            their order. Small maps only are computed together: what is gained are calls.
         alpha: Shape (L-1, 2), starts at 0 (column 0: local loss, i.e. cut; column 1: upstream).
         beta: Shape (L-1, C), starts at 0.
 
@@ -192,12 +230,12 @@ class RelaxedNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.aux_choices = tuple(aux_choices)
-        boundaries = range(backbone.num_layers - 1)
         self.auxiliaries = nn.ModuleList(
-            MixedAuxiliary(aux_choices, auxiliary_context(backbone, i)) for i in boundaries
+            MixedAuxiliary(aux_choices, auxiliary_context(backbone, boundaries[0]), boundaries)
+            for boundaries in _of_one_shape(backbone)
         )
-        self.alpha = nn.Parameter(torch.zeros(len(boundaries), 2))
-        self.beta = nn.Parameter(torch.zeros(len(boundaries), len(aux_choices)))
+        self.alpha = nn.Parameter(torch.zeros(backbone.num_layers - 1, 2))
+        self.beta = nn.Parameter(torch.zeros(backbone.num_layers - 1, len(aux_choices)))
 
     def named_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield what inner steps train: all parameters with gradients but alpha and beta."""
@@ -206,6 +244,16 @@ class RelaxedNetwork(nn.Module):
                 continue
             if parameter.requires_grad:
                 yield name, parameter
+
+    @property
+    def mixed(self) -> list[MixedAuxiliary]:
+        """The modules of ``auxiliaries``."""
+        return [cast(MixedAuxiliary, each) for each in self.auxiliaries]
+
+    def candidate(self, boundary: int, name: str) -> AuxiliaryNetwork:
+        """Return a copy of one candidate at a boundary, with its present weights."""
+        (mixed,) = (each for each in self.mixed if boundary in each.boundaries)
+        return mixed.candidate(boundary, name)
 
     @property
     def a(self) -> Tensor:
@@ -229,7 +277,7 @@ class RelaxedNetwork(nn.Module):
 
         Returns:
             The features at each boundary, L-1 maps, and the final logits, (B, classes). The local
-            logits are ``auxiliaries[i](valve(features, a[i, 0]), b[i])``.
+            logits are the auxiliaries' of ``valve(features[i], a[i, 0])`` at b[i].
         """
         features, at_boundaries = lay_out(images), []
         for layer, to_next in zip(self.backbone.layers, a[:, 1], strict=False):
@@ -237,6 +285,19 @@ class RelaxedNetwork(nn.Module):
             at_boundaries.append(features)
             features = valve(features, to_next)
         return at_boundaries, self.backbone.head(self.backbone.layers[-1](features))
+
+
+def _of_one_shape(backbone: Backbone) -> Iterator[range]:
+    """Yield boundaries that follow each other and have candidates of one shape."""
+    contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
+    start = 0
+    for context, group in itertools.groupby(contexts):
+        end = start + len(list(group))
+        maps = context.shape.maps
+        most = max(1, _TOGETHER // (maps.channels * maps.height * maps.width))
+        for first in range(start, end, most):
+            yield range(first, min(first + most, end))
+        start = end
 
 
 def slopes(alpha: Tensor, beta: Tensor, to_alpha: Tensor, to_beta: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
 from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone
-from sedona_nni.searches.sedona.mixed_losses import logits_of_candidates, mixed_loss
+from sedona_nni.searches.sedona.mixed_losses import mixed_losses
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork, gradient_valve
 from sedona_nni.searches.sedona.release_mode import rescaled_logits
 from sedona_nni.searches.sedona.result import SearchResult
@@ -58,17 +58,18 @@ class RelaxedClassifier(AuxiliaryNetwork):
         a, b = network.a, network.b
         at_boundaries, logits = network(images, a)
         loss = criterion(logits, labels)
-        for i, features in enumerate(at_boundaries):
+        for mixed in network.mixed:
+            features = [at_boundaries[i] for i in mixed.boundaries]
             if self.mixes_losses:
-                each = logits_of_candidates(network, i, features, a, gradient_valve)
-                local = mixed_loss(criterion, each, labels, b[i])
-            elif self.release_mode:
-                logits_i = rescaled_logits(network, i, features, a, b, gradient_valve)
-                local = criterion(logits_i, labels)
+                each = mixed.each(mixed.behind(gradient_valve, features, a))
+                local = mixed_losses(criterion, each, labels, mixed.own(b))
             else:
-                logits_i = network.auxiliaries[i](gradient_valve(features, a[i, 0]), b[i])
-                local = criterion(logits_i, labels)
-            loss = loss + local
+                if self.release_mode:
+                    local_logits = rescaled_logits(mixed, features, a, b, gradient_valve)
+                else:
+                    local_logits = mixed(mixed.behind(gradient_valve, features, a), mixed.own(b))
+                local = torch.stack([criterion(each, labels) for each in local_logits])
+            loss = loss + local.sum()
         return loss, logits
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from sedona_nni.data.batches import Batch
 from sedona_nni.searches.sedona.hypergradient import Hypergradient, look_ahead, pull_back
 from sedona_nni.searches.sedona.inner_step import InnerProblem, PulledBack, TrainingState
-from sedona_nni.searches.sedona.relaxation import RelaxedNetwork, Valve
+from sedona_nni.searches.sedona.relaxation import MixedAuxiliary, Valve
 
 __all__ = ["ReleaseProblem", "release_hypergradient", "rescaled_logits"]
 
@@ -37,9 +37,15 @@ class ReleaseProblem(InnerProblem):
     """The relaxed network's training with rescaled auxiliary networks, and its objective R_0."""
 
     def local_logits(
-        self, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
+        self,
+        mixed: MixedAuxiliary,
+        features: Sequence[Tensor],
+        a: Tensor,
+        b: Tensor,
+        valve: Valve,
     ) -> Tensor:
-        return rescaled_logits(self.network, boundary, features, a, b, valve)
+        """See `InnerProblem.local_logits`."""
+        return rescaled_logits(mixed, features, a, b, valve)
 
     def objective(self, state: TrainingState, batch: Batch, seed: int) -> PulledBack:
         """Return the gradient of R_0 with regard to the weights, alpha and beta."""
@@ -50,10 +56,11 @@ class ReleaseProblem(InnerProblem):
         a, b = network.a, network.b
         with self.training_mode(seed):
             at_boundaries, logits = network(images, a, _open)
-            local = [
-                self.criterion(self.local_logits(i, features, a, b, _open), labels)
-                for i, features in enumerate(at_boundaries)
-            ]
+            local: list[Tensor] = []
+            for mixed in network.mixed:
+                features = [at_boundaries[i] for i in mixed.boundaries]
+                local_logits = self.local_logits(mixed, features, a, b, _open)
+                local += self.local_losses(mixed, local_logits, labels, b)
             total = self.criterion(logits, labels)
             for (a_loc, a_up), loss in reversed(list(zip(a, local, strict=True))):
                 total = a_loc * loss + a_up * total
@@ -70,16 +77,18 @@ class ReleaseProblem(InnerProblem):
 
 
 def rescaled_logits(
-    network: RelaxedNetwork, boundary: int, features: Tensor, a: Tensor, b: Tensor, valve: Valve
+    mixed: MixedAuxiliary, features: Sequence[Tensor], a: Tensor, b: Tensor, valve: Valve
 ) -> Tensor:
-    """Return s_i times the logits for h_i / s_i, behind a valve with a_i^loc, (B, num_classes).
+    """Return s_i times the logits for h_i / s_i, behind a valve with a_i^loc.
 
-    Takes what `InnerProblem` passes to its local logits.
+    Takes and returns what `InnerProblem.local_logits` does.
     """
-    a_loc = a[boundary, 0]
+    a_loc = mixed.own(a)[:, 0]
     s = 1 / (a_loc.detach() + 1e-5)
-    logits: Tensor = network.auxiliaries[boundary](features / s, b[boundary])
-    return valve(s * logits, a_loc)
+    logits = mixed([each / one for each, one in zip(features, s, strict=True)], mixed.own(b))
+    return torch.stack(
+        [valve(one * each, scale) for one, each, scale in zip(s, logits, a_loc, strict=True)]
+    )
 
 
 def _open(features: Tensor, scale: Tensor) -> Tensor:

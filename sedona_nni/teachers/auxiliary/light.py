@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sedona_nni.models import Activation, scaled_width
 from sedona_nni.models.placement import lay_out
@@ -65,8 +67,33 @@ class _InvertedResidual(nn.Module):
         return features + out if self.keeps_shape else out
 
 
+class _FromEach(PointwiseConv2d):
+    """1x1 convolutions of the features at each of several boundaries, a list, to their networks.
+
+    Channels that come out are ordered by network, then by boundary.
+    """
+
+    def __init__(self, in_channels: int, width: int, networks: int, boundaries: int) -> None:
+        super().__init__(in_channels, networks * boundaries * width)
+        self.form = (networks, boundaries, width)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
+        """Map (B, C, H, W) each to (B, networks * boundaries * width, H, W)."""
+        if len(features) == 1:
+            return super().forward(features[0])
+        networks, _, width = self.form
+        of_boundary = self.weight.view(*self.form, -1).unbind(1)
+        pixels = [
+            F.linear(each.permute(0, 2, 3, 1), weight.flatten(0, 1)).unflatten(
+                -1, (networks, width)
+            )
+            for each, weight in zip(features, of_boundary, strict=True)
+        ]
+        return torch.stack(pixels, -2).flatten(-3).permute(0, 3, 1, 2)
+
+
 class LightNetworks(nn.Module):
-    """SEDONA's light convolutional networks of several depths at one boundary, side by side.
+    """SEDONA's light convolutional networks of several depths at boundaries of one shape.
 
     Each has a stem (1x1 convolution C to p, depthwise 3x3 of stride 2), depth - 1 inverted residual
     blocks, a 1x1 convolution to F, mean over space and a linear classifier. Every second block
@@ -78,21 +105,26 @@ class LightNetworks(nn.Module):
     What the networks have in common in structure is computed together, by grouped convolutions on
     the networks' channels one after the other, and batch norms over all of them. No value of one
     depends on another, so it is the same as one after the other in a fraction of the time. The
-    deepest comes first, so that those which go on are always the first channels.
+    deepest come first, so that those which go on are always the first channels; those of a depth
+    are in the order of their boundaries.
 
     Attributes:
-        depths: Depth of each network, from the deepest to the shallowest, each 1 or more.
+        depths: Depth of the networks of each boundary, from the deepest to the shallowest, each 1
+            or more.
+        boundaries: At how many boundaries they stand.
     """
 
-    def __init__(self, context: AuxiliaryContext, depths: Sequence[int]) -> None:
+    def __init__(
+        self, context: AuxiliaryContext, depths: Sequence[int], boundaries: int = 1
+    ) -> None:
         super().__init__()
         self.depths = tuple(sorted(depths, reverse=True))
+        self.boundaries = boundaries
         e, act = context.expansion, context.activation
         p = max(1, context.shape.channels // e)
-        inner = len(depths) * p
+        stem = _FromEach(context.shape.channels, p, len(depths), boundaries)
         self.stem = nn.Sequential(
-            _unit(PointwiseConv2d(context.shape.channels, inner), act),
-            _unit(DepthwiseConv2d(inner, stride=2), act),
+            _unit(stem, act), _unit(DepthwiseConv2d(stem.out_channels, stride=2), act)
         )
         widths = [p]
         size = max(context.shape.height, context.shape.width) // 2
@@ -112,52 +144,76 @@ class LightNetworks(nn.Module):
             size = size // 2 if halves else size
         final = scaled_width(512, context.width_multiplier)
         self.tails = nn.ModuleList(
-            _unit(PointwiseConv2d(widths[depth - 1], final), act) for depth in self.depths
+            _unit(
+                PointwiseConv2d(boundaries * widths[depth - 1], boundaries * final, boundaries), act
+            )
+            for depth in self.depths
         )
-        self.classifiers = nn.ModuleList(nn.Linear(final, context.num_classes) for _ in self.depths)
+        self.classifiers = nn.ModuleList(
+            nn.Linear(final, context.num_classes) for _ in range(len(self.depths) * boundaries)
+        )
 
     def _deeper_than(self, depth: int) -> int:
-        return sum(own > depth for own in self.depths)
+        return self.boundaries * sum(own > depth for own in self.depths)
 
-    def forward(self, features: Tensor) -> list[Tensor]:
-        """Map (B, C, H, W) to the logits of each network, in the order of ``depths``."""
+    def forward(self, features: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Map (B, C, H, W) of each boundary to logits, (B, classes).
+
+        Returns:
+            Of each depth, in the order of ``depths``, those at each boundary.
+        """
         # Depthwise convolutions and narrow batch norms are several times faster in this layout
-        x = self.stem(lay_out(features))
-        logits: list[Tensor] = []
+        x = self.stem([lay_out(each) for each in features])
+        logits: list[list[Tensor]] = []
         for depth in range(1, self.depths[0] + 1):
-            parts = x.chunk(self._deeper_than(depth - 1), dim=1)
-            going_on = self._deeper_than(depth)
-            for position in range(going_on, len(parts)):
-                tail = cast(nn.Sequential, self.tails[position])
-                pooled = pooled_unit(tail, parts[position])  # (B, F)
-                logits.append(self.classifiers[position](pooled))
+            width = self.boundaries * x.shape[1] // self._deeper_than(depth - 1)
+            going_on = self._deeper_than(depth) // self.boundaries
+            # The shallow ones come first
+            for position, part in reversed([*enumerate(x.split(width, dim=1))][going_on:]):
+                pooled = pooled_unit(cast(nn.Sequential, self.tails[position]), part)
+                first = position * self.boundaries
+                logits.append(
+                    [
+                        self.classifiers[first + at](each)
+                        for at, each in enumerate(pooled.chunk(self.boundaries, dim=1))
+                    ]
+                )
             if going_on:
-                x = self.blocks[depth - 1](x[:, : going_on * parts[0].shape[1]])
-        # The shallow ones have come first
-        order = sorted(range(len(self.depths)), key=lambda position: self.depths[position])
-        return [logits[order.index(position)] for position in range(len(self.depths))]
+                x = self.blocks[depth - 1](x[:, : going_on * width])
+        return logits[::-1]
 
-    def of_one(self, tensors: Mapping[str, Tensor], position: int) -> dict[str, Tensor]:
+    def of_one(
+        self, tensors: Mapping[str, Tensor], position: int, boundary: int = 0
+    ) -> dict[str, Tensor]:
         """Return what belongs to one of the networks, named as if it stood alone.
 
         Args:
             tensors: By their names in this module: parameters, buffers, gradients ...
-            position: Which network, as in ``depths``.
+            position: Of which depth, as in ``depths``.
+            boundary: At which of the boundaries.
 
         Returns:
             Views of the tensors.
         """
         own = {}
+        network = position * self.boundaries + boundary
         for name, tensor in tensors.items():
             part, index, *rest = name.split(".")
-            if part in ("tails", "classifiers"):
-                if int(index) == position:
+            networks, which = self._deeper_than(0), network
+            if part == "classifiers":
+                if int(index) == network:
                     own[".".join([part, "0", *rest])] = tensor
                 continue
-            networks = len(self.depths) if part == "stem" else self._deeper_than(int(index) + 1)
-            if position < networks:
+            if part == "tails":
+                if int(index) != position:
+                    continue
+                networks, which = self.boundaries, boundary
+                name = ".".join([part, "0", *rest])
+            elif part == "blocks":
+                networks = self._deeper_than(int(index) + 1)
+            if which < networks:
                 shared = tensor.dim() == 0  # number of batches seen
-                own[name] = tensor if shared else tensor.chunk(networks)[position]
+                own[name] = tensor if shared else tensor.chunk(networks)[which]
         return own
 
 
@@ -171,7 +227,7 @@ class ConvAuxiliary(AuxiliaryNetwork):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, num_classes)."""
-        (logits,) = self.light(features)
+        ((logits,),) = self.light([features])
         return cast(Tensor, logits)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks.naive import NaiveNetwork, meta_loss
 from sedona_nni.searches.sedona.hypergradient import hypergradient
 from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
-from sedona_nni.searches.sedona.mixed_losses import MixedLossesProblem, mixed_loss
+from sedona_nni.searches.sedona.mixed_losses import MixedLossesProblem, mixed_losses
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.search import Search
 from sedona_nni.searches.sedona.settings import SearchSettings
@@ -96,10 +96,13 @@ def test_one_candidate_is_nothing_to_mix() -> None:
 
 
 def test_the_mixed_loss() -> None:
-    logits = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]]])
-    loss = mixed_loss(LabelSmoothing(0), logits, torch.tensor([0]), torch.tensor([0.75, 0.25]))
-    expected = 0.75 * torch.log1p(torch.tensor(-2.0).exp()) + 0.25 * torch.log(torch.tensor(2.0))
-    torch.testing.assert_close(loss, expected)
+    sure, unsure = [[2.0, 0.0]], [[0.0, 0.0]]
+    logits = torch.tensor([[sure, unsure], [unsure, unsure]])  # two candidates, two boundaries
+    b = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
+    losses = mixed_losses(LabelSmoothing(0), logits, torch.tensor([0]), b)
+    of_sure, of_unsure = torch.log1p(torch.tensor(-2.0).exp()), torch.log(torch.tensor(2.0))
+    expected = torch.stack([0.75 * of_sure + 0.25 * of_unsure, of_unsure])
+    torch.testing.assert_close(losses, expected)
 
 
 def test_a_search_mixes_as_it_is_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_one_hot_relaxation_trains_as_the_decoupled_network(cuts: list[int]) -> 
         copy.deepcopy(backbone), Decoupling(backbone="vgg11", cuts=cuts, aux=aux)
     ).double()
     for block, cut, name in zip(decoupled.blocks, cuts, aux, strict=False):
-        block.classifier.load_state_dict(relaxed.auxiliaries[cut].candidate(name).state_dict())
+        block.classifier.load_state_dict(relaxed.candidate(cut, name).state_dict())
 
     settings = TrainSettings(lr=0.05, momentum=0.9, weight_decay=1e-3)
     optimizers = [build_optimizer(b.parameters(), settings) for b in decoupled.blocks]
@@ -109,7 +110,7 @@ def test_one_hot_relaxation_trains_as_the_decoupled_network(cuts: list[int]) -> 
             )
         ]
         own = (
-            relaxed.auxiliaries[cuts[number]].candidate(aux[number])
+            relaxed.candidate(cuts[number], aux[number])
             if number < len(cuts)
             else relaxed.backbone.head
         )
@@ -130,3 +131,15 @@ def test_one_hot_relaxation_trains_as_the_decoupled_network(cuts: list[int]) -> 
                 atol=1e-11,
                 msg=f"{name} moved otherwise",
             )
+
+
+def test_boundaries_of_one_shape_share_their_candidates() -> None:
+    def groups(name: str, **how: Any) -> list[list[int]]:
+        network = RelaxedNetwork(build_backbone(name, num_classes=3, **how), AUX)
+        return [list(mixed.boundaries) for mixed in network.mixed]
+
+    # 16 channels of 32x32 pixels are the most that are shared
+    shallow = [[0], [1], [2, 3]]
+    assert groups("vgg19") == [*shallow, [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14]]
+    assert groups("vgg19", width_multiplier=4)[:4] == [[0], [1], [2], [3]]
+    assert groups("resnet18", image_size=8) == [[0, 1], [2, 3], [4, 5], [6]]
