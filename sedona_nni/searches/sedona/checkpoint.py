@@ -28,6 +28,9 @@ __all__ = ["CHECKPOINT_FILE", "UnderWay", "has_checkpoint", "load_checkpoint", "
 
 CHECKPOINT_FILE = "search.json"
 
+_FORMAT = "sedona-nni/search-checkpoint/3"
+"""Changes with what is where in the vectors of weights and statistics."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -134,6 +137,11 @@ def load_checkpoint(search: UnderWay, directory: Path) -> None:
 
 def _check_identity(search: UnderWay, identity: dict[str, Any], path: Path) -> None:
     """Check that a checkpoint of an identity is of this search."""
+    if identity.get("format") != _FORMAT:
+        raise InputError(
+            f"{path}: is of another version, which orders weights otherwise, and cannot be gone on "
+            f"with; remove {path.parent} to start again"
+        )
     missing = [field for field in _later_identity(search) if field not in identity]
     if missing:
         _logger.warning(
@@ -157,7 +165,7 @@ def _identity(search: UnderWay) -> dict[str, Any]:
     """Return what a checkpoint must have in common with the search that continues it."""
     backbone = search.network.backbone
     return {
-        "format": "sedona-nni/search-checkpoint/3",  # which weight is where in the vectors
+        "format": _FORMAT,
         **search.settings.model_dump(mode="json"),
         "backbone": backbone.name,
         "width_multiplier": backbone.width_multiplier,
