@@ -31,6 +31,7 @@ from sedona_nni.decouplings.cost import peak_memory_mib
 
 __all__ = ["LOOPBACK", "Interface", "Measurement", "Prepare", "Rival", "RivalError", "Work", "run"]
 
+_DYING_S = 1.0  # from a kill until the process has ended
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWNET = 0x40000000
 
@@ -187,7 +188,7 @@ def run(
 
 
 def _gather(workers: dict[Connection, Any], deadline: float) -> list[Measurement]:
-    """Wait for what each process says; the first complaint is the reason."""
+    """Wait for what each process says; the first complaint is the reason, unless one was killed."""
     found: dict[Connection, Measurement] = {}
     while len(found) < len(workers):
         waiting = [each for each in workers if each not in found]
@@ -201,13 +202,19 @@ def _gather(workers: dict[Connection, Any], deadline: float) -> list[Measurement
             except (EOFError, ConnectionError):
                 process = workers[connection]
                 process.join()
-                killed = process.exitcode == -signal.SIGKILL
-                why = OUT_OF_MEMORY if killed else f"ended with code {process.exitcode}"
+                why = OUT_OF_MEMORY if _killed(process) else f"ended with code {process.exitcode}"
                 raise RivalError(why) from None
             if isinstance(said, str):
-                raise RivalError(said)
+                # Who was talking to one that is killed may be the first to be heard
+                sentinels = [each.sentinel for each in workers.values()]
+                multiprocessing.connection.wait(sentinels, _DYING_S)
+                raise RivalError(OUT_OF_MEMORY if any(map(_killed, workers.values())) else said)
             found[connection] = said
     return [found[connection] for connection in workers]
+
+
+def _killed(process: Any) -> bool:
+    return bool(process.exitcode == -signal.SIGKILL)
 
 
 def _serve(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from operator import attrgetter
 from statistics import fmean
 from typing import Annotated, Literal
 
@@ -298,19 +299,19 @@ class Table(Document):
         variance = ((rest + accuracies.mean()) ** 2).sum() / ((seeds - 1) * (count - 1))
         return float(np.sqrt(2 * variance / seeds))
 
-    def by_seed(self, among: Sequence[Decoupling], field: Field) -> dict[int, list[float]]:
-        """Return a field of each decoupling, for each seed that all of them have in common."""
+    def by_seed(
+        self, among: Sequence[Decoupling], number: Callable[[Training], float]
+    ) -> dict[int, list[float]]:
+        """Return a number of each decoupling's training, for each seed that all have in common."""
         seeds = set.intersection(*({t.seed for t in self[d].trainings} for d in among))
         return {
-            seed: [
-                next(getattr(t, field) for t in self[d].trainings if t.seed == seed) for d in among
-            ]
+            seed: [next(number(t) for t in self[d].trainings if t.seed == seed) for d in among]
             for seed in sorted(seeds)
         }
 
     def _by_seed(self, among: Sequence[Decoupling], field: Field) -> np.ndarray:
         """Return the same for at least two seeds, shape (seeds, n)."""
-        found = self.by_seed(among, field)
+        found = self.by_seed(among, attrgetter(field))
         if len(found) < 2:
             raise InputError("decouplings: must have been trained with two seeds in common")
         return np.array([*found.values()])

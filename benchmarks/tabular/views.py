@@ -6,7 +6,7 @@ Nothing is measured here: the same files give the same values.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev, variance
@@ -23,7 +23,7 @@ from benchmarks.tabular.race import RACERS
 from benchmarks.tabular.race import race as raced
 from benchmarks.tabular.score import STRATEGIES
 from benchmarks.tabular.score import score as scored
-from benchmarks.tabular.table import Field, Table, rank_correlation
+from benchmarks.tabular.table import Field, Table, Training, rank_correlation
 from benchmarks.view import Table as Shown
 from benchmarks.view import View
 from sedona_nni.decouplings.decoupling import Decoupling
@@ -376,7 +376,9 @@ def judge(
     if (path := found / ZERO_COSTS).exists():
         without |= ZeroCosts.load(path).of(among)
     said = {name: [Agreement.of(s, truths) for s in each] for name, each in without.items()}
-    said["a training of each"] = _trainings(loaded, among)
+    # What can be known after so many steps, by training itself and not by a derivative
+    said["an epoch of each"] = _trainings(loaded, among, lambda each: -each.train_losses[0])
+    said["a training of each"] = _trainings(loaded, among, lambda each: each.validation_accuracy)
     rows = [
         *([*_verdicts(name, each), _mean(costs[name])] for name, each in verdicts.items()),
         *([*_agreements(f"*{name}*", each), ""] for name, each in said.items()),
@@ -513,15 +515,17 @@ def signs(table: Path, max_block_share: str | None = None) -> View:
     return View({"signs": results}, [Shown(title, ["evidence", *_AGREEMENT], rows)])
 
 
-def _trainings(table: Table, among: Sequence[Decoupling]) -> list[Agreement]:
-    """Compare each seed's validation accuracies, of which a strategy would pick the best, with the
-    truth of the other seeds; nothing if there is one seed alone."""
-    seen = table.by_seed(among, "validation_accuracy")
+def _trainings(
+    table: Table, among: Sequence[Decoupling], score: Callable[[Training], float]
+) -> list[Agreement]:
+    """Compare each seed's scores, of which the best would be picked, with the truth of the other
+    seeds; nothing if there is one seed alone."""
+    seen = table.by_seed(among, score)
     if len(seen) < 2:
         return []
     return [
-        Agreement.of(accuracies, [table.truth(each, without=seed) for each in among])
-        for seed, accuracies in seen.items()
+        Agreement.of(scores, [table.truth(each, without=seed) for each in among])
+        for seed, scores in seen.items()
     ]
 
 

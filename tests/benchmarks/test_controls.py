@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
@@ -152,8 +153,13 @@ def test_zero_cost_scores_are_kept_and_stand_among_the_controls(
 def test_controls_stand_beside_what_is_judged() -> None:
     found = DATA.parents[1] / "found" / DATA.stem
     said = views.judge(found, DATA).results["controls"]
-    assert [*said] == [*CONTROLS, *ZERO_COST, "a training of each"]
-    assert [len(each) for each in said.values()] == [1] * len(CONTROLS) + [3] * 3 + [4]
+    assert [*said] == [*CONTROLS, *ZERO_COST, "an epoch of each", "a training of each"]
+    assert [len(each) for each in said.values()] == [1] * len(CONTROLS) + [3] * 3 + [4] * 2
+    early, late = (
+        mean(each["correlation"] for each in said[f"{what} of each"])
+        for what in ("an epoch", "a training")
+    )
+    assert 0.3 < early < late
     low, high = (said[name][0]["correlation"] for name in ("cuts low", "cuts high"))
     assert low == pytest.approx(-high)
     assert all(0 <= each["regret"] < 0.1 for row in said.values() for each in row)
