@@ -194,13 +194,14 @@ def dual_batch_norm(
             ),
         )
     )
-    if compiled.fits(x[0], w[0]):
+    in_c = compiled.fits(x[0], w[0])
+    if in_c:
         value, tangent = _Compiled.apply(*x, *w, *b, eps, slope, to_mean, to_var)
     else:
         value, tangent = _Normalise.apply(*x, *w, *b, eps, to_mean, to_var)
     if not (x[0].requires_grad or w[0].requires_grad or b[0].requires_grad):
         value = value.detach()  # a function cannot say that of two results one is a constant
     out = forward_ad.make_dual(value, tangent)
-    if slope == NO_ACTIVATION or compiled.fits(x[0], w[0]):
+    if in_c or slope == NO_ACTIVATION:
         return out
     return F.leaky_relu(out, slope)
