@@ -42,6 +42,14 @@ def kernels_or_none(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     return str(request.param)
 
 
+@pytest.fixture
+def torch_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let batch norms be torch's own, to compare with a loop of torch's to the bit."""
+    from sedona_nni.kernels import batch_norm
+
+    monkeypatch.setattr(batch_norm, "fits", lambda *_: False)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--at-most",

@@ -94,7 +94,8 @@ class StepForm:
         averaged: Whether there are moving averages of weights and statistics.
         amp: Mixed precision: ``no``, ``fp16`` or ``bf16``.
         criterion: Mean loss of logits and labels.
-        on_gpu: Whether optimizers change all weights at a time, as torch lets them on a GPU.
+        on_gpu: Whether optimizers that are not fused change all weights at a time, as torch lets
+            them on a GPU.
         provenance: The same in words, for documents.
     """
 
@@ -308,6 +309,8 @@ def _optimize(module: nn.Module, form: StepForm) -> tuple[int, int]:
     parameters = [*skeleton(module).parameters()]
     optimizer = form.optimizer(parameters)
     for group in optimizer.param_groups:
+        fused = bool(group["fused"])
+        group["fused"] = False  # which the meta device has not
         group["foreach"] = form.on_gpu
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
@@ -322,7 +325,7 @@ def _optimize(module: nn.Module, form: StepForm) -> tuple[int, int]:
         live.follow([*parameters, *(p.grad for p in parameters if p.grad is not None), *state])
         before = live.now
         optimizer.step()
-    return _bytes(state), live.peak - before
+    return _bytes(state), 0 if fused else live.peak - before
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
@@ -395,8 +398,8 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
 
     Each block learns from its own loss alone, as in greedy learning; one without a classifier from
     any gradient of its output. Other methods may hold more, and sequential learning holds the
-    optimizer's state of one block at a time. What kernels take for themselves is not seen: mostly
-    little, but on the CPU 1 KiB for each weight of depthwise convolutions of 5x5 and more.
+    optimizer's state of one block at a time. What kernels take for themselves is mostly not seen:
+    it is little, but on the CPU 1 KiB for each weight of depthwise convolutions of 5x5 and more.
 
     Args:
         network: Made under ``torch.device("meta")``.
@@ -431,7 +434,7 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
                 block.layers = nn.Sequential(*again)
             weights = [*block.parameters(), *block.buffers()]
             outputs = []
-            with LiveMemory() as live:
+            with LiveMemory(on_cpu=not form.on_gpu) as live:
                 live.follow([*weights, labels, features])  # else views of them would count
                 parts = features.chunk(form.accumulate), labels.chunk(form.accumulate)
                 for part, targets in zip(*parts, strict=True):

@@ -8,12 +8,15 @@ processor in less than a second and keeps them in ``$XDG_CACHE_HOME/sedona-nni/k
 ``SEDONA_NNI_KERNELS=off``, the same formulas are computed by torch's operations, and results differ
 in their last digits.
 
-Kernels are called without Python's lock and use one thread. They see addresses, so whoever calls
-them, and that is `batch_norm` alone, looks after shapes, layouts and types.
+Kernels are called without Python's lock. Where torch's threads are those of GNU's OpenMP, large
+maps are divided among as many of them as torch would use; else a kernel uses one thread. They see
+addresses, so whoever calls them, and that is `batch_norm` alone, looks after shapes, layouts and
+types.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -31,7 +34,9 @@ from sedona_nni.files import user_cache, write_atomically
 __all__ = ["Kernels", "kernels"]
 
 _SOURCES = [Path(__file__).with_name(name) for name in ("kernels.c", "batch_norm.h")]
-_FLAGS = ["-std=c11", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
+_FLAGS = ["-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
+_ONE_THREAD = ["-fopenmp-simd"]
+_THREADS = ["-fopenmp"]
 _THIS_PROCESSOR: tuple[list[str], ...] = (
     ["-march=native"],
     ["-mcpu=native"],
@@ -46,10 +51,12 @@ class Kernels(NamedTuple):
     Attributes:
         library: The compiled kernels; none if there are none.
         origin: In words: the compiler, or what was missing.
+        threads: Whether they divide their work among threads.
     """
 
     library: ctypes.CDLL | None
     origin: str
+    threads: bool = False
 
 
 @functools.cache
@@ -68,18 +75,36 @@ def kernels() -> Kernels:
     if not compiler or shutil.which(compiler[0]) is None:
         return Kernels(None, f"none: no C compiler ({' '.join(compiler) or 'CC is empty'})")
     why = ""
-    for processor in _THIS_PROCESSOR:
-        command = [*compiler, *_FLAGS, *processor]
-        try:
-            return Kernels(_load(command), f"compiled by {' '.join(compiler)}")
-        except (OSError, subprocess.SubprocessError) as error:
-            why = why or (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
+    for threads in (_THREADS, _ONE_THREAD) if _torch_uses_gnu_openmp() else (_ONE_THREAD,):
+        for processor in _THIS_PROCESSOR:
+            command = [*compiler, *_FLAGS, *threads, *processor]
+            try:
+                library = _load(command)
+                origin = f"compiled by {' '.join(compiler)}"
+                return Kernels(library, origin, bool(library.divides_among_threads()))
+            except (OSError, subprocess.SubprocessError) as error:
+                reason = getattr(error, "stderr", None) or str(error)
+                why = why or reason.strip().splitlines()[0]
     return Kernels(None, f"none: {' '.join(compiler)} failed ({why})")
+
+
+def _torch_uses_gnu_openmp() -> bool:
+    """Return whether kernels can have torch's own threads.
+
+    What is linked to GNU's OpenMP then finds the one that is loaded. Another one beside it would
+    have threads of its own, which keep cores busy while they wait.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not loaded; not on Linux
+        ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
+        return True
+    return False
 
 
 def _load(command: list[str]) -> ctypes.CDLL:
     # What the compiler predefines itself: its version, and all that this processor can do
     predefined = _run([*command, "-dM", "-E", "-x", "c", os.devnull])
+    if "-fopenmp" in command and "__clang__" in predefined:
+        raise OSError("clang has an OpenMP of its own")
     digest = hashlib.sha256("\0".join([predefined, *command]).encode())
     for source in _SOURCES:
         digest.update(source.read_bytes())

@@ -12,16 +12,27 @@ Maps are (M, C): channels lie side by side, pixel by pixel. Loops run over strip
 long enough for vectors, with what belongs to a channel repeated along a strip. A strip's numbers
 are added to `partial` sums, one each, and these after every few strips to sums in double: no
 number is added to a much greater one, which float would round (`sedona_nni/models/batch_norm.py`).
+
+Every pass is divided into `shares` of strips, each with sums of its own, which are added up in
+their order: results depend on their number, not on the threads that there are for them.
 */
 
 #ifndef STRIP
 #define STRIP 1024 /* numbers, if C is no larger */
 #define FLUSH 128  /* strips */
 #define FOR_EACH(j, len) _Pragma("omp simd") for (size_t j = 0; j < len; j++)
-#define FOR_STRIPS(at, len) \
-    for (size_t at = 0, len; at < M * C && (len = M * C - at < S ? M * C - at : S); at += S)
+#define FOR_SHARES(i) \
+    _Pragma("omp parallel for num_threads(shares) if(shares > 1)") for (size_t i = 0; i < shares; i++)
+#define FOR_STRIPS(at, len, i) \
+    for (size_t at = share_start(M, C, i, shares), end = share_start(M, C, i + 1, shares), len; \
+         at < end && (len = end - at < S ? end - at : S); at += S)
 
 static size_t strip_length(size_t C) { return C > STRIP ? C : STRIP / C * C; }
+static size_t share_start(size_t M, size_t C, size_t i, size_t shares)
+{
+    const size_t S = strip_length(C), strips = (M * C + S - 1) / S, start = strips * i / shares * S;
+    return start < M * C ? start : M * C;
+}
 #endif
 
 /* row[j] = of_channel[j mod C] */
@@ -44,6 +55,13 @@ static void KERNEL(collect)(double *sums, REAL *partial, size_t K, size_t C, siz
     memset(partial, 0, K * S * sizeof(REAL));
 }
 
+/* sums[n] = the shares' sums[shares][n], one after the other */
+static void KERNEL(add_shares)(double *sums, const double *of_shares, size_t n, size_t shares)
+{
+    for (size_t i = 0; i < shares; i++)
+        for (size_t k = 0; k < n; k++) sums[k] += of_shares[i * n + k];
+}
+
 /* (x, t, w, w', b, b') -> y = a(u), y' = a'(u) u', with u' = w s (t - m(t) - z m(z t)) + w' z + b'.
 
     t may be NULL, as may w' and b' then: values alone.
@@ -51,39 +69,44 @@ static void KERNEL(collect)(double *sums, REAL *partial, size_t K, size_t C, siz
     running   NULL, or 2 rows of C: running mean and variance, moved by momentum
 Returns 0, or 1 if there is no memory. */
 int KERNEL(normalise)(const REAL *x, const REAL *t, const REAL *w, const REAL *w_t, const REAL *b,
-                      const REAL *b_t, double eps, double slope, size_t M, size_t C, REAL *y,
-                      REAL *y_t, double *moments, REAL *running_mean, REAL *running_var,
-                      double momentum)
+                      const REAL *b_t, double eps, double slope, size_t M, size_t C,
+                      size_t shares, REAL *y, REAL *y_t, double *moments, REAL *running_mean,
+                      REAL *running_var, double momentum)
 {
     const size_t S = strip_length(C), K = t ? 4 : 2;
-    REAL *rows = calloc(6 * S, sizeof(REAL));
-    double *sums = calloc(7 * C, sizeof(double));
+    REAL *rows = calloc((5 + shares * K) * S, sizeof(REAL));
+    double *sums = calloc((7 + shares * K) * C, sizeof(double));
     if (!rows || !sums) return free(rows), free(sums), 1;
     double *mean = moments, *s = moments + C, *m_zt = moments + 2 * C, *m_t = moments + 3 * C;
 
     /* Sums of d, d^2, t and d t, where d = x - (the first pixel), which is near the mean */
-    REAL *first = rows, *partial = rows + S, *p0 = partial, *p1 = p0 + S, *p2 = p1 + S, *p3 = p2 + S;
+    REAL *first = rows, *partial = rows + 5 * S;
     KERNEL(repeat_row)(first, x, C, S);
-    size_t strips = 0;
-    FOR_STRIPS(at, len) {
-        const REAL *x_ = x + at, *t_ = t ? t + at : NULL;
-        if (t)
-            FOR_EACH(j, len) {
-                const REAL d = x_[j] - first[j];
-                p0[j] += d;
-                p1[j] += d * d;
-                p2[j] += t_[j];
-                p3[j] += d * t_[j];
-            }
-        else
-            FOR_EACH(j, len) {
-                const REAL d = x_[j] - first[j];
-                p0[j] += d;
-                p1[j] += d * d;
-            }
-        if (++strips % FLUSH == 0) KERNEL(collect)(sums, partial, K, C, S);
+    FOR_SHARES(i) {
+        REAL *p0 = partial + i * K * S, *p1 = p0 + S, *p2 = p1 + S, *p3 = p2 + S;
+        double *own = sums + (7 + i * K) * C;
+        size_t strips = 0;
+        FOR_STRIPS(at, len, i) {
+            const REAL *x_ = x + at, *t_ = t ? t + at : NULL;
+            if (t)
+                FOR_EACH(j, len) {
+                    const REAL d = x_[j] - first[j];
+                    p0[j] += d;
+                    p1[j] += d * d;
+                    p2[j] += t_[j];
+                    p3[j] += d * t_[j];
+                }
+            else
+                FOR_EACH(j, len) {
+                    const REAL d = x_[j] - first[j];
+                    p0[j] += d;
+                    p1[j] += d * d;
+                }
+            if (++strips % FLUSH == 0) KERNEL(collect)(own, p0, K, C, S);
+        }
+        KERNEL(collect)(own, p0, K, C, S);
     }
-    KERNEL(collect)(sums, partial, K, C, S);
+    KERNEL(add_shares)(sums, sums + 7 * C, K * C, shares);
 
     double *scale = sums + 4 * C, *along_v = sums + 5 * C, *constant = sums + 6 * C;
     for (size_t c = 0; c < C; c++) {
@@ -112,7 +135,7 @@ int KERNEL(normalise)(const REAL *x, const REAL *t, const REAL *w, const REAL *w
         KERNEL(repeat)(r_constant, constant, C, S);
     }
     const REAL below = (REAL)slope;
-    FOR_STRIPS(at, len) {
+    FOR_SHARES(i) FOR_STRIPS(at, len, i) {
         const REAL *x_ = x + at, *t_ = t ? t + at : NULL;
         REAL *y_ = y + at, *y_t_ = t ? y_t + at : NULL;
         if (t)
@@ -137,35 +160,40 @@ int KERNEL(normalise)(const REAL *x, const REAL *t, const REAL *w, const REAL *w
 /* e -> cotangents of x, w and b: to x  w s (e - m(e) - z m(z e)),  to w  sum(z e),  to b  sum(e),
 with e times a'(u) for e. Returns as above. */
 int KERNEL(normalise_back)(const REAL *e, const REAL *x, const REAL *w, const REAL *b, double slope,
-                           size_t M, size_t C, const double *moments, REAL *to_x, REAL *to_w,
-                           REAL *to_b)
+                           size_t M, size_t C, size_t shares, const double *moments, REAL *to_x,
+                           REAL *to_w, REAL *to_b)
 {
     const size_t S = strip_length(C);
-    REAL *rows = calloc(7 * S, sizeof(REAL));
-    double *sums = calloc(5 * C, sizeof(double));
+    REAL *rows = calloc((5 + shares * 2) * S, sizeof(REAL));
+    double *sums = calloc((5 + shares * 2) * C, sizeof(double));
     if (!rows || !sums) return free(rows), free(sums), 1;
     const double *mean = moments, *s = moments + C;
     double *scale = sums + 2 * C, *along_v = sums + 3 * C, *constant = sums + 4 * C;
     REAL *r_mean = rows, *r_scale = rows + S, *r_bias = rows + 2 * S, *r_along = rows + 3 * S,
-         *r_constant = rows + 4 * S, *partial = rows + 5 * S, *p0 = partial, *p1 = p0 + S;
+         *r_constant = rows + 4 * S, *partial = rows + 5 * S;
     for (size_t c = 0; c < C; c++) scale[c] = w[c] * s[c];
     KERNEL(repeat)(r_mean, mean, C, S);
     KERNEL(repeat)(r_scale, scale, C, S);
     KERNEL(repeat_row)(r_bias, b, C, S);
     const REAL below = (REAL)slope;
 
-    size_t strips = 0;
-    FOR_STRIPS(at, len) {
-        const REAL *x_ = x + at, *e_ = e + at;
-        FOR_EACH(j, len) {
-            const REAL v = x_[j] - r_mean[j], u = r_scale[j] * v + r_bias[j];
-            const REAL a = u > 0 ? 1 : below, g = a * e_[j];
-            p0[j] += g;
-            p1[j] += g * v;
+    FOR_SHARES(i) {
+        REAL *p0 = partial + i * 2 * S, *p1 = p0 + S;
+        double *own = sums + (5 + i * 2) * C;
+        size_t strips = 0;
+        FOR_STRIPS(at, len, i) {
+            const REAL *x_ = x + at, *e_ = e + at;
+            FOR_EACH(j, len) {
+                const REAL v = x_[j] - r_mean[j], u = r_scale[j] * v + r_bias[j];
+                const REAL a = u > 0 ? 1 : below, g = a * e_[j];
+                p0[j] += g;
+                p1[j] += g * v;
+            }
+            if (++strips % FLUSH == 0) KERNEL(collect)(own, p0, 2, C, S);
         }
-        if (++strips % FLUSH == 0) KERNEL(collect)(sums, partial, 2, C, S);
+        KERNEL(collect)(own, p0, 2, C, S);
     }
-    KERNEL(collect)(sums, partial, 2, C, S);
+    KERNEL(add_shares)(sums, sums + 5 * C, 2 * C, shares);
 
     for (size_t c = 0; c < C; c++) {
         to_b[c] = sums[c];
@@ -175,7 +203,7 @@ int KERNEL(normalise_back)(const REAL *e, const REAL *x, const REAL *w, const RE
     }
     KERNEL(repeat)(r_along, along_v, C, S);
     KERNEL(repeat)(r_constant, constant, C, S);
-    FOR_STRIPS(at, len) {
+    FOR_SHARES(i) FOR_STRIPS(at, len, i) {
         const REAL *x_ = x + at, *e_ = e + at;
         REAL *to_x_ = to_x + at;
         FOR_EACH(j, len) {
@@ -199,18 +227,18 @@ e, f, t and v by a factor per channel, and a constant.
 Returns as above. */
 int KERNEL(dual_normalise_back)(const REAL *e, const REAL *f, const REAL *x, const REAL *t,
                                 const REAL *w, const REAL *w_t, const REAL *b, double slope,
-                                size_t M, size_t C, const double *moments, const REAL *to_mean,
-                                const REAL *to_var, REAL *to_x, REAL *to_t, REAL *to_w, REAL *to_b)
+                                size_t M, size_t C, size_t shares, const double *moments,
+                                const REAL *to_mean, const REAL *to_var, REAL *to_x, REAL *to_t,
+                                REAL *to_w, REAL *to_b)
 {
     const size_t S = strip_length(C);
-    REAL *rows = calloc(16 * S, sizeof(REAL));
-    double *sums = calloc(13 * C, sizeof(double));
+    REAL *rows = calloc((11 + shares * 5) * S, sizeof(REAL));
+    double *sums = calloc((13 + shares * 5) * C, sizeof(double));
     if (!rows || !sums) return free(rows), free(sums), 1;
     const double *mean = moments, *s = moments + C, *m_zt = moments + 2 * C, *m_t = moments + 3 * C;
     double *scale = sums + 5 * C;
     REAL *zeros = rows, *r_mean = rows + S, *r_scale = rows + 2 * S, *r_bias = rows + 3 * S,
-         *factors = rows + 4 * S, *partial = rows + 11 * S, *p0 = partial, *p1 = p0 + S,
-         *p2 = p1 + S, *p3 = p2 + S, *p4 = p3 + S;
+         *factors = rows + 4 * S, *partial = rows + 11 * S;
     for (size_t c = 0; c < C; c++) scale[c] = w[c] * s[c];
     KERNEL(repeat)(r_mean, mean, C, S);
     KERNEL(repeat)(r_scale, scale, C, S);
@@ -218,29 +246,34 @@ int KERNEL(dual_normalise_back)(const REAL *e, const REAL *f, const REAL *x, con
     const REAL below = (REAL)slope;
 
     /* Sums of f, f v; e, e v, f t */
-    size_t strips = 0;
-    FOR_STRIPS(at, len) {
-        const REAL *x_ = x + at, *t_ = t + at, *e_ = e ? e + at : zeros, *f_ = f + at;
-        if (to_x)
-            FOR_EACH(j, len) {
-                const REAL v = x_[j] - r_mean[j], u = r_scale[j] * v + r_bias[j];
-                const REAL a = u > 0 ? 1 : below, g = a * e_[j], h = a * f_[j];
-                p0[j] += h;
-                p1[j] += h * v;
-                p2[j] += g;
-                p3[j] += g * v;
-                p4[j] += h * t_[j];
-            }
-        else
-            FOR_EACH(j, len) {
-                const REAL v = x_[j] - r_mean[j], u = r_scale[j] * v + r_bias[j];
-                const REAL a = u > 0 ? 1 : below, h = a * f_[j];
-                p0[j] += h;
-                p1[j] += h * v;
-            }
-        if (++strips % FLUSH == 0) KERNEL(collect)(sums, partial, 5, C, S);
+    FOR_SHARES(i) {
+        REAL *p0 = partial + i * 5 * S, *p1 = p0 + S, *p2 = p1 + S, *p3 = p2 + S, *p4 = p3 + S;
+        double *own = sums + (13 + i * 5) * C;
+        size_t strips = 0;
+        FOR_STRIPS(at, len, i) {
+            const REAL *x_ = x + at, *t_ = t + at, *e_ = e ? e + at : zeros, *f_ = f + at;
+            if (to_x)
+                FOR_EACH(j, len) {
+                    const REAL v = x_[j] - r_mean[j], u = r_scale[j] * v + r_bias[j];
+                    const REAL a = u > 0 ? 1 : below, g = a * e_[j], h = a * f_[j];
+                    p0[j] += h;
+                    p1[j] += h * v;
+                    p2[j] += g;
+                    p3[j] += g * v;
+                    p4[j] += h * t_[j];
+                }
+            else
+                FOR_EACH(j, len) {
+                    const REAL v = x_[j] - r_mean[j], u = r_scale[j] * v + r_bias[j];
+                    const REAL a = u > 0 ? 1 : below, h = a * f_[j];
+                    p0[j] += h;
+                    p1[j] += h * v;
+                }
+            if (++strips % FLUSH == 0) KERNEL(collect)(own, p0, 5, C, S);
+        }
+        KERNEL(collect)(own, p0, 5, C, S);
     }
-    KERNEL(collect)(sums, partial, 5, C, S);
+    KERNEL(add_shares)(sums, sums + 13 * C, 5 * C, shares);
 
     double *t_v = sums + 6 * C, *t_1 = sums + 7 * C; /* to t: scale f + t_v v + t_1 */
     double *x_f = sums + 9 * C, *x_t = sums + 10 * C, *x_v = sums + 11 * C,
@@ -272,7 +305,7 @@ int KERNEL(dual_normalise_back)(const REAL *e, const REAL *f, const REAL *x, con
     KERNEL(repeat)(r_x_t, x_t, C, S);
     KERNEL(repeat)(r_x_v, x_v, C, S);
     KERNEL(repeat)(r_x_1, x_1, C, S);
-    FOR_STRIPS(at, len) {
+    FOR_SHARES(i) FOR_STRIPS(at, len, i) {
         const REAL *x_ = x + at, *t_ = t + at, *e_ = e ? e + at : zeros, *f_ = f + at;
         REAL *to_t_ = to_t + at, *to_x_ = to_x ? to_x + at : NULL;
         if (to_x)

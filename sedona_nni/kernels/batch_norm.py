@@ -20,10 +20,12 @@ _TYPES = {torch.float32: "float", torch.float64: "double"}
 
 # What each takes: p an address or none, d a double, z a size
 _SIGNATURES = {
-    "normalise": "pppppp dd zz ppppp d",
-    "normalise_back": "pppp d zz pppp",
-    "dual_normalise_back": "ppppppp d zz ppppppp",
+    "normalise": "pppppp dd zzz ppppp d",
+    "normalise_back": "pppp d zzz pppp",
+    "dual_normalise_back": "ppppppp d zzz ppppppp",
 }
+_SHARE = 2**15  # numbers for which another thread pays, as torch has it
+
 _KINDS = {"p": c_void_p, "d": c_double, "z": c_size_t}
 
 
@@ -70,7 +72,7 @@ def normalise(
     t = None if t is None else _laid_out(t, x)
     kernel("normalise", x.dtype)(
         *(_at(x), _at(t), _at(w), _at(w_t), _at(b), _at(b_t)),
-        *(eps, slope, x.numel() // channels, channels),
+        *(eps, slope, x.numel() // channels, channels, _shares(x)),
         *(_at(y), _at(y_t), _at(moments), _at(means), _at(variances), momentum),
     )
     return y, y_t, moments
@@ -84,7 +86,8 @@ def normalise_back(
     to_x, to_w, to_b = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
     e, w, b = _laid_out(e, x), _row(weight), _row(bias)
     kernel("normalise_back", x.dtype)(
-        *(_at(e), _at(x), _at(w), _at(b), slope, x.numel() // channels, channels),
+        *(_at(e), _at(x), _at(w), _at(b)),
+        *(slope, x.numel() // channels, channels, _shares(x)),
         *(_at(moments), _at(to_x), _at(to_w), _at(to_b)),
     )
     return to_x, to_w, to_b
@@ -129,7 +132,7 @@ def dual_normalise_back(
     w, w_t, b, u, v = (_row(part) for part in (*weight, bias, to_mean, to_var))
     kernel("dual_normalise_back", x.dtype)(
         *(_at(e), _at(f), _at(x), _at(t), _at(w), _at(w_t), _at(b)),
-        *(slope, x.numel() // channels, channels),
+        *(slope, x.numel() // channels, channels, _shares(x)),
         *(_at(moments), _at(u), _at(v), _at(to_x), _at(to_t), _at(to_w), _at(to_b)),
     )
     return to_x, to_t, to_w, to_b
@@ -147,6 +150,13 @@ def kernel(name: str, dtype: torch.dtype) -> Callable[..., None]:
 def _check(result: int, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
     if result:
         raise MemoryError(f"{function.__name__} has no memory for sums")
+
+
+def _shares(x: Tensor) -> int:
+    """Return among how many threads to divide the work."""
+    if not kernels().threads:
+        return 1
+    return max(1, min(torch.get_num_threads(), x.numel() // _SHARE))
 
 
 def _at(tensor: Tensor | None) -> int | None:

@@ -9,6 +9,16 @@
 #define JOIN(name, type) JOIN_(name, type)
 #define KERNEL(name) JOIN(name, REAL)
 
+/* Whether the compiler knows more of OpenMP than vectors. */
+int divides_among_threads(void)
+{
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 #define REAL float
 #include "batch_norm.h"
 #undef REAL

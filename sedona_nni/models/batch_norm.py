@@ -59,7 +59,7 @@ def batch_norm(norm: BatchNorm, features: Tensor, slope: float = NO_ACTIVATION) 
     if not norm.affine:
         affine = (features.new_ones(features.shape[1]), features.new_zeros(features.shape[1]))
     if compiled.fits(features, affine[0]):
-        cast(Tensor, norm.num_batches_tracked).add_(1)
+        _count(norm)
         result: Tensor = _Compiled.apply(features, *affine, norm, slope)
         return result
     parts = _parts(features)
@@ -101,7 +101,12 @@ def track(norm: BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
     ):
         # .data: as torch's kernel does, without marking what other norms have saved as changed
         cast(Tensor, running).data.lerp_(batch * factor, cast(float, norm.momentum))
-    cast(Tensor, norm.num_batches_tracked).add_(1)
+    _count(norm)
+
+
+def _count(norm: BatchNorm) -> None:
+    if norm.num_batches_tracked is not None:  # none while a block is computed again
+        norm.num_batches_tracked.add_(1)
 
 
 class _Compiled(torch.autograd.Function):

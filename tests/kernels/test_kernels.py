@@ -74,7 +74,7 @@ def test_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str, origin: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    assert kernels.kernels() == (None, origin)
+    assert kernels.kernels() == (None, origin, False)
     assert not batch_norm.fits(torch.zeros(2, 3), None)
     assert not kept(tmp_path)
 
@@ -84,7 +84,7 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_pa
     compiler.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
-    assert kernels.kernels() == (None, f"none: {compiler} failed (out of order)")
+    assert kernels.kernels() == (None, f"none: {compiler} failed (out of order)", False)
     assert not kept(tmp_path)
 
 

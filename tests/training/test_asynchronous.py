@@ -158,7 +158,9 @@ def test_round_robin_with_one_place_is_greedy_learning_after_the_start() -> None
     learner = method(network, order="round-robin")
     losses = [learner.step(*batch(number)) for number in range(5)]
 
-    optimizers = [torch.optim.SGD(b.parameters(), 0.1, 0.9, 0, 1e-4) for b in reference.blocks]
+    optimizers = [
+        torch.optim.SGD(b.parameters(), 0.1, 0.9, 0, 1e-4, fused=True) for b in reference.blocks
+    ]
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, 20, 0.001) for o in optimizers]
     criterion = learner.criterion
 

@@ -63,6 +63,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 # ---- The step and the loop -----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("torch_norms")
 @pytest.mark.parametrize(
     ("method", "optimizer"),
     [("greedy", "sgd"), ("greedy", "adam"), ("sequential", "sgd"), ("asynchronous", "sgd")],
@@ -86,9 +87,9 @@ def test_one_block_is_plain_back_propagation_to_the_bit(
     train(network, splits, settings, report=report)
 
     reference: torch.optim.Optimizer = (
-        torch.optim.SGD(plain.parameters(), 0.02, momentum=0.9, weight_decay=1e-4)
+        torch.optim.SGD(plain.parameters(), 0.02, momentum=0.9, weight_decay=1e-4, fused=True)
         if optimizer == "sgd"
-        else torch.optim.Adam(plain.parameters(), 0.02, weight_decay=1e-4)
+        else torch.optim.Adam(plain.parameters(), 0.02, weight_decay=1e-4, fused=True)
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(reference, 2 * STEPS, 0.001)
     batches = BatchStream(splits.train, 50, 3, "cpu").iterate()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar, cast, get_args
 
 import torch
@@ -20,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.cost import Cost
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
+from sedona_nni.models.normalising import Forward, normalising_by_kernels, replaced_forwards
 from sedona_nni.models.pretrained import is_pretrained
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.losses import LabelSmoothing
@@ -71,7 +73,11 @@ def build_optimizer(
 
     With a rate of their own, weights from a file are a group after that of the others, if there are
     both; with a rate of 0 beside others they are frozen, so that nothing is computed for them.
+
+    An update is one kernel, but in fp16: there it would be scaled back within it, after hooks have
+    seen the gradients.
     """
+    fused = settings.amp != "fp16"
     groups: Any = parameters
     if settings.lr_pretrained != 1:
         groups = _by_origin(parameters, settings.lr * settings.lr_pretrained)
@@ -82,9 +88,10 @@ def build_optimizer(
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
+            fused=fused,
         )
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, settings.lr, weight_decay=settings.weight_decay)
+    return kind(groups, settings.lr, weight_decay=settings.weight_decay, fused=fused)
 
 
 def _by_origin(parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
@@ -201,6 +208,7 @@ class TrainingMethod(ABC):
         self.schedules: list[LRScheduler] = []
         self.averages: list[AveragedModel] = []
         self.parts: list[Stateful] = [*self.scalers]
+        self._forwards: dict[nn.Module, Forward] = {}
 
     def optimize(self, modules: Iterable[nn.Module]) -> None:
         """Make an optimizer and a schedule for each module, one module per block.
@@ -211,6 +219,8 @@ class TrainingMethod(ABC):
         """
         for module, block in zip(modules, self.network.blocks, strict=True):
             optimizer = build_optimizer(module.parameters(), self.settings)
+            if self.device.type == "cpu" and self.settings.amp == "no":
+                self._forwards |= normalising_by_kernels(module)
             # An optimizer's hooks see gradients that are unscaled, and only updates that are done
             if self.settings.clip_norm is not None:
                 members = module if isinstance(module, nn.ModuleList) else [module]
@@ -283,6 +293,13 @@ class TrainingMethod(ABC):
             their own; the mean
             where one was updated more than once.
         """
+
+    def by_kernels(self) -> AbstractContextManager[None]:
+        """Return a context in which batch norms that learn use `sedona_nni.kernels` where they fit.
+
+        Steps are taken and states loaded in it. In mixed precision, and on a GPU, all is torch's.
+        """
+        return replaced_forwards(self._forwards)
 
     def block_step(self, place: int, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Let a block learn from its own loss, see `sedona_nni.training.methods.block_step`.
