@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import resource
 import sys
@@ -9,7 +11,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["DeviceName", "Machine", "peak_resident_mib", "usable_cores"]
+__all__ = [
+    "DeviceName",
+    "Machine",
+    "keep_freed_memory",
+    "peak_resident_mib",
+    "usable_cores",
+]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -41,6 +51,24 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep memory that it frees, for what it allocates next.
+
+    glibc hands the end of its heap back to the system whenever enough of it is free. In a training
+    that is once a step and more, and the next step has to have every page of it cleared again: a
+    tenth of the time of small networks. What is larger than 32 MiB, as far as glibc goes by itself,
+    is handed back as before. Elsewhere, and where the environment sets glibc's variables, nothing
+    is changed.
+    """
+    chosen = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+    if any(name in os.environ for name in chosen):
+        return
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 2**25)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def peak_resident_mib() -> float:

@@ -35,7 +35,7 @@ from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.files import check_output_folder, write_json
-from sedona_nni.machine import peak_resident_mib, usable_cores
+from sedona_nni.machine import keep_freed_memory, peak_resident_mib, usable_cores
 from sedona_nni.models.placement import place
 from sedona_nni.plugins import loaded_plugins
 from sedona_nni.searches.sedona.relaxed_training import build_relaxed
@@ -91,6 +91,8 @@ def run_training(
 ) -> dict[str, Any]:
     """Train a decoupling as `sedona_nni.training.loop.train` does and measure it.
 
+    From now on the process keeps memory that it frees, see `sedona_nni.machine.keep_freed_memory`.
+
     Called again with the same directory it continues an interrupted training; of a finished one it
     returns the results again. Initial weights of the backbone depend on the task and the seed, not
     on the decoupling.
@@ -137,6 +139,7 @@ def run_training(
             there is not enough memory.
         DivergedError: if the loss does not stay finite.
     """
+    keep_freed_memory()
     check_pretrained_rate(task, settings)
     finished = None if directory is None else finished_results(directory)
     if directory is not None and finished is None:

@@ -23,7 +23,7 @@ from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError, SedonaError
 from sedona_nni.files import Document
-from sedona_nni.machine import peak_resident_mib
+from sedona_nni.machine import keep_freed_memory, peak_resident_mib
 from sedona_nni.models import FeatureShape
 from sedona_nni.models.pretrained import fingerprint_of_weights
 from sedona_nni.plugins import load_plugins
@@ -230,6 +230,7 @@ def _train(
 ) -> Outcome:
     device = torch.device(job.devices[rank])
     torch.set_num_threads(job.threads)
+    keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
         # Else nccl ends the process when a neighbour is gone, before the watch has said who it was
