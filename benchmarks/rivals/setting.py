@@ -130,8 +130,11 @@ def _backbone(fields: dict[str, Any]) -> Backbone:
 
 
 def sgd(module: nn.Module) -> torch.optim.SGD:
-    """Return the optimizer that all rivals have."""
-    return torch.optim.SGD(module.parameters(), lr=LR, momentum=MOMENTUM)
+    """Return the optimizer that all rivals have, fused but for FSDP2, where torch has none."""
+    parameters = [*module.parameters()]
+    # Of a DTensor, whose class takes half a second to import
+    sharded = any(hasattr(each, "device_mesh") for each in parameters)
+    return torch.optim.SGD(parameters, lr=LR, momentum=MOMENTUM, fused=not sharded)
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
