@@ -33,6 +33,7 @@ from sedona_nni.searches.sedona.search import Search
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training.loop import TrainResult, train
+from sedona_nni.training.precision import float32_products
 from sedona_nni.training.settings import Precision, TrainSettings
 
 __all__ = ["CHECKS", "NotApplicable", "blobs"]
@@ -163,11 +164,11 @@ def hypergradient_in_float64(device: torch.device) -> dict[str, float]:
 
 
 def hypergradient_in_float32(device: torch.device) -> dict[str, float]:
-    """It comes near that of float64 on the CPU; convolutions in TF32, torch's default, are told."""
+    """It comes near that of float64 on the CPU; how near in TF32 is told."""
     expected = _exact_hypergradient()
     errors = {}
     for name, allowed in (("float32", False), ("tf32", True)):
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):
+        with float32_products(tf32=allowed):
             errors[name] = _relative(_hypergradient(device, torch.float32), expected)
     # A rounding of 6e-8 can flip a ReLU or the choice of a maximum, which moves it by percents
     assert errors["float32"] < 0.05, f"the hypergradient is off by {errors['float32']:.1e}"

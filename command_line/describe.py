@@ -26,7 +26,9 @@ from sedona_nni.command_line.options import (
 from sedona_nni.command_line.tables import show_table
 
 if TYPE_CHECKING:
-    from sedona_nni.models import Stem
+    from sedona_nni.models import Backbone, Stem
+
+_MIB = ("meta_step_on_gpu", "meta_step_on_cpu", "snapshots")
 
 
 def describe(
@@ -41,11 +43,16 @@ def describe(
     boundaries: BoundariesText = None,
     model_arg: ModelArgs = None,
     batch_size: Annotated[int, typer.Option(min=2, help="Images per step, for memory.")] = 128,
+    search: Annotated[
+        bool,
+        typer.Option("--search", help="Also what SEDONA's search takes; may need a minute."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what a backbone, its auxiliary candidates and the blocks of a decoupling cost.
 
-    Memory is that of training with the default settings, each block from its own loss.
+    Memory is that of training with the default settings, each block from its own loss, and of a
+    search with the default settings and conv1 to conv4 at every boundary.
     """
     import torch
 
@@ -54,7 +61,7 @@ def describe(
     from sedona_nni.decouplings.cost import heavy_auxiliary
     from sedona_nni.decouplings.memory import describe_memory
     from sedona_nni.image_size import parse_image_size, size_in_words
-    from sedona_nni.models import Backbone, build_backbone
+    from sedona_nni.models import build_backbone
     from sedona_nni.training.settings import TrainSettings
     from sedona_nni.training.step_form import step_form
 
@@ -84,6 +91,8 @@ def describe(
         for part, own in zip(described[parts], memory.pop(parts), strict=True):
             part["memory"] = own
     described["memory"] = memory
+    if search:
+        described["search"] = _described_search(built(chosen.backbone), batch_size)
     if (heavy := heavy_auxiliary(network, chosen)) is not None:
         print(f"sedona-nni: {heavy}", file=sys.stderr)
     if as_json:
@@ -101,6 +110,41 @@ def describe(
     print(chosen.in_words())
     _show_blocks(described)
     _show_memory(described)
+    if search:
+        _show_search(described["search"])
+
+
+def _described_search(network: Backbone, batch_size: int) -> dict[str, Any]:
+    """Return what a search takes, bytes, and with which settings."""
+    import torch
+
+    from sedona_nni.searches.sedona.memory import memory_of_search
+    from sedona_nni.searches.sedona.settings import SearchSettings
+
+    settings, threads = SearchSettings(batch_size=batch_size), torch.get_num_threads()
+    aux = [f"conv{depth}" for depth in range(1, 5)]
+    on_cpu = memory_of_search(network, aux, settings, threads=threads)
+    on_gpu = memory_of_search(network, aux, settings, on_gpu=True)
+    told = ("batch_size", "validation_batch_size", "inner_steps", "memory_size")
+    return {
+        **settings.model_dump(include=set(told)),
+        "aux": aux,
+        "threads": threads,
+        "meta_step_on_cpu": on_cpu.meta_step,
+        "meta_step_on_gpu": on_gpu.meta_step,
+        "snapshots": on_cpu.snapshots,
+    }
+
+
+def _show_search(of_search: dict[str, Any]) -> None:
+    mib = {name: f"{number / 2**20:,.0f} MiB" for name, number in of_search.items() if name in _MIB}
+    print(
+        f"a search with {', '.join(of_search['aux'])} at every boundary: a meta-step "
+        f"({of_search['inner_steps']} steps of {of_search['batch_size']} images ahead, "
+        f"{of_search['validation_batch_size']} to validate) {mib['meta_step_on_gpu']} on a GPU, "
+        f"{mib['meta_step_on_cpu']} on {of_search['threads']} CPU threads; "
+        f"{of_search['memory_size']} snapshots {mib['snapshots']} of main memory"
+    )
 
 
 def _show_parts(described: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ def plain_by_kernels(setting: RivalSetting, _rank: int) -> Work:
     return replace(work, step=by_kernels(network, work.step))
 
 
-def by_kernels(network: nn.Module, step: Callable[[], None]) -> Callable[[], None]:
+def by_kernels(network: nn.Module, step: Callable[[], object]) -> Callable[[], None]:
     """Return a step in which batch norms are computed as in a training of ours."""
     forwards = normalising_by_kernels(network)
 

@@ -116,6 +116,24 @@ def test_boundaries_of_a_model_from_elsewhere(
     assert places[-1]["memory"]["total"] < whole["memory"]["total"]
 
 
+def test_describe_says_what_a_search_takes_of_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("describe", "--backbone", "dgl-cnn4", "--image-size", "16", "--batch-size", "8")
+    assert sedona(monkeypatch, *asked, "--search", "--json") == 0
+    told = json.loads(capsys.readouterr().out)["search"]
+    assert 0 < told["meta_step_on_cpu"] <= 1.2 * told["meta_step_on_gpu"]
+    assert (told["batch_size"], told["memory_size"], told["aux"][-1]) == (8, 50, "conv4")
+    assert sedona(monkeypatch, *asked, "--search") == 0
+    words = capsys.readouterr().out
+    assert "a search with conv1, conv2, conv3, conv4 at every boundary: a meta-step (5 steps" in (
+        words
+    )
+    assert f" {told['snapshots'] / 2**20:,.0f} MiB of main memory" in words
+    assert sedona(monkeypatch, *asked) == 0
+    assert "meta-step" not in capsys.readouterr().out
+
+
 def test_describe_says_what_blocks_take_of_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

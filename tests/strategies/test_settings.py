@@ -95,6 +95,7 @@ SINCE_IN_SEARCH = {
     "start_a_loc": 0.5,
     "meta_num_blocks": None,
     "perturbation_steps": 0,
+    "tf32": False,
 }
 SINCE_IN_TRAIN = {
     "accumulate": 1,

@@ -52,6 +52,7 @@ from sedona_nni.searches.sedona.relaxation import (
 
 __all__ = [
     "ALIGNED",
+    "VALIDATION_PIECE",
     "Adam",
     "FlatTensors",
     "InnerOptimizer",
@@ -70,7 +71,8 @@ ALIGNED = {"cpu": 1, "cuda": 64}
 cuDNN's batch norms read several at once, from addresses that have to be multiples of so many bytes,
 and crash at others. 64 numbers of any type are more than any kernel asks for."""
 
-_VALIDATION_PIECE = 64  # images validated at a time on a CPU: the cache is small
+VALIDATION_PIECE = 64
+"""Images that are validated at a time on a CPU, as its cache is small; a GPU takes them all."""
 
 
 @dataclass(frozen=True)
@@ -454,7 +456,7 @@ class InnerProblem:
                 local.sum().backward()
                 return local.detach(), [leaf.grad for leaf in leaves]
 
-            with self._workers() as (_, apply):
+            with self.workers() as (_, apply):
                 local, to_features = zip(*apply(learn_locally, self.network.mixed), strict=True)
             for features, to_one in zip(at_boundaries, itertools.chain(*to_features), strict=True):
                 features.register_hook(functools.partial(torch.add, to_one))
@@ -501,10 +503,10 @@ class InnerProblem:
                 leaves[-1].grad = into[f"{name}.{which}"]
             forwards[norm] = _evaluating_norm(norm, *leaves)
         self.network.eval()
-        loss, right = torch.zeros_like(to_weights[0]), 0
+        loss, right = torch.zeros_like(to_weights[0]), torch.zeros_like(labels[0])
         with replaced_forwards(forwards):
             # Piece by piece, since samples do not depend on each other here
-            piece = _VALIDATION_PIECE if images.device.type == "cpu" else len(images)
+            piece = VALIDATION_PIECE if images.device.type == "cpu" else len(images)
             for some_images, some_labels in zip(
                 images.split(piece), labels.split(piece), strict=True
             ):
@@ -512,8 +514,8 @@ class InnerProblem:
                 part = self.criterion(logits, some_labels) * (len(some_labels) / len(labels))
                 part.backward()
                 loss = loss + part.detach()
-                right += int((logits.detach().argmax(1) == some_labels).sum())
-        accuracy = torch.tensor(right / len(labels), dtype=torch.float64)
+                right += (logits.detach().argmax(1) == some_labels).sum()
+        accuracy = right.double() / len(labels)
         return loss, accuracy, to_weights, to_statistics
 
     def pull_back(
@@ -607,7 +609,7 @@ class InnerProblem:
                 return [(value.grad, tangent.grad) for value, tangent in leaves]
 
             to_pairs: list[tuple[Tensor | None, Tensor | None]] = []
-            with self._workers() as (number, apply):
+            with self.workers() as (number, apply):
                 groups = self.network.mixed
                 for some in (groups[i : i + number] for i in range(0, len(groups), number)):
                     with forward_ad.dual_level():  # torch has one for all threads
@@ -625,7 +627,7 @@ class InnerProblem:
         return to_weights, alpha, beta
 
     @contextmanager
-    def _workers(self) -> Iterator[tuple[int, Callable[..., Iterable[Any]]]]:
+    def workers(self) -> Iterator[tuple[int, Callable[..., Iterable[Any]]]]:
         """Yield on how many boundaries to work at a time, and a map that does so.
 
         Kernels of auxiliary networks are too small to be shared by CPU threads, so each boundary
@@ -692,8 +694,10 @@ class InnerProblem:
             tangents: By the weights' names in `weights`.
         """
         places = [place for place in self._places if place.path.startswith(prefix)]
-        if not prefix.startswith("backbone.") and not any(
-            bool(tangents[place.name].any()) for place in places
+        if (
+            self.weights.vector.device.type == "cpu"  # a GPU would have to be waited for
+            and not prefix.startswith("backbone.")
+            and not any(bool(tangents[place.name].any()) for place in places)
         ):
             yield  # at the last step of all, only the backbone moves: that is what was judged
             return

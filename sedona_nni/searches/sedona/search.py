@@ -46,8 +46,9 @@ from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.searches.sedona.weight_memory import WeightMemory
 from sedona_nni.teachers.losses import LabelSmoothing
+from sedona_nni.training.precision import float32_products
 
-__all__ = ["DROPOUT", "SNAPSHOT_DRAW", "Search", "search"]
+__all__ = ["DROPOUT", "SNAPSHOT_DRAW", "Search", "inner_optimizer", "problem_kind", "search"]
 
 Report = Callable[[dict[str, float]], None]
 
@@ -137,8 +138,8 @@ class Search:
         self.network = network
         self.settings = settings
         self.data = data
-        self.problem: InnerProblem = _problem(settings)(
-            network, _inner_optimizer(settings), LabelSmoothing(settings.label_smoothing)
+        self.problem: InnerProblem = problem_kind(settings)(
+            network, inner_optimizer(settings), LabelSmoothing(settings.label_smoothing)
         )
         with torch.no_grad():
             network.alpha[:, 0] = network.alpha[:, 1] + math.log(
@@ -192,31 +193,34 @@ class Search:
 
         # 1. Pre-training: w <- w - lr g(w, alpha, beta), with alpha and beta as they began
         while self.step < settings.pretrain_steps:
-            numbers = self._train_from(self.state, train)
-            if self._is_to_be_kept(self.step):
-                batch = self._next(validation=validation)
-                _, accuracy, *_ = self.problem.validation(self.state, batch)
-                memory.store(self.problem.packed(self.state), error=1 - float(accuracy))
+            with float32_products(tf32=settings.tf32):
+                numbers = self._train_from(self.state, train)
+                if self._is_to_be_kept(self.step):
+                    batch = self._next(validation=validation)
+                    _, accuracy, *_ = self.problem.validation(self.state, batch)
+                    memory.store(self.problem.packed(self.state), error=1 - float(accuracy))
             yield self._after_step(numbers)
 
         # 2. Meta-steps
         while self.step < self._searching_steps:
             # w_0, and ahead of it w_T(alpha, beta) with its validation loss, differentiated
             w_0 = self._take_snapshot()
-            ahead = differentiate(
-                self.problem,
-                w_0,
-                [self._next(train=train) for _ in range(settings.inner_steps)],
-                self._next(validation=validation),
-                lrs=[self.lr_at(w_0.step)] * settings.inner_steps,
-                seed=self.seed_of(DROPOUT, 0),
-            )
-            # (alpha, beta) <- (alpha, beta) - meta_lr d CE(w_T) / d (alpha, beta), by its optimizer
-            network.alpha.grad, network.beta.grad = ahead.alpha, ahead.beta
-            self.meta_optimizer.step()
-            self.meta_optimizer.zero_grad()
-            # w_0 <- w_0 - lr g(w_0, alpha, beta), with the new alpha and beta
-            numbers = self._train_from(w_0, train)
+            with float32_products(tf32=settings.tf32):
+                ahead = differentiate(
+                    self.problem,
+                    w_0,
+                    [self._next(train=train) for _ in range(settings.inner_steps)],
+                    self._next(validation=validation),
+                    lrs=[self.lr_at(w_0.step)] * settings.inner_steps,
+                    seed=self.seed_of(DROPOUT, 0),
+                )
+                # (alpha, beta) <- (alpha, beta) - meta_lr d CE(w_T) / d (alpha, beta), by its
+                # optimizer
+                network.alpha.grad, network.beta.grad = ahead.alpha, ahead.beta
+                self.meta_optimizer.step()
+                self.meta_optimizer.zero_grad()
+                # w_0 <- w_0 - lr g(w_0, alpha, beta), with the new alpha and beta
+                numbers = self._train_from(w_0, train)
             memory.store(self.problem.packed(self.state), error=1 - float(ahead.meta_accuracy))
             numbers |= {
                 "meta_loss": float(ahead.meta_loss),
@@ -233,9 +237,10 @@ class Search:
                 self._compared_on = [next(train) for _ in steps], next(validation)
             boundary, choice = divmod(len(self.perturbed), 1 + len(network.aux_choices))
             lr, seed = self.lr_at(start.step), self.settings.seed
-            loss, accuracy = perturbed(
-                self.problem, start, boundary, choice, *self._compared_on, lr=lr, seed=seed
-            )
+            with float32_products(tf32=settings.tf32):
+                loss, accuracy = perturbed(
+                    self.problem, start, boundary, choice, *self._compared_on, lr=lr, seed=seed
+                )
             self.perturbed.append(float(loss))
             numbers = {"meta_loss": float(loss), "meta_accuracy": float(accuracy), "lr": lr}
             yield self._after_step(numbers)
@@ -380,13 +385,15 @@ class Search:
         return [self.perturbed[i : i + width] for i in range(0, len(self.perturbed), width)]
 
 
-def _problem(settings: SearchSettings) -> type[InnerProblem]:
+def problem_kind(settings: SearchSettings) -> type[InnerProblem]:
+    """Return what computes a training step as settings say."""
     if settings.release_mode:
         return ReleaseProblem
     return MixedLossesProblem if settings.mix == "losses" else InnerProblem
 
 
-def _inner_optimizer(settings: SearchSettings) -> InnerOptimizer:
+def inner_optimizer(settings: SearchSettings) -> InnerOptimizer:
+    """Return the optimizer of the weights that settings describe."""
     if settings.optimizer == "adam":
         return Adam(weight_decay=settings.weight_decay)
     return Sgd(momentum=settings.momentum, weight_decay=settings.weight_decay)

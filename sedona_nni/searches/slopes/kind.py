@@ -31,6 +31,7 @@ from sedona_nni.seed import Seed
 from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training.loop import DivergedError, training_stream
 from sedona_nni.training.methods.method import build_schedule
+from sedona_nni.training.precision import float32_products
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import task_backbone
 
@@ -105,6 +106,7 @@ class Slopes(SearchKind[SlopeSettings]):
         if setup.train.optimizer == "sgd" and setup.train.nesterov:
             raise InputError.rule("train.nesterov", "must be false for slopes", True)
 
+    @float32_products(tf32=False)
     def run(self, setup: SearchSetup, settings: SlopeSettings) -> Findings:
         """See `SearchKind.run`.
 
