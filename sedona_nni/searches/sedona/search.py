@@ -188,7 +188,8 @@ class Search:
         """
         settings, network, memory = self.settings, self.network, self.memory
         if self.step == 0:
-            check_layers(self.problem)
+            with float32_products(tf32=False):
+                check_layers(self.problem)
         differentiate = release_hypergradient if settings.release_mode else hypergradient
 
         # 1. Pre-training: w <- w - lr g(w, alpha, beta), with alpha and beta as they began
