@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.nn import functional as F
 
 from sedona_nni.data.batches import Batch, MemoryImages
@@ -27,7 +29,8 @@ from sedona_nni.models import build_backbone
 from sedona_nni.models.placement import place
 from sedona_nni.searches.sedona.checkpoint import load_checkpoint, save_checkpoint
 from sedona_nni.searches.sedona.hypergradient import Hypergradient, hypergradient
-from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
+from sedona_nni.searches.sedona.inner_step import InnerProblem, PulledBack, Sgd
+from sedona_nni.searches.sedona.memory import memory_of_search
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.search import Search
 from sedona_nni.searches.sedona.settings import SearchSettings
@@ -307,6 +310,74 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return {"peak_mib": peak, "trained_mib": trained}
 
 
+def memory_of_a_search(device: torch.device) -> dict[str, float]:
+    """A meta-step takes as much as was predicted."""
+    settings = SearchSettings(
+        pretrain_steps=1, meta_steps=1, memory_size=1, batch_size=32, validation_batch_size=64
+    )
+    aux = ["conv1", "conv2", "conv3"]
+
+    def batches(size: int) -> Iterator[Batch]:
+        images = torch.randn(size, 3, 32, 32, device=device)
+        return itertools.repeat((images, torch.arange(size, device=device) % _CLASSES))
+
+    of_both = batches(settings.batch_size), batches(settings.validation_batch_size)
+
+    def search() -> Search:
+        torch.manual_seed(0)
+        backbone = build_backbone("vgg11", num_classes=_CLASSES, width_multiplier=0.25)
+        made = Search(place(RelaxedNetwork(backbone, aux), device), settings)
+        for _ in made.steps(*of_both):
+            pass
+        return made
+
+    with torch.device("meta"):
+        dry = build_backbone("vgg11", num_classes=_CLASSES, width_multiplier=0.25)
+    predicted = memory_of_search(dry, aux, settings, on_gpu=device.type != "cpu").meta_step / _MIB
+    measured = peak_memory_mib(search, device)
+    # Of a CPU only one thread is seen, and its kernels do with less
+    least = 0.5 if device.type == "cpu" else 0.8
+    assert least * predicted < measured < 1.25 * predicted, f"{measured} MiB for {predicted}"
+    return {"measured_mib": measured, "predicted_mib": predicted}
+
+
+def launches(device: torch.device) -> dict[str, float]:
+    """How many kernels a relaxed step and a step back launch, and how long the GPU has none."""
+    if device.type == "cpu":
+        raise NotApplicable("nothing is launched on a CPU")
+    torch.manual_seed(0)
+    backbone = build_backbone("vgg19", num_classes=10)
+    network = place(RelaxedNetwork(backbone, ["conv1", "conv2", "conv3", "conv4"]), device)
+    problem = InnerProblem(network, Sgd(0.9, 1e-4), LabelSmoothing(0.1))
+    state = problem.state()
+    batch = torch.randn(64, 3, 32, 32, device=device), torch.arange(64, device=device) % 10
+    gradient, _, _ = problem.gradient(state, batch, 0)
+    after = PulledBack(
+        torch.randn_like(state.weights),
+        torch.zeros_like(state.slots),
+        torch.zeros_like(state.statistics),
+        torch.zeros_like(network.alpha),
+        torch.zeros_like(network.beta),
+    )
+    found = {}
+    for name, step in (
+        ("relaxed_step", lambda: problem.gradient(state, batch, 0)),
+        ("step_back", lambda: problem.pull_back(state, gradient, batch, 0.01, 0, after)),
+    ):
+        step()
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profile:
+            step()
+            torch.cuda.synchronize(device)
+        on_gpu = [e.time_range for e in profile.events() if e.device_type == DeviceType.CUDA]
+        busy = sum(each.elapsed_us() for each in on_gpu)
+        whole = max(each.end for each in on_gpu) - min(each.start for each in on_gpu)
+        found[f"{name}_launches"] = float(len(on_gpu))
+        found[f"{name}_idle_share"] = max(0.0, 1 - busy / whole)
+        assert len(on_gpu) > 100
+    return found
+
+
 def device_claims(device: torch.device) -> dict[str, float]:
     """While all GPUs are held nobody else gets one; a GPU that is let go is free."""
     if device.type == "cpu":
@@ -345,6 +416,8 @@ CHECKS: dict[str, Check] = {
         training_goes_on,
         mixed_precision,
         peak_memory,
+        memory_of_a_search,
+        launches,
         device_claims,
     )
 }

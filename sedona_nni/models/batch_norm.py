@@ -5,7 +5,7 @@ On a CPU, torch adds up a channel's numbers one after another where features are
 rounding the features costs 1e-7. A search notices: each step's error changes the sign of some
 pre-activations, each changed sign is a jump of the gradient, and the next step starts from there
 (docs/method.md, section 4). Ordinary training, which takes no derivative through its steps, does
-not, and keeps torch's kernel.
+not, and keeps torch's kernel where there are no others.
 
 Here a channel's numbers are added up in parts of at most `_ROWS`, then the parts:
 

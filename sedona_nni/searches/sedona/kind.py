@@ -13,6 +13,7 @@ from sedona_nni.decouplings.cost import count_parameters, peak_memory_mib, relax
 from sedona_nni.models.placement import place
 from sedona_nni.searches.kind import Findings, SearchKind, SearchSetup
 from sedona_nni.searches.sedona.frank_wolfe import FrankWolfe
+from sedona_nni.searches.sedona.memory import few_steps, of_further_steps
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.searches.sedona.search import Search
@@ -128,14 +129,20 @@ class Sedona(SearchKind[SearchSettings]):
 
 
 def _peak_memory_mib(setup: SearchSetup, settings: SearchSettings) -> float:
-    """Run a meta-step of a network of its own, made within the measurement."""
+    """Run a meta-step of a network of its own, made within the measurement.
+
+    It is one of few steps ahead, as each takes some hundred MiB of what watches it; what more of
+    them need is known.
+    """
     device, splits = setup.device, setup.splits
+    steps = few_steps(settings)
     one_of_each = {"pretrain_steps": 1, "meta_steps": 1, "perturbation_steps": 0}
-    short = settings.model_copy(update=one_of_each)
+    short = settings.model_copy(update={**one_of_each, "inner_steps": steps})
+    made: list[Search] = []
     train = BatchStream(splits.train, settings.batch_size, 0, device).iterate()
     validation = BatchStream(splits.validation, settings.validation_batch_size, 0, device).iterate()
     batches = (
-        [next(train) for _ in range(settings.inner_steps + 2)],
+        [next(train) for _ in range(steps + 2)],
         [next(validation) for _ in range(2)],
     )
 
@@ -144,7 +151,9 @@ def _peak_memory_mib(setup: SearchSetup, settings: SearchSettings) -> float:
         search = Search(network, short)
         for _ in search.steps(*(iter(part) for part in batches)):
             pass
+        made.append(search)
         return search
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        return peak_memory_mib(one_meta_step, device)
+        peak = peak_memory_mib(one_meta_step, device)
+    return peak + of_further_steps(settings, made[0].state) / 2**20

@@ -3,9 +3,10 @@
 Notation: n weights, u vectors of optimizer state for each, T steps ahead in legs of at most m
 (`hypergradient.legs`).
 
-A meta-step of T = 2 is run dry, see `sedona_nni.decouplings.dry_run`, by the code of a real one:
-its peak has the backbone's graph, that of as many groups of boundaries as are worked on at a time,
-the weights, and the states that a search holds meanwhile. Further steps add what is kept of them,
+A meta-step of few steps ahead is run dry, see `sedona_nni.decouplings.dry_run`, by the code of a
+real one: its peak has the graph of the backbone, those of as many groups of boundaries as are worked
+on at a time, the weights, and the states that a search holds meanwhile. Further steps add what is
+kept of them,
 
     4 (m - 2) n         the gradient vectors of a leg
     4 (1 + u) n T/m     where each leg but the first began
@@ -27,16 +28,14 @@ from sedona_nni.decouplings.dry_run import LiveMemory, dry_features, dry_run
 from sedona_nni.models import Backbone
 from sedona_nni.models.placement import place
 from sedona_nni.searches.sedona.hypergradient import hypergradient, legs
-from sedona_nni.searches.sedona.inner_step import VALIDATION_PIECE, InnerProblem
+from sedona_nni.searches.sedona.inner_step import VALIDATION_PIECE, InnerProblem, TrainingState
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.release_mode import release_hypergradient
 from sedona_nni.searches.sedona.search import inner_optimizer, problem_kind
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.teachers.losses import LabelSmoothing
 
-__all__ = ["SearchMemory", "memory_of_search"]
-
-_STEPS = 2  # the first step back is half of one
+__all__ = ["SearchMemory", "few_steps", "memory_of_search", "of_further_steps"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,6 @@ def memory_of_search(
         (38, 50)
     """
     network = place(_relaxed(backbone, aux_names), "meta")
-    forward_only = int(settings.release_mode)  # steps that are not differentiated through
 
     def batch(size: int) -> Batch:
         labels = torch.empty(size, dtype=torch.long, device="meta")
@@ -104,16 +102,37 @@ def memory_of_search(
         differentiate(
             problem,
             states[-1],
-            [batch(settings.batch_size) for _ in range(_STEPS + forward_only)],
+            [batch(settings.batch_size) for _ in range(few_steps(settings))],
             batch(validated),
-            lrs=[settings.lr] * (_STEPS + forward_only),
+            lrs=[settings.lr] * few_steps(settings),
             seed=0,
         )
-    vector = states[0].weights.nbytes
-    state = vector + states[0].slots.nbytes
-    of_steps = legs(max(1, settings.inner_steps - forward_only))
-    kept = (len(of_steps[0]) - _STEPS) * vector + (len(of_steps) - 1) * state
-    return SearchMemory(live.peak + kept, settings.memory_size * state)
+    state = states[0].weights.nbytes + states[0].slots.nbytes
+    return SearchMemory(
+        live.peak + of_further_steps(settings, states[0]), settings.memory_size * state
+    )
+
+
+def few_steps(settings: SearchSettings) -> int:
+    """Return T of a look ahead that shows all that a longer one has, but for `of_further_steps`."""
+    # The first step back is half of one; the release's last step ahead is not gone back through
+    return min(settings.inner_steps, 3 if settings.release_mode else 2)
+
+
+def of_further_steps(settings: SearchSettings, state: TrainingState) -> int:
+    """Return the bytes that a meta-step needs beyond one of `few_steps`.
+
+    Args:
+        settings: How to search.
+        state: Of the training, any.
+    """
+    back = [
+        max(1, steps - settings.release_mode)
+        for steps in (settings.inner_steps, few_steps(settings))
+    ]
+    all_legs, few = legs(back[0]), back[1]
+    vector = state.weights.nbytes
+    return (len(all_legs[0]) - few) * vector + (len(all_legs) - 1) * (vector + state.slots.nbytes)
 
 
 def _relaxed(backbone: Backbone, aux_names: Sequence[str]) -> RelaxedNetwork:
