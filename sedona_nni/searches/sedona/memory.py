@@ -4,9 +4,9 @@ Notation: n weights, u vectors of optimizer state for each, T steps ahead in leg
 (`hypergradient.legs`).
 
 A meta-step of few steps ahead is run dry, see `sedona_nni.decouplings.dry_run`, by the code of a
-real one: its peak has the graph of the backbone, those of as many groups of boundaries as are worked
-on at a time, the weights, and the states that a search holds meanwhile. Further steps add what is
-kept of them,
+real one: its peak has the graph of the backbone, those of as many groups of boundaries as are
+worked on at a time, the weights, and the states that a search holds meanwhile. Further steps add
+what is kept of them,
 
     4 (m - 2) n         the gradient vectors of a leg
     4 (1 + u) n T/m     where each leg but the first began
