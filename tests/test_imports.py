@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-HEAVY = {"matplotlib", "pandas", "scipy", "sklearn", "torchmetrics", "torchvision"}
+HEAVY = {"matplotlib", "pandas", "scipy", "sklearn", "torchmetrics", "torchvision", "triton"}
 PLUGINS = {"lightning", "nni", "optuna", "pytorch_lightning"}
 
 

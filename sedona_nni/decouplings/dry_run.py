@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from sedona_nni.models import FeatureShape
 from sedona_nni.models.placement import lay_out
@@ -339,9 +338,12 @@ class MacCounter(TorchDispatchMode):
     """
 
     def __init__(self, module: nn.Module) -> None:
+        from torch.utils.flop_counter import flop_registry  # which imports Triton
+
         super().__init__()
         self.macs = 0
         self._within = 0
+        self._flops = flop_registry
         tensors = itertools.chain(module.parameters(), module.buffers())
         self._weights = {id(tensor.untyped_storage()) for tensor in tensors}
         for part in module.modules():
@@ -363,10 +365,10 @@ class MacCounter(TorchDispatchMode):
         """Run an operator and count it."""
         out = func(*args, **(kwargs or {}))
         operator = func.overloadpacket
-        if not self._within and operator in flop_registry:
+        if not self._within and operator in self._flops:
             given = (each for each in args if isinstance(each, Tensor))
             of_weight = any(id(each.untyped_storage()) in self._weights for each in given)
             if of_weight or operator not in (torch.ops.aten.mm, torch.ops.aten.addmm):
-                flops = flop_registry[operator](*args, **(kwargs or {}), out_val=out)
+                flops = self._flops[operator](*args, **(kwargs or {}), out_val=out)
                 self.macs += flops // 2
         return out

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 __all__ = ["Values", "copy_with", "leaves"]
 
@@ -24,16 +23,19 @@ class _Watch(TorchDispatchMode):
     """Counts what torch's operators compute, and sees whether they draw random numbers."""
 
     def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # which imports Triton
+
         super().__init__()
         self.flops = 0
         self.random = False
+        self._flops_of = flop_registry
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func.overloadpacket in flop_registry:
-            self.flops += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
+        if func.overloadpacket in self._flops_of:
+            self.flops += self._flops_of[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
         self.random |= torch.Tag.nondeterministic_seeded in func.tags
         return out
 

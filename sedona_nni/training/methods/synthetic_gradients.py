@@ -35,7 +35,6 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.cost import Cost, count_parameters
@@ -197,6 +196,8 @@ class SyntheticGradients(TrainingMethod):
 
     def extra_cost(self) -> Cost:
         """Return the cost of the synthesizers."""
+        from torch.utils.flop_counter import FlopCounterMode  # which imports Triton
+
         label = torch.zeros(1, dtype=torch.long, device=self.device)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             for features, synthesizer in zip(self.examples, self.synthesizers.eval(), strict=True):
