@@ -74,7 +74,6 @@ def test_predicted_within_a_tenth(
     """The rest is what torch's operations take for themselves."""
     how = settings(**changed)
     predicted = predicted_mib(name, width, aux, how)
-    print(measured_mib(name, width, aux, how), predicted)
     assert measured_mib(name, width, aux, how) == pytest.approx(predicted, rel=0.1)
 
 
