@@ -11,6 +11,7 @@ import functools
 import itertools
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.models import build_backbone
 from sedona_nni.models.placement import place
 from sedona_nni.searches.sedona.checkpoint import load_checkpoint, save_checkpoint
+from sedona_nni.searches.sedona.cuda_graphs import Graphs
 from sedona_nni.searches.sedona.hypergradient import Hypergradient, hypergradient
 from sedona_nni.searches.sedona.inner_step import InnerProblem, PulledBack, Sgd
 from sedona_nni.searches.sedona.memory import memory_of_search
@@ -125,7 +127,9 @@ def _problem() -> tuple[InnerProblem, list[Batch], Batch]:
     return problem, [batch() for _ in range(2)], batch()
 
 
-def _hypergradient(device: torch.device | str, dtype: torch.dtype) -> Tensor:
+def _hypergradient(
+    device: torch.device | str, dtype: torch.dtype, graphs: Graphs | None = None
+) -> Tensor:
     """Return it for the same problem, whatever the device and the precision."""
     made, train_batches, validation_batch = _problem()
     network = place(made.network.to(dtype), device)
@@ -133,6 +137,8 @@ def _hypergradient(device: torch.device | str, dtype: torch.dtype) -> Tensor:
         if isinstance(part, nn.Dropout):
             part.p = 0.0  # each device draws other masks
     problem = InnerProblem(network, made.optimizer, made.criterion)
+    if graphs is not None:
+        problem.launch = graphs
 
     def there(batch: Batch) -> Batch:
         return batch[0].to(device, dtype), batch[1].to(device)
@@ -341,14 +347,14 @@ def memory_of_a_search(device: torch.device) -> dict[str, float]:
     return {"measured_mib": measured, "predicted_mib": predicted}
 
 
-def launches(device: torch.device) -> dict[str, float]:
-    """How many kernels a relaxed step and a step back launch, and how long the GPU has none."""
-    if device.type == "cpu":
-        raise NotApplicable("nothing is launched on a CPU")
+def _vgg19(device: torch.device, graphs: Graphs | None) -> dict[str, Callable[[], object]]:
+    """Return a relaxed step and a step back of VGG-19."""
     torch.manual_seed(0)
     backbone = build_backbone("vgg19", num_classes=10)
     network = place(RelaxedNetwork(backbone, ["conv1", "conv2", "conv3", "conv4"]), device)
     problem = InnerProblem(network, Sgd(0.9, 1e-4), LabelSmoothing(0.1))
+    if graphs is not None:
+        problem.launch = graphs
     state = problem.state()
     batch = torch.randn(64, 3, 32, 32, device=device), torch.arange(64, device=device) % 10
     gradient, _, _ = problem.gradient(state, batch, 0)
@@ -359,23 +365,46 @@ def launches(device: torch.device) -> dict[str, float]:
         torch.zeros_like(network.alpha),
         torch.zeros_like(network.beta),
     )
+    return {
+        "relaxed_step": lambda: problem.gradient(state, batch, 0),
+        "step_back": lambda: problem.pull_back(state, gradient, batch, 0.01, 0, after),
+    }
+
+
+def launches(device: torch.device) -> dict[str, float]:
+    """How many kernels a step has, how long the GPU has none, and what CUDA graphs gain."""
+    if device.type == "cpu":
+        raise NotApplicable("nothing is launched on a CPU")
     found = {}
-    for name, step in (
-        ("relaxed_step", lambda: problem.gradient(state, batch, 0)),
-        ("step_back", lambda: problem.pull_back(state, gradient, batch, 0.01, 0, after)),
-    ):
-        step()
-        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-        with torch.profiler.profile(activities=activities) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    for suffix, graphs in (("", None), ("_by_graphs", Graphs(device))):
+        for kind, step in _vgg19(device, graphs).items():
+            name = f"{kind}{suffix}"
             step()
+            with torch.profiler.profile(activities=activities) as profile:
+                step()
+                torch.cuda.synchronize(device)
+            on_gpu = [e.time_range for e in profile.events() if e.device_type == DeviceType.CUDA]
+            busy = sum(each.elapsed_us() for each in on_gpu)
+            whole = max(each.end for each in on_gpu) - min(each.start for each in on_gpu)
+            found[f"{name}_kernels"] = float(len(on_gpu))
+            found[f"{name}_idle_share"] = max(0.0, 1 - busy / whole)
+            assert len(on_gpu) > 100
+            began = time.perf_counter()
+            for _ in range(5):
+                step()
             torch.cuda.synchronize(device)
-        on_gpu = [e.time_range for e in profile.events() if e.device_type == DeviceType.CUDA]
-        busy = sum(each.elapsed_us() for each in on_gpu)
-        whole = max(each.end for each in on_gpu) - min(each.start for each in on_gpu)
-        found[f"{name}_launches"] = float(len(on_gpu))
-        found[f"{name}_idle_share"] = max(0.0, 1 - busy / whole)
-        assert len(on_gpu) > 100
+            found[f"{name}_s"] = (time.perf_counter() - began) / 5
     return found
+
+
+def hypergradient_by_graphs(device: torch.device) -> dict[str, float]:
+    """Recorded steps compute what steps do, in float64."""
+    if device.type == "cpu":
+        raise NotApplicable("nothing is recorded on a CPU")
+    error = _relative(_hypergradient(device, torch.float64, Graphs(device)), _exact_hypergradient())
+    assert error < 1e-9, f"the hypergradient is off by {error:.1e} of its norm"
+    return {"relative_error": error}
 
 
 def device_claims(device: torch.device) -> dict[str, float]:
@@ -418,6 +447,7 @@ CHECKS: dict[str, Check] = {
         peak_memory,
         memory_of_a_search,
         launches,
+        hypergradient_by_graphs,
         device_claims,
     )
 }

@@ -199,6 +199,7 @@ SOURCES: dict[str, str] = {
     "SearchSettings.start_a_loc": "ours; release: 0.5",
     "SearchSettings.validation_fraction": "release's README, `--valid-size` of the search",
     "SearchSettings.tf32": "ours; release: torch's default, for convolutions",
+    "SearchSettings.cuda_graphs": "ours",
     "SearchSettings.seed": "release, `--seed`",
     "ProbeSettings.cost": _OURS,
     "ProbeSettings.seed": _OURS,

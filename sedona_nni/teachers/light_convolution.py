@@ -57,16 +57,18 @@ class DepthwiseConv2d(nn.Conv2d):
             out: Tensor = super().forward(features)
             return out
         after = 2 // stride
-        kernels = _selection(stride).to(self.weight) @ self.weight.flatten(1).T  # (q r, channels)
+        selection = _selection(stride, self.weight.device, self.weight.dtype)
+        kernels = selection @ self.weight.flatten(1).T  # (q r, channels)
         x = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, q, channels)
         out = (x[:, :, None] * kernels.unflatten(0, (4, -1))).sum(1)  # (B, r, channels)
         return out.unflatten(1, (after, after)).permute(0, 3, 1, 2)
 
 
 @functools.cache
-def _selection(stride: int) -> Tensor:
+def _selection(stride: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return which of the 9 entries of a kernel leads from pixel q to pixel r, (q r, 9)."""
     before, after = torch.arange(2, device="cpu"), torch.arange(2 // stride, device="cpu")
     along = before[:, None] - stride * after + 1  # (q, r) of one axis
     entry = 3 * along[:, None, :, None] + along[None, :, None, :]
-    return F.one_hot(entry.flatten(), 9)
+    with torch.inference_mode(False):  # it is kept for trainings as well
+        return F.one_hot(entry.flatten(), 9).to(device, dtype)

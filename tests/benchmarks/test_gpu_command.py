@@ -57,6 +57,8 @@ def test_all_parts_run_on_a_cpu_with_little_installed(tmp_path: Path) -> None:
     assert set(values["checks"]) == set(CHECKS)
     assert values["checks"].pop("device_claims")["not_run"] == "a CPU is not claimed"
     assert values["checks"].pop("launches")["not_run"] == "nothing is launched on a CPU"
+    by_graphs = values["checks"].pop("hypergradient_by_graphs")
+    assert by_graphs["not_run"] == "nothing is recorded on a CPU"
     assert set(values["ranks"]) == set(RANK_CHECKS)
     for check in values.pop("ranks").values():
         assert "scikit-learn is not there" in check["not_run"]

@@ -96,6 +96,7 @@ SINCE_IN_SEARCH = {
     "meta_num_blocks": None,
     "perturbation_steps": 0,
     "tf32": False,
+    "cuda_graphs": False,
 }
 SINCE_IN_TRAIN = {
     "accumulate": 1,

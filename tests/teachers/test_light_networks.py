@@ -11,7 +11,7 @@ from torch import nn
 from sedona_nni.models import FeatureShape
 from sedona_nni.searches.sedona.relaxation import MixedAuxiliary
 from sedona_nni.teachers.auxiliary import AuxiliaryContext, LightNetworks, build_auxiliary
-from sedona_nni.teachers.light_convolution import DepthwiseConv2d, PointwiseConv2d
+from sedona_nni.teachers.light_convolution import DepthwiseConv2d, PointwiseConv2d, _selection
 
 CHOICES = ("conv2", "conv4", "mlp", "conv1")
 
@@ -81,6 +81,16 @@ def test_depthwise_convolution(size: int, stride: int) -> None:
     torch.manual_seed(size)
     fast = DepthwiseConv2d(3, stride).double()
     check(fast, nn.Conv2d(3, 3, 3, stride, padding=1, groups=3, bias=False).double(), size)
+
+
+def test_depthwise_convolution_is_trained_after_it_was_judged() -> None:
+    """What it keeps of its first call must not be a tensor that only inference may use."""
+    _selection.cache_clear()
+    convolution, features = DepthwiseConv2d(3), torch.randn(2, 3, 2, 2)
+    with torch.inference_mode():
+        convolution(features)
+    convolution(features).sum().backward()
+    assert convolution.weight.grad is not None
 
 
 @pytest.mark.parametrize("groups", [1, 2])

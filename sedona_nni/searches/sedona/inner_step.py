@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +61,19 @@ __all__ = [
     "Sgd",
     "TrainingState",
     "quiet_forward_ad",
+    "seeded",
 ]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+Results = TypeVar("Results", bound=tuple[Tensor, ...])
+
+
+class Launch(Protocol):
+    """See `InnerProblem.launch`."""
+
+    def __call__(self, work: Callable[..., Results], *inputs: Any) -> Results:
+        """Return what ``work(*inputs)`` does."""
+
 
 ALIGNED = {"cpu": 1, "cuda": 64}
 """By kind of device, how many numbers a weight's place in a vector is a multiple of.
@@ -373,6 +383,9 @@ class InnerProblem:
     Attributes:
         weights: The network's weights, as one vector and by name.
         statistics: Its batch norms' running means and variances, likewise.
+        launch: How work on tensors is done, a function of these, of the network's tensors, which
+            stay where they are, and of torch's generator: by calling it, or by
+            `cuda_graphs.Graphs`.
 
     Raises:
         InputError: if weights are of another type than the network's alpha, or a batch norm keeps
@@ -406,6 +419,7 @@ class InnerProblem:
         for name, part in self.statistics.named(keep).items():
             part.fill_(1 - cast(float, self._norms[name.rpartition(".")[0]].momentum))
         self._keep = keep
+        self.launch: Launch = _by_calling
 
     def state(self) -> TrainingState:
         """Return the state that the network's own weights are in, before the first step."""
@@ -415,8 +429,11 @@ class InnerProblem:
 
     def load(self, state: TrainingState) -> None:
         """Put a state's weights and running statistics into the network."""
-        self.weights.vector.copy_(state.weights)
-        self.statistics.vector.copy_(state.statistics)
+        self._load(state.weights, state.statistics)
+
+    def _load(self, weights: Tensor, statistics: Tensor) -> None:
+        self.weights.vector.copy_(weights)
+        self.statistics.vector.copy_(statistics)
 
     def packed(self, state: TrainingState) -> TrainingState:
         """Return a state as it is kept: with the same vectors whatever the device."""
@@ -442,11 +459,16 @@ class InnerProblem:
             batch: Images (B, channels, size, size) and labels (B,).
             seed: Of the dropout masks; the same seed draws the same masks.
         """
-        images, labels = batch
-        self.load(state)
+        with seeded(seed, self.network.alpha.device):
+            return self.launch(self._gradient, state.weights, state.statistics, *batch)
+
+    def _gradient(
+        self, weights: Tensor, statistics: Tensor, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        self._load(weights, statistics)
         gradient = self.weights.gradients()
         a, b = self.network.a.detach(), self.network.b.detach()
-        with self.training_mode(seed):
+        with self.training_mode():
             at_boundaries, logits = self.network(images, a, gradient_valve)
 
             def learn_locally(mixed: MixedAuxiliary) -> tuple[Tensor, list[Tensor | None]]:
@@ -490,10 +512,14 @@ class InnerProblem:
             The mean loss, shape (); the accuracy, shape (); the loss's gradients with regard to
             the weights (n,) and to the running statistics.
         """
-        images, labels = batch
-        self.load(state)
+        return self.launch(self._validation, state.weights, state.statistics, *batch)
+
+    def _validation(
+        self, weights: Tensor, statistics: Tensor, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self._load(weights, statistics)
         to_weights = self.weights.gradients()
-        to_statistics = torch.zeros_like(state.statistics)
+        to_statistics = torch.zeros_like(statistics)
         into = self.statistics.named(to_statistics)
         forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
         for name, norm in self._backbone_norms():
@@ -539,9 +565,12 @@ class InnerProblem:
         to_weights, to_gradient, to_slots = self.optimizer.pull_back(
             state.weights, gradient, state.slots, lr, state.step, after.weights, after.slots
         )
-        through, alpha, beta = self._pull_back_gradient(
-            state, batch, seed, to_gradient, after.statistics, first
-        )
+        with seeded(seed, self.network.alpha.device):
+            through, alpha, beta = self.launch(
+                self._pull_back_gradient,
+                *(state.weights, state.statistics, *batch),
+                *(to_gradient, after.statistics, first),
+            )
         alpha, beta = after.alpha + alpha, after.beta + beta
         if first:
             return replace(after, alpha=alpha, beta=beta)
@@ -550,9 +579,10 @@ class InnerProblem:
 
     def _pull_back_gradient(
         self,
-        state: TrainingState,
-        batch: Batch,
-        seed: int,
+        weights: Tensor,
+        statistics: Tensor,
+        images: Tensor,
+        labels: Tensor,
         direction: Tensor,
         to_statistics: Tensor,
         first: bool,
@@ -563,15 +593,14 @@ class InnerProblem:
             The derivatives with regard to w, alpha and beta; that to w is 0 if ``first``.
         """
         quiet_forward_ad()
-        images, labels = batch
-        self.load(state)
+        self._load(weights, statistics)
         to_weights = self.weights.gradients()
         tangents = self.weights.named(direction)
         a, b = (part.detach().requires_grad_() for part in (self.network.a, self.network.b))
 
         to_batch_statistics = self._to_batch_statistics(to_statistics)
         with (
-            self.training_mode(seed),
+            self.training_mode(),
             self._differentiable(not first),
             dual_modules(self.network, to_batch_statistics),
         ):
@@ -696,6 +725,7 @@ class InnerProblem:
         places = [place for place in self._places if place.path.startswith(prefix)]
         if (
             self.weights.vector.device.type == "cpu"  # a GPU would have to be waited for
+            and self.launch is _by_calling  # a record has no branches
             and not prefix.startswith("backbone.")
             and not any(bool(tangents[place.name].any()) for place in places)
         ):
@@ -754,14 +784,23 @@ class InnerProblem:
         return [pair for pair in self._norms.items() if pair[0].startswith("backbone.")]
 
     @contextmanager
-    def training_mode(self, seed: int) -> Iterator[None]:
-        """Training mode, with random numbers of ``seed`` that leave the caller's as they are."""
-        device = self.network.alpha.device
+    def training_mode(self) -> Iterator[None]:
+        """Training mode, as a step computes it."""
         self.network.train()
         with (
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
             replaced_forwards(normalising(self.network, self._norms.values(), batch_norm)),
             DualOperators(),
         ):
-            torch.manual_seed(seed)
             yield
+
+
+def _by_calling(work: Callable[..., Results], *inputs: Any) -> Results:
+    return work(*inputs)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw random numbers of ``seed``, and leave the caller's as they are."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

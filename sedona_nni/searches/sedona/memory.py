@@ -11,7 +11,8 @@ what is kept of them,
     4 (m - 2) n         the gradient vectors of a leg
     4 (1 + u) n T/m     where each leg but the first began
 
-Snapshots, 4 (1 + u) n each, are in main memory wherever the search is.
+Snapshots, 4 (1 + u) n each, are in main memory wherever the search is. What records of CUDA graphs
+keep is not counted.
 """
 
 from __future__ import annotations

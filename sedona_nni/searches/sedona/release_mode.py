@@ -27,7 +27,12 @@ from torch import Tensor
 
 from sedona_nni.data.batches import Batch
 from sedona_nni.searches.sedona.hypergradient import Hypergradient, look_ahead, pull_back
-from sedona_nni.searches.sedona.inner_step import InnerProblem, PulledBack, TrainingState
+from sedona_nni.searches.sedona.inner_step import (
+    InnerProblem,
+    PulledBack,
+    TrainingState,
+    seeded,
+)
 from sedona_nni.searches.sedona.relaxation import MixedAuxiliary, Valve
 
 __all__ = ["ReleaseProblem", "release_hypergradient", "rescaled_logits"]
@@ -54,7 +59,7 @@ class ReleaseProblem(InnerProblem):
         to_weights = self.weights.gradients()
         network = self.network
         a, b = network.a, network.b
-        with self.training_mode(seed):
+        with seeded(seed, network.alpha.device), self.training_mode():
             at_boundaries, logits = network(images, a, _open)
             local: list[Tensor] = []
             for mixed in network.mixed:

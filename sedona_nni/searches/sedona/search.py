@@ -28,6 +28,7 @@ import torch
 from sedona_nni.data.batches import Batch, BatchStream, ImageSet
 from sedona_nni.data.sets import Splits
 from sedona_nni.searches.sedona.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from sedona_nni.searches.sedona.cuda_graphs import Graphs
 from sedona_nni.searches.sedona.frank_wolfe import FrankWolfe
 from sedona_nni.searches.sedona.hypergradient import hypergradient
 from sedona_nni.searches.sedona.inner_step import (
@@ -141,6 +142,8 @@ class Search:
         self.problem: InnerProblem = problem_kind(settings)(
             network, inner_optimizer(settings), LabelSmoothing(settings.label_smoothing)
         )
+        if settings.cuda_graphs and network.alpha.device.type == "cuda":
+            self.problem.launch = Graphs(network.alpha.device)
         with torch.no_grad():
             network.alpha[:, 0] = network.alpha[:, 1] + math.log(
                 settings.start_a_loc / (1 - settings.start_a_loc)

@@ -55,6 +55,9 @@ class SearchSettings(BaseModel):
         tf32: Let a GPU round the factors of convolutions and products of matrices to TF32, 10 bits
             of mantissa. In a small case the hypergradient was then off by a tenth, else by 4e-6
             (record gpu_h200). Of no account on a CPU.
+        cuda_graphs: Have a GPU launch the kernels of a step by itself, see
+            `sedona_nni.searches.sedona.cuda_graphs`: for networks so small that it waits for
+            Python. Needs more memory. Of no account on a CPU.
         seed: Decides initial weights, order of the images, augmentation, dropout and snapshots.
 
     Examples:
@@ -93,6 +96,7 @@ class SearchSettings(BaseModel):
     perturbation_steps: int = Field(default=0, ge=0)
     validation_fraction: float = Field(default=0.4, gt=0, lt=1)
     tf32: bool = False
+    cuda_graphs: bool = False
     seed: Seed = 2021
 
     @model_validator(mode="after")

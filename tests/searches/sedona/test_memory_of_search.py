@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from sedona_nni.data.batches import Batch
 from sedona_nni.decouplings.cost import peak_memory_mib
@@ -115,6 +118,19 @@ def test_snapshots_and_threads() -> None:
     assert by_two.meta_step > memory_of_search(backbone, ["conv1", "conv4"], settings()).meta_step
 
 
+class OnDevice(TorchDispatchMode):
+    """Refuses tensors elsewhere: to copy one to a GPU within a step makes it wait."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_flatten((args, out))[0] if isinstance(each, Tensor)]
+        devices = {each.device.type for each in tensors}
+        assert devices <= {"meta"}, f"{func} is done in main memory"
+        return out
+
+
 @pytest.mark.parametrize(
     "changed", [{}, {"mix": "losses"}, {"optimizer": "adam"}, {"release_mode": True}]
 )
@@ -126,6 +142,17 @@ def test_nobody_waits_within_a_step(changed: dict[str, Any]) -> None:
         with pytest.raises(RuntimeError, match="meta"):
             float(torch.zeros(()))
     memory_of_search(backbone, ["conv1", "mlp-sr"], settings(**changed))
+
+
+def test_nothing_comes_from_main_memory_within_a_step() -> None:
+    with torch.device("meta"):
+        backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.125)
+    with pytest.raises(AssertionError, match="main memory"), OnDevice():
+        torch.zeros(())
+    how = settings(inner_steps=1)
+    memory_of_search(backbone, ["conv2"], how)  # what is made once and kept is made now
+    with OnDevice():
+        memory_of_search(backbone, ["conv2"], how)
 
 
 @pytest.mark.parametrize(("release", "shortest"), [(False, 2), (True, 3)])
