@@ -30,7 +30,7 @@ PLUGINS = {"lightning", "nni", "optuna", "pytorch_lightning"}
             {"torch", "optuna", "pytorch_lightning", "nni.nas", "torchvision"},
         ),
         # A trial that only trains needs no one-shot search
-        ("sedona_nni.trials.__main__", {"optuna", "pytorch_lightning", "nni.nas", "torchvision"}),
+        ("sedona_nni.trials.__main__", HEAVY | PLUGINS),
     ],
 )
 def test_what_is_not_always_needed_is_imported_late(name: str, unneeded: set[str]) -> None:

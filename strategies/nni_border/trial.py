@@ -1,16 +1,21 @@
-"""A trial's side of NNI: its parameters and its results."""
+"""A trial's side of NNI: its parameters and its results.
+
+To import nni takes a second, mostly for scipy.stats and pandas. A trial on the manager's machine
+can do without: there NNI's own client is a request to the address in its environment.
+"""
 
 from __future__ import annotations
 
+import functools
+import itertools
+import json
 import math
 import os
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import nni
-import nni.trial
 import requests
 
 from sedona_nni.errors import InputError
@@ -26,6 +31,9 @@ from sedona_nni.strategies.nni_border.wire import packed, without_summary
 __all__ = ["report_final", "report_intermediate", "trial_parameters"]
 
 _RECORD_WAIT_S = 20.0
+_SEND_WAIT_S = 60.0  # on a busy machine a manager is long in answering
+
+_intermediate = itertools.count()
 
 
 def trial_parameters() -> dict[str, Any]:
@@ -44,16 +52,21 @@ def trial_parameters() -> dict[str, Any]:
             "a trial is started by NNI; without it, use `sedona-nni search` or `sedona-nni train`"
         )
     without_proxy()
-    parameters = nni.get_next_parameter()
-    if os.environ["NNI_PLATFORM"] == "local":  # elsewhere the manager is out of a trial's reach
-        record = _own_record()
-        nni.trial._params = record  # its parameter_id goes with each result
-        parameters = record["parameters"]
+    if _is_local():
+        parameters = _own_record()["parameters"]
+    else:  # the manager is out of a trial's reach
+        import nni
+
+        parameters = nni.get_next_parameter()
     if not isinstance(parameters, dict):
         raise InputError("NNI has no parameters for this trial")
     if ERROR_PARAMETER in parameters:
         raise InputError(parameters[ERROR_PARAMETER])
     return without_summary(parameters)
+
+
+def _is_local() -> bool:
+    return os.environ.get("NNI_PLATFORM") == "local"
 
 
 def _manager() -> ManagerApi:
@@ -62,6 +75,7 @@ def _manager() -> ManagerApi:
     return ManagerApi(address, os.environ["NNI_EXP_ID"])
 
 
+@functools.cache
 def _own_record() -> dict[str, Any]:
     manager = _manager()
     give_up_at = time.monotonic() + _RECORD_WAIT_S
@@ -91,7 +105,7 @@ def report_intermediate(metrics: Mapping[str, float | str | None]) -> None:
         for name, value in metrics.items()
         if value is not None
     }
-    _report(nni.report_intermediate_result, {"default": math.nan, **known})
+    _report("PERIODICAL", {"default": math.nan, **known})
 
 
 def report_final(result: Mapping[str, Any], shown: Collection[str]) -> None:
@@ -105,20 +119,38 @@ def report_final(result: Mapping[str, Any], shown: Collection[str]) -> None:
         ManagerGoneError: if the manager has gone.
     """
     plain = {name: _plain(value) for name, value in result.items()}
-    is_local = os.environ.get("NNI_PLATFORM") == "local"
-    folder = Path(os.environ["NNI_OUTPUT_DIR"]) if is_local else None
-    _report(nni.report_final_result, packed(plain, shown, folder))
+    folder = Path(os.environ["NNI_OUTPUT_DIR"]) if _is_local() else None
+    _report("FINAL", packed(plain, shown, folder))
 
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _report(send: Any, metrics: dict[str, Any]) -> None:
+def _report(kind: Literal["PERIODICAL", "FINAL"], metrics: dict[str, Any]) -> None:
+    if not _is_local():
+        import nni
+
+        reports = {
+            "PERIODICAL": nni.report_intermediate_result,
+            "FINAL": nni.report_final_result,
+        }
+        reports[kind](metrics)
+        return
+    metric = {
+        "parameter_id": _own_record()["parameter_id"],
+        "trial_job_id": os.environ["NNI_TRIAL_JOB_ID"],
+        "type": kind,
+        "sequence": next(_intermediate) if kind == "PERIODICAL" else 0,
+        "value": json.dumps(metrics),
+    }
     try:
-        if os.environ.get("NNI_PLATFORM") == "local":  # NNI looks neither for whom it tells nor
-            _manager().check()  # whether that is understood
-        send(metrics)
+        _manager().check()  # whoever answers takes anything
+        requests.put(
+            os.environ["NNI_TRIAL_COMMAND_CHANNEL"],
+            json={"type": "metric", "metric": json.dumps(metric)},
+            timeout=_SEND_WAIT_S,
+        ).raise_for_status()
     except (requests.RequestException, ManagerGoneError):
         experiment = os.environ.get("NNI_EXP_ID")
         raise ManagerGoneError(
