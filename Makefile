@@ -9,11 +9,12 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 quickstart: .venv/installed
 	@.venv/bin/sedona-nni run experiments/quickstart.yml
 
-# One thread for each of PyTorch's operations: results that repeat, and no slower for small ones.
+# One thread for each of PyTorch's operations: results that repeat, and no slower for small ones; and
+# where a test has more, none that waits by spinning, on a core that another test could have.
 # So many tests at a time as there are cores, and one that waits for a manager or a browser; on many
 # cores not more than memory holds. Tests that share a dear set-up are a group, in one process.
 WORKERS = $$(.venv/bin/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
-PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup
+PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive .venv/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
 test: lint chromium
 	@$(PYTEST)

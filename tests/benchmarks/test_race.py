@@ -15,27 +15,27 @@ from sedona_nni.errors import InputError
 
 def test_random_search_has_the_regret_that_theory_expects() -> None:
     """A training costs 2: after 1.9 it has seen nothing, after 2 one, after 14 all seven."""
-    found = race(table(), "random", [1.9, 2, 14], repeats=200)
-    assert found[:, 0] == pytest.approx(np.full(200, 0.03))  # of a pick at random, exactly
-    error = 0.02 / 200**0.5  # of the mean of numbers from 0 to 0.06
+    found = race(table(), "random", [1.9, 2, 14], repeats=50)
+    assert found[:, 0] == pytest.approx(np.full(50, 0.03))  # of a pick at random, exactly
+    error = 0.02 / 50**0.5  # of the mean of numbers from 0 to 0.06
     assert found[:, 1].mean() == pytest.approx(0.03, abs=4 * error)
     assert found[:, 2].max() == pytest.approx(0, abs=1e-12)
 
 
+BEST_OF_THREE = 0.01
+"""Regret of the best of three trainings at random: the mean rank of the first of 3 of 7, less 1."""
+
+
 def test_halving_stops_what_is_worse_and_sees_more() -> None:
     """With early accuracies that tell, it does better in the time of three trainings."""
-    budgets = [6.0]
-    halving = race(table(), "successive_halving", budgets, repeats=200).mean()
-    random = race(table(), "random", budgets, repeats=200).mean()
-    assert halving < random
+    halving = race(table(), "successive_halving", [6.0], repeats=200).mean()
+    assert halving < BEST_OF_THREE
 
 
 def test_halving_is_misled_where_the_early_epochs_are() -> None:
     misleading = {j: 0.9 - j / 100 for j in range(7)}
-    budgets = [6.0]
-    halving = race(table(misleading), "successive_halving", budgets, repeats=100).mean()
-    random = race(table(misleading), "random", budgets, repeats=100).mean()
-    assert halving > random
+    halving = race(table(misleading), "successive_halving", [6.0], repeats=200).mean()
+    assert halving > BEST_OF_THREE
 
 
 def test_an_epoch_is_seen_when_it_ends() -> None:
