@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sedona_nni.data.batches import Batch
     from sedona_nni.reporting.trial import AnyResult, AnyTrial
-    from sedona_nni.trials.__main__ import Claimed
+    from sedona_nni.trials.__main__ import Claimed, Report
 
 
 def _process_start() -> float:
@@ -39,11 +39,11 @@ def main() -> int:
     _reach("imports")
     run = trials.run
 
-    def timed_run(trial: AnyTrial, device: Claimed, directory: Path) -> AnyResult:
+    def timed_run(trial: AnyTrial, device: Claimed, directory: Path, report: Report) -> AnyResult:
         _reach("parameters")
         if trial.kind == "search":
             _watch_search()
-        return run(trial, device, directory)
+        return run(trial, device, directory, report)
 
     trials.run = timed_run
     return trials.main()

@@ -1,4 +1,4 @@
-"""``run`` and ``resume``: an experiment under NNI."""
+"""``run`` and ``resume``: an experiment, under NNI or in a folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,14 +18,17 @@ from sedona_nni.command_line.options import ExperimentName, Json, Plugins, Port,
 from sedona_nni.command_line.tables import show_table
 from sedona_nni.command_line.telling import tell_contents
 from sedona_nni.errors import InputError
+from sedona_nni.files import user_path
 from sedona_nni.plugins import absolute_plugins
 
 if TYPE_CHECKING:
     from sedona_nni.reporting.results import StrategyRow
     from sedona_nni.strategies.experiment import Experiment
     from sedona_nni.strategies.experiment_file import ExperimentFile
+    from sedona_nni.strategies.watched import Watched
 
 DEFAULT_PORT = 8080
+RESULTS = Path("results")
 FIRST_PORT, LAST_PORT = 1024, 65534  # below are those of the system; NNI may need the next one
 _CHANGES = 6  # named of a file that was edited
 
@@ -33,7 +37,15 @@ def run(
     experiment: ExperimentName,
     port: Port = DEFAULT_PORT,
     public: Public = False,
-    results: Results = Path("results"),
+    results: Results = RESULTS,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run it here, without NNI's manager and web UI; again in the same folder, go on.",
+            parser=user_path,
+            metavar="PATH",
+        ),
+    ] = None,
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
@@ -45,23 +57,36 @@ def run(
 
     An experiment that comes with this project is known by its name, e.g. quickstart; its trials run
     in the current folder, where it also looks for data.
+
+    With --directory there is no server at all, as on clusters and in notebooks: trials are
+    processes of this one, and everything is in that folder.
     """
     from sedona_nni.strategies.experiment_file import find_experiment
 
-    _check_start(port, results)
+    if directory is None:
+        _check_start(port, results)
+    else:
+        _check_directory(directory, port, public, results)
     file = find_experiment(experiment)
     loaded = absolute_plugins(plugins or (), Path.cwd())
     file = file.model_copy(update={"plugins": tuple(loaded)})
     planned = read_given(experiment, file)
     tell_contents(planned.check_machine())
-    _supervise(file, planned, port, public, results, as_json)
+    console = Console(stderr=True)
+    if directory is not None:
+        from sedona_nni.strategies.processes import in_folder
+
+        start: AbstractContextManager[Watched] = in_folder(directory, file.config())
+    else:
+        start = _under_nni(file, planned, console, port, public)
+    _supervise(start, planned, results, console, as_json)
 
 
 def resume(
     experiment_id: Annotated[str, typer.Argument(metavar="EXPERIMENT_ID")],
     port: Port = DEFAULT_PORT,
     public: Public = False,
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     unlimited: Annotated[
         bool,
         typer.Option(
@@ -80,7 +105,26 @@ def resume(
     planned = Experiment.from_config(config)
     tell_contents(planned.check_machine())
     _tell_changes(config, experiment_folder(experiment_id) / "checkpoint")
-    _supervise(experiment_id, planned, port, public, results, as_json, unlimited)
+    console = Console(stderr=True)
+    start = _under_nni(experiment_id, planned, console, port, public, unlimited)
+    _supervise(start, planned, results, console, as_json)
+
+
+def _check_directory(directory: Path, port: int, public: bool, results: Path) -> None:
+    """Check what goes with an experiment without NNI's manager."""
+    from sedona_nni.files import check_output_folder
+
+    for option, given, default in (
+        ("--port", port, DEFAULT_PORT),
+        ("--public", public, False),
+        ("--results", results, RESULTS),
+    ):
+        if given != default:
+            rule = "must be left out with --directory, where there is no server"
+            if option == "--results":
+                rule = "must be left out with --directory, which has them"
+            raise InputError.rule(option, rule, str(given))
+    check_output_folder("--directory", directory)
 
 
 def _check_start(port: int, results: Path) -> None:
@@ -107,29 +151,32 @@ def _tell_changes(config: dict[str, Any], checkpoint: Path) -> None:
         )
 
 
-def _supervise(
+def _under_nni(
     what: ExperimentFile | str,
     planned: Experiment,
+    console: Console,
     port: int,
     public: bool,
-    results: Path,
-    as_json: bool,
     unlimited: bool = False,
+) -> AbstractContextManager[Watched]:
+    from sedona_nni.strategies.runner import under_nni
+
+    if planned.platform != "local" and not public:
+        raise InputError("trials on other machines need to reach the manager: add --public")
+    return under_nni(what, console, port=port, public=public, unlimited=unlimited)
+
+
+def _supervise(
+    start: AbstractContextManager[Watched],
+    planned: Experiment,
+    results: Path,
+    console: Console,
+    as_json: bool,
 ) -> None:
     from sedona_nni.reporting.results import Compromise, StrategyRow, compromise_table
     from sedona_nni.strategies.runner import supervise
 
-    if planned.platform != "local" and not public:
-        raise InputError("trials on other machines need to reach the manager: add --public")
-    exit_code, folder = supervise(
-        what,
-        planned,
-        port=port,
-        public=public,
-        results=results,
-        console=Console(stderr=True),
-        unlimited=unlimited,
-    )
+    exit_code, folder = supervise(start, planned, results=results, console=console)
     if folder is not None:
         table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
         _show_comparison([StrategyRow.model_validate(row) for row in table], as_json)

@@ -25,6 +25,7 @@ __all__ = [
     "TAKES_A_GPU",
     "ExperimentFile",
     "changed_since_start",
+    "differences",
     "find_experiment",
     "remember_file",
     "shipped_names",
@@ -189,13 +190,14 @@ def changed_since_start(
     announced = checkpoint / ANNOUNCED_FILE
     if announced.exists() and config.get("maxTrialNumber") == read_json(announced):
         config = {name: value for name, value in config.items() if name != "maxTrialNumber"}
-    return file.path, list(_differences(config, now))
+    return file.path, list(differences(config, now))
 
 
-def _differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
+def differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
+    """Yield the names of fields in which two configurations differ, e.g. ``tuner.className``."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for field in sorted({*one, *other}):
             inner = f"{name}.{field}" if name else field
-            yield from _differences(one.get(field), other.get(field), inner)
+            yield from differences(one.get(field), other.get(field), inner)
     elif one != other:
         yield name

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from sedona_nni.progress import duration, place
-from sedona_nni.strategies.nni_border.launcher import TrialView
+from sedona_nni.strategies.watched import TrialView
 
 __all__ = ["Forecast", "Standing"]
 

@@ -1,61 +1,14 @@
-"""A tuner that trains every decoupling of a grid, with several seeds each: the ground truth.
-
-It needs no results to go on, so an interrupted experiment goes on where it was.
-"""
+"""The tuner that ``nnictl`` loads for a ground truth; see `strategies.sources.grid`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from sedona_nni.strategies.ledger_tuner import LedgerTuner
-
-if TYPE_CHECKING:
-    from sedona_nni.reporting.trial import AnyResult, AnyTrial
+from sedona_nni.strategies.nni_border.tuner import BorderTuner
 
 __all__ = ["GridTuner"]
 
 
-class GridTuner(LedgerTuner):
-    """Trains each decoupling of the grid with several seeds, the same for all decouplings.
+class GridTuner(BorderTuner):
+    """Trains each decoupling of a grid with several seeds, the same for all decouplings.
 
-    One trial trains one decoupling with all its seeds: starting a process and reading the data
-    take as long as a short training. Settings: `sedona_nni.strategies.settings.gridded`.
+    Settings: `sedona_nni.strategies.settings.gridded`.
     """
-
-    def configure(self, search_space: dict[str, Any]) -> None:
-        """See `BorderTuner.configure`."""
-        from sedona_nni.strategies.settings.gridded import grid_decouplings
-
-        super().configure(search_space)
-        self._grid = [
-            (part, decoupling)
-            for part in self.settings.grid.parts
-            for decoupling in grid_decouplings(self.settings.training, part)
-        ]
-
-    def new_trial(self) -> AnyTrial | None:
-        """Return the next decoupling's trainings."""
-        from sedona_nni.reporting.trial import RepeatedTrial
-
-        if self.no_more():
-            return None
-        number = sum(1 for _ in self.ledger)
-        part, decoupling = self._grid[number]
-        return RepeatedTrial(
-            key=f"{part.name}-{number:03d}",
-            strategy=part.name,
-            **self.common,
-            decoupling=decoupling,
-            train=self.settings.training.train.model_dump(mode="json"),
-            repetitions=part.seeds,
-        )
-
-    def no_more(self) -> bool:
-        """See `LedgerTuner.no_more`."""
-        return sum(1 for _ in self.ledger) == len(self._grid)
-
-    def take(self, key: str, result: AnyResult) -> None:
-        """Do nothing: the grid does not depend on results."""
-
-    def miss(self, key: str) -> None:
-        """Do nothing: the training is not replaced."""

@@ -1,4 +1,4 @@
-"""``sedona-nni run`` and ``resume``: an experiment under NNI, watched to its end."""
+"""``sedona-nni run`` and ``resume``: an experiment, watched to its end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import shlex
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -34,64 +35,80 @@ from sedona_nni.strategies.forecast import Forecast, Standing
 from sedona_nni.strategies.hyperparameters import study_url
 from sedona_nni.strategies.nni_border.launcher import (
     Interrupted,
-    Outcome,
     RunningExperiment,
-    TrialView,
     one_interrupt,
     running,
 )
 from sedona_nni.strategies.nni_border.rest import ManagerGoneError
+from sedona_nni.strategies.watched import Outcome, TrialView, Watched
 
-__all__ = ["supervise", "watch", "write_results"]
+__all__ = ["supervise", "under_nni", "watch", "write_results"]
 
 _SETTLE_S = 15.0  # how long the tuner may take to use the last result, see `_settled`
 _FINISH_S = 2.0  # and then to say that it has finished
 
 
-def supervise(
+@contextlib.contextmanager
+def under_nni(
     what: ExperimentFile | str,
-    experiment: Experiment,
+    console: Console,
     *,
     port: int,
     public: bool,
+    unlimited: bool = False,
+) -> Iterator[RunningExperiment]:
+    """Start an experiment under NNI's manager, and stop it when the block is left.
+
+    Args:
+        what: The experiment to create, or NNI's id of one to resume.
+        console: Where its web UI is named.
+        port: See `sedona_nni.strategies.nni_border.launcher.running`.
+        public: See there.
+        unlimited: Lift the limits on time and trials of an experiment that is resumed.
+    """
+    with contextlib.ExitStack() as stack:
+        if isinstance(what, ExperimentFile):
+            arguments = ["create", "--config", str(stack.enter_context(what.completed()))]
+        else:
+            arguments = ["resume", what]
+        started = stack.enter_context(running(arguments, port=port, public=public))
+        _greet(started, port, public, console)
+        if isinstance(what, ExperimentFile):
+            remember_file(what, started.checkpoint)
+        if unlimited and not started.has_finished:
+            started.lift_limits()
+        yield started
+
+
+def supervise(
+    start: AbstractContextManager[Watched],
+    experiment: Experiment,
+    *,
     results: Path,
     console: Console,
-    unlimited: bool = False,
 ) -> tuple[int, Path | None]:
     """Start an experiment, show its progress until it ends, and stop it.
 
     Args:
-        what: The experiment to create, or NNI's id of one to resume.
+        start: Starts it, and stops it when its block is left.
         experiment: What is going to happen.
-        port: See `sedona_nni.strategies.nni_border.launcher.running`.
-        public: See there.
         results: Folder in which a folder with the experiment's name and results is made.
         console: Where progress is shown: as a bar if it is a terminal, else as plain lines.
-        unlimited: Lift the limits on time and trials of an experiment that is resumed.
 
     Returns:
         The exit code: 0 if all went well, 2 if the user can mend what went wrong, 128 and more for
         a signal, else 1. And the experiment's folder in ``results``, if there are results.
     """
-    with one_interrupt(), contextlib.ExitStack() as stack:
-        if isinstance(what, ExperimentFile):
-            arguments = ["create", "--config", str(stack.enter_context(what.completed()))]
-        else:
-            arguments = ["resume", what]
-        started: RunningExperiment | None = None
+    with one_interrupt():
+        started: Watched | None = None
         limit = ""
         try:
-            with running(arguments, port=port, public=public) as started:
-                _greet(started, port, public, console)
-                if isinstance(what, ExperimentFile):
-                    remember_file(what, started.checkpoint)
-                if unlimited and not started.has_finished:
-                    started.lift_limits()
+            with start as started:
                 outcome = watch(started, experiment, console)
                 if outcome.exit_code == 0 and not started.has_finished:
                     limit = started.reached_limit()
         except Interrupted as interrupt:
-            again = "" if started is None else f", `sedona-nni resume {started.id}` goes on"
+            again = "" if started is None else f", {started.again}"
             outcome = Outcome(interrupt.exit_code, f"stopped by {interrupt}{again}")
         folder = None
         if started is not None:
@@ -101,8 +118,7 @@ def supervise(
                 outcome = Outcome(
                     1,
                     f"the experiment has ended early, as its {limit}; it lacks "
-                    f"{', '.join(missing)}; `sedona-nni resume {started.id} --unlimited` goes on "
-                    "without its limits",
+                    f"{', '.join(missing)}; {started.beyond_limits}",
                 )
             planned = experiment.settings.trainings if missing else None
             outcome, folder = _keep_results(started, ledger, planned, outcome, results)
@@ -137,7 +153,7 @@ def _missing(ledger: Ledger, experiment: Experiment) -> list[str]:
 
 
 def _keep_results(
-    started: RunningExperiment,
+    started: Watched,
     ledger: Ledger,
     planned: Mapping[str, int] | None,
     outcome: Outcome,
@@ -150,7 +166,7 @@ def _keep_results(
     """
     if not any(record.status == "succeeded" for record in ledger):
         return outcome, None
-    folder = results / started.id
+    folder = started.results_folder(results)
     try:
         write_results(ledger, folder, planned)
         keep_best(ledger, started.folder, folder / BEST_FOLDER)
@@ -174,7 +190,7 @@ def _greet(started: RunningExperiment, port: int, public: bool, console: Console
         console.print("--public: whoever reaches this port can control the experiment")
 
 
-def watch(started: RunningExperiment, experiment: Experiment, console: Console) -> Outcome:
+def watch(started: Watched, experiment: Experiment, console: Console) -> Outcome:
     """Tell how an experiment goes until it ends; return how."""
     forecast = Forecast(experiment.settings.num_trials, started.concurrency)
     seen: dict[str, str] = {}
@@ -200,7 +216,7 @@ def watch(started: RunningExperiment, experiment: Experiment, console: Console) 
     raise AssertionError("polls end with an outcome")
 
 
-def _settled(started: RunningExperiment) -> Outcome:
+def _settled(started: Watched) -> Outcome:
     """Return how a finished experiment ended, after the tuner has used the last result.
 
     NNI knows how many trials there are, so it may say that all is done before the tuner does.
@@ -218,9 +234,7 @@ def _settled(started: RunningExperiment) -> Outcome:
         return Outcome(0)
 
 
-def _tell_status(
-    started: RunningExperiment, trial: TrialView, standing: Standing, console: Console
-) -> None:
+def _tell_status(started: Watched, trial: TrialView, standing: Standing, console: Console) -> None:
     if trial.status == "RUNNING":
         line = f"{trial.key}: started"
     elif trial.status == "SUCCEEDED":
@@ -246,21 +260,21 @@ def _result_in_words(trial: TrialView, result: Any) -> str:
     return f"validation accuracy {default:.1%}"
 
 
-def _stopped_early(started: RunningExperiment, key: str) -> str | None:
+def _stopped_early(started: Watched, key: str) -> str | None:
     """Return why the tuner has stopped a trial, None if it has not."""
     path = started.checkpoint / LEDGER_FILE
     stopped = [r for r in Ledger(path) if r.key == key and r.status == "stopped"]
     return stopped[0].reason if stopped else None
 
 
-def _last_words(started: RunningExperiment, trial: TrialView) -> str:
+def _last_words(started: Watched, trial: TrialView) -> str:
     try:
         return started.last_words(trial.id)
     except ManagerGoneError:
         return ""
 
 
-def _latest(started: RunningExperiment, trials: list[TrialView]) -> dict[str, dict[str, Any]]:
+def _latest(started: Watched, trials: list[TrialView]) -> dict[str, dict[str, Any]]:
     """Return what each running trial has reported last."""
     found = {}
     for trial in trials:

@@ -1,41 +1,14 @@
-"""A tuner for studies: strategies that choose decouplings, each tried several times.
-
-It needs no results to go on, so an interrupted study goes on where it was.
-"""
+"""The tuner that ``nnictl`` loads for studies; see `strategies.sources.study`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from sedona_nni.strategies.ledger_tuner import LedgerTuner
-
-if TYPE_CHECKING:
-    from sedona_nni.reporting.trial import AnyResult, AnyTrial
+from sedona_nni.strategies.nni_border.tuner import BorderTuner
 
 __all__ = ["StudyTuner"]
 
 
-class StudyTuner(LedgerTuner):
+class StudyTuner(BorderTuner):
     """Hands out a trial for each replicate of each strategy; see `trials.study` for what it does.
 
     Settings: `sedona_nni.strategies.settings.studied`.
     """
-
-    def new_trial(self) -> AnyTrial | None:
-        """Return the next trial."""
-        from sedona_nni.strategies.settings.studied import study_trial
-
-        if self.no_more():
-            return None
-        strategy, replicate = self.settings.trials[sum(1 for _ in self.ledger)]
-        return study_trial(self.settings, strategy, replicate)
-
-    def no_more(self) -> bool:
-        """See `LedgerTuner.no_more`."""
-        return sum(1 for _ in self.ledger) == len(self.settings.trials)
-
-    def take(self, key: str, result: AnyResult) -> None:
-        """Do nothing: what comes does not depend on results."""
-
-    def miss(self, key: str) -> None:
-        """Do nothing: the trial is not replaced."""

@@ -1,4 +1,4 @@
-"""What NNI's NAS strategies run on in `strategies.bridge`: models become trials of a tuner."""
+"""What NNI's NAS strategies run on in `strategies.sources.exploring`: models become trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trial under NNI; the command that starts it is `sedona_nni.trials.command`."""
+"""A trial of an experiment; the command that starts it is `sedona_nni.trials.command`."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from sedona_nni.reporting.trial import (
     read_result,
     read_trial,
 )
+from sedona_nni.strategies import process_trial
+from sedona_nni.strategies.nni_border import trial as nni_trial
 from sedona_nni.strategies.nni_border.devices import claim_device
-from sedona_nni.strategies.nni_border.trial import (
-    report_final,
-    report_intermediate,
-    trial_parameters,
-)
 
 if TYPE_CHECKING:
     from sedona_nni.training.settings import TrainSettings
 
+# By whom this process was started: both have the same functions
+_host = process_trial if process_trial.is_of_processes() else nni_trial
+
 Claimed: TypeAlias = torch.device | Sequence[torch.device]
+Report: TypeAlias = Callable[[dict[str, float]], None]
 
 # Of a training, in the web UI; a search has no place among trainings
 _SHOWN = (
@@ -44,18 +45,20 @@ _SHOWN = (
 
 
 def main() -> int:
-    """Run the trial that NNI has started this process for; return the exit code."""
+    """Run the trial that this process was started for; return the exit code."""
     try:
-        trial = read_trial(trial_parameters())
+        trial = read_trial(_host.trial_parameters())
         load_plugins(trial.plugins, Path.cwd())  # which is trialCodeDirectory
         with _claimed(trial) as device:
-            result = run(trial, device, Path(os.environ["NNI_OUTPUT_DIR"]))
+            directory = Path(os.environ[process_trial.OUTPUT])
+            result = run(trial, device, directory, _host.report_intermediate)
+        document = result.model_dump(mode="json", exclude_none=True)
         shown = () if isinstance(trial, SearchTrial) else _SHOWN
-        report_final({**result.model_dump(mode="json", exclude_none=True), "key": trial.key}, shown)
+        _host.report_final({**document, "key": trial.key}, shown)
     except SedonaError as error:
         print(f"sedona-nni: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:  # NNI stops a trial like this; there is a checkpoint
+    except KeyboardInterrupt:  # so a trial is stopped; there is a checkpoint
         print("sedona-nni: interrupted", file=sys.stderr)
         return 130
     return 0
@@ -73,13 +76,14 @@ def _claimed(trial: AnyTrial) -> AbstractContextManager[Claimed]:
     return claim_device(name, threads=threads)
 
 
-def run(trial: AnyTrial, device: Claimed, directory: Path) -> AnyResult:
+def run(trial: AnyTrial, device: Claimed, directory: Path, report: Report) -> AnyResult:
     """Run a trial; what its kind needs is imported here, as a training needs no Lightning.
 
     Args:
         trial: What to do.
         device: Where; of a training in parallel, for each of its processes.
         directory: Where to keep what an interrupted trial goes on with.
+        report: Called with numbers on the way.
 
     Raises:
         SedonaError: as the training or the search does.
@@ -90,21 +94,23 @@ def run(trial: AnyTrial, device: Claimed, directory: Path) -> AnyResult:
         RepeatedTrial: _train_repeatedly,
         StudyTrial: _study,
     }
-    return read_result(trial, runs[type(trial)](trial, device, directory))
+    return read_result(trial, runs[type(trial)](trial, device, directory, report))
 
 
-def _train(trial: TrainTrial, device: Claimed, directory: Path) -> dict[str, Any]:
+def _train(trial: TrainTrial, device: Claimed, directory: Path, report: Report) -> dict[str, Any]:
     from sedona_nni.training.settings import TrainSettings
 
-    return _trained(trial, TrainSettings.model_validate(trial.settings), device, directory)
+    return _trained(trial, TrainSettings.model_validate(trial.settings), device, directory, report)
 
 
-def _train_repeatedly(trial: RepeatedTrial, device: Claimed, directory: Path) -> dict[str, Any]:
+def _train_repeatedly(
+    trial: RepeatedTrial, device: Claimed, directory: Path, report: Report
+) -> dict[str, Any]:
     from sedona_nni.training.settings import TrainSettings
     from sedona_nni.trials.repeated import repeated
 
     def train(settings: TrainSettings, directory: Path) -> dict[str, Any]:
-        return _trained(trial, settings, device, directory)
+        return _trained(trial, settings, device, directory, report)
 
     settings = TrainSettings.model_validate(trial.settings)
     return repeated(train, settings, trial.repetitions, directory)
@@ -115,6 +121,7 @@ def _trained(
     settings: TrainSettings,
     device: Claimed,
     directory: Path,
+    report: Report,
 ) -> dict[str, Any]:
     from sedona_nni.trials.train import run_training
 
@@ -124,13 +131,15 @@ def _trained(
         settings,
         device=device,
         workers=trial.machine.workers,
-        report=report_intermediate,
+        report=report,
         directory=directory,
         check_memory=trial.machine.check_memory,
     )
 
 
-def _search(trial: SearchTrial, device: torch.device, directory: Path) -> dict[str, Any]:
+def _search(
+    trial: SearchTrial, device: torch.device, directory: Path, report: Report
+) -> dict[str, Any]:
     from sedona_nni.searches import SEARCHES
     from sedona_nni.training.settings import TrainSettings
     from sedona_nni.trials.search import run_search
@@ -148,15 +157,17 @@ def _search(trial: SearchTrial, device: torch.device, directory: Path) -> dict[s
         train=None if trial.train is None else TrainSettings.model_validate(trial.train),
         device=device,
         workers=trial.machine.workers,
-        report=report_intermediate,
+        report=report,
         directory=directory,
     )
 
 
-def _study(trial: StudyTrial, device: torch.device, directory: Path) -> dict[str, Any]:
+def _study(
+    trial: StudyTrial, device: torch.device, directory: Path, report: Report
+) -> dict[str, Any]:
     from sedona_nni.trials.study import run_study_trial
 
-    return run_study_trial(trial, device=device, report=report_intermediate, directory=directory)
+    return run_study_trial(trial, device=device, report=report, directory=directory)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Run the trial that NNI has started this process for; return the exit code."""
+    """Run the trial that this process was started for; return the exit code."""
     try:
         from sedona_nni.trials.__main__ import main as run_trial
     except ModuleNotFoundError as error:

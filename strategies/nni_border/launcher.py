@@ -13,10 +13,8 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
@@ -35,17 +33,13 @@ from sedona_nni.strategies.nni_border.wire import (
     unpacked,
     without_summary,
 )
-
-if TYPE_CHECKING:
-    from sedona_nni.reporting.trial import AnyTrial
+from sedona_nni.strategies.run_mark import RUN_MARK, processes_of, wait_for_end
+from sedona_nni.strategies.watched import Outcome, TrialView
 
 __all__ = [
-    "RUN_MARK",
     "Interrupted",
     "LaunchError",
-    "Outcome",
     "RunningExperiment",
-    "TrialView",
     "all_experiments",
     "experiment_config",
     "experiment_folder",
@@ -60,7 +54,6 @@ __all__ = [
     "stopped_config",
 ]
 
-RUN_MARK = "SEDONA_NNI_RUN"  # in the environment of every process of a run
 _NNICTL = "sedona_nni.strategies.nni_border.nnictl"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PORTS_TO_TRY = 100
@@ -215,73 +208,6 @@ def own_manager() -> psutil.Process | None:
     return None
 
 
-@dataclass(frozen=True)
-class TrialView:
-    """What is to be seen of a trial from outside.
-
-    Attributes:
-        id: NNI's id.
-        parameters: What the tuner sent.
-        status: NNI's word: WAITING, RUNNING, ADD_RESUMED, SUCCEEDED, FAILED, USER_CANCELED, ...
-        result: The final result as it was sent, None without one.
-        started_at: Seconds since the epoch; of a trial that has not started infinite.
-        ended_at: Likewise.
-    """
-
-    id: str
-    parameters: dict[str, Any]
-    status: str
-    result: Any
-    started_at: float = math.inf
-    ended_at: float = math.inf
-
-    @property
-    def key(self) -> str:
-        """The tuner's name of the trial, NNI's for one that is not the tuner's."""
-        return str(self.parameters.get("key", self.id))
-
-    @cached_property
-    def trial(self) -> AnyTrial | None:
-        """What it is, None of one that is not the tuner's."""
-        from sedona_nni.reporting.trial import read_trial  # late: tuners start with this module
-
-        try:
-            return read_trial(self.parameters)
-        except InputError:
-            return None
-
-    @property
-    def is_training(self) -> bool:
-        """Whether it is one of those that the experiment ranks."""
-        return self.trial is not None and self.trial.kind != "search"
-
-    @property
-    def accuracy(self) -> float | None:
-        """What the trial is ranked by, None without it."""
-        default = self.result.get("default") if isinstance(self.result, dict) else None
-        if isinstance(default, int | float) and math.isfinite(default):
-            return float(default)
-        return None
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether it ended without success."""
-        return self.status in ("FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an experiment ended.
-
-    Attributes:
-        exit_code: 0 if its work is done, 2 if the user can mend what went wrong, else 1.
-        message: What went wrong, empty if nothing did.
-    """
-
-    exit_code: int
-    message: str = ""
-
-
 class RunningExperiment:
     """An experiment whose manager was started by `running`."""
 
@@ -298,6 +224,20 @@ class RunningExperiment:
     def checkpoint(self) -> Path:
         """The folder in which the tuner keeps its state."""
         return self.folder / "checkpoint"
+
+    def results_folder(self, within: Path) -> Path:
+        """See `strategies.watched.Watched.results_folder`."""
+        return within / self.id
+
+    @property
+    def again(self) -> str:
+        """See `strategies.watched.Watched.again`."""
+        return f"`sedona-nni resume {self.id}` goes on"
+
+    @property
+    def beyond_limits(self) -> str:
+        """See `strategies.watched.Watched.beyond_limits`."""
+        return f"`sedona-nni resume {self.id} --unlimited` goes on without its limits"
 
     @property
     def has_finished(self) -> bool:
@@ -377,7 +317,7 @@ class RunningExperiment:
         if status["status"] == "DONE":
             return Outcome(0)
         if status["status"] in ("STOPPING", "STOPPED"):
-            return Outcome(1, f"the experiment was stopped; `sedona-nni resume {self.id}` goes on")
+            return Outcome(1, f"the experiment was stopped; {self.again}")
         if status["status"] != "ERROR":
             return None
         error = TunerError.load(self.checkpoint)
@@ -494,19 +434,10 @@ def _environment(public: bool, mark: str) -> dict[str, str]:
     return environment
 
 
-def _processes(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # ended meanwhile, or another user's
-            if process.environ().get(RUN_MARK) == mark:
-                found.append(process)
-    return found
-
-
 def _managers(mark: str) -> list[psutil.Process]:
     """Return the process of a run's manager, if it is alive."""
     found = []
-    for process in _processes(mark):
+    for process in processes_of(mark):
         with contextlib.suppress(psutil.Error):
             if process.name() == "node" and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
@@ -518,15 +449,9 @@ def _stop(mark: str) -> None:
     for process in _managers(mark):
         with contextlib.suppress(psutil.Error):
             process.send_signal(signal.SIGINT)
-    _wait_for(mark, _STOP_S)
+    wait_for_end(mark, _STOP_S)
     for kill in (psutil.Process.terminate, psutil.Process.kill):
-        for process in _processes(mark):
+        for process in processes_of(mark):
             with contextlib.suppress(psutil.Error):
                 kill(process)
-        _wait_for(mark, _TERMINATE_S)
-
-
-def _wait_for(mark: str, seconds: float) -> None:
-    give_up_at = time.monotonic() + seconds
-    while _processes(mark) and time.monotonic() < give_up_at:
-        time.sleep(0.1)
+        wait_for_end(mark, _TERMINATE_S)

@@ -137,15 +137,15 @@ def _report(kind: Literal["PERIODICAL", "FINAL"], metrics: dict[str, Any]) -> No
         }
         reports[kind](metrics)
         return
-    metric = {
-        "parameter_id": _own_record()["parameter_id"],
-        "trial_job_id": os.environ["NNI_TRIAL_JOB_ID"],
-        "type": kind,
-        "sequence": next(_intermediate) if kind == "PERIODICAL" else 0,
-        "value": json.dumps(metrics),
-    }
     try:
         _manager().check()  # whoever answers takes anything
+        metric = {
+            "parameter_id": _own_record()["parameter_id"],
+            "trial_job_id": os.environ["NNI_TRIAL_JOB_ID"],
+            "type": kind,
+            "sequence": next(_intermediate) if kind == "PERIODICAL" else 0,
+            "value": json.dumps(metrics),
+        }
         requests.put(
             os.environ["NNI_TRIAL_COMMAND_CHANNEL"],
             json={"type": "metric", "metric": json.dumps(metric)},

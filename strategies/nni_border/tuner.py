@@ -1,4 +1,4 @@
-"""The base of our tuners: what NNI expects of one, made reliable."""
+"""Our tuners: what NNI expects of one, made reliable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import math
 import os
 import sys
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -23,10 +22,9 @@ from nni.runtime import msg_dispatcher
 from nni.runtime.tuner_command_channel import CommandType
 from nni.tuner import Tuner
 
-from sedona_nni.errors import SedonaError
 from sedona_nni.files import read_json, write_json
 from sedona_nni.strategies.checkpoint import ANNOUNCED_FILE
-from sedona_nni.strategies.nni_border.launcher import RUN_MARK, own_manager
+from sedona_nni.strategies.nni_border.launcher import own_manager
 from sedona_nni.strategies.nni_border.rest import (
     ManagerApi,
     final_metric,
@@ -46,10 +44,12 @@ from sedona_nni.strategies.nni_border.wire import (
     with_summary,
     without_summary,
 )
+from sedona_nni.strategies.run_mark import RUN_MARK
+from sedona_nni.strategies.sources import source_type
+from sedona_nni.strategies.sources.source import Parameters, TrialSource
 
-__all__ = ["BorderTuner", "ExperimentFailedError", "Parameters"]
+__all__ = ["BorderTuner"]
 
-Parameters = dict[str, Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -60,10 +60,6 @@ _logger = logging.getLogger(__name__)
 _FINAL_RESULT_GRACE_S = 10.0
 _STDERR_LINES = 15
 _MESSENGER_S = 60.0
-
-
-class ExperimentFailedError(SedonaError):
-    """The experiment cannot go on."""
 
 
 def _show_gpus(manager: psutil.Process) -> None:
@@ -113,26 +109,27 @@ def _entry_point(
     return guarded
 
 
-class BorderTuner(Tuner, ABC):
-    """A tuner that hands out trials when it has some, and ends the experiment after the last.
+class BorderTuner(Tuner):
+    """A tuner that hands out its source's trials, and ends the experiment after the last.
 
-    A subclass implements five methods; they never run at the same time and must not block. Trials
-    are identified by the ``"key"`` of their parameters, which a trial repeats in its final result.
+    It is the source's `strategies.sources.source.Host`. A subclass is a name in experiments.
 
     Attributes:
-        class_args: ``tuner.classArgs``.
+        source: Where trials come from.
         checkpoint: Folder of what outlives the tuner.
-        lock: Held while one of those methods runs; whoever calls from another thread takes it.
+        lock: Held while NNI calls; whoever calls from another thread takes it.
     """
 
     def __init__(self, **class_args: Any) -> None:
-        """Keep ``tuner.classArgs`` for `configure`.
+        """Keep ``tuner.classArgs`` for the source.
 
         Nothing else happens here: NNI kills a tuner that is not ready after 10 seconds, and has
         no way to show an error raised here.
         """
         super().__init__()
-        self.class_args = class_args
+        own = type(self)
+        name = f"{own.__module__}.{own.__qualname__}"
+        self.source = self.new_source({"className": name, "classArgs": class_args})
         self.checkpoint = Path()
         self.lock = threading.RLock()
         self._error: BaseException | None = None
@@ -147,54 +144,15 @@ class BorderTuner(Tuner, ABC):
         self._ending = False
         self._messenger: int | None = None
 
-    # What a subclass implements
+    def new_source(self, tuner: Mapping[str, Any]) -> TrialSource:
+        """Return where trials come from.
 
-    @abstractmethod
-    def configure(self, search_space: dict[str, Any]) -> None:
-        """Check ``class_args`` and load the state in ``self.checkpoint``; heavy imports go here.
-
-        Raises:
-            InputError: if a setting breaks a rule.
+        Args:
+            tuner: ``className`` and ``classArgs``.
         """
+        return source_type(tuner["className"])(tuner, self)
 
-    @abstractmethod
-    def next_parameters(self) -> Parameters | None:
-        """Return the parameters of the next trial, None while there is none to start."""
-
-    @abstractmethod
-    def finished(self) -> bool:
-        """Return whether `next_parameters` will never return a trial again."""
-
-    @abstractmethod
-    def succeeded(self, parameters: Parameters, result: Any) -> None:
-        """Take the final result of a trial.
-
-        Called again for known results when an experiment is resumed.
-        """
-
-    @abstractmethod
-    def failed(self, parameters: Parameters, reason: str) -> None:
-        """Take note that a trial ended without a result."""
-
-    def is_hopeless(self, parameters: Parameters, metrics: Any) -> bool:
-        """Take what a trial reports on its way; return whether to stop it, which is its end.
-
-        Called again for what it has reported already when an experiment is resumed.
-        """
-        return False
-
-    def resumed(self, running: list[Parameters]) -> None:
-        """Take note of which trials NNI starts again when an experiment is resumed."""
-
-    def summary(self, parameters: Parameters) -> Mapping[str, Any]:
-        """Return what of a trial the web UI gives an axis and a column: texts and numbers."""
-        return parameters
-
-    def remaining(self) -> int | None:
-        """Return how many trials `next_parameters` will return from now on, None if unknown."""
-        return None
-
-    # What a subclass may call
+    # What its source may call
 
     @staticmethod
     def experiment_config() -> dict[str, Any]:
@@ -222,18 +180,18 @@ class BorderTuner(Tuner, ABC):
     def supply(self) -> None:
         """Start trials in free slots, and end the experiment when all is done.
 
-        For subclasses that find out about new trials outside of NNI's calls.
+        For sources that find out about new trials outside of NNI's calls.
         """
         with self.lock:
             while self._owed and self._send is not None:
-                parameters = self.next_parameters()
+                parameters = self.source.next_parameters()
                 if parameters is None:
                     break
                 self._owed -= 1
                 # A number of the dispatcher's own counter, so that it never meets it again.
                 parameter_id = msg_dispatcher._create_parameter_id()
                 self._running[parameter_id] = parameters
-                self._send(parameter_id, with_summary(parameters, self.summary(parameters)))
+                self._send(parameter_id, with_summary(parameters, self.source.summary(parameters)))
             if self._send is not None and not self._ending and self._is_done():
                 self._ending = True
                 finish_mark(self.checkpoint).touch()
@@ -269,7 +227,7 @@ class BorderTuner(Tuner, ABC):
             _show_gpus(manager)
             if not self.is_supervised:
                 _warn_of_network(manager)
-        self.configure(search_space)
+        self.source.configure(search_space)
 
     @_entry_point
     def generate_multiple_parameters(
@@ -291,11 +249,11 @@ class BorderTuner(Tuner, ABC):
             wanted = wanted[self._connect(kwargs["st_callback"]) :]
         found: list[Parameters] = []
         for parameter_id in wanted:
-            parameters = self.next_parameters()
+            parameters = self.source.next_parameters()
             if parameters is None:
                 break
             self._running[parameter_id] = parameters
-            found.append(with_summary(parameters, self.summary(parameters)))
+            found.append(with_summary(parameters, self.source.summary(parameters)))
         self._owed += len(wanted) - len(found)
         self.supply()
         return found
@@ -307,7 +265,7 @@ class BorderTuner(Tuner, ABC):
         """Take a final result. ``parameters`` is not looked at: NNI mixes it up."""
         known = self._running.pop(parameter_id, None)
         if known is not None:
-            self.succeeded(known, self._unpacked(value, kwargs.get("trial_job_id")))
+            self.source.succeeded(known, self._unpacked(value, kwargs.get("trial_job_id")))
             self.supply()
 
     @_entry_point
@@ -331,7 +289,7 @@ class BorderTuner(Tuner, ABC):
         for entry in data:
             result = self._unpacked(entry["value"], entry.get("trialJobId"))
             if isinstance(result, dict) and "key" in result:
-                self.succeeded({"key": result["key"]}, result)
+                self.source.succeeded({"key": result["key"]}, result)
             else:
                 _logger.warning("ignored an imported result without a key: %s", result)
 
@@ -343,7 +301,7 @@ class BorderTuner(Tuner, ABC):
         being configured.
         """
         parameters = self._running.get(data["parameter_id"])
-        if parameters is not None and self.is_hopeless(parameters, data["value"]):
+        if parameters is not None and self.source.is_hopeless(parameters, data["value"]):
             self._dispatcher.send(CommandType.KillTrialJob, json.dumps(data["trial_job_id"]))
             del self._running[data["parameter_id"]]  # whatever may still come of it
             tell(f"sedona-nni: trial {parameters.get('key')}: stopped early")
@@ -352,7 +310,7 @@ class BorderTuner(Tuner, ABC):
     # Details
 
     def _is_done(self) -> bool:
-        return not self._running and self.finished()
+        return not self._running and self.source.finished()
 
     def _introduce(self, dispatcher: Any) -> None:
         """Get to know NNI's dispatcher, the only one that can be told about errors."""
@@ -408,8 +366,8 @@ class BorderTuner(Tuner, ABC):
         self._dispatcher.recovered_max_param_id = -1  # i.e. none is an earlier session's
         again = {number: without_summary(parameters) for number, parameters in recovered.items()}
         self._running.update(again)
-        self.resumed(list(again.values()))
-        remaining = self.remaining()
+        self.source.resumed(list(again.values()))
+        remaining = self.source.remaining()
         if remaining is not None and self._may_announce():
             self._announce(len(self.manager().get("trial-jobs")) + remaining)
         for parameter_id, success in self._ended_early.items():
@@ -455,7 +413,7 @@ class BorderTuner(Tuner, ABC):
             job = self._job(parameter_id) or {}
             result = self._unpacked(final_metric(job), job.get("trialJobId"))
             if result is not None:
-                self.succeeded(self._running.pop(parameter_id), result)
+                self.source.succeeded(self._running.pop(parameter_id), result)
                 self.supply()
             else:
                 self._settle_as_failed(parameter_id, "the trial ended without a final result")
@@ -463,7 +421,7 @@ class BorderTuner(Tuner, ABC):
     def _settle_as_failed(self, parameter_id: int, reason: str) -> None:
         parameters = self._running.pop(parameter_id)
         tell(f"sedona-nni: trial {parameters.get('key')}: {reason}")
-        self.failed(parameters, reason)
+        self.source.failed(parameters, reason)
         self.supply()
 
     def _last_words(self, parameter_id: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import start_up
+from sedona_nni.strategies.process_trial import HOST, OUTPUT, PARAMETERS_FILE, host_mark
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,17 +39,15 @@ class TestStartUp:
             "device": "cpu",
             "threads": 1,
         }
-        code = f"""if True:
-            import sedona_nni.trials.__main__ as trial
+        code = """if True:
             from benchmarks import timed_trial
-            trial.trial_parameters = lambda: {parameters!r}
-            trial.report_final = trial.report_intermediate = lambda *numbers: None
             assert timed_trial.main() == 0
         """
+        (tmp_path / PARAMETERS_FILE).write_text(json.dumps(parameters))
         subprocess.run(
             [sys.executable, "-c", code],
             cwd=ROOT,
-            env={**os.environ, "NNI_OUTPUT_DIR": str(tmp_path)},
+            env={**os.environ, OUTPUT: str(tmp_path), HOST: host_mark()},
             check=True,
         )
         reached = json.loads((tmp_path / "start-up.json").read_text())

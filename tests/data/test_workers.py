@@ -12,9 +12,10 @@ import torch
 from sedona_nni import command_line
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.reporting.trial import AnyTrial, SearchTrial, TrainTrial, read_trial
-from sedona_nni.strategies.ledger_tuner import LedgerTuner
+from sedona_nni.strategies.nni_border.tuner import BorderTuner
 from sedona_nni.strategies.settings.studied import read_study, study_trial
 from sedona_nni.strategies.settings.tuned import read_searching
+from sedona_nni.strategies.sources.ledger import LedgerSource
 from sedona_nni.strategies.tuner import SedonaTuner
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
@@ -41,10 +42,12 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 MACHINE = {"device": "cpu", "workers": 3}
 
 
-def sent(tuner: LedgerTuner, settings: Any) -> dict[str, Any]:
+def sent(tuner: BorderTuner, settings: Any) -> dict[str, Any]:
     """What of the settings is in every trial that a tuner sends."""
-    tuner.settings = settings
-    return tuner.common
+    source = tuner.source
+    assert isinstance(source, LedgerSource)
+    source.settings = settings
+    return source.common
 
 
 SEDONA = read_searching({"task": {}, "num_blocks": 2, **MACHINE}, Path(), "sedona")
@@ -71,7 +74,7 @@ TRIALS: list[AnyTrial] = [
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.key)
 def test_a_trial_does_as_the_experiment_says(tmp_path: Path, trial: AnyTrial) -> None:
     with pytest.raises(Asked) as asked:
-        trial_main.run(trial, torch.device("cpu"), tmp_path)
+        trial_main.run(trial, torch.device("cpu"), tmp_path, print)
     assert asked.value.args == (3,)
 
 
@@ -86,7 +89,7 @@ def test_a_trial_of_an_older_experiment(tmp_path: Path) -> None:
         "threads": None,
     }
     with pytest.raises(Asked) as asked:
-        trial_main.run(read_trial(parameters), torch.device("cpu"), tmp_path)
+        trial_main.run(read_trial(parameters), torch.device("cpu"), tmp_path, print)
     assert asked.value.args == (None,)
 
 

@@ -17,6 +17,7 @@ class Dispatch:
         from nni.runtime.msg_dispatcher import MsgDispatcher
 
         self.tuner = tuner
+        self.source = tuner.source
         self.folder = folder
         self.dispatcher = MsgDispatcher("ws://_unittest_", tuner)
         self.dispatcher.send = self._sent  # type: ignore[method-assign]

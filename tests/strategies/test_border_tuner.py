@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +14,14 @@ from sedona_nni.errors import InputError
 from sedona_nni.strategies.nni_border import tuner as border
 from sedona_nni.strategies.nni_border.terminal import TunerError, finish_mark
 from sedona_nni.strategies.nni_border.tuner import BorderTuner
+from sedona_nni.strategies.sources.source import TrialSource
 
 
-class Counting(BorderTuner):
+class CountingSource(TrialSource):
     """Hands out ``total`` trials, of which ``ready`` are ready; a method may be told to fail."""
 
     def configure(self, search_space: dict[str, Any]) -> None:
+        self.class_args = self.tuner["classArgs"]
         self.ready = self.class_args.get("ready", 100)
         self.total = self.class_args.get("total", 100)
         self.handed_out = 0
@@ -53,6 +56,11 @@ class Counting(BorderTuner):
     def resumed(self, running: list[dict[str, Any]]) -> None:
         self._maybe_fail("resumed")
         self.again = [parameters["key"] for parameters in running]
+
+
+class Counting(BorderTuner):
+    def new_source(self, tuner: Mapping[str, Any]) -> TrialSource:
+        return CountingSource(tuner, self)
 
 
 def started(dispatch: Any, concurrency: int = 2, **class_args: Any) -> Any:
@@ -175,7 +183,7 @@ def test_own_parameters_are_passed_on_and_not_what_nni_repeats(dispatch: Any) ->
     nni = started(dispatch, concurrency=2, ready=1)
     # NNI has replaced the parameters of the first trial when the second was refused
     nni.final("t1", default=0.75)
-    assert nni.tuner.results == {"t1": 0.75}
+    assert nni.source.results == {"t1": 0.75}
 
 
 def test_slots_that_stayed_free_are_filled_as_soon_as_there_is_something_to_do(
@@ -183,7 +191,7 @@ def test_slots_that_stayed_free_are_filled_as_soon_as_there_is_something_to_do(
 ) -> None:
     nni = started(dispatch, concurrency=3, ready=1)
     assert nni.started == ["t1"]
-    nni.tuner.ready = 10
+    nni.source.ready = 10
     nni.final("t1")  # the tuner learns something: both free slots, and no more
     assert nni.started == ["t1", "t2", "t3"]
     nni.end("t1")  # the slot of the first
@@ -206,7 +214,7 @@ def test_the_experiment_is_ended_when_the_last_trial_fails(dispatch: Any) -> Non
     nni = started(dispatch, concurrency=1, total=1)
     nni.end("t1", "FAILED")
     assert nni.ended
-    assert "Traceback of trial-file/job0/stderr" in nni.tuner.failures["t1"]
+    assert "Traceback of trial-file/job0/stderr" in nni.source.failures["t1"]
 
 
 def test_the_end_of_a_trial_may_come_before_its_result(
@@ -215,16 +223,16 @@ def test_the_end_of_a_trial_may_come_before_its_result(
     nni = started(dispatch, concurrency=1, total=1)
     nni.end("t1")
     nni.final("t1")
-    assert nni.tuner.results == {"t1": 0.5}
-    assert nni.tuner.failures == {}
+    assert nni.source.results == {"t1": 0.5}
+    assert nni.source.failures == {}
 
 
 def test_a_failure_after_the_result_changes_nothing(dispatch: Any) -> None:
     nni = started(dispatch, concurrency=1, total=1)
     nni.final("t1")
     nni.end("t1", "FAILED")
-    assert nni.tuner.results == {"t1": 0.5}
-    assert nni.tuner.failures == {}
+    assert nni.source.results == {"t1": 0.5}
+    assert nni.source.failures == {}
 
 
 def test_a_trial_that_ends_without_a_result_has_failed(
@@ -233,7 +241,7 @@ def test_a_trial_that_ends_without_a_result_has_failed(
     monkeypatch.setattr(border.threading, "Timer", AtOnce)
     nni = started(dispatch, concurrency=1, total=1)
     nni.end("t1")
-    assert nni.tuner.failures == {"t1": "the trial ended without a final result"}
+    assert nni.source.failures == {"t1": "the trial ended without a final result"}
     assert nni.ended
 
 
@@ -252,7 +260,7 @@ def test_trials_of_others_are_ignored(dispatch: Any) -> None:
     nni.dispatcher.handle_trial_end(
         {"trial_job_id": "j", "event": "FAILED", "hyper_params": submitted_in_the_web_ui}
     )
-    assert nni.tuner.failures == {}
+    assert nni.source.failures == {}
     assert nni.error is None
 
 
@@ -272,11 +280,11 @@ def resume(dispatch: Any, running: dict[int, str], concurrency: int, **class_arg
 
 def test_results_of_trials_that_run_again_after_a_resume_arrive(dispatch: Any) -> None:
     nni = resume(dispatch, {4: "old1", 7: "old2"}, concurrency=2)
-    assert nni.tuner.again == ["old1", "old2"]
+    assert nni.source.again == ["old1", "old2"]
     nni.final("old1", default=0.25)
     nni.end("old2", "FAILED")
-    assert nni.tuner.results == {"old1": 0.25}
-    assert "old2" in nni.tuner.failures
+    assert nni.source.results == {"old1": 0.25}
+    assert "old2" in nni.source.failures
 
 
 def test_trials_that_run_again_after_a_resume_take_their_slots(dispatch: Any) -> None:
@@ -298,7 +306,7 @@ def test_a_trial_that_fails_again_before_nni_has_introduced_it_is_not_forgotten(
     )
     nni.dispatcher.handle_add_customized_trial([trial])
     nni.request(1)
-    assert "old1" in nni.tuner.failures
+    assert "old1" in nni.source.failures
 
 
 def test_a_trial_that_ends_again_before_nni_has_introduced_it_keeps_its_result(
@@ -318,8 +326,8 @@ def test_a_trial_that_ends_again_before_nni_has_introduced_it_keeps_its_result(
     nni.dispatcher.handle_import_data([])
     nni.dispatcher.handle_add_customized_trial([trial])
     nni.request(2)
-    assert nni.tuner.again == ["old1"]
-    assert nni.tuner.results == {"old1": 0.25}
+    assert nni.source.again == ["old1"]
+    assert nni.source.results == {"old1": 0.25}
     assert sorted(nni.started) == ["t1", "t2"]
 
 
@@ -332,7 +340,7 @@ def test_imported_results_are_recognised_by_their_key(dispatch: Any) -> None:
             {"parameter": {}, "value": 0.5},
         ]
     )
-    assert nni.tuner.results == {"t1": 0.25}
+    assert nni.source.results == {"t1": 0.25}
 
 
 def test_a_change_of_the_search_space_is_refused_and_said(
@@ -341,10 +349,10 @@ def test_a_change_of_the_search_space_is_refused_and_said(
     nni = started(dispatch)
     nni.dispatcher.handle_update_search_space({})
     assert "cannot be changed" in capfd.readouterr().err
-    assert nni.tuner.handed_out == 2
+    assert nni.source.handed_out == 2
 
 
-class Planning(Counting):
+class PlanningSource(CountingSource):
     """Says what the web UI shows, and how many trials there will be."""
 
     def next_parameters(self) -> dict[str, Any] | None:
@@ -358,6 +366,11 @@ class Planning(Counting):
         return int(self.total - self.handed_out)
 
 
+class Planning(BorderTuner):
+    def new_source(self, tuner: Mapping[str, Any]) -> TrialSource:
+        return PlanningSource(tuner, self)
+
+
 def planning(dispatch: Any, given: int | None = None, **class_args: Any) -> Any:
     nni = dispatch(Planning(**class_args))
     config = {"trialCodeDirectory": ".", "maxTrialNumber": given}
@@ -369,7 +382,7 @@ def planning(dispatch: Any, given: int | None = None, **class_args: Any) -> Any:
 def test_trials_are_sent_with_a_summary_for_the_web_ui(dispatch: Any) -> None:
     nni = planning(dispatch, ready=1, total=2)
     nni.request(2)
-    nni.tuner.ready = 2
+    nni.source.ready = 2
     nni.tuner.supply()  # the other way by which trials start
     for number, sent in enumerate(nni.trials.values(), start=1):
         key = f"t{number}"
@@ -380,7 +393,7 @@ def test_trials_are_sent_with_a_summary_for_the_web_ui(dispatch: Any) -> None:
             "mutation_summary": {"key": key, "lr": 0.1},
         }
     nni.final("t1", details={"default": 0.75})
-    assert nni.tuner.results == {"t1": 0.75}
+    assert nni.source.results == {"t1": 0.75}
 
 
 def test_the_number_of_trials_is_announced_unless_the_file_gives_one(dispatch: Any) -> None:

@@ -51,7 +51,7 @@ def session(
 
 
 def bound_of(nni: Any) -> BlockBound:
-    settings, folder = nni.tuner.settings, nni.folder
+    settings, folder = nni.source.settings, nni.folder
     bound = run_bound(settings, folder, run_costs(settings, folder, folder / "none.json"))
     assert bound is not None
     return bound
@@ -78,7 +78,7 @@ def finish(nni: Any, accuracy: Callable[[dict[str, Any]], float] | None = None) 
         wait_for(lambda: nni.ended or set(nni.started) > done)
         for key in [key for key in nni.started if key not in done]:
             done.add(key)
-            value = accuracy(nni.tuner.ledger[key].parameters) if accuracy else 0.5
+            value = accuracy(nni.source.ledger[key].parameters) if accuracy else 0.5
             nni.succeed(key, default=value)
 
 
@@ -147,7 +147,7 @@ def test_only_decouplings_within_both_bounds_are_trained(
     finish(nni, lambda parameters: sum(parameters.decoupling.cuts) / 20)
     bound = bound_of(nni)
     assert bound.memory is not None
-    assert bound.memory.provenance["batch_size"] == nni.tuner.settings.training.train.batch_size
+    assert bound.memory.provenance["batch_size"] == nni.source.settings.training.train.batch_size
     for decoupling in decouplings(nni):
         assert max(bound.memory.blocks(decoupling)) * 3 <= 1.6 * bound.memory.total
         assert max(bound.compute.blocks(decoupling)) * 3 <= 2 * bound.compute.total
@@ -214,7 +214,7 @@ def test_a_resume_goes_on_where_it_was(dispatch: Any) -> None:
     for count in (1, 2, 3):
         wait_for(lambda count=count: len(before.started) == count)  # type: ignore[misc]
         key = before.started[-1]
-        before.succeed(key, default=accuracy(before.tuner.ledger[key].parameters))
+        before.succeed(key, default=accuracy(before.source.ledger[key].parameters))
     wait_for(lambda: len(before.started) == 4)
     interrupted = Ledger(before.folder / LEDGER_FILE)[before.started[3]].parameters
 

@@ -9,7 +9,7 @@ import pytest
 from report_records import search, training
 
 from sedona_nni.strategies.forecast import Forecast
-from sedona_nni.strategies.nni_border.launcher import TrialView
+from sedona_nni.strategies.watched import TrialView
 
 
 def trial(

@@ -26,7 +26,7 @@ from sedona_nni.strategies import known
 from sedona_nni.strategies.bridge import BridgeTuner
 from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
 from sedona_nni.strategies.grid import GridTuner
-from sedona_nni.strategies.ledger_tuner import LedgerTuner
+from sedona_nni.strategies.nni_border.tuner import BorderTuner
 from sedona_nni.strategies.report_source import read_sources
 from sedona_nni.strategies.runner import write_results
 from sedona_nni.strategies.study import StudyTuner
@@ -34,7 +34,7 @@ from sedona_nni.strategies.tuner import OptunaTuner, SedonaTuner
 from sedona_nni.trials import __main__ as trial_main
 
 FORMER = Path(__file__).parents[1] / "former"
-TUNERS: dict[str, type[LedgerTuner]] = {
+TUNERS: dict[str, type[BorderTuner]] = {
     "searches": SedonaTuner,
     "tuning": OptunaTuner,
     "grid": GridTuner,
@@ -188,12 +188,11 @@ def test_an_interrupted_one_goes_on(name: str, dispatch: Any) -> None:
     ],
 )
 def test_a_trial_that_nni_starts_again_does_what_it_was_to_do(
-    name: str, key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, key: str, tmp_path: Path
 ) -> None:
     before = next(trial for trial in written(name) if trial["parameters"]["key"] == key)
-    monkeypatch.setattr(trial_main, "report_intermediate", lambda numbers: None)
     trial = read_trial(before["parameters"])
-    result = trial_main.run(trial, torch.device("cpu"), tmp_path)
+    result = trial_main.run(trial, torch.device("cpu"), tmp_path, print)
     assert result.kind == trial.kind
     assert result.images == before["result"]["images"]
 
@@ -204,4 +203,4 @@ def test_a_probing_that_nni_starts_again_is_none_of_today() -> None:
     before = next(trial for trial in written("searches") if trial["parameters"]["key"] == key)
     trial = read_trial(before["parameters"])
     with pytest.raises(InputError, match=r"^probe\.batch_split: unknown field"):
-        trial_main.run(trial, torch.device("cpu"), Path())
+        trial_main.run(trial, torch.device("cpu"), Path(), print)

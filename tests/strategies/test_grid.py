@@ -61,7 +61,7 @@ def test_the_whole_grid_is_trained_and_no_more(dispatch: Any) -> None:
     repetitions = [record.parameters.repetitions for record in records]
     assert repetitions == [5] + 3 * [1] + 14 * [2]
     assert records[0].strategy == "backprop"
-    assert resumed.tuner.settings.num_trials == 18
+    assert resumed.source.settings.num_trials == 18
 
 
 def test_a_sample_is_the_same_each_time_and_the_seed_decides() -> None:

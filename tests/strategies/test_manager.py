@@ -86,7 +86,7 @@ def test_a_trial_that_is_there_to_say_why_there_is_none_fails_with_that(
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "")
     sent = {"key": "error", "error": "device: is 'cuda', but there is none"}
-    monkeypatch.setattr(trial.nni, "get_next_parameter", lambda: sent)
+    monkeypatch.setattr("nni.get_next_parameter", lambda: sent)
     with pytest.raises(InputError, match=r"^device: is 'cuda', but there is none$"):
         trial.trial_parameters()
 

@@ -20,9 +20,9 @@ from sedona_nni.reporting.ledger import TrialRecord
 from sedona_nni.strategies import runner
 from sedona_nni.strategies.experiment import read_experiment
 from sedona_nni.strategies.experiment_file import find_experiment
-from sedona_nni.strategies.nni_border.launcher import Outcome
 from sedona_nni.strategies.nni_border.terminal import finish_mark
 from sedona_nni.strategies.nni_border.wire import packed, trial_folder
+from sedona_nni.strategies.watched import Outcome
 
 QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.yml"
 
@@ -41,6 +41,11 @@ class Experiment(SimpleNamespace):
 
     id, port, lifted, concurrency = "abc", 8080, False, 1
     api = SimpleNamespace(address="http://127.0.0.1:8080")
+    again = "`sedona-nni resume abc` goes on"
+    beyond_limits = "`sedona-nni resume abc --unlimited` goes on without its limits"
+
+    def results_folder(self, within: Path) -> Path:
+        return within / self.id
 
     @property
     def has_finished(self) -> bool:
@@ -91,10 +96,12 @@ def supervised(
             monkeypatch.setattr(runner, name, 0.0)
         monkeypatch.setattr(runner, "running", lambda *_, **__: contextlib.nullcontext(started))
         said = io.StringIO()
-        options = {"port": 8080, "public": False, "results": tmp_path / "results", **options}
         console = Console(file=said, width=1000)
+        start = runner.under_nni(
+            find_experiment(QUICKSTART), console, port=8080, public=False, **options
+        )
         code, folder = runner.supervise(
-            find_experiment(QUICKSTART), planned, console=console, **options
+            start, planned, results=tmp_path / "results", console=console
         )
         assert started.lifted == options.get("unlimited", False)
         return code, folder, said.getvalue()

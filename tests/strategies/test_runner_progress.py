@@ -17,8 +17,8 @@ from rich.console import Console
 
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.strategies import runner
-from sedona_nni.strategies.nni_border.launcher import Outcome, TrialView
 from sedona_nni.strategies.nni_border.wire import packed
+from sedona_nni.strategies.watched import Outcome, TrialView
 
 SEARCH = search("probe")
 PROBED = {"loss": 2.319, "probe": 3, "probes": 29, "tried": "cut after layer 4 (conv2)"}

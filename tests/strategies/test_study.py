@@ -74,10 +74,10 @@ def test_first_all_strategies_once_then_again(dispatch: Any) -> None:
         "backprop-001",
         "uniform:conv1-002",
     ]
-    assert resumed.tuner.settings.num_trials == 7
+    assert resumed.source.settings.num_trials == 7
     given = records[4].parameters
     assert (given.strategy, given.replicate, given.kind) == ("uniform:conv1", 1, "study")
-    settings = resumed.tuner.settings
+    settings = resumed.source.settings
     assert (given.spaces, given.budget) == (settings.study.spaces, settings.study.budget)
     assert given.search is None
 
@@ -319,7 +319,7 @@ def test_one_search_serves_all_spaces(
 
 
 @pytest.mark.slow(reason="an experiment of several trials")
-def test_an_interrupted_trial_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_trial_goes_on(tmp_path: Path) -> None:
     """For real, as NNI starts it."""
     settings = settings_of(
         aux=["conv1"],
@@ -333,8 +333,7 @@ def test_an_interrupted_trial_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     trial = study_trial(settings, "probe", 0)
 
     def run(directory: Path, report: Callable[[dict[str, float]], None]) -> dict[str, Any]:
-        monkeypatch.setattr(trial_main, "report_intermediate", report)
-        return trial_main.run(trial, torch.device("cpu"), directory).model_dump()
+        return trial_main.run(trial, torch.device("cpu"), directory, report).model_dump()
 
     def interrupt(numbers: dict[str, float]) -> None:
         raise KeyboardInterrupt

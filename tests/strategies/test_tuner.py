@@ -78,7 +78,7 @@ def sent(trial: AnyTrial) -> dict[str, Any]:
 def finish(nni: Any) -> None:
     """Let trials succeed in the order of their start until the tuner ends the experiment."""
     for key in nni.started:  # grows meanwhile
-        if nni.tuner.ledger[key].status == "running":
+        if nni.source.ledger[key].status == "running":
             nni.succeed(key, search_result=SEARCH_RESULT)
 
 
@@ -241,7 +241,7 @@ def test_results_known_to_nni_only_are_taken_over(dispatch: Any) -> None:
     before = session(dispatch, concurrency=2)
     result = {"key": "uniform-000", "default": 0.75}
     tuner_killed_before_it_saw_it = [{"parameter": {}, "value": result}]
-    nni = dispatch(SedonaTuner(**before.tuner.class_args))
+    nni = dispatch(SedonaTuner(**before.source.tuner["classArgs"]))
     nni.initialize(SPACE)
     nni.dispatcher.handle_import_data(tuner_killed_before_it_saw_it)
     nni.dispatcher.handle_add_customized_trial([])
@@ -407,7 +407,7 @@ def test_one_search_serves_every_number_of_blocks(dispatch: Any) -> None:
     }
     assert trained(nni)["uniform-k4"].aux == ["mlp-sr"] * 3
     assert trained(nni)["predsim-k4"].aux == ["predsim"] * 3
-    assert len(nni.started) == 1 + 2 * 10 == nni.tuner.settings.num_trials
+    assert len(nni.started) == 1 + 2 * 10 == nni.source.settings.num_trials
 
 
 @pytest.mark.slow(reason="an experiment of several trials")
@@ -476,7 +476,7 @@ def test_every_strategy_keeps_to_a_bound_but_back_propagation(dispatch: Any) -> 
     nni.succeed("search", search_result=LOPSIDED)
     finish(nni)
     assert nni.ended
-    settings = nni.tuner.settings
+    settings = nni.source.settings
     bound = run_bound(settings, nni.folder, run_costs(settings, nni.folder, nni.folder / "none"))
     chosen = trained(nni)
     assert chosen.pop("backprop").cuts == []
@@ -505,7 +505,7 @@ def test_every_strategy_keeps_to_a_bound_on_memory(dispatch: Any) -> None:
     nni = session(dispatch, **changes)
     nni.succeed("search", search_result=LOPSIDED)
     finish(nni)
-    settings = nni.tuner.settings
+    settings = nni.source.settings
     bound = run_bound(settings, nni.folder, run_costs(settings, nni.folder, nni.folder / "none"))
     assert bound.memory.provenance["batch_size"] == 256
     chosen = trained(nni)
@@ -615,7 +615,7 @@ def test_further_decouplings_by_name(dispatch: Any, tmp_path: Path) -> None:
     assert rates["slow-000"] == 0.01 != rates["dgl-000"]
     methods = {record.key: method_of(record.parameters) for record in ledger(nni)}
     assert (methods["dgl-000"], methods["dni-000"]) == ("greedy", "dni")
-    assert len(nni.started) == 2 * 6 == nni.tuner.settings.num_trials
+    assert len(nni.started) == 2 * 6 == nni.source.settings.num_trials
 
 
 @pytest.mark.slow(reason="an experiment of several trials")
@@ -656,7 +656,7 @@ def test_what_comes_from_files_keeps_to_a_bound(dispatch: Any, tmp_path: Path) -
     nni = session(dispatch, **{**bounded, "decoupling": "found.json", "num_blocks": [2]})
     assert ledger(nni)["given-000"].parameters.decoupling.cuts == [4]
     measured = tmp_path / "measured.json"
-    compute = run_costs(nni.tuner.settings, tmp_path, tmp_path / "none")
+    compute = run_costs(nni.source.settings, tmp_path, tmp_path / "none")
     assert compute is not None
     compute.model_copy(update={"layers": [1] * 7 + [9]}).save(measured)
     (nni.folder / LEDGER_FILE).unlink()
@@ -717,7 +717,7 @@ PROBE_RESULT = {
 @pytest.mark.slow(reason="an experiment of several trials")
 def test_probing_comes_first_and_what_it_finds_is_trained(dispatch: Any) -> None:
     nni = session(dispatch, tuner=ProbeTuner, num_blocks=[2, 3], compare=["uniform"], concurrency=1)
-    search = nni.tuner.ledger["search"].parameters
+    search = nni.source.ledger["search"].parameters
     assert (search.kind, search.strategy, search.search) == ("search", "probe", "probe")
     assert search.settings["cost"] is None
     assert search.train["epochs"] == 182
@@ -737,9 +737,9 @@ def test_two_searches_beside_each_other(
     dispatch: Any, tuner: type[OptunaTuner], main: str, other: str
 ) -> None:
     nni = session(dispatch, tuner=tuner, num_blocks=2, compare=[other, "random"], concurrency=3)
-    assert nni.tuner.settings.num_trials == 8
+    assert nni.source.settings.num_trials == 8
     assert nni.started == ["search", f"search-{other}", "random-000"]
-    searches = [nni.tuner.ledger[key].parameters for key in ("search", f"search-{other}")]
+    searches = [nni.source.ledger[key].parameters for key in ("search", f"search-{other}")]
     assert [search.strategy for search in searches] == [main, other]
     assert [search.search for search in searches] == [main, other]
     results = {"sedona": SEARCH_RESULT, "probe": PROBE_RESULT}
@@ -796,7 +796,7 @@ def test_leaders_are_trained_on_the_same_budget(dispatch: Any) -> None:
 
 def test_leaders_of_several_numbers_of_blocks_have_names_of_their_own(dispatch: Any) -> None:
     nni = session(dispatch, tuner=ProbeTuner, num_blocks=[2, 3], compare=[], leaders=2)
-    names = [each.name for each in contenders(nni.tuner.settings)]
+    names = [each.name for each in contenders(nni.source.settings)]
     assert names == ["probe-k2", "probe-k2-2", "probe-k3", "probe-k3-2"]
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from sedona_nni.models import FeatureShape
 from sedona_nni.searches.sedona.relaxation import MixedAuxiliary
 from sedona_nni.teachers.auxiliary import AuxiliaryContext, LightNetworks, build_auxiliary
-from sedona_nni.teachers.light_convolution import DepthwiseConv2d, PointwiseConv2d, _selection
+from sedona_nni.teachers.light_convolution import DepthwiseConv2d, PointwiseConv2d
 
 CHOICES = ("conv2", "conv4", "mlp", "conv1")
 
@@ -85,8 +85,8 @@ def test_depthwise_convolution(size: int, stride: int) -> None:
 
 def test_depthwise_convolution_is_trained_after_it_was_judged() -> None:
     """What it keeps of its first call must not be a tensor that only inference may use."""
-    _selection.cache_clear()
-    convolution, features = DepthwiseConv2d(3), torch.randn(2, 3, 2, 2)
+    bf16 = torch.bfloat16  # which no other test has asked for before
+    convolution, features = DepthwiseConv2d(3).to(bf16), torch.randn(2, 3, 2, 2, dtype=bf16)
     with torch.inference_mode():
         convolution(features)
     convolution(features).sum().backward()

@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from dispatched import TorchDispatchMode, tensors_in
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 from sedona_nni.data.batches import Batch
 from sedona_nni.decouplings.cost import peak_memory_mib
@@ -125,8 +123,7 @@ class OnDevice(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        tensors = [each for each in tree_flatten((args, out))[0] if isinstance(each, Tensor)]
-        devices = {each.device.type for each in tensors}
+        devices = {each.device.type for each in tensors_in([args, out])}
         assert devices <= {"meta"}, f"{func} is done in main memory"
         return out
 

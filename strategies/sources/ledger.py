@@ -1,4 +1,4 @@
-"""What our tuners have in common: trials with a key, entered in a ledger."""
+"""What our sources have in common: trials with a key, entered in a ledger."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedona_nni.strategies.checkpoint import LEDGER_FILE
-from sedona_nni.strategies.nni_border.tuner import BorderTuner, ExperimentFailedError, Parameters
+from sedona_nni.strategies.sources.source import ExperimentFailedError, Parameters, TrialSource
 
 if TYPE_CHECKING:
     from sedona_nni.reporting.trial import AnyResult, AnyTrial
 
-__all__ = ["LedgerTuner"]
+__all__ = ["LedgerSource"]
 
 _FAILURES_TO_GIVE_UP = 3
 
 _logger = logging.getLogger(__name__)
 
 
-class LedgerTuner(BorderTuner):
+class LedgerSource(TrialSource):
     """Keeps a ledger of its trials, goes by it after a resume, and gives up if all fail.
 
-    Light at import: NNI kills a tuner that is not ready after 10 seconds. PyTorch is imported when
-    it is configured.
+    PyTorch is imported when it is configured.
     """
 
     @abstractmethod
@@ -47,25 +46,20 @@ class LedgerTuner(BorderTuner):
         """Take note that a trial failed."""
 
     def configure(self, search_space: dict[str, Any]) -> None:
-        """See `BorderTuner.configure`."""
+        """See `TrialSource.configure`."""
         from sedona_nni.reporting.ledger import Ledger
         from sedona_nni.strategies.experiment import Experiment, check_no_assessor, check_trials
         from sedona_nni.strategies.settings import read_settings
 
-        config = self.experiment_config()
+        config = self.host.experiment_config()
         check_no_assessor(config)
         check_trials(config, os.environ.get("PATH", os.defpath))
         self.folder = Path(config["trialCodeDirectory"])
-        own = type(self)
-        named = {
-            "className": f"{own.__module__}.{own.__qualname__}",
-            "classArgs": self.class_args,
-        }
-        self.settings: Any = read_settings(named, self.folder)
-        if not self.is_supervised:  # else that is done
+        self.settings: Any = read_settings(self.tuner, self.folder)
+        if not self.host.is_supervised:  # else that is done
             platform = config.get("trainingService", {}).get("platform", "")
             Experiment(self.settings, self.folder, platform).check_machine()
-        self.ledger = Ledger(self.checkpoint / LEDGER_FILE)
+        self.ledger = Ledger(self.host.checkpoint / LEDGER_FILE)
         self._lost: list[AnyTrial] = []
 
     @property
@@ -79,7 +73,7 @@ class LedgerTuner(BorderTuner):
         }
 
     def resumed(self, running: list[Parameters]) -> None:
-        """See `BorderTuner.resumed`."""
+        """See `TrialSource.resumed`."""
         again = {parameters["key"] for parameters in running}
         self._lost = [
             record.parameters
@@ -88,7 +82,7 @@ class LedgerTuner(BorderTuner):
         ]
 
     def next_parameters(self) -> Parameters | None:
-        """Return a trial that NNI has lost, or a new one."""
+        """Return a trial that the host has lost, or a new one."""
         if self._lost:
             return _sent(self._lost.pop(0))
         trial = self.new_trial()
@@ -98,16 +92,16 @@ class LedgerTuner(BorderTuner):
         return _sent(trial)
 
     def summary(self, parameters: Parameters) -> Mapping[str, Any]:
-        """See `BorderTuner.summary`."""
+        """See `TrialSource.summary`."""
         return self.ledger[parameters["key"]].parameters.summary
 
     def remaining(self) -> int:
-        """See `BorderTuner.remaining`; a tuner may run out of trials before."""
+        """See `TrialSource.remaining`; a tuner may run out of trials before."""
         handed_out = sum(1 for _ in self.ledger)
         return len(self._lost) + max(0, int(self.settings.num_trials) - handed_out)
 
     def finished(self) -> bool:
-        """See `BorderTuner.finished`."""
+        """See `TrialSource.finished`."""
         return not self._lost and self.no_more()
 
     def judge(self, key: str, epoch: int, accuracy: float) -> bool:
@@ -115,7 +109,7 @@ class LedgerTuner(BorderTuner):
         return False
 
     def is_hopeless(self, parameters: Parameters, metrics: Any) -> bool:
-        """See `BorderTuner.is_hopeless`; only trainings are judged."""
+        """See `TrialSource.is_hopeless`; only trainings are judged."""
         from sedona_nni.reporting.trial import TrainTrial
 
         record = self.ledger[parameters["key"]]
@@ -136,7 +130,7 @@ class LedgerTuner(BorderTuner):
         return True
 
     def succeeded(self, parameters: Parameters, result: Any) -> None:
-        """See `BorderTuner.succeeded`."""
+        """See `TrialSource.succeeded`."""
         from sedona_nni.errors import InputError
         from sedona_nni.reporting.trial import read_result
 
@@ -158,14 +152,15 @@ class LedgerTuner(BorderTuner):
         self._check_same_data(key, known)
         self.ledger.succeed(key, known)
         self.take(key, known)
-        if not self.is_supervised:  # else `sedona-nni run` does, at the end
+        if not self.host.is_supervised:  # else `sedona-nni run` does, at the end
             self._keep_best()
 
     def _keep_best(self) -> None:
         from sedona_nni.strategies.best_model import BEST_FOLDER, keep_best
 
+        checkpoint = self.host.checkpoint
         try:
-            keep_best(self.ledger, self.checkpoint.parent, self.checkpoint / BEST_FOLDER)
+            keep_best(self.ledger, checkpoint.parent, checkpoint / BEST_FOLDER)
         except OSError as error:  # e.g. a disk that is full, is no reason to end the experiment
             _logger.warning("the best network could not be copied: %s", error)
 

@@ -1,0 +1,116 @@
+"""A trial's side of an experiment without NNI's manager: files in a folder of its own.
+
+parameters.json    what it is to do
+reports.jsonl      what it has reported on its way, a line each
+final-result.json  what came of it
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sedona_nni.errors import SedonaError
+from sedona_nni.files import read_json, write_json
+
+__all__ = [
+    "HOST",
+    "OUTPUT",
+    "PARAMETERS_FILE",
+    "REPORTS_FILE",
+    "HostGoneError",
+    "host_mark",
+    "is_of_processes",
+    "report_final",
+    "report_intermediate",
+    "result_file",
+    "trial_parameters",
+]
+
+OUTPUT = "NNI_OUTPUT_DIR"
+"""In a trial's environment: its folder, as NNI calls it."""
+
+HOST = "SEDONA_NNI_HOST"
+"""In a trial's environment: who runs it, a `host_mark`."""
+
+PARAMETERS_FILE = "parameters.json"
+REPORTS_FILE = "reports.jsonl"
+
+
+class HostGoneError(SedonaError):
+    """Who has started the trial has ended."""
+
+
+def is_of_processes() -> bool:
+    """Return whether this process is a trial of an experiment without NNI's manager."""
+    return HOST in os.environ
+
+
+def host_mark() -> str:
+    """Return what tells this process from any other, now or later."""
+    process = psutil.Process()
+    return f"{process.pid}:{process.create_time()}"
+
+
+def result_file(folder: Path) -> Path:
+    """Return where a trial leaves its final result, as under NNI (`nni_border.wire`)."""
+    return folder / "final-result.json"
+
+
+def _folder() -> Path:
+    return Path(os.environ[OUTPUT])
+
+
+def trial_parameters() -> dict[str, Any]:
+    """Return what this trial is to do."""
+    parameters: dict[str, Any] = read_json(_folder() / PARAMETERS_FILE)
+    return parameters
+
+
+def report_intermediate(metrics: Mapping[str, float | str | None]) -> None:
+    """Report numbers on the way.
+
+    Args:
+        metrics: By name, with ``"default"`` for what trials are compared by; None stands for a
+            number that there is not yet, and is left out.
+
+    Raises:
+        HostGoneError: if who has started the trial has ended. A trial without it should end: it
+            is started again when the experiment goes on.
+    """
+    known = {name: value for name, value in metrics.items() if value is not None}
+    _check_host()
+    with (_folder() / REPORTS_FILE).open("a", encoding="utf-8") as reports:
+        reports.write(json.dumps({"default": math.nan, **known}, default=float) + "\n")
+
+
+def report_final(result: Mapping[str, Any], shown: Collection[str]) -> None:
+    """Leave the final result.
+
+    Args:
+        result: JSON values by name.
+        shown: Of no account: nothing is shown.
+
+    Raises:
+        HostGoneError: see `report_intermediate`.
+    """
+    _check_host()
+    write_json(result_file(_folder()), dict(result))
+
+
+def _check_host() -> None:
+    number, _, created = os.environ[HOST].partition(":")
+    try:
+        if psutil.Process(int(number)).create_time() == float(created):
+            return
+    except psutil.Error:
+        pass
+    raise HostGoneError(
+        "`sedona-nni run`, which has started this trial, has ended; the same command goes on"
+    )
