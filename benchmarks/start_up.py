@@ -40,9 +40,9 @@ MODULES = (
 )
 STAGES = {
     "python": "Python starts",
-    "imports": "imports: torch, NNI, the trial",
+    "imports": "imports: torch, the trial",
     "parameters": "parameters from NNI, device",
-    "search imports": "imports: NNI's NAS, Lightning, the search",
+    "search imports": "imports: the search",
     "data": "data",
     "network": "network and search",
     "first step": "first training step",
