@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,8 @@ def _start() -> Starter:
     # Fewer threads: none may be there when it forks; ranks are told how many to use
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     environment.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # or it tells of each broken connection
+    if loopback := _loopback():  # or gloo listens where the host's name leads to
+        environment.setdefault("GLOO_SOCKET_IFNAME", loopback)
     process = subprocess.Popen(
         [sys.executable, "-m", _STARTER, str(writer)],
         stdin=subprocess.PIPE,
@@ -81,6 +84,12 @@ def _start() -> Starter:
     )
     os.close(writer)
     return Starter(process, os.fdopen(reader, "rb", buffering=0))
+
+
+def _loopback() -> str | None:
+    """Return the name of the interface of this host alone: lo, on a Mac lo0."""
+    names = (name for _, name in socket.if_nameindex())
+    return next((name for name in names if name.startswith("lo")), None)
 
 
 def is_launched() -> bool:

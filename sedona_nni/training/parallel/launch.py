@@ -11,6 +11,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -142,6 +143,21 @@ def _check_count(job: Job, store: dist.Store, rank: int) -> None:
         raise exception_of(record_failure(store, failure))
 
 
+def _store_of_this_host() -> dist.TCPStore:
+    """Return a store that only this host can reach; torch by itself would open it to all."""
+    import torch.distributed as dist
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    return dist.TCPStore(
+        "127.0.0.1",
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),  # the store closes it
+    )
+
+
 def train_in_parallel(job: Job, report: Callable[[dict[str, float]], None]) -> Outcome:
     """Train each block in a process of its own, on this host.
 
@@ -154,9 +170,7 @@ def train_in_parallel(job: Job, report: Callable[[dict[str, float]], None]) -> O
         InputError: likewise.
         SedonaError: if a rank fails or is lost; it says which, with its block.
     """
-    import torch.distributed as dist
-
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = _store_of_this_host()
     outcome = None
     with starter() as (process, events):
         assert process.stdin is not None

@@ -348,3 +348,25 @@ def test_a_host_is_cut_off(tmp_path: Path) -> None:
     silent = "rank 1 (block 2 of 2) has given no sign of life for 5 s"
     assert found[0] == (1, f"sedona-nni: {silent}\n")
     assert found[1] == (1, "sedona-nni: the host of rank 0 (block 1 of 2) cannot be reached\n")
+
+
+@pytest.mark.slow(reason="a training in processes")
+def test_only_this_host_can_reach_it(tmp_path: Path) -> None:
+    training = start(tmp_path, WHAT)
+    try:
+        training.wait_for_epoch(1)
+        caller = psutil.Process(training.process.pid)
+        listening = [
+            connection.laddr.ip
+            for process in (caller, *caller.children(recursive=True))
+            for connection in process.net_connections()
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert len(listening) >= 3  # the store, and gloo in each rank
+        assert {*listening} <= {"127.0.0.1", "::1"}
+        rank = training.rank(1)
+        assert rank is not None
+        # Whatever this host's name leads to, which may be this address here
+        assert rank.environ()["GLOO_SOCKET_IFNAME"].startswith("lo")
+    finally:
+        training.end()
