@@ -31,7 +31,9 @@ class Machine(BaseModel):
         device: ``"auto"`` takes a GPU if there is one. Each trial has a GPU of its own, one in
             parallel a GPU for each process.
         threads: CPU threads per trial, of all its processes together: a training in parallel
-            divides them evenly among its own, one each at least. By default PyTorch decides.
+            divides them evenly among its own, one each at least. By default PyTorch decides, but
+            trials that run at the same time on the machine of their experiment share its
+            processors: each has so many, divided by ``trialConcurrency``.
         workers: Processes per trial that read image files, see
             `sedona_nni.data.batches.FolderImages.workers`; 0 for none beside the trial's own.
         check_memory: Refuse a training that needs more memory than is left, before any is

@@ -7,9 +7,11 @@ import math
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sedona_nni.machine import Machine, usable_cores
 from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.sources.source import ExperimentFailedError, Parameters, TrialSource
 
@@ -55,7 +57,8 @@ class LedgerSource(TrialSource):
         check_no_assessor(config)
         check_trials(config, os.environ.get("PATH", os.defpath))
         self.folder = Path(config["trialCodeDirectory"])
-        self.settings: Any = read_settings(self.tuner, self.folder)
+        settings: Any = read_settings(self.tuner, self.folder)
+        self.settings: Any = replace(settings, machine=_shared(settings.machine, config))
         if not self.host.is_supervised:  # else that is done
             platform = config.get("trainingService", {}).get("platform", "")
             Experiment(self.settings, self.folder, platform).check_machine()
@@ -200,6 +203,18 @@ class LedgerSource(TrialSource):
         was_last = self.finished() and "running" not in statuses
         if "succeeded" not in statuses and (failures >= _FAILURES_TO_GIVE_UP or was_last):
             raise ExperimentFailedError(f"all of the first {failures} trainings failed; {reason}")
+
+
+def _shared(machine: Machine, config: Mapping[str, Any]) -> Machine:
+    """Return what each of several trials on this machine may use of it at the same time.
+
+    Threads of all would be as many as processors for each trial, and wait for each other spinning.
+    """
+    number = int(config.get("trialConcurrency") or 1)
+    on_this_machine = config.get("trainingService", {}).get("platform") == "local"
+    if machine.threads is not None or number == 1 or not on_this_machine:
+        return machine
+    return machine.model_copy(update={"threads": max(1, usable_cores() // number)})
 
 
 def _sent(trial: AnyTrial) -> Parameters:

@@ -136,6 +136,24 @@ def test_as_many_as_may_run_at_once(configured: Configured, tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("concurrency", "threads", "expected"), [(1, None, None), (3, None, 2), (9, None, 1), (3, 5, 5)]
+)
+def test_trials_at_the_same_time_share_the_processors(
+    concurrency: int,
+    threads: int | None,
+    expected: int | None,
+    configured: Configured,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sedona_nni.strategies.sources.ledger.usable_cores", lambda: 7)
+    config = configured(class_args={"threads": threads}, trialConcurrency=concurrency)
+    with in_folder(tmp_path / "run", config) as experiment:
+        trials, _ = next(experiment.polls())
+    assert {trial.trial.machine.threads for trial in trials if trial.trial} == {expected}
+
+
 def test_a_strategy_of_nni(configured: Configured, tmp_path: Path) -> None:
     """It asks from a thread of its own."""
     folder = tmp_path / "run"
