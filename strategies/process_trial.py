@@ -18,6 +18,7 @@ import psutil
 
 from sedona_nni.errors import SedonaError
 from sedona_nni.files import read_json, write_json
+from sedona_nni.strategies.nni_border.wire import result_file
 
 __all__ = [
     "HOST",
@@ -29,7 +30,6 @@ __all__ = [
     "is_of_processes",
     "report_final",
     "report_intermediate",
-    "result_file",
     "trial_parameters",
 ]
 
@@ -56,11 +56,6 @@ def host_mark() -> str:
     """Return what tells this process from any other, now or later."""
     process = psutil.Process()
     return f"{process.pid}:{process.create_time()}"
-
-
-def result_file(folder: Path) -> Path:
-    """Return where a trial leaves its final result, as under NNI (`nni_border.wire`)."""
-    return folder / "final-result.json"
 
 
 def _folder() -> Path:

@@ -40,14 +40,13 @@ from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.experiment_file import differences
 from sedona_nni.strategies.nni_border.scripts import path_of_trials
 from sedona_nni.strategies.nni_border.terminal import TunerError, finish_mark
-from sedona_nni.strategies.nni_border.wire import trial_folder
+from sedona_nni.strategies.nni_border.wire import result_file, trial_folder
 from sedona_nni.strategies.process_trial import (
     HOST,
     OUTPUT,
     PARAMETERS_FILE,
     REPORTS_FILE,
     host_mark,
-    result_file,
 )
 from sedona_nni.strategies.run_mark import RUN_MARK, processes_of, wait_for_end
 from sedona_nni.strategies.sources import source_type

@@ -18,6 +18,7 @@ from sedona_nni.files import read_json, write_json
 __all__ = [
     "folders_of_trial",
     "packed",
+    "result_file",
     "trial_folder",
     "unpacked",
     "with_summary",
@@ -26,7 +27,6 @@ __all__ = [
 
 _SUMMARY = "mutation_summary"
 _DETAILS = "details"
-_DETAILS_FILE = "final-result.json"
 
 
 def with_summary(parameters: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +56,15 @@ def trial_folder(experiment: Path, trial_id: str) -> Path:
     return experiment / "environments" / "local-env" / "trials" / trial_id
 
 
+def result_file(folder: Path) -> Path:
+    """Return where a trial on this machine leaves its result.
+
+    Args:
+        folder: The trial's.
+    """
+    return folder / "final-result.json"
+
+
 def folders_of_trial(experiment: Path, key: str) -> list[Path]:
     """Return where a trial on this machine has come to a result; after a resume, maybe twice.
 
@@ -63,8 +72,8 @@ def folders_of_trial(experiment: Path, key: str) -> list[Path]:
         experiment: NNI's folder of the experiment.
         key: Our name of the trial.
     """
-    found = trial_folder(experiment, "").glob(f"*/{_DETAILS_FILE}")
-    return [path.parent for path in sorted(found) if _key_in(path) == key]
+    found = map(result_file, trial_folder(experiment, "").glob("*"))
+    return [path.parent for path in sorted(found) if path.exists() and _key_in(path) == key]
 
 
 def _key_in(path: Path) -> str | None:
@@ -88,7 +97,7 @@ def packed(
     rest = {name: result[name] for name in result if name not in sent}
     if folder is None:
         return {**sent, _DETAILS: rest}
-    write_json(folder / _DETAILS_FILE, {**rest, "key": result["key"]})  # to be found by
+    write_json(result_file(folder), {**rest, "key": result["key"]})  # to be found by
     return sent
 
 
@@ -100,6 +109,6 @@ def unpacked(result: Any, folder: Path | None) -> Any:
     if isinstance(details, Mapping):
         sent = {name: value for name, value in result.items() if name != _DETAILS}
         return {**sent, **details}
-    if folder is not None and (folder / _DETAILS_FILE).exists():
-        return {**result, **read_json(folder / _DETAILS_FILE)}
+    if folder is not None and result_file(folder).exists():
+        return {**result, **read_json(result_file(folder))}
     return result

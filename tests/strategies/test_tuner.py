@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from folder_trial import FOUND as SEARCH_RESULT
 
 from sedona_nni.decouplings.balance import balanced_decoupling
 from sedona_nni.decouplings.bounds import BlockBound
@@ -32,14 +33,6 @@ from sedona_nni.strategies.tuner import OptunaTuner, ProbeTuner, SedonaTuner
 SPACE = {
     "lr": {"_type": "loguniform", "_value": [0.01, 0.2]},
     "batch_size": {"_type": "choice", "_value": [32, 64]},
-}
-SEARCH_RESULT = {
-    "format": "sedona-nni/search-result/1",
-    "backbone": "vgg11",
-    "dataset": "digits",
-    "aux_choices": ["conv1", "conv2"],
-    "alpha": [[float(i == 4), 0.0] for i in range(7)],
-    "beta": [[0.0, 1.0]] * 7,
 }
 
 
