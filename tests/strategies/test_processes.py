@@ -183,7 +183,7 @@ def test_trials_are_those_of_an_experiment_under_nni(
 
 def test_interrupted_it_leaves_nothing_and_goes_on(configured: Configured, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    slow = configured(trials={"uniform-001": {"accuracies": [0.5] * 100, "seconds": 0.1}})
+    slow = configured(trials={"uniform-001": {"accuracies": [0.5] * 600, "seconds": 0.1}})
     with in_folder(folder, slow) as experiment:
         for _ in experiment.polls():
             if experiment.latest_intermediate("uniform-001") is not None:
