@@ -44,7 +44,7 @@ def kernels_or_none(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def torch_norms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let batch norms be torch's own, to compare with a loop of torch's to the bit."""
+    """Let batch norms be computed by torch's operations, as where there is no compiler."""
     from sedona_nni.kernels import batch_norm
 
     monkeypatch.setattr(batch_norm, "fits", lambda *_: False)

@@ -417,8 +417,7 @@ def step_memory_mib(run: TrainingRun, splits: Splits, device: torch.device) -> f
     def some_steps() -> TrainingMethod:
         network = _initial_network(run.task, run.decoupling, settings.seed)
         method = _method(place(network, device), settings, splits)
-        with method.by_kernels():
-            method.rehearse(images, labels)
+        method.rehearse(images, labels)
         return method
 
     generators = [device] if device.type == "cuda" else []

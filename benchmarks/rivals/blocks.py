@@ -13,7 +13,6 @@ from torch import nn
 
 from benchmarks.rivals.processes import Work
 from benchmarks.rivals.setting import RivalSetting, sgd
-from benchmarks.rivals.single import by_kernels
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.models.placement import place
 from sedona_nni.training.methods import block_step
@@ -53,7 +52,7 @@ def in_parallel(setting: RivalSetting, rank: int, *, parts: int = 1, wire: str =
         work.busy_s.append(time.perf_counter() - start)
         stage.send(features)
 
-    work.step = by_kernels(block, step)
+    work.step = step
     # What all say to each other comes after what has been sent
     work.close = lambda: stage.exchange(None)
     return work

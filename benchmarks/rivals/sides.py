@@ -17,7 +17,6 @@ from benchmarks.rivals.single import (
     checkpointed,
     in_turn,
     plain,
-    plain_by_kernels,
 )
 from sedona_nni.decouplings.cost import count_parameters
 from sedona_nni.models.batch_norm import BatchNorm
@@ -26,7 +25,6 @@ __all__ = ["in_words", "rivals"]
 
 _WORDS = {
     "backprop": "back-propagation",
-    "backprop_kernels": "back-propagation, kernels of the blocks",
     "backprop_threads": "back-propagation, {threads} threads",
     "checkpoint": "checkpointing",
     "accumulate": "accumulation x{accumulate}",
@@ -66,7 +64,6 @@ def rivals(setting: RivalSetting) -> dict[str, Rival]:
     uncut = "needs 2 blocks or more" if blocks == 1 else None
     found = {
         "backprop": single(plain, exact=True, statistics_of=whole),
-        "backprop_kernels": single(plain_by_kernels, exact=True, statistics_of=whole),
         "backprop_threads": Rival(plain, 1, setting.threads, exact=True, statistics_of=whole),
         "checkpoint": single(checkpointed, exact=True, statistics_of=whole),
         "accumulate": single(accumulated, exact=True, statistics_of=part),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -15,17 +14,14 @@ from benchmarks.rivals.processes import Work
 from benchmarks.rivals.setting import RivalSetting, loss, sgd
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.models import Backbone
-from sedona_nni.models.normalising import normalising_by_kernels, replaced_forwards
 from sedona_nni.models.placement import lay_out, place
 from sedona_nni.training.methods import block_step
 
 __all__ = [
     "accumulated",
-    "by_kernels",
     "checkpointed",
     "in_turn",
     "plain",
-    "plain_by_kernels",
     "steps",
 ]
 
@@ -34,24 +30,6 @@ def plain(setting: RivalSetting, _rank: int) -> Work:
     """Prepare back-propagation."""
     network = place(setting.network(), "cpu").train()
     return steps(network, network, *setting.batch())
-
-
-def plain_by_kernels(setting: RivalSetting, _rank: int) -> Work:
-    """Prepare back-propagation with the batch norms that our blocks have."""
-    network = place(setting.network(), "cpu").train()
-    work = steps(network, network, *setting.batch())
-    return replace(work, step=by_kernels(network, work.step))
-
-
-def by_kernels(network: nn.Module, step: Callable[[], object]) -> Callable[[], None]:
-    """Return a step in which batch norms are computed as in a training of ours."""
-    forwards = normalising_by_kernels(network)
-
-    def run() -> None:
-        with replaced_forwards(forwards):
-            step()
-
-    return run
 
 
 def checkpointed(setting: RivalSetting, _rank: int) -> Work:
@@ -134,5 +112,5 @@ def in_turn(
             times.append(time.perf_counter())
         work.block_s.append([end - start for start, end in pairwise(times)])
 
-    work.step = by_kernels(network, step)
+    work.step = step
     return work

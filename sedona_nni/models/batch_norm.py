@@ -5,7 +5,7 @@ On a CPU, torch adds up a channel's numbers one after another where features are
 rounding the features costs 1e-7. A search notices: each step's error changes the sign of some
 pre-activations, each changed sign is a jump of the gradient, and the next step starts from there
 (docs/method.md, section 4). Ordinary training, which takes no derivative through its steps, does
-not, and keeps torch's kernel where there are no others.
+not, and keeps torch's kernel.
 
 Here a channel's numbers are added up in parts of at most `_ROWS`, then the parts:
 
@@ -105,8 +105,7 @@ def track(norm: BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
 
 
 def _count(norm: BatchNorm) -> None:
-    if norm.num_batches_tracked is not None:  # none while a block is computed again
-        norm.num_batches_tracked.add_(1)
+    cast(Tensor, norm.num_batches_tracked).add_(1)
 
 
 class _Compiled(torch.autograd.Function):

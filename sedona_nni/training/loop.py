@@ -10,7 +10,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,13 +182,12 @@ def train(
     mix = build_mixing(settings.mixup, settings.cutmix, splits.num_classes)
     steps_per_epoch = stream.batches_per_epoch
     generators = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=generators), warnings.catch_warnings(), ExitStack() as stack:
+    with torch.random.fork_rng(devices=generators), warnings.catch_warnings():
         # In fp16 the very first updates are often skipped, and the schedule takes it for a mistake
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         torch.manual_seed(_initial_seed(settings.seed))
         elsewhere = None if stage.num_blocks == len(network.blocks) else stage
         method = build_method(network, settings, splits, steps_per_epoch, elsewhere)
-        stack.enter_context(method.by_kernels())
 
         data = splits.identity
         progress = _Progress(

@@ -47,9 +47,8 @@ def test_trials_train_blocks_in_processes_and_report_as_from_one(world: World, p
     assert [rank["block"] for rank in cut["ranks"]] == [0, 1]
     assert cut["peak_memory_mib"] == max(rank["step_peak_mib"] for rank in cut["ranks"])
     assert whole["ranks"] == []
-    # But for what kernels take, which is much for so small a network, and for what those in C spare
-    for result in (cut, whole):
-        assert 0.6 < result["ideal_peak_memory_mib"] / result["peak_memory_mib"] < 1.25
+    for result in (cut, whole):  # but for what kernels take, which is much for so small a network
+        assert 0.6 < result["ideal_peak_memory_mib"] / result["peak_memory_mib"] < 1.1
     assert (cut["device"], cut["cores"]) == (whole["device"], whole["cores"])
     for result in (cut, whole):
         assert result["history"]["epoch"] == [1, 2]

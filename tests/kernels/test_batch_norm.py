@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from sedona_nni.kernels import batch_norm as compiled
+from sedona_nni.kernels import kernels
 from sedona_nni.models.batch_norm import batch_norm
 from sedona_nni.searches.sedona.dual_norm import dual_batch_norm
 from sedona_nni.searches.sedona.inner_step import quiet_forward_ad
@@ -202,3 +203,28 @@ def test_not_a_number_stays_one(needs_compiler: None, slope: float) -> None:
 def test_a_slope_of_one_is_no_activation() -> None:
     x = torch.linspace(-1, 1, 5)
     assert torch.equal(F.leaky_relu(x, 1.0), x)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_shares_add_up(needs_compiler: None, threads: int) -> None:
+    """However many threads divide the work; 3 x 43,690 numbers are no whole number of strips."""
+    if not kernels().threads:
+        pytest.skip("these kernels use one thread")
+    torch.manual_seed(0)
+    x, e = (torch.randn(43690, 3, dtype=torch.float64) for _ in range(2))
+    weight, bias = torch.randn(2, 3, dtype=torch.float64)
+    before = torch.get_num_threads()
+
+    def run(count: int) -> list[Tensor]:
+        torch.set_num_threads(count)
+        y, _, moments = compiled.normalise(x, None, (weight, None), (bias, None), 1e-5, 0.1)
+        return [y, moments[:2], *compiled.normalise_back(e, x, weight, bias, 0.1, moments)]
+
+    try:
+        found, expected = run(threads), run(1)
+        again = run(threads)
+    finally:
+        torch.set_num_threads(before)
+    for own, other, repeated in zip(found, expected, again, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-11, atol=1e-12)
+        assert torch.equal(own, repeated)

@@ -13,7 +13,6 @@ from sedona_nni.data.batches import BatchStream
 from sedona_nni.data.sets import Splits, load_splits
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
-from sedona_nni.kernels import batch_norm
 from sedona_nni.models import build_backbone
 from sedona_nni.models.placement import place
 from sedona_nni.task import Task
@@ -59,13 +58,10 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def history(splits: Splits) -> list[tuple[dict[str, float], list[list[Tensor]]]]:
-    """The numbers and the states of the blocks after each epoch; the first entry is the start.
-    Batch norms are torch's own, to be compared with to the bit."""
+    """The numbers and the states of the blocks after each epoch; the first entry is the start."""
     network = build()
     seen: list[tuple[dict[str, float], list[list[Tensor]]]] = [({}, states(network))]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch_norm, "fits", lambda *_: False)
-        train(network, splits, SETTINGS, report=lambda n: seen.append((n, states(network))))
+    train(network, splits, SETTINGS, report=lambda n: seen.append((n, states(network))))
     return seen
 
 
@@ -97,7 +93,6 @@ def test_the_numbers_are_those_of_the_highest_block_that_has_learned(history: An
     assert len(set(frozen)) == 1
 
 
-@pytest.mark.usefixtures("torch_norms")
 def test_the_first_block_learns_as_in_parallel(splits: Splits, history: Any) -> None:
     """To the bit: nothing comes down to it in either method."""
     network = build()

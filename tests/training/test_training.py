@@ -63,7 +63,6 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 # ---- The step and the loop -----------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("torch_norms")
 @pytest.mark.parametrize(
     ("method", "optimizer"),
     [("greedy", "sgd"), ("greedy", "adam"), ("sequential", "sgd"), ("asynchronous", "sgd")],

@@ -9,9 +9,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from sedona_nni.models.batch_norm import NO_ACTIVATION, BatchNorm
-from sedona_nni.models.normalising import normalising, replaced_forwards
 from sedona_nni.searches.sedona.dual_norm import dual_batch_norm
 from sedona_nni.searches.sedona.dual_operators import dual_dropout
+from sedona_nni.searches.sedona.normalising import normalising, replaced_forwards
 
 __all__ = ["dual_modules"]
 

@@ -38,10 +38,10 @@ from torch.nn import functional as F
 from sedona_nni.data.batches import Batch
 from sedona_nni.errors import InputError
 from sedona_nni.models.batch_norm import BatchNorm, batch_norm
-from sedona_nni.models.normalising import normalising, normalising_by, replaced_forwards
 from sedona_nni.models.placement import lay_out
 from sedona_nni.searches.sedona.dual_modules import dual_modules
 from sedona_nni.searches.sedona.dual_operators import DualOperators
+from sedona_nni.searches.sedona.normalising import normalising, normalising_by, replaced_forwards
 from sedona_nni.searches.sedona.relaxation import (
     MixedAuxiliary,
     RelaxedNetwork,

@@ -31,11 +31,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sedona_nni.errors import InputError
 from sedona_nni.image_size import height_and_width
 from sedona_nni.models.batch_norm import BatchNorm
-from sedona_nni.models.normalising import normalising_by, replaced_forwards
 from sedona_nni.models.placement import lay_out
 from sedona_nni.searches.sedona.dual_modules import dual_modules
 from sedona_nni.searches.sedona.dual_operators import DualOperators
 from sedona_nni.searches.sedona.inner_step import InnerProblem, quiet_forward_ad
+from sedona_nni.searches.sedona.normalising import normalising_by, replaced_forwards
 
 __all__ = ["check_layers"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar, cast, get_args
 
 import torch
@@ -21,7 +20,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.cost import Cost
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
-from sedona_nni.models.normalising import Forward, normalising_by_kernels, replaced_forwards
 from sedona_nni.models.pretrained import is_pretrained
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.losses import LabelSmoothing
@@ -208,7 +206,6 @@ class TrainingMethod(ABC):
         self.schedules: list[LRScheduler] = []
         self.averages: list[AveragedModel] = []
         self.parts: list[Stateful] = [*self.scalers]
-        self._forwards: dict[nn.Module, Forward] = {}
 
     def optimize(self, modules: Iterable[nn.Module]) -> None:
         """Make an optimizer and a schedule for each module, one module per block.
@@ -219,8 +216,6 @@ class TrainingMethod(ABC):
         """
         for module, block in zip(modules, self.network.blocks, strict=True):
             optimizer = build_optimizer(module.parameters(), self.settings)
-            if self.device.type == "cpu" and self.settings.amp == "no":
-                self._forwards |= normalising_by_kernels(module)
             # An optimizer's hooks see gradients that are unscaled, and only updates that are done
             if self.settings.clip_norm is not None:
                 members = module if isinstance(module, nn.ModuleList) else [module]
@@ -293,13 +288,6 @@ class TrainingMethod(ABC):
             their own; the mean
             where one was updated more than once.
         """
-
-    def by_kernels(self) -> AbstractContextManager[None]:
-        """Return a context in which batch norms that learn use `sedona_nni.kernels` where they fit.
-
-        Steps are taken and states loaded in it. In mixed precision, and on a GPU, all is torch's.
-        """
-        return replaced_forwards(self._forwards)
 
     def block_step(self, place: int, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Let a block learn from its own loss, see `sedona_nni.training.methods.block_step`.

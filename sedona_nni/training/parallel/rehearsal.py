@@ -51,8 +51,7 @@ def step_peak_mib(
         def some_steps() -> TrainingMethod:
             own = place(copy.deepcopy(network), device)
             method = build_method(own, settings, splits, 1000, alone)
-            with method.by_kernels():
-                method.rehearse(inputs, labels)
+            method.rehearse(inputs, labels)
             return method
 
         with warnings.catch_warnings():

@@ -55,22 +55,21 @@ def test_gradients_are_those_of_the_parts(replicas: tuple[int, ...], tmp_path: P
     steps = training_stream(splits, SETTINGS, "cpu").batches_per_epoch
     method = build_method(network, SETTINGS, splits, steps)
     stream = training_stream(splits, SETTINGS, "cpu").iterate()
-    with method.by_kernels():
-        for _ in range(steps):
-            features, labels = next(stream)
-            for block, optimizer, schedule, scaler, count in zip(
-                network.blocks,
-                method.optimizers,
-                method.schedules,
-                method.scalers,
-                replicas,
-                strict=True,
-            ):
-                criterion = LabelSmoothing(SETTINGS.label_smoothing)
-                features, _ = block_step(
-                    block, optimizer, features, labels, criterion, scaler, accumulate=count
-                )
-                schedule.step()
+    for _ in range(steps):
+        features, labels = next(stream)
+        for block, optimizer, schedule, scaler, count in zip(
+            network.blocks,
+            method.optimizers,
+            method.schedules,
+            method.scalers,
+            replicas,
+            strict=True,
+        ):
+            criterion = LabelSmoothing(SETTINGS.label_smoothing)
+            features, _ = block_step(
+                block, optimizer, features, labels, criterion, scaler, accumulate=count
+            )
+            schedule.step()
     found = trained(replicas, tmp_path)
     expected = network.state_dict()
     for name, weights in network.named_parameters():

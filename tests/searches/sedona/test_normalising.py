@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sedona_nni.models.batch_norm import BatchNorm, batch_norm
-from sedona_nni.models.normalising import normalising, replaced_forwards
+from sedona_nni.searches.sedona.normalising import normalising, replaced_forwards
 
 
 def run(module: nn.Module, features: Tensor) -> tuple[Tensor, list[float]]:

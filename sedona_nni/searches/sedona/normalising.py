@@ -12,52 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from sedona_nni.kernels import batch_norm as compiled
-from sedona_nni.kernels import kernels
-from sedona_nni.models.batch_norm import NO_ACTIVATION, BatchNorm, batch_norm
+from sedona_nni.models.batch_norm import BatchNorm
 from sedona_nni.models.hooks import has_hooks
 
 __all__ = [
     "Forward",
     "normalising",
     "normalising_by",
-    "normalising_by_kernels",
     "replaced_forwards",
 ]
 
 Forward = Callable[[Tensor], Tensor]
-
-
-def normalising_by_kernels(module: nn.Module) -> dict[nn.Module, Forward]:
-    """Return forward passes in which norms in training mode use `sedona_nni.kernels`.
-
-    Where there are none, or they do not fit what a norm is given, it is computed by torch.
-
-    Args:
-        module: What holds the norms. Those of kinds of their own, and those without running
-            statistics that move by a momentum, are left alone.
-    """
-    if kernels().library is None:
-        return {}
-    norms = [
-        part
-        for part in module.modules()
-        if isinstance(part, BatchNorm)
-        and type(part).forward is BatchNorm.forward
-        and part.track_running_stats
-        and part.momentum is not None
-    ]
-    return normalising(module, norms, _normalise)
-
-
-def _normalise(norm: BatchNorm, features: Tensor, slope: float = NO_ACTIVATION) -> Tensor:
-    like = (norm.weight, norm.running_mean)
-    if norm.training and all(compiled.fits(features, part) for part in like):
-        return batch_norm(norm, features, slope)
-    out: Tensor = BatchNorm.forward(norm, features)
-    if slope == NO_ACTIVATION:
-        return out
-    return F.leaky_relu(out, slope) if slope else F.relu(out)
 
 
 def normalising(
