@@ -6,6 +6,7 @@ import gzip
 import shutil
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,18 @@ __all__ = ["IN_MEMORY"]
 
 
 def _read_digits(task: Task, size: ImageSize) -> ImageParts:
-    from sklearn.datasets import load_digits
-
-    bunch: Any = load_digits()
-    images = torch.from_numpy(bunch.images)[:, None].float() * (255 / 16)  # its white is 16
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+    # The file that its `load_digits` reads: the package itself takes a second, as SciPy comes along
+    table = np.loadtxt(
+        Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",", dtype=np.uint8
+    )
+    pixels, classes = table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+    images = torch.from_numpy(pixels)[:, None].float() * (255 / 16)  # its white is 16
     everything = MemoryImages(
         _resize(images, size),
-        bunch.target.astype(np.int64),
+        classes,
         mean=(0.3053,),
         std=(0.3236,),
         augmentation=ShiftAndFlip(padding=2, flip=False),
@@ -39,7 +45,7 @@ def _read_digits(task: Task, size: ImageSize) -> ImageParts:
     return ImageParts(
         everything,
         tuple(map(str, range(10))),
-        fingerprint=_known(fingerprint_of_arrays(bunch.target, bunch.images.astype(np.uint8))),
+        fingerprint=_known(fingerprint_of_arrays(classes, pixels)),
         sources=("scikit-learn's", "a fixed fifth of them", ""),
     )
 

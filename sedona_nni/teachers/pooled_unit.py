@@ -71,6 +71,11 @@ def _pooled(
     x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return P, and mean and variance of what the convolution makes of x, (F,), as constants."""
+    if forward_ad.unpack_dual(x).tangent is not None:
+        value, tangent = forward_ad.unpack_dual(weight)
+        # Products with it as it is would make torch load a compiler, see `InnerProblem.moving`
+        tangent = torch.zeros_like(value) if tangent is None else tangent
+        weight = forward_ad.make_dual(value, tangent)
     mean = x.mean(dim=(0, 1))
     x = x - mean
     count = x.shape[0] * x.shape[1]

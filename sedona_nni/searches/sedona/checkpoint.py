@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, reading, write_atomically, write_json
 from sedona_nni.searches.sedona.inner_step import InnerProblem, TrainingState
+from sedona_nni.searches.sedona.meta_optimizer import MetaOptimizer
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.searches.sedona.weight_memory import WeightMemory
@@ -42,7 +42,7 @@ class UnderWay(Protocol):
     settings: SearchSettings
     data: str | None
     problem: InnerProblem
-    meta_optimizer: torch.optim.Optimizer
+    meta_optimizer: MetaOptimizer
     memory: WeightMemory
     state: TrainingState
     step: int
@@ -71,10 +71,8 @@ def save_checkpoint(search: UnderWay, directory: Path) -> None:
         "alpha": search.network.alpha.detach(),
         "beta": search.network.beta.detach(),
     }
-    for index, values in search.meta_optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"meta.{index}.{key}": value for key, value in values.items() if value is not None
-        }
+    for index, values in enumerate(search.meta_optimizer.state):
+        tensors |= {f"meta.{index}.{key}": value for key, value in values.items()}
     state_file = directory / f"state-{search.step}.safetensors"
     write_atomically(state_file, lambda temporary: save_file(tensors, temporary))
     write_json(
@@ -130,9 +128,10 @@ def load_checkpoint(search: UnderWay, directory: Path) -> None:
         with torch.no_grad():
             search.network.alpha.copy_(tensors["alpha"])
             search.network.beta.copy_(tensors["beta"])
-        meta = search.meta_optimizer.state_dict()
-        meta["state"] = _nested(tensors)
-        search.meta_optimizer.load_state_dict(meta)
+        for name, tensor in tensors.items():
+            if name.startswith("meta."):
+                _, index, key = name.split(".")
+                search.meta_optimizer.state[int(index)][key] = tensor
 
 
 def _check_identity(search: UnderWay, identity: dict[str, Any], path: Path) -> None:
@@ -187,13 +186,3 @@ def _later_identity(search: UnderWay) -> dict[str, Any]:
         "weights": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
         "data": search.data,
     }
-
-
-def _nested(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Return ``{"meta.0.step": x}`` as ``{0: {"step": x}}``."""
-    nested: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("meta."):
-            _, index, key = name.split(".")
-            nested.setdefault(int(index), {})[key] = tensor
-    return nested

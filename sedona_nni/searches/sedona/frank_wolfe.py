@@ -22,18 +22,17 @@ Jaggi, "Revisiting Frank-Wolfe", ICML 2013. Their use here is ours.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from sedona_nni.errors import InputError
+from sedona_nni.searches.sedona.meta_optimizer import MetaOptimizer
 from sedona_nni.searches.sedona.relaxation import slopes
 
 __all__ = ["FrankWolfe"]
 
 
-class FrankWolfe(torch.optim.Optimizer):
+class FrankWolfe(MetaOptimizer):
     """Moves the shares of cuts towards decouplings into K blocks.
 
     Args:
@@ -49,19 +48,16 @@ class FrankWolfe(torch.optim.Optimizer):
         if not 2 <= num_blocks <= len(alpha) + 1:
             rule = f"must be from 2 to the number of layers, {len(alpha) + 1}"
             raise InputError.rule("meta_num_blocks", rule, num_blocks)
-        super().__init__([alpha, beta], {})
-        self._arch = alpha, beta
+        super().__init__(alpha, beta)
         self._cuts = num_blocks - 1
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # one overload of two
-        """Do a step by the gradients that alpha and beta hold."""
-        alpha, beta = self._arch
-        assert alpha.grad is not None
-        assert beta.grad is not None
-        state = self.state[alpha]
+    def step(self, to_alpha: Tensor, to_beta: Tensor) -> None:
+        """See `MetaOptimizer.step`."""
+        alpha, beta = self.arch
+        state = self.state[0]
         done = state.setdefault("step", torch.zeros(()))
-        found = slopes(alpha, beta, alpha.grad, beta.grad)
+        found = slopes(alpha, beta, to_alpha, to_beta)
         best, which = found.max(dim=1)
         corner = torch.zeros_like(found)
         cuts = best.argsort(descending=True, stable=True)[: self._cuts]

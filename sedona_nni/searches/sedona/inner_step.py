@@ -231,6 +231,15 @@ def _evaluating_norm(norm: BatchNorm, mean: Tensor, var: Tensor) -> Callable[[Te
     return normalising_by(norm, forward)
 
 
+def _multiplies_matrices(weight: Tensor) -> bool:
+    """Return whether work is spared where such a weight has no tangent, rather than one of zeros.
+
+    With the others nothing would be: torch asks Python for the shape of a sum or a product of
+    numbers, one of which has none, and Python loads a compiler to answer (150 MiB, a second).
+    """
+    return weight.dim() > 1 and weight.shape[1] > 1
+
+
 def _slope(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     """Return <d loss / d logits, tangent of the logits>.
 
@@ -723,20 +732,21 @@ class InnerProblem:
             tangents: By the weights' names in `weights`.
         """
         places = [place for place in self._places if place.path.startswith(prefix)]
-        if (
+        weights = self.weights_within(prefix)
+        # At the last step of all, only the backbone moves: that is what was judged
+        still = (
             self.weights.vector.device.type == "cpu"  # a GPU would have to be waited for
             and self.launch is _by_calling  # a record has no branches
             and not prefix.startswith("backbone.")
-            and not any(bool(tangents[place.name].any()) for place in places)
-        ):
-            yield  # at the last step of all, only the backbone moves: that is what was judged
-            return
-        weights = self.weights_within(prefix)
+            and not any(bool(tangents[name].any()) for name in weights)
+        )
         duals = {
-            name: forward_ad.make_dual(weight, tangents[name]) for name, weight in weights.items()
+            name: forward_ad.make_dual(weight, tangents[name])
+            for name, weight in weights.items()
+            if not (still and _multiplies_matrices(weight))
         }
         for place in places:
-            place.parameters[place.key] = duals[place.name]
+            place.parameters[place.key] = duals.get(place.name, weights[place.name])
         try:
             yield
         finally:

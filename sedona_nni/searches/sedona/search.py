@@ -20,10 +20,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sedona_nni.data.batches import Batch, BatchStream, ImageSet
 from sedona_nni.data.sets import Splits
@@ -39,6 +39,7 @@ from sedona_nni.searches.sedona.inner_step import (
     TrainingState,
 )
 from sedona_nni.searches.sedona.layer_check import check_layers
+from sedona_nni.searches.sedona.meta_optimizer import MetaAdam, MetaOptimizer, MetaSgd
 from sedona_nni.searches.sedona.mixed_losses import MixedLossesProblem
 from sedona_nni.searches.sedona.perturbation import perturbed
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
@@ -148,7 +149,7 @@ class Search:
             network.alpha[:, 0] = network.alpha[:, 1] + math.log(
                 settings.start_a_loc / (1 - settings.start_a_loc)
             )
-        self.meta_optimizer = _meta_optimizer(settings, [network.alpha, network.beta])
+        self.meta_optimizer = _meta_optimizer(settings, network.alpha, network.beta)
         self.memory = WeightMemory(settings.memory_size, settings.eviction)
         self.state = self.problem.state()
         self.perturbed: list[float] = []
@@ -220,9 +221,7 @@ class Search:
                 )
                 # (alpha, beta) <- (alpha, beta) - meta_lr d CE(w_T) / d (alpha, beta), by its
                 # optimizer
-                network.alpha.grad, network.beta.grad = ahead.alpha, ahead.beta
-                self.meta_optimizer.step()
-                self.meta_optimizer.zero_grad()
+                self.meta_optimizer.step(ahead.alpha, ahead.beta)
                 # w_0 <- w_0 - lr g(w_0, alpha, beta), with the new alpha and beta
                 numbers = self._train_from(w_0, train)
             memory.store(self.problem.packed(self.state), error=1 - float(ahead.meta_accuracy))
@@ -403,19 +402,11 @@ def inner_optimizer(settings: SearchSettings) -> InnerOptimizer:
     return Sgd(momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def _meta_optimizer(settings: SearchSettings, arch: list[Any]) -> torch.optim.Optimizer:
+def _meta_optimizer(settings: SearchSettings, alpha: Tensor, beta: Tensor) -> MetaOptimizer:
     if settings.meta_num_blocks is not None:
-        return FrankWolfe(arch[0], arch[1], settings.meta_num_blocks)
+        return FrankWolfe(alpha, beta, settings.meta_num_blocks)
+    lr, weight_decay = settings.meta_lr, settings.meta_weight_decay
     if settings.meta_optimizer == "adam":
-        return torch.optim.Adam(
-            arch,
-            lr=settings.meta_lr,
-            betas=settings.meta_betas,
-            weight_decay=settings.meta_weight_decay,
-        )
-    return torch.optim.SGD(
-        arch,
-        lr=settings.meta_lr,
-        momentum=settings.meta_momentum,
-        weight_decay=settings.meta_weight_decay,
-    )
+        return MetaAdam(alpha, beta, lr=lr, betas=settings.meta_betas, weight_decay=weight_decay)
+    momentum = settings.meta_momentum
+    return MetaSgd(alpha, beta, lr=lr, momentum=momentum, weight_decay=weight_decay)
