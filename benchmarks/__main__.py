@@ -202,6 +202,33 @@ def scaling(
 
 
 @app.command()
+def parts(
+    step: Annotated[str, typer.Option(help="meta-step or relaxed-step.")] = "meta-step",
+    backbone: BackboneName = "vgg19",
+    batch_size: BatchSize = 64,
+    inner_steps: InnerSteps = 5,
+    as_json: Json = False,
+    record: Record = None,
+    despite: Despite = None,
+) -> None:
+    """Where the time of a search's step goes, and how much of it is arithmetic."""
+    from benchmarks.parts import parts as measure
+    from benchmarks.parts import parts_table
+    from benchmarks.record import begin, publish
+
+    setting = _setting(step=step, backbone=backbone, batch_size=batch_size, inner_steps=inner_steps)
+    head = begin(record, despite, n=1)
+    measured = measure(setting)
+    publish(
+        head,
+        {"setting": setting.document(), **measured},
+        [parts_table(_title(setting), measured)],
+        as_json=as_json,
+        record=record,
+    )
+
+
+@app.command()
 def start_up(
     backbone: BackboneName = "vgg19",
     batch_size: BatchSize = 64,

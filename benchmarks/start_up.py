@@ -93,7 +93,7 @@ def trial_start_ups(repeats: int, *, backbone: str, batch_size: int) -> list[dic
     """Run an experiment under NNI as a user would, each time up to its end, and watch its search.
 
     Its data set is the digits of scikit-learn, its search one step long, and its home a temporary
-    folder.
+    folder; but the kernels in C are those of this user, which were compiled once, by any search.
 
     Returns:
         For each run, seconds from the start of `sedona-nni run` to that of the trial's process
@@ -111,6 +111,7 @@ def _trial_start_up(backbone: str, batch_size: int) -> dict[str, float]:
             **os.environ,
             "HOME": folder,
             "NNI_CONFIG_DIR": str(home / "nni-config"),
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         }
         command = [sys.executable, "-m", "sedona_nni.command_line", "run", str(experiment)]
