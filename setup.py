@@ -18,7 +18,7 @@ DOOR = (HERE / "sedona_nni" / "__init__.py").read_text(encoding="utf-8")  # not 
 
 NNI = [
     "nni==3.0",
-    "setuptools<81",  # nnictl imports pkg_resources, removed in setuptools 81
+    "setuptools>=64,<81",  # nnictl imports pkg_resources, removed in setuptools 81
     "pytorch-lightning>=2.4",  # nni.nas
     "optuna>=4.0",
     "sqlalchemy>=2.1",  # Optuna's file; the first that escapes its path
@@ -59,6 +59,7 @@ setup(
         "rich>=13",
         "pyyaml>=6",
         "filelock>=3.9",
+        "packaging>=22",
         "typing-extensions>=4.8",
     ],
     extras_require={

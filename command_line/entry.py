@@ -9,6 +9,7 @@ import os
 import sys
 
 from sedona_nni.command_line.application import app
+from sedona_nni.command_line.versions import check_versions
 from sedona_nni.errors import InputError, SedonaError
 
 
@@ -19,6 +20,7 @@ def main() -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         try:
+            check_versions()
             app(prog_name="sedona-nni")  # also as `python -m`
         finally:
             sys.stdout.flush()

@@ -156,6 +156,7 @@ EXCEPTIONS = {
     # NNI has no other way to ask for what its evaluator found
     "tests/strategies/test_one_shot.py": {"_engine"},
     # torch has no public name for either
+    "benchmarks/parts.py": {"_python_dispatch"},
     "tests/support/dispatched.py": {"_python_dispatch"},
     "tests/searches/sedona/test_cuda_graphs.py": {"_is_zerotensor"},
     # Public, for all its name
