@@ -1,7 +1,8 @@
 # Each target does all its set-up itself, in .venv; nothing else on the machine is touched, except
-# that `make test`, as root on a Debian, installs the browser that one of the tests drives.
+# that `make test`, as root on a Debian, installs the browser that one of the tests drives and, in a
+# container, the SSH server that another starts for itself.
 
-.PHONY: quickstart test test-fast test-nightly traces lint docs clean chromium
+.PHONY: quickstart test test-fast test-nightly traces lint docs clean chromium sshd
 
 # What is run by a test or by NNI must find this environment, as if it were activated.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -16,7 +17,7 @@ quickstart: .venv/installed
 WORKERS = $$(.venv/bin/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive .venv/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
-test: lint chromium
+test: lint chromium sshd
 	@$(PYTEST)
 
 # What starts no manager and no browser, and is not marked slow: of every room the quick tests. One
@@ -64,6 +65,20 @@ chromium:
 		echo "installing chromium for the test of the web UI" && \
 		apt-get update -q && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -q -y chromium; \
+	} </dev/null >/dev/null 2>&1 || true
+
+# Not where systemd runs, which would start it at every boot. Nothing starts it now either: that is
+# what policy-rc.d says, where an image has none of its own.
+sshd:
+	@PATH="$$PATH:/usr/sbin" command -v sshd >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ ! -d /run/systemd/system ] && \
+		if [ ! -e /usr/sbin/policy-rc.d ]; then \
+			trap 'rm -f /usr/sbin/policy-rc.d' EXIT && \
+			printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && \
+			chmod +x /usr/sbin/policy-rc.d; \
+		fi && \
+		apt-get update -q && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y openssh-server; \
 	} </dev/null >/dev/null 2>&1 || true
 
 clean:

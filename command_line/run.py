@@ -161,8 +161,11 @@ def _under_nni(
 ) -> AbstractContextManager[Watched]:
     from sedona_nni.strategies.runner import under_nni
 
-    if planned.platform != "local" and not public:
-        raise InputError("trials on other machines need to reach the manager: add --public")
+    if planned.platform not in ("local", "remote") and not public:
+        raise InputError(
+            f"trainingService.platform: trials on {planned.platform} reach the manager over the "
+            "network, as everybody else does then: add --public if that is safe there"
+        )
     return under_nni(what, console, port=port, public=public, unlimited=unlimited)
 
 

@@ -23,7 +23,7 @@ PLACES = {
     "CONTRIBUTING.md": "contributing.md",
 }
 DOCUMENTS = {place: path for path, place in PLACES.items()}
-TEXTS = {".py": "python", ".yml": "yaml", ".yaml": "yaml", ".cff": "yaml", "": "text"}
+TEXTS = {".py": "python", ".yml": "yaml", ".yaml": "yaml", ".cff": "yaml", ".sh": "sh", "": "text"}
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)#\s]+")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import sedona_nni
 from sedona_nni.data.sets import Contents, load_splits
 from sedona_nni.errors import InputError
-from sedona_nni.strategies.experiment_file import TAKES_A_GPU, find_experiment
+from sedona_nni.strategies.experiment_file import LOOPBACK, TAKES_A_GPU, find_experiment
 from sedona_nni.strategies.nni_border.devices import check_device
 from sedona_nni.strategies.nni_border.scripts import TRIAL, path_of_trials
 from sedona_nni.strategies.settings import AnySettings, read_settings
@@ -136,15 +136,19 @@ def check_trials(config: Mapping[str, Any], path: str) -> None:
 
     Raises:
         InputError: if NNI is to hand out GPUs, or there is no such command as ours, or it would
-            run other code.
+            run other code, or other machines are used in a way that is none of ours.
     """
     service = config.get("trainingService", {})
+    if not isinstance(service, Mapping):
+        raise InputError("trainingService: must be one, not a list")
     number = config.get("trialGpuNumber") or service.get("trialGpuNumber")
     if number:
         raise InputError.rule("trialGpuNumber", TAKES_A_GPU, number)
     if service.get("platform") == "local" and service.get("gpuIndices") is not None:
         rule = f"{TAKES_A_GPU}; CUDA_VISIBLE_DEVICES says which there are"
         raise InputError.rule("trainingService.gpuIndices", rule, service["gpuIndices"])
+    if service.get("platform") == "remote":
+        _check_machines(service)
     command = str(config.get("trialCommand"))
     started = _MODULE.search(command)
     if started is not None:  # Python looks first in the folder that it is started in
@@ -159,6 +163,29 @@ def check_trials(config: Mapping[str, Any], path: str) -> None:
             f"trialCommand: {TRIAL} is not on the PATH of trials, as the environment that this "
             "project is installed in is not activated; `sedona-nni run` does without"
         )
+
+
+def _check_machines(service: Mapping[str, Any]) -> None:
+    """Check that what ``machines.js`` does without is left out.
+
+    Raises:
+        InputError: if not.
+    """
+    if service.get("reuseMode"):
+        raise InputError.rule("trainingService.reuseMode", "must be left out", True)
+    if service.get("nniManagerIp", LOOPBACK) != LOOPBACK:
+        rule = "must be left out, as machines reach the manager through its SSH connection to them"
+        raise InputError.rule("nniManagerIp", rule, service["nniManagerIp"])
+    for number, machine in enumerate(service.get("machineList", ())):
+        field = f"trainingService.machineList.{number}"
+        for secret in ("password", "sshPassphrase"):
+            if machine.get(secret) is not None:
+                raise InputError(
+                    f"{field}.{secret}: must be left out, as NNI shows it to everyone who can see "
+                    "processes or the web UI; sshKeyFile names a key without a passphrase"
+                )
+        if machine.get("gpuIndices") is not None:
+            raise InputError.rule(f"{field}.gpuIndices", TAKES_A_GPU, machine["gpuIndices"])
 
 
 _MODULE = re.compile(r"python[\d.]*\s+-m\s+(trials|sedona_nni)\b")

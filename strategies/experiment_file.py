@@ -22,6 +22,7 @@ from sedona_nni.files import read_json, user_path, write_atomically, write_json
 from sedona_nni.strategies.checkpoint import ANNOUNCED_FILE
 
 __all__ = [
+    "LOOPBACK",
     "TAKES_A_GPU",
     "ExperimentFile",
     "changed_since_start",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 TAKES_A_GPU = "must be left out, as each trial takes a GPU of its own by itself"
+
+LOOPBACK = "127.0.0.1"
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "experiments"
 
@@ -136,7 +139,11 @@ def _read_by_nni(path: Path) -> dict[str, Any]:
     from nni.experiment.config import ExperimentConfig, utils
 
     try:
-        config: dict[str, Any] = ExperimentConfig.load(path).json()
+        loaded = ExperimentConfig.load(path)
+        if getattr(loaded.training_service, "platform", None) == "remote":
+            # Nobody needs one there, see ``machines.js``, and without one NNI warns
+            loaded.nni_manager_ip = loaded.nni_manager_ip or LOOPBACK
+        config: dict[str, Any] = loaded.json()
     except Exception as error:  # whatever NNI raises, from bare assertions to yaml's errors
         utils.unset_base_path()  # which NNI omits then
         source = traceback.extract_tb(error.__traceback__)[-1].line

@@ -27,7 +27,7 @@ from sedona_nni.strategies.nni_border.rest import (
     trial_record,
 )
 from sedona_nni.strategies.nni_border.scripts import path_of_trials
-from sedona_nni.strategies.nni_border.terminal import TunerError, finish_mark
+from sedona_nni.strategies.nni_border.terminal import TunerError, finish_mark, tell
 from sedona_nni.strategies.nni_border.wire import (
     trial_folder,
     unpacked,
@@ -216,6 +216,7 @@ class RunningExperiment:
         self.id = experiment_id
         self.api = ManagerApi(f"http://127.0.0.1:{port}", experiment_id)
         self._mark = mark
+        self._told = 0
         profile = self.api.get("experiment")
         self.concurrency: int = profile["params"]["trialConcurrency"]
         self.folder = Path(profile["params"]["experimentWorkingDirectory"]).expanduser() / self.id
@@ -331,19 +332,38 @@ class RunningExperiment:
         answered = time.monotonic()
         while True:
             try:
-                outcome = self.outcome()
+                outcome = self._end_by_machines() or self.outcome()
                 trials = self.trials()
                 answered = time.monotonic()
                 yield trials, outcome
             except ManagerGoneError:
-                outcome = None
-                if time.monotonic() - answered > _SILENCE_S or not _managers(self._mark):
+                outcome = self._end_by_machines()
+                if outcome is not None:
+                    yield [], outcome
+                elif time.monotonic() - answered > _SILENCE_S or not _managers(self._mark):
                     log = self._log_end("nnimanager.log")
                     outcome = Outcome(1, f"the NNI manager has ended unexpectedly\n{log}")
                     yield [], outcome
             if outcome is not None:
                 return
             time.sleep(_POLL_S)
+
+    def _end_by_machines(self) -> Outcome | None:
+        """Tell what ``machines.js`` has to say since the last time.
+
+        Returns:
+            How the experiment ended, if by that: 2 if it has never begun, as the user can mend it.
+        """
+        path = self.folder / "log" / "machines.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        for line in map(json.loads, lines[self._told :]):
+            self._told += 1
+            if line["ending"] == "never started":
+                return Outcome(2, line["message"])
+            if line["ending"] == "lost":
+                return Outcome(1, f"{line['message']}; {self.again}")
+            tell(f"sedona-nni: {line['message']}; this goes on without it")
+        return None
 
     def _log_end(self, name: str) -> str:
         path = self.folder / "log" / name
@@ -428,7 +448,7 @@ def require_option(script: Path) -> str:
 def _environment(public: bool, mark: str) -> dict[str, str]:
     environment = {**os.environ, **proxy_exceptions(os.environ), RUN_MARK: mark}
     environment["PATH"] = path_of_trials()
-    hooks = ["patience.js"] if public else ["patience.js", "loopback.js"]
+    hooks = ["patience.js", "machines.js", *([] if public else ["loopback.js"])]
     loaded = [require_option(Path(__file__).with_name(hook)) for hook in hooks]
     environment["NODE_OPTIONS"] = " ".join([environment.get("NODE_OPTIONS", ""), *loaded]).strip()
     return environment

@@ -1,7 +1,8 @@
 """A trial's side of NNI: its parameters and its results.
 
 To import nni takes a second, mostly for scipy.stats and pandas. A trial on the manager's machine
-can do without: there NNI's own client is a request to the address in its environment.
+or one that is reached over SSH can do without: there NNI's own client is a request to the address
+in its environment, which does not look at the answer's status.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ def trial_parameters() -> dict[str, Any]:
             "a trial is started by NNI; without it, use `sedona-nni search` or `sedona-nni train`"
         )
     without_proxy()
-    if _is_local():
+    if _has_channel():
         parameters = _own_record()["parameters"]
-    else:  # the manager is out of a trial's reach
+    else:
         import nni
 
         parameters = nni.get_next_parameter()
@@ -69,6 +70,10 @@ def _is_local() -> bool:
     return os.environ.get("NNI_PLATFORM") == "local"
 
 
+def _has_channel() -> bool:
+    return os.environ.get("NNI_PLATFORM") in ("local", "remote")
+
+
 def _manager() -> ManagerApi:
     # http://localhost:8080[/prefix]/env/local-env/<trial>
     address = os.environ["NNI_TRIAL_COMMAND_CHANNEL"].split("/env/")[0]
@@ -77,6 +82,26 @@ def _manager() -> ManagerApi:
 
 @functools.cache
 def _own_record() -> dict[str, Any]:
+    try:
+        return _recorded() if _is_local() else _handed_out()
+    except requests.RequestException:
+        raise _gone() from None
+
+
+def _handed_out() -> dict[str, Any]:
+    """Ask what NNI runs on this machine; the manager is out of reach, see ``machines.js``."""
+    _send({"type": "request_parameter"})
+    give_up_at = time.monotonic() + _SEND_WAIT_S
+    while time.monotonic() < give_up_at:
+        answer = requests.get(os.environ["NNI_TRIAL_COMMAND_CHANNEL"], timeout=_SEND_WAIT_S)
+        if answer.status_code != requests.codes.request_timeout:  # after a second
+            answer.raise_for_status()
+            record: dict[str, Any] = json.loads(answer.json()["parameter"])
+            return record
+    raise InputError("NNI has no parameters for this trial")
+
+
+def _recorded() -> dict[str, Any]:
     manager = _manager()
     give_up_at = time.monotonic() + _RECORD_WAIT_S
     while True:
@@ -128,7 +153,7 @@ def _plain(value: Any) -> Any:
 
 
 def _report(kind: Literal["PERIODICAL", "FINAL"], metrics: dict[str, Any]) -> None:
-    if not _is_local():
+    if not _has_channel():
         import nni
 
         reports = {
@@ -138,7 +163,8 @@ def _report(kind: Literal["PERIODICAL", "FINAL"], metrics: dict[str, Any]) -> No
         reports[kind](metrics)
         return
     try:
-        _manager().check()  # whoever answers takes anything
+        if _is_local():
+            _manager().check()  # whoever answers takes anything
         metric = {
             "parameter_id": _own_record()["parameter_id"],
             "trial_job_id": os.environ["NNI_TRIAL_JOB_ID"],
@@ -146,13 +172,18 @@ def _report(kind: Literal["PERIODICAL", "FINAL"], metrics: dict[str, Any]) -> No
             "sequence": next(_intermediate) if kind == "PERIODICAL" else 0,
             "value": json.dumps(metrics),
         }
-        requests.put(
-            os.environ["NNI_TRIAL_COMMAND_CHANNEL"],
-            json={"type": "metric", "metric": json.dumps(metric)},
-            timeout=_SEND_WAIT_S,
-        ).raise_for_status()
+        _send({"type": "metric", "metric": json.dumps(metric)})
     except (requests.RequestException, ManagerGoneError):
-        experiment = os.environ.get("NNI_EXP_ID")
-        raise ManagerGoneError(
-            f"the NNI manager does not answer any more; `sedona-nni resume {experiment}` goes on"
-        ) from None
+        raise _gone() from None
+
+
+def _send(command: dict[str, str]) -> None:
+    address = os.environ["NNI_TRIAL_COMMAND_CHANNEL"]
+    requests.put(address, json=command, timeout=_SEND_WAIT_S).raise_for_status()
+
+
+def _gone() -> ManagerGoneError:
+    experiment = os.environ.get("NNI_EXP_ID")
+    return ManagerGoneError(
+        f"the NNI manager does not answer any more; `sedona-nni resume {experiment}` goes on"
+    )

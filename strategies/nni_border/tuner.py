@@ -22,6 +22,7 @@ from nni.runtime import msg_dispatcher
 from nni.runtime.tuner_command_channel import CommandType
 from nni.tuner import Tuner
 
+from sedona_nni.errors import InputError
 from sedona_nni.files import read_json, write_json
 from sedona_nni.strategies.checkpoint import ANNOUNCED_FILE
 from sedona_nni.strategies.nni_border.launcher import own_manager
@@ -82,6 +83,16 @@ def _warn_of_network(manager: psutil.Process) -> None:
                     "network and asks nobody who he is; `sedona-nni run` opens it to this machine "
                     "only"
                 )
+
+
+def _refuse_machines(config: Mapping[str, Any]) -> None:
+    """Refuse what is right only with ``machines.js``, without which results change places."""
+    service = config.get("trainingService")
+    if isinstance(service, Mapping) and service.get("platform") == "remote":
+        raise InputError(
+            "trainingService.platform: remote needs `sedona-nni run`, as NNI by itself mixes up "
+            "which of the trials on other machines has failed"
+        )
 
 
 def _entry_point(
@@ -227,6 +238,8 @@ class BorderTuner(Tuner):
             _show_gpus(manager)
             if not self.is_supervised:
                 _warn_of_network(manager)
+        if not self.is_supervised:
+            _refuse_machines(self.experiment_config())
         self.source.configure(search_space)
 
     @_entry_point

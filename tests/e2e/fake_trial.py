@@ -1,6 +1,7 @@
 """A trial that takes its parameters at the border and makes its results up.
 
-The environment variable FAKE_TRIAL holds JSON, by the kind or the key of a trial:
+The environment variable FAKE_TRIAL, or a file plan.json where it runs, holds JSON, by the kind or
+the key of a trial:
     {"search": {"seconds": 3}, "uniform-001": {"fail": true, "accuracies": [0.1, 0.2]}, ...}
 and "first_asks_late": true lets the first trial ask for its parameters after the second.
 """
@@ -20,7 +21,9 @@ from sedona_nni.strategies.nni_border.trial import (
     trial_parameters,
 )
 
-plan: dict[str, Any] = json.loads(os.environ.get("FAKE_TRIAL", "{}"))
+beside = Path("plan.json")
+given = beside.read_text() if beside.exists() else os.environ.get("FAKE_TRIAL", "{}")
+plan: dict[str, Any] = json.loads(given)
 if plan.get("first_asks_late") and os.environ["NNI_TRIAL_SEQ_ID"] == "0":
     time.sleep(4)
 parameters = trial_parameters()

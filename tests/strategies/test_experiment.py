@@ -42,8 +42,17 @@ def test_there_are_experiments() -> None:
         *("quickstart.yml", "random_digits.yml", "evolution_digits.yml"),
         *("sedona_vgg19.yml", "random_vgg19.yml", "evolution_vgg19.yml"),
         *("probe_digits.yml", "probe_vgg19.yml", "study_vgg13.yml", "study_resnet18.yml"),
-        "parallel_digits.yml",
+        *("parallel_digits.yml", "remote.yml", "kubernetes.yml"),
     } <= names
+
+
+@pytest.fixture(autouse=True)
+def ssh_key(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the user have one: NNI looks for that of an experiment on other machines."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ssh").mkdir()
+    (home / ".ssh" / "id_ed25519").touch()
+    monkeypatch.setenv("HOME", str(home))
 
 
 @pytest.mark.fast_cases(2)
@@ -56,7 +65,11 @@ def test_each_is_valid_and_opens_with_the_command_that_runs_it(path: Path) -> No
     if not command.startswith("# sedona-nni search"):
         assert "nnictl's is open to the whole network" in path.read_text()
     name = path.relative_to(EXPERIMENTS).with_suffix("")
-    assert command in (f"# sedona-nni run {name}", f"# sedona-nni search {name} --directory DIR")
+    assert command in (
+        f"# sedona-nni run {name}",
+        f"# sedona-nni run {name} --public",
+        f"# sedona-nni search {name} --directory DIR",
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -238,6 +251,58 @@ def test_a_command_that_trials_would_not_find_is_refused(
     with refusal if is_refused else contextlib.nullcontext():
         check_trials(config, "/usr/bin:/bin")
     check_trials(config, path_of_trials())
+
+
+MACHINE = {"host": "192.0.2.1", "user": "me", "sshKeyFile": "~/.ssh/id_ed25519"}
+
+
+@pytest.mark.parametrize(
+    ("service", "message"),
+    [
+        (
+            {"machineList": [{**MACHINE, "password": "secret"}]},
+            "trainingService.machineList.0.password: must be left out, as NNI shows it to everyone",
+        ),
+        (
+            {"machineList": [MACHINE, {**MACHINE, "sshPassphrase": "secret"}]},
+            "trainingService.machineList.1.sshPassphrase: must be left out, as NNI shows it",
+        ),
+        (
+            {"machineList": [{**MACHINE, "gpuIndices": [1]}]},
+            "trainingService.machineList.0.gpuIndices: must be left out, as each trial takes a GPU",
+        ),
+        (
+            {"machineList": [MACHINE], "reuseMode": True},
+            "trainingService.reuseMode: must be left out, but got True",
+        ),
+        (
+            {"machineList": [MACHINE], "nniManagerIp": "192.0.2.2"},
+            "nniManagerIp: must be left out, as machines reach the manager through its SSH connec",
+        ),
+        (
+            {"machineList": [{**MACHINE, "sshKeyFile": "nowhere"}]},
+            "NNI does not accept it (RemoteMachineConfig: You must either provide password or a "
+            "valid SSH key file",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:SSH password:UserWarning")
+def test_what_machines_need_not_or_must_not_have_is_refused(
+    tmp_path: Path, service: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote = {"platform": "remote", **service}
+    with pytest.raises(InputError) as caught:
+        read_experiment(changed(tmp_path, "trainingService", value=remote))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caplog.text == ""  # NNI warns of an address that nobody needs
+
+
+def test_several_training_services_are_refused(tmp_path: Path) -> None:
+    both = [{"platform": "local"}, {"platform": "remote", "machineList": [MACHINE]}]
+    changed(tmp_path, "nniManagerIp", value="192.0.2.2")  # without which NNI stumbles
+    with pytest.raises(InputError, match=r"^trainingService: must be one, not a list$"):
+        read_experiment(changed_further(tmp_path, "trainingService", value=both))
 
 
 def test_a_file_that_was_edited_since_the_start_is_compared(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_trial_that_is_there_to_say_why_there_is_none_fails_with_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NNI_TRIAL_JOB_ID", "abc")
-    monkeypatch.setenv("NNI_PLATFORM", "remote")
+    monkeypatch.setenv("NNI_PLATFORM", "frameworkcontroller")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "")
     sent = {"key": "error", "error": "device: is 'cuda', but there is none"}
