@@ -34,7 +34,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from sedona_nni.errors import InputError
-from sedona_nni.files import read_json, reading, write_json
+from sedona_nni.files import check_no_links, read_json, reading, write_json
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.experiment_file import differences
@@ -403,6 +403,8 @@ def in_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[ProcessExperi
     if not path.exists() and {*others} - {_LOCK_FILE}:
         rule = "must be a new folder, or one in which this experiment was run before"
         raise InputError.rule("--directory", rule, str(folder))
+    for name in others:
+        check_no_links(folder / name)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(folder / _LOCK_FILE).acquire(timeout=0)

@@ -132,7 +132,8 @@ def supervise(
                     soft_wrap=True,
                 )
         if outcome.message:
-            console.print(f"sedona-nni: {outcome.message}", markup=False, highlight=False)
+            line = f"sedona-nni: {outcome.message}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     return outcome.exit_code, folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import tempfile
 from collections import Counter
@@ -23,7 +24,7 @@ from benchmarks.hostile.typed import change_environment, change_words
 from benchmarks.hostile.world import READERS, Reader, Scene, World
 from benchmarks.view import Table
 
-__all__ = ["Mutation", "campaign", "hostile_table"]
+__all__ = ["Mutation", "campaign", "hostile_tables"]
 
 Change = Callable[[random.Random, Path], str]
 
@@ -37,7 +38,10 @@ _BY_SUFFIX: dict[str, tuple[str, Change]] = {
     ".sqlite": ("data base", change_sqlite),
     ".gz": ("archive", change_packed),
     ".txt": ("lines", change_lines),
-    **{f".{name}": ("picture", change_picture) for name in ("png", "jpg", "bmp", "gif", "tif", "webp")},
+    **{
+        f".{name}": ("picture", change_picture)
+        for name in ("png", "jpg", "bmp", "gif", "tif", "webp")
+    },
 }
 KINDS = (
     *("bytes", "place", "folder", *dict.fromkeys(kind for kind, _ in _BY_SUFFIX.values())),
@@ -69,6 +73,17 @@ class Mutation:
     seconds: float
     reason: str | None
 
+    @property
+    def command(self) -> str:
+        """The command that it is of; what is typed may be another one."""
+        return READERS[self.reader].words[0]
+
+    @property
+    def in_words(self) -> str:
+        """What it was and what became of it, in a line."""
+        what = f"{self.reader}, {self.what}".encode("unicode_escape").decode()
+        return f"{what}: {f'code {self.code}' if self.reason is None else f'FAILED: {self.reason}'}"
+
 
 @dataclass
 class _Planned:
@@ -79,27 +94,26 @@ class _Planned:
     anew: bool = False
 
 
-def campaign(
-    seed: int, numbers: Sequence[int], show: Callable[[str], None]
-) -> list[Mutation]:
+def campaign(seed: int, numbers: Sequence[int], show: Callable[[str], None]) -> list[Mutation]:
     """Do mutations by their numbers; what one does depends on the seed and its number alone.
 
     Args:
         seed: Of all that is random.
         numbers: Which.
         show: Is told how far it is.
+
+    Returns:
+        As many as were done; fewer if it was interrupted.
     """
-    done = []
-    with tempfile.TemporaryDirectory() as name:
+    done: list[Mutation] = []
+    with tempfile.TemporaryDirectory() as name, contextlib.suppress(KeyboardInterrupt):
         world = World(Path(name))
         with world.server:
             show("the world is being made")
             world.build()
-            for number in numbers:
-                mutation = _one(world, seed, number)
-                done.append(mutation)
-                outcome = f"code {mutation.code}" if mutation.reason is None else f"FAILED: {mutation.reason}"
-                show(f"{number} of {len(numbers)}, {mutation.reader}, {mutation.what}: {outcome}")
+            for place, number in enumerate(numbers, start=1):
+                done.append(_one(world, seed, number))
+                show(f"{place} of {len(numbers)}, number {number}: {done[-1].in_words}")
     return done
 
 
@@ -167,16 +181,31 @@ def _chosen_change(source: random.Random, path: Path) -> tuple[str, Change]:
     return by_format
 
 
-def hostile_table(mutations: Sequence[Mutation]) -> Table:
-    """Return what `campaign` returned for readers."""
+def hostile_tables(mutations: Sequence[Mutation]) -> list[Table]:
+    """Return what `campaign` returned for readers: by kind, and by command."""
+    commands = sorted({each.command for each in mutations})
+    return [
+        _table(
+            "hostile and broken input", "what is changed", KINDS, lambda each: each.kind, mutations
+        ),
+        _table("by command", "command", commands, lambda each: each.command, mutations),
+    ]
+
+
+def _table(
+    title: str,
+    first: str,
+    names: Sequence[str],
+    name_of: Callable[[Mutation], str],
+    mutations: Sequence[Mutation],
+) -> Table:
+    columns = [first, "mutations", "refused", "used", "exit code 1", "promise broken", "longest, s"]
     rows = []
-    for kind in KINDS:
-        those = [each for each in mutations if each.kind == kind]
+    for name in names:
+        those = [each for each in mutations if name_of(each) == name]
         codes = Counter(each.code for each in those)
         failed = sum(each.reason is not None for each in those)
         longest = max((each.seconds for each in those), default=0.0)
-        rows.append(
-            [kind, f"{len(those)}", *(f"{codes[code]}" for code in (2, 0, 1)), f"{failed}", f"{longest:.1f}"]
-        )
-    columns = ["what is changed", "mutations", "refused", "used", "ended with 1", "promise broken", "longest, s"]
-    return Table("hostile and broken input", columns, rows)
+        counts = (len(those), codes[2], codes[0], codes[1], failed)
+        rows.append([name, *map(str, counts), f"{longest:.1f}"])
+    return Table(title, columns, rows)

@@ -114,7 +114,9 @@ def _enlarge(source: random.Random, inner: Any, key: Any) -> None:
     elif isinstance(value, list | str):
         inner[key] = value * source.choice((2, 50, 1000))
     else:
-        value.update({f"{name}{number}": each for number in range(100) for name, each in value.items()})
+        value.update(
+            {f"{name}{number}": each for number in range(100) for name, each in value.items()}
+        )
 
 
 _TREES: dict[str, Callable[[random.Random, Any, Any], None]] = {
@@ -179,10 +181,12 @@ _YAML_TEXTS: dict[str, Callable[[random.Random, str], str]] = {
     ),
     "a Python name": lambda source, text: "!!python/name:os.system\n" + text,
     "a bomb of aliases": lambda source, text: _BOMB + "\n" + text,
-    "a bomb of aliases as a value": lambda source, text: f"{_BOMB}\n"
-    + text.replace("experimentName: small", "experimentName: *a9"),
-    "a bomb of aliases in the settings": lambda source, text: f"{_BOMB}\n"
-    + text.replace("    device: cpu", "    device: *a9"),
+    "a bomb of aliases as a value": lambda source, text: (
+        f"{_BOMB}\n" + text.replace("experimentName: small", "experimentName: *a9")
+    ),
+    "a bomb of aliases in the settings": lambda source, text: (
+        f"{_BOMB}\n" + text.replace("    device: cpu", "    device: *a9")
+    ),
     "a list in itself": lambda source, text: text.replace(
         "experimentName: small", "experimentName: &a [*a]"
     ),
@@ -222,7 +226,9 @@ def change_lines(source: random.Random, path: Path) -> str:
     """Change a file of lines; return in words how."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
     number = source.randrange(len(lines))
-    done = source.choice(("a hostile line", "a line twice", "no tabs", "no line", "a path", "mixed"))
+    done = source.choice(
+        ("a hostile line", "a line twice", "no tabs", "no line", "a path", "mixed")
+    )
     changed = {
         "a hostile line": [hostile_text(source) + "\n"],
         "a line twice": [lines[number]] * 2,

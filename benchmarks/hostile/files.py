@@ -92,6 +92,13 @@ def _outside(path: Path) -> None:
     path.symlink_to(there)
 
 
+def _precious(path: Path) -> None:
+    """Let a link lead to a file that no command has any business with."""
+    root = next(parent for parent in path.parents if parent.name in ("work", "home")).parent
+    _remove(path)
+    path.symlink_to(root / "outside" / "precious.txt")
+
+
 def _folder(path: Path) -> None:
     _remove(path)
     path.mkdir()
@@ -111,6 +118,7 @@ _PLACES: dict[str, Callable[[Path], None]] = {
     "a link to itself": _link("{name}"),
     "a link to nothing": _link("nowhere"),
     "a link to outside": _outside,
+    "a link to something precious": _precious,
     "endless zeros": _link("/dev/zero"),
     "nothing ever": _link("/dev/null"),
     "a link to a file of the system": _link("/proc/self/mem"),

@@ -20,7 +20,13 @@ from typing import Any
 from benchmarks.hostile.documents import change_tree
 from benchmarks.hostile.values import hostile_value
 
-__all__ = ["change_packed", "change_picture", "change_safetensors", "change_sqlite", "change_tensors"]
+__all__ = [
+    "change_packed",
+    "change_picture",
+    "change_safetensors",
+    "change_sqlite",
+    "change_tensors",
+]
 
 
 class _Trap:
@@ -55,7 +61,9 @@ def change_tensors(source: random.Random, path: Path) -> str:
         return saved(*(tree or [None]))
 
     def numbers() -> bytes:
-        return saved(_map(content, lambda tensor: tensor * float(source.choice(("nan", "inf", "1e30")))))
+        return saved(
+            _map(content, lambda tensor: tensor * float(source.choice(("nan", "inf", "1e30"))))
+        )
 
     ways: dict[str, Callable[[], bytes]] = {
         "a trap": lambda: saved(_Trap()),
@@ -72,7 +80,9 @@ def change_tensors(source: random.Random, path: Path) -> str:
         "complex numbers": lambda: saved(_map(content, lambda tensor: tensor.to(torch.complex64))),
         "sparse": lambda: saved(_map(content, lambda tensor: tensor.to_sparse())),
         "on no device": lambda: saved(_map(content, lambda tensor: tensor.to("meta"))),
-        "of no numbers": lambda: saved(_map(content, lambda tensor: tensor[:0] if tensor.ndim else tensor)),
+        "of no numbers": lambda: saved(
+            _map(content, lambda tensor: tensor[:0] if tensor.ndim else tensor)
+        ),
         "packed": lambda: repacked(lambda name, part: [(name, part)], zipfile.ZIP_DEFLATED),
         "a bomb": lambda: repacked(
             lambda name, part: [(name, bytes(2**28) if "/data/" in name else part)],
@@ -164,13 +174,19 @@ def change_safetensors(source: random.Random, path: Path) -> str:
 def change_sqlite(source: random.Random, path: Path) -> str:
     """Change rows or tables of a data base; return in words how."""
     with contextlib.closing(sqlite3.connect(path)) as base, base:
-        names = [row[0] for row in base.execute("select name from sqlite_master where type='table'")]
+        names = [
+            row[0] for row in base.execute("select name from sqlite_master where type='table'")
+        ]
         table = source.choice(names)
         columns = [row[1] for row in base.execute(f"pragma table_info('{table}')")]
         column = source.choice(columns)
-        kind = source.choice(("value", "value", "value", "value", "rows", "table", "column", "twice"))
+        kind = source.choice(
+            ("value", "value", "value", "value", "rows", "table", "column", "twice")
+        )
         value = hostile_value(source)
-        if not isinstance(value, str | int | float | None) or isinstance(value, int) and abs(value) >= 2**63:
+        if not isinstance(value, str | int | float | None) or (
+            isinstance(value, int) and abs(value) >= 2**63
+        ):
             value = json.dumps(value) if not isinstance(value, int) else str(value)[:1000]
         if isinstance(value, str):
             value = value.encode(errors="surrogateescape").decode(errors="replace")
@@ -207,7 +223,9 @@ def change_packed(source: random.Random, path: Path) -> str:
         "a bomb": bomb,
         "another number of images": sizes,
         "another kind": lambda: gzip.compress(b"\0\0" + source.randbytes(2) + content[4:]),
-        "labels that there are not": lambda: gzip.compress(content[:8] + b"\xff" * (len(content) - 8)),
+        "labels that there are not": lambda: gzip.compress(
+            content[:8] + b"\xff" * (len(content) - 8)
+        ),
         "cut off within": lambda: gzip.compress(content[: source.randrange(len(content))]),
         "not packed": lambda: content,
         "packed twice": lambda: gzip.compress(gzip.compress(content)),
@@ -237,7 +255,7 @@ def change_picture(source: random.Random, path: Path) -> str:
         Image.new(mode, size).save(file, kind, **more)
         return file.getvalue()
 
-    several = {"save_all": True, "append_images": [Image.new("RGB", (12, 12), "red")]}
+    red = Image.new("RGB", (12, 12), "red")
     ways: dict[str, Callable[[], bytes]] = {
         "of 60,000 x 60,000 pixels": lambda: png(60_000, 60_000),
         "of 13,000 x 13,000 pixels": lambda: png(13_000, 13_000, bytes(39_013_000)),
@@ -249,7 +267,7 @@ def change_picture(source: random.Random, path: Path) -> str:
         "a palette": lambda: image("P"),
         "floating-point": lambda: image("F", kind="tiff"),
         "CMYK": lambda: image("CMYK", kind="tiff"),
-        "several frames": lambda: image("RGB", kind="gif", **several),
+        "several frames": lambda: image("RGB", kind="gif", save_all=True, append_images=[red]),
         "a program": lambda: b"#!/bin/sh\ntouch ../outside/run\n",
         "PostScript": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
         "SVG": lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>",

@@ -2,8 +2,8 @@
 
 Run as a program it imports what the commands import, and then forks for each line of JSON that it
 reads. The child is given its folder, environment, limits and words, and falls through to the entry
-of the command; its exit code, its traceback, its threads and what it does at exit are real. What is read of the environment by imports alone has been read by
-then; for that a command is started anew.
+of the command: exit code, traceback, threads and what is done at exit are real. What is read of the
+environment by imports alone has been read by then; for that a command is started anew.
 
 Whatever a command leaves behind becomes a child of this program, as it asks for that.
 """
@@ -91,6 +91,7 @@ class Server:
             env={**_plain_environment(), **self._fixed},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for whoever has started it
         )
         return self
 
@@ -135,7 +136,8 @@ class Server:
             "anew": anew,
         }
         began = time.monotonic()
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(job).encode() + b"\n")
         self._process.stdin.flush()
         while until is not None and not until() and not _is_ready(self._process.stdout, 0.02):
@@ -230,8 +232,8 @@ def _become(job: Mapping[str, Any]) -> None:
         resource.setrlimit(kind, (most, most))
     words = [os.fsencode(word) for word in job["words"]]
     if job["anew"]:
-        command = [sys.executable, "-m", "sedona_nni.command_line", *words]
-        os.execve(sys.executable, command, job["environment"])
+        command = [b"-m", b"sedona_nni.command_line", *words]
+        os.execve(sys.executable, [os.fsencode(sys.executable), *command], job["environment"])
     os.environ.clear()
     os.environ.update(job["environment"])
     sys.argv = ["sedona-nni", *map(os.fsdecode, words)]

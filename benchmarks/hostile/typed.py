@@ -107,7 +107,9 @@ def change_words(source: random.Random, words: Sequence[str]) -> tuple[list[str]
         name, takes = source.choice(commands[source.choice([*commands])])
         changed += [name, _word(source)] if takes else [name]
     elif done == "no such option":
-        changed += [source.choice(("--nothing", "-x", "--json=1", "--help=2", "--", "-", "--=", "--set="))]
+        changed += [
+            source.choice(("--nothing", "-x", "--json=1", "--help=2", "--", "-", "--=", "--set="))
+        ]
     elif done == "another order":
         head, *rest = changed
         source.shuffle(rest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from sedona_nni.data.batches import MemoryImages, ShiftAndFlip
 from sedona_nni.data.dataset import Dataset, ImageParts, data_folder, reading_set
 from sedona_nni.data.identity import fingerprint_of_arrays
-from sedona_nni.files import read_json
+from sedona_nni.files import check_regular, read_json
 from sedona_nni.image_size import ImageSize, height_and_width
 from sedona_nni.task import Task
 
@@ -72,6 +71,9 @@ def _read_fashion_mnist(task: Task, size: ImageSize) -> ImageParts:
     return ImageParts(pool, tuple(FashionMNIST.classes), test, fingerprint=fingerprint)
 
 
+_FASHION_MNIST_BYTES = 60_000 * 28 * 28 + 16  # of its largest file
+
+
 def _unpack_fashion_mnist(folder: Path) -> list[Any]:
     """Read the packed files of Debian's package, for which torchvision has no reader."""
     from torchvision.datasets import FashionMNIST
@@ -85,11 +87,13 @@ def _unpack_fashion_mnist(folder: Path) -> list[Any]:
             "t10k-images-idx3",
             "t10k-labels-idx1",
         ):
-            with (
-                gzip.open(folder / f"{name}-ubyte.gz") as packed,
-                (raw / f"{name}-ubyte").open("wb") as unpacked,
-            ):
-                shutil.copyfileobj(packed, unpacked)
+            path = folder / f"{name}-ubyte.gz"
+            check_regular(path)
+            with gzip.open(path) as packed:
+                unpacked = packed.read(_FASHION_MNIST_BYTES + 1)
+            if len(unpacked) > _FASHION_MNIST_BYTES:
+                raise ValueError(f"{path.name} has more than {_FASHION_MNIST_BYTES:,} bytes in it")
+            (raw / f"{name}-ubyte").write_bytes(unpacked)
         return [FashionMNIST(temporary, train=train) for train in (True, False)]
 
 

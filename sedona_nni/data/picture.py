@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from sedona_nni.errors import InputError
+from sedona_nni.files import check_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,7 +85,11 @@ def read_picture(path: str | Path | StoredPicture) -> Image:
     from PIL import Image
 
     try:
-        file = io.BytesIO(path.content) if isinstance(path, StoredPicture) else path
+        if isinstance(path, StoredPicture):
+            file: io.BytesIO | Path = io.BytesIO(path.content)
+        else:
+            file = Path(path)
+            check_regular(file)
         with Image.open(file) as picture:
             return _upright_rgb(picture)
     except Exception as error:  # decoders raise anything from OSError to struct.error
