@@ -86,9 +86,7 @@ def check_no_links(path: Path) -> None:
         InputError: if it, or something in it, is a link.
     """
     inside = (
-        Path(root, name)
-        for root, folders, files in os.walk(path)
-        for name in [*folders, *files]
+        Path(root, name) for root, folders, files in os.walk(path) for name in [*folders, *files]
     )
     for each in itertools.chain([path], inside):
         if each.is_symlink():

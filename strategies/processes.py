@@ -160,7 +160,6 @@ class ProcessExperiment:
         with self.lock:
             if self._outcome is None:
                 described = TunerError.of(error)
-                described.save(self.checkpoint)
                 self._outcome = Outcome(2 if described.is_input_error else 1, described.message)
 
     # What whoever watches asks, see `strategies.watched.Watched`
@@ -229,10 +228,13 @@ class ProcessExperiment:
             time.sleep(_POLL_S)
 
     def begin(self) -> None:
-        """Let the source take up its state, and what is known of earlier sessions."""
-        TunerError.clear(self.checkpoint)
+        """Let the source take up its state, and what is known of earlier sessions.
+
+        Raises:
+            InputError: if that is damaged, or its settings make no sense.
+        """
         with self.lock:
-            self._guarded(self._configure)
+            self._configure()
 
     def end(self) -> None:
         """Leave no process behind, and note how long it took."""
@@ -413,11 +415,11 @@ def in_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[ProcessExperi
     with lock:
         if path.exists():
             _check_same(path, config)
-        write_json(path, config)
         (folder / "checkpoint").mkdir(exist_ok=True)
         experiment = ProcessExperiment(folder.resolve(), config)
+        experiment.begin()
+        write_json(path, config)
         try:
-            experiment.begin()
             yield experiment
         finally:
             experiment.end()

@@ -110,18 +110,26 @@ def campaign(seed: int, numbers: Sequence[int], show: Callable[[str], None]) -> 
         world = World(Path(name))
         with world.server:
             show("the world is being made")
-            world.build()
+            world.build(READERS[_reader_name(_source(seed, number))] for number in numbers)
             for place, number in enumerate(numbers, start=1):
                 done.append(_one(world, seed, number))
                 show(f"{place} of {len(numbers)}, number {number}: {done[-1].in_words}")
     return done
 
 
-def _one(world: World, seed: int, number: int) -> Mutation:
-    source = random.Random(f"{seed}/{number}")
+def _source(seed: int, number: int) -> random.Random:
+    return random.Random(f"{seed}/{number}")
+
+
+def _reader_name(source: random.Random) -> str:
+    """Draw a command: of each mutation the first that is drawn."""
     names = [*READERS]
-    (name,) = source.choices(names, [READERS[each].share for each in names])
-    reader = READERS[name]
+    return source.choices(names, [READERS[each].share for each in names])[0]
+
+
+def _one(world: World, seed: int, number: int) -> Mutation:
+    source = _source(seed, number)
+    reader = READERS[name := _reader_name(source)]
     scene = world.open(reader)
     planned = _mutate(source, reader, scene)
     before = tree_of(scene)

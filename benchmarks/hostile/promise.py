@@ -90,7 +90,7 @@ def broken(reader: Reader, scene: Scene, before: Tree, ended: Ended) -> str | No
         return f"changed outside of where it has to write: {', '.join(outside[:5])}"
     if said := _badly_said(ended, reader.words[:1] == ("run",)):
         return said
-    if ended.code == 2 and changed:
+    if ended.code == 2 and not {*changed} <= {*reader.begins}:
         return f"refused, but changed {', '.join(changed[:5])}"
     if halves := [path for path in changed if path in after and _is_half(scene.root / path)]:
         return f"by halves: {', '.join(halves[:5])}"

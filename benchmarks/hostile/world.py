@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import shutil
 import sqlite3
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Reader:
         reads: The files and folders that it reads, from the root of the scene; those are mutated.
         needs: What else has to be there.
         writes: What is there when it has succeeded.
+        begins: What may be there when it has met something damaged in the middle of its work.
         limit_s: After which it hangs.
         share: How often it is chosen, beside others.
     """
@@ -53,6 +55,7 @@ class Reader:
     reads: tuple[str, ...]
     needs: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    begins: tuple[str, ...] = ()
     limit_s: float = 60
     share: float = 1
 
@@ -95,6 +98,14 @@ READERS: dict[str, Reader] = {
         ("work/interrupted/results.json", "work/interrupted/model.safetensors"),
         share=3,
     ),
+    "train on in parallel": Reader(
+        _train("--set", f"epochs={_LONG}", "--parallel", "blocks", to="parallel"),
+        ("work/parallel/checkpoint",),
+        ("work/tuned.yml", "work/parallel"),
+        ("work/parallel/results.json", "work/parallel/model.safetensors"),
+        limit_s=180,
+        share=0.5,
+    ),
     "train again": Reader(
         _train(to="trained"),
         tuple(f"work/trained/{name}" for name in _TRAINED_FILES),
@@ -130,6 +141,12 @@ READERS: dict[str, Reader] = {
         ("work/searched/*",),
         ("work/probe.yml", "work/searched"),
         ("work/searched/search-result.json",),
+    ),
+    "search sedona on": Reader(
+        ("search", "sedona.yml", "--directory", "searching"),
+        ("work/searching/run.json", "work/searching/checkpoint", "work/searching/progress.json"),
+        ("work/sedona.yml", "work/searching"),
+        ("work/searching/search-result.json",),
     ),
     "search sedona": Reader(
         ("search", "sedona.yml", "--directory", "s"),
@@ -179,6 +196,16 @@ READERS: dict[str, Reader] = {
                 f"{_EXPERIMENT}/checkpoint/trials.json",
             )
         ),
+    ),
+    "resume": Reader(
+        ("resume", _EXPERIMENT),
+        (
+            "home/nni-experiments/.experiment",
+            f"home/nni-experiments/{_EXPERIMENT}/db/nni.sqlite",
+            f"home/nni-experiments/{_EXPERIMENT}/checkpoint/trials.json",
+        ),
+        limit_s=180,
+        share=0.3,
     ),
     "list": Reader(
         ("list", "--json"),
@@ -263,6 +290,16 @@ READERS: dict[str, Reader] = {
         ("work/fashion",),
         share=2,
     ),
+    "data of unpacked Fashion-MNIST": Reader(
+        ("data", "fashion-mnist", "--data-dir", "unpacked"),
+        ("work/unpacked/FashionMNIST/raw",),
+    ),
+    "data of another CIFAR-10": Reader(
+        ("data", "cifar10", "--data-dir", "archives"), ("work/archives/cifar-10-batches-py",)
+    ),
+    "data of another SVHN": Reader(
+        ("data", "svhn", "--data-dir", "archives"), ("work/archives/*.mat",)
+    ),
     "data of CIFAR-10": Reader(
         ("data", "cifar10", "--data-dir", "sheets"), ("work/sheets/*",), ("work/sheets",), share=2
     ),
@@ -283,6 +320,7 @@ READERS: dict[str, Reader] = {
         ("work/pictures",),
         ("work/pictures.yml",),
         _TRAINED,
+        tuple(f"work/d{name}" for name in ("", "/run.json", "/images.json", "/decoupling.json")),
         share=2,
     ),
 }
@@ -321,8 +359,12 @@ class World:
             (self.scene.root / name).mkdir(parents=True)
         self.server = Server(self.scene.root / "home", self.scene.root / "tmp", said)
 
-    def build(self) -> None:
-        """Make everything; takes some seconds."""
+    def build(self, readers: Iterable[Reader]) -> None:
+        """Make what some commands read; takes up to a minute.
+
+        Args:
+            readers: The commands that there may be.
+        """
         work = self.scene.work
         (self.scene.root / "outside" / "precious.txt").write_text("precious\n")
         for name, config in _experiments().items():
@@ -330,30 +372,76 @@ class World:
         _write_pictures(work)
         _write_fashion(work / "fashion")
         _write_sheets(work / "sheets")
+        _write_archives(work / "archives")
         _write_tiny(work / "tiny")
         _write_tables(work / "tables")
-        self._do(*_train(to="trained"))
-        self._do("export", "trained", "--to", "state-dict", "--output", "plain.safetensors")
-        self._do("search", "probe.yml", "--directory", "searched")
-        shutil.copy(work / "searched" / "search-result.json", work / "found.json")
-        shutil.copy(work / "searched" / "decoupling-k2.json", work / "decoupling.json")
-        timed = ("--compute", "time", "--batch-size", "2", "--max-block-share", "0.99")
-        self._do("discretise", "found.json", "--num-blocks", "2", *timed, "--output", "times.json")
         _write_tensors(work)
-        self._interrupt(_train("--set", f"epochs={_LONG}", to="interrupted"))
-        self._do("run", "tuned.yml", "--directory", "ran")
-        _write_other(work)
         self._do("data", "imagefolder", "--data-dir", "pictures", "--skip-bad-images")
-        _write_home(self.scene.root)
+        for reader in readers:
+            for path in (*reader.reads, *reader.needs):
+                self._make(path.split("/")[1])
         self.scene.root.rename(self._kept)
+
+    def _make(self, name: str) -> None:
+        """Let a command make what is read under a name, unless it has or there is nothing to do."""
+        work, root = self.scene.work, self.scene.root
+        long = ("--set", f"epochs={_LONG}")
+        timed = ("--compute", "time", "--batch-size", "2", "--max-block-share", "0.99")
+        makers: dict[str, tuple[str, Callable[[], object]]] = {  # from what, and how
+            "trained": ("", lambda: self._do(*_train(to="trained"))),
+            "plain.safetensors": (
+                "trained",
+                lambda: self._do("export", "trained", "--to", "state-dict", "--output", name),
+            ),
+            "plain.pt": ("plain.safetensors", lambda: _write_state_dict(work)),
+            "searched": ("", lambda: self._do("search", "probe.yml", "--directory", "searched")),
+            "found.json": (
+                "searched",
+                lambda: shutil.copy(work / "searched" / "search-result.json", work / name),
+            ),
+            "decoupling.json": (
+                "searched",
+                lambda: shutil.copy(work / "searched" / "decoupling-k2.json", work / name),
+            ),
+            "times.json": (
+                "found.json",
+                lambda: self._do(
+                    *("discretise", "found.json", "--num-blocks", "2", *timed, "--output", name)
+                ),
+            ),
+            "interrupted": (
+                "",
+                lambda: self._interrupt(_train(*long, to=name), f"{name}/checkpoint.pt"),
+            ),
+            "parallel": (
+                "",
+                lambda: self._interrupt(
+                    _train(*long, "--parallel", "blocks", to=name),
+                    f"{name}/checkpoint/manifest.json",
+                ),
+            ),
+            "searching": (
+                "",
+                lambda: self._interrupt(
+                    ("search", "sedona.yml", "--directory", name), f"{name}/checkpoint/search.json"
+                ),
+            ),
+            "ran": ("", lambda: self._do("run", "tuned.yml", "--directory", "ran")),
+            "other.json": ("ran", lambda: _write_other(work)),
+            "nni-experiments": ("other.json", lambda: _write_home(root)),
+        }
+        if name in makers and not (work / name).exists() and not (root / "home" / name).exists():
+            before, make = makers[name]
+            self._make(before)
+            make()
 
     def _do(self, *words: str) -> None:
         ended = self.server.run(words, folder=self.scene.work, limit_s=300)
         assert ended.code == 0, (words, ended.err)
 
-    def _interrupt(self, words: Sequence[str]) -> None:
-        """Train until there is a checkpoint."""
-        checkpoint = self.scene.work / "interrupted" / "checkpoint.pt"
+    def _interrupt(self, words: Sequence[str], name: str) -> None:
+        """Train or search until there is a checkpoint of this name."""
+        checkpoint = self.scene.work / name
         ended = self.server.run(words, folder=self.scene.work, until=checkpoint.exists, limit_s=300)
         assert ended.code == 130, ended
 
@@ -438,7 +526,7 @@ def _experiments() -> dict[str, dict[str, Any]]:
                 **blocks,
                 "search": {
                     "pretrain_steps": 4,
-                    "meta_steps": 2,
+                    "meta_steps": 9,
                     "inner_steps": 2,
                     "batch_size": 16,
                     "validation_batch_size": 20,
@@ -491,6 +579,9 @@ def _write_fashion(folder: Path) -> None:
         for name, kind, array in (("images-idx3", 3, images), ("labels-idx1", 1, labels)):
             head = struct.pack(f">HBB{array.ndim}I", 0, 8, kind, *array.shape)
             (folder / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
+            raw = folder.parent / "unpacked" / "FashionMNIST" / "raw"
+            raw.mkdir(parents=True, exist_ok=True)
+            (raw / f"{part}-{name}-ubyte").write_bytes(head + array.tobytes())
 
 
 def _write_sheets(folder: Path) -> None:
@@ -508,6 +599,18 @@ def _write_sheets(folder: Path) -> None:
         (folder / f"{part}_lables.json").write_text(json.dumps([*range(10)] * len(names)))
 
 
+def _write_archives(folder: Path) -> None:
+    """Write files that are called like CIFAR-10's and SVHN's, and are not what was published."""
+    batches = folder / "cifar-10-batches-py"
+    batches.mkdir(parents=True)
+    names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"]
+    content = {"data": np.zeros((10, 3072), np.uint8), "labels": [*range(10)]}
+    for name in names:
+        (batches / name).write_bytes(pickle.dumps(content))
+    for part in ("train", "test"):
+        (folder / f"{part}_32x32.mat").write_bytes(bytes(1000))
+
+
 def _write_tiny(folder: Path) -> None:
     from PIL import Image
 
@@ -515,7 +618,7 @@ def _write_tiny(folder: Path) -> None:
     rows = []
     for name in ("n01", "n02"):
         (folder / "train" / name / "images").mkdir(parents=True)
-        for number in range(4):
+        for number in range(8):
             pixels = rng.integers(256, size=(64, 64, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "train" / name / "images" / f"{number}.png")
     (folder / "val" / "images").mkdir(parents=True)
@@ -538,23 +641,25 @@ def _write_tables(folder: Path) -> None:
     file = io.BytesIO()
     Image.new("RGB", (12, 12), (10, 20, 30)).save(file, "png")
     rows = {
-        "picture": [{"bytes": file.getvalue(), "path": None}] * 8,
-        "kind": [0, 1] * 4,
+        "picture": [{"bytes": file.getvalue(), "path": None}] * 12,
+        "kind": [0, 1] * 6,
     }
     features = {
         "picture": {"_type": "Image"},
         "kind": {"names": list(_CLASSES), "_type": "ClassLabel"},
     }
-    table = pyarrow.table(rows).replace_schema_metadata(
-        {"huggingface": json.dumps({"info": {"features": features}})}
+    stored = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    schema = pyarrow.schema(
+        [("picture", stored), ("kind", pyarrow.int64())],
+        {"huggingface": json.dumps({"info": {"features": features}})},
     )
+    table = pyarrow.table(rows, schema)
     for split in ("train", "test"):
         pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
 
 
 def _write_tensors(work: Path) -> None:
     import torch
-    from safetensors.torch import load_file
 
     generator = torch.Generator().manual_seed(0)
     alpha = torch.randn(7, 2, generator=generator)
@@ -563,7 +668,6 @@ def _write_tensors(work: Path) -> None:
     torch.save(beta, work / "beta.pt")
     both = {"alpha": alpha.tolist(), "beta": beta.tolist()}
     (work / "both.json").write_text(json.dumps(both))
-    torch.save(load_file(work / "plain.safetensors"), work / "plain.pt")
     found = {
         "format": "sedona-nni/search-result/1",
         "backbone": "dgl-cnn4",
@@ -573,6 +677,13 @@ def _write_tensors(work: Path) -> None:
         "beta": [[0.0, 1.0]] * 3,
     }
     (work / "relaxed.json").write_text(json.dumps(found, indent=2))
+
+
+def _write_state_dict(work: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(work / "plain.safetensors"), work / "plain.pt")
 
 
 def _write_other(work: Path) -> None:
@@ -591,6 +702,7 @@ def _write_home(root: Path) -> None:
     (folder / "checkpoint").mkdir()
     shutil.copy(root / "work" / "other.json", folder / "checkpoint" / "trials.json")
     config = json.loads((root / "work" / "ran" / "experiment.json").read_text())
+    config["trialCodeDirectory"] = str(root / "gone")  # so `resume` reads it, and starts nothing
     with sqlite3.connect(folder / "db" / "nni.sqlite") as connection:
         connection.execute("create table ExperimentProfile (params, id, revision)")
         row = (json.dumps(config), _EXPERIMENT, 1)

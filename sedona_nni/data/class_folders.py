@@ -123,7 +123,7 @@ def read_class_folders(folder: Path) -> ClassFolders:
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield each folder in and below one: its path, the folders in it that are passed over, and
     its files. Links are followed, but no folder is entered twice: they may lead in circles."""
-    entered = {os.path.realpath(folder)}
+    entered = {*map(str, (inside := folder.resolve()).parents), str(inside)}
     for root, folders, names in os.walk(folder, followlinks=True):
         passed_over = []
         for name in sorted(folders):

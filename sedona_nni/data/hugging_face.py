@@ -92,6 +92,8 @@ def read_tables(folder: Path) -> tuple[dict[str, Table], tuple[str, ...]]:
     except ModuleNotFoundError as error:
         raise InputError(f"dataset: huggingface needs {how_to_get(error)}") from None
 
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs, it also raises
     if (folder / "dataset_dict.json").is_file():
         splits: Mapping[str, Any] = datasets.load_from_disk(str(folder))
     elif (folder / "state.json").is_file():

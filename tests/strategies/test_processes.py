@@ -306,7 +306,33 @@ def test_what_cannot_be_run_there(configured: Configured, tmp_path: Path) -> Non
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["checkpoint", "results/table.json", ".lock"])
+def test_links_in_its_folder_lead_nowhere(
+    name: str, configured: Configured, tmp_path: Path
+) -> None:
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    outside.mkdir()
+    (folder / name).parent.mkdir(parents=True)
+    (folder / "experiment.json").write_text(json.dumps(configured()))
+    (folder / name).symlink_to(outside)
+    with pytest.raises(InputError, match=rf"^{folder / name}: must not be a link"):
+        run(folder, configured())
+    assert os.listdir(outside) == []
+
+
 def test_settings_that_make_no_sense(configured: Configured, tmp_path: Path) -> None:
-    outcome = run(tmp_path / "run", configured(class_args={"num_blocks": 99}))
-    assert outcome.exit_code == 2
-    assert outcome.message.startswith("num_blocks: must be from 1 to")
+    with pytest.raises(InputError, match=r"^num_blocks: must be from 1 to"):
+        run(tmp_path / "run", configured(class_args={"num_blocks": 99}))
+
+
+def test_a_damaged_ledger_is_named_and_nothing_else_changes(
+    configured: Configured, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    run(folder, configured(maxTrialNumber=1))
+    (folder / "checkpoint" / LEDGER_FILE).write_text("[]")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=rf"{LEDGER_FILE}: Input should be a valid dictionary"):
+        run(folder, configured(maxTrialNumber=9))
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
