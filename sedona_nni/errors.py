@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sedona_nni.printable import printable
+
 __all__ = ["InputError", "SedonaError"]
 
 
@@ -41,7 +43,7 @@ class InputError(SedonaError, ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        line = _UNPRINTABLE.sub(_escaped, message)
+        line = printable(message)
         if len(line) > _LONGEST:
             line = f"{line[: _LONGEST - 300]} ... {line[-200:]}"
         super().__init__(line)
@@ -91,11 +93,4 @@ class _Values(reprlib.Repr):
 
 _VALUES = _Values()
 _LONGEST = 2000
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def _escaped(character: re.Match[str]) -> str:
-    return ascii(character[0])[1:-1]
-
-
 _POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 wants a point and a sign in it

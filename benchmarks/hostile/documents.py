@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.hostile.values import hostile_text, hostile_value
+from benchmarks.hostile.values import MARKUP, hostile_text, hostile_value
 
 __all__ = ["change_json", "change_lines", "change_tree", "change_yaml"]
 
@@ -69,6 +69,10 @@ def _put_text(source: random.Random, inner: Any, key: Any) -> None:
     inner[key] = hostile_text(source)
 
 
+def _put_markup(source: random.Random, inner: Any, key: Any) -> None:
+    inner[key] = MARKUP
+
+
 def _drop(source: random.Random, inner: Any, key: Any) -> None:
     del inner[key]
 
@@ -122,6 +126,7 @@ def _enlarge(source: random.Random, inner: Any, key: Any) -> None:
 _TREES: dict[str, Callable[[random.Random, Any, Any], None]] = {
     "a hostile value": _put,
     "a hostile text": _put_text,
+    "markup": _put_markup,
     "nothing": _drop,
     "another name": _rename,
     "something more": _add,

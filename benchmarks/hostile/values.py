@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.hostile.promise import INERT
 
-__all__ = ["TEXTS", "hostile_text", "hostile_value"]
+__all__ = ["MARKUP", "TEXTS", "hostile_text", "hostile_value"]
 
 TEXTS = (
     *("", " ", "0", "-1", "1", "nan", "inf", "-inf", "1e999", "1e-999", "0x10", "1_000", "1/0"),
@@ -41,12 +41,26 @@ TEXTS = (
         "%s%n",
     ),
     *("{0.__class__}", "${HOME}", "`touch ../outside/t`", "$(touch ../outside/t)", "; touch x"),
-    *("a" * 300, "b" * 5000, "a/" * 3000, "[" * 2000, "con", "\ufeffbom"),
+    *(
+        "a" * 300,
+        "b" * 5000,
+        "a/" * 3000,
+        "[" * 2000,
+        "con",
+        "\ufeffbom",
+        "[/bold]",
+        "[red]",
+        "[link=file:///]x[/link]",
+    ),
 )
 _NUMBERS = (
     *(0, -1, 1, 2, 3, 7, 255, 256, 2**31, 2**32, 2**63, 2**64, -(2**63), 10**30, 10**400),
     *(0.5, -0.5, 1.5, 1e-320, 1e308, -1e308, 1e300, float("nan"), float("inf"), float("-inf")),
 )
+
+
+MARKUP = f"'\"></script></style></title><{INERT} {INERT}='1'>\x1b[31m[/bold]"
+"""What must stay a name, in a page as in a terminal."""
 
 
 def hostile_text(source: random.Random) -> str:

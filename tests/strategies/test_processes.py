@@ -19,7 +19,7 @@ import pytest
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json
 from sedona_nni.reporting.ledger import Ledger
-from sedona_nni.strategies.checkpoint import LEDGER_FILE
+from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
 from sedona_nni.strategies.nni_border.wire import trial_folder
 from sedona_nni.strategies.process_trial import HOST, host_mark
 from sedona_nni.strategies.processes import ProcessExperiment, in_folder
@@ -336,3 +336,18 @@ def test_a_damaged_ledger_is_named_and_nothing_else_changes(
         run(folder, configured(maxTrialNumber=9))
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_a_study_that_does_not_know_what_the_ledger_knows(
+    configured: Configured, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert run(folder, configured(class_args={"trials_per_strategy": 1})) == Outcome(0)
+    study, again = folder / "checkpoint" / STUDY_FILE, "; start the experiment anew$"
+    study.write_bytes(study.read_bytes()[:5000])
+    with pytest.raises(InputError, match=rf"{STUDY_FILE}: cannot be read .*{again}"):
+        run(folder, configured(class_args={"trials_per_strategy": 1}))
+    study.unlink()
+    lacks = rf"^study \w+: must have trial 0, as the ledger has{again}"
+    with pytest.raises(InputError, match=lacks):
+        run(folder, configured(class_args={"trials_per_strategy": 1}))
