@@ -71,7 +71,7 @@ def check_output_file(option: str, path: Path) -> None:
     Raises:
         InputError: if it cannot.
     """
-    if path.is_dir():
+    if path.exists() and not path.is_file():  # a device would be replaced
         raise InputError.rule(option, "must be a file", str(path))
     check_output_folder(option, path.parent)
 
@@ -117,8 +117,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     A reader sees the old content or the new one; an interrupted or failed write leaves the old.
 
     Raises:
-        InputError: if the file system refuses, e.g. as it is full.
+        InputError: if the file system refuses, e.g. as it is full; or there is a device, a pipe or
+            a socket, which would be replaced.
     """
+    check_regular(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +165,7 @@ def check_regular(path: Path) -> None:
     except (OSError, ValueError):  # whoever opens it says why
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError(f"{path}: cannot be read (is a pipe, a socket or a device)")
+        raise InputError(f"{path}: cannot be opened (is a pipe, a socket or a device)")
 
 
 @contextmanager

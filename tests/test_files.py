@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from sedona_nni.errors import InputError
 from sedona_nni.files import (
     check_no_links,
+    check_output_file,
     check_output_folder,
     read_json,
     read_tensors,
@@ -130,7 +131,7 @@ def test_what_may_never_end_is_not_read(read: Callable[[Path], object], tmp_path
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to("/dev/zero")
     for name in ("fifo", "link"):
-        line = re.escape(f"{tmp_path / name}: cannot be read (is a pipe, a socket or a device)")
+        line = re.escape(f"{tmp_path / name}: cannot be opened (is a pipe, a socket or a device)")
         with pytest.raises(InputError, match=line):
             read(tmp_path / name)
 
@@ -198,3 +199,13 @@ def test_a_message_with_a_name_that_is_anything() -> None:
     assert message.startswith(r"\n\t\x00\x9bxxx")
     assert message.endswith("x: no")
     assert len(message) < 2000
+
+
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/null")):
+        with pytest.raises(InputError, match=f"{path}: cannot be opened"):
+            write_atomically(path, lambda temporary: temporary.write_text("x"))
+        with pytest.raises(InputError, match="^--output: must be a file, but got"):
+            check_output_file("--output", path)
+    assert [path.name for path in tmp_path.iterdir()] == ["fifo"]

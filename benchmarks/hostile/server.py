@@ -22,13 +22,12 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 import psutil
 from typing_extensions import Self
@@ -37,6 +36,9 @@ __all__ = ["Ended", "Server"]
 
 _ROOT = Path(__file__).parents[2]
 _ADOPT = 36  # PR_SET_CHILD_SUBREAPER
+_OWN_MOUNTS = 0x20000  # CLONE_NEWNS
+_READ_ONLY, _REMOUNT, _BIND, _PRIVATE = 0x1, 0x20, 0x1000, 0x44000  # flags of mount(2)
+_SHARED_MEMORY = "/dev/shm"
 _MEMORY, _FILE = 6 * 2**30, 2**30  # bytes that a command may allocate, and write to one file
 _LEFT_S = 2.0  # within which what a command has started has to end after it
 _IMPORTED = (
@@ -73,20 +75,24 @@ class Ended:
 class Server:
     """Runs commands one after another; to be used in a ``with``.
 
+    Where this process may do so, as root may, they can write to nothing but their folder: hostile
+    words are not for the machine's own files.
+
     Args:
-        home: The home folder of all that it runs.
-        temporary: Where they have temporary files.
-        said: A folder for what they print.
+        folder: The one that commands may write to.
+        home: In it, the home folder of all that it runs.
+        temporary: In it, where they have temporary files.
     """
 
-    def __init__(self, home: Path, temporary: Path, said: Path) -> None:
+    def __init__(self, folder: Path, home: Path, temporary: Path) -> None:
+        self._folder = folder
         self._fixed = {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(_ROOT)}
-        self._out, self._err = said / "out.txt", said / "err.txt"
+        self._out, self._err = folder / "out.txt", folder / "err.txt"
 
     def __enter__(self) -> Self:
         """Start it."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.hostile.server"],
+            [sys.executable, "-m", "benchmarks.hostile.server", str(self._folder)],
             cwd=_ROOT,
             env={**_plain_environment(), **self._fixed},
             stdin=subprocess.PIPE,
@@ -198,6 +204,8 @@ def _is_ready(pipe: IO[bytes], seconds: float) -> bool:
 def _serve() -> None:
     """Fork for each job; returns in the child, which is the command then."""
     ctypes.CDLL(None).prctl(_ADOPT, 1, 0, 0, 0)
+    if os.geteuid() == 0:
+        _write_only_to(sys.argv[1])
     for name in _IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # or each child's first collection copies all of it
@@ -213,6 +221,26 @@ def _serve() -> None:
                 pass
         print(code, flush=True)
     sys.exit()
+
+
+def _write_only_to(folder: str) -> None:
+    """Make everything else read-only for this process and all that it starts.
+
+    Raises:
+        PermissionError: if that is not allowed; then hostile words could damage the machine.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    place = folder.encode()
+    if libc.unshare(_OWN_MOUNTS) or libc.mount(b"none", b"/", None, _PRIVATE, None):
+        raise PermissionError("as root, it must be allowed to mount; run it as another user")
+    libc.mount(place, place, None, _BIND, None)
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        point = line.split()[1].encode().decode("unicode_escape")
+        if point not in (folder, _SHARED_MEMORY):
+            libc.mount(None, point.encode(), None, _REMOUNT | _BIND | _READ_ONLY, None)
+    with contextlib.suppress(OSError):
+        Path("/", Path(folder).name).touch()
+        raise PermissionError("the machine's own files could not be protected")
 
 
 def _become(job: Mapping[str, Any]) -> None:
@@ -239,25 +267,26 @@ def _become(job: Mapping[str, Any]) -> None:
     sys.argv = ["sedona-nni", *map(os.fsdecode, words)]
 
 
-def _leave(code: int) -> NoReturn:
-    """End as Python does, but for taking half a second to free the modules one by one."""
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+def _leave() -> None:
+    """End before the modules are freed one by one, which takes half a second; all else is done."""
+    if _code is not None:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(_code)
 
+
+_code: int | None = None  # with which this process ends, once it is a command
 
 if __name__ == "__main__":
+    atexit.register(_leave)  # the first one, so it is the last to be called
     _serve()
     from sedona_nni.command_line import main
 
+    _code = 1  # of an exception that nobody expects
     try:
         main()
     except SystemExit as error:
-        _leave(error.code if isinstance(error.code, int) else 0 if error.code is None else 1)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        _leave(1)
-    _leave(0)
+        _code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        raise
+    _code = 0

@@ -15,7 +15,7 @@ _VARIABLES: dict[str, tuple[str | None, ...]] = {
     "OMP_NUM_THREADS": ("0", "-1", "x", "99999999999", "1,2", "", "1.5"),
     "CUDA_VISIBLE_DEVICES": ("", "-1", "99", "x", "0,0", "GPU-nothing"),
     "XDG_CACHE_HOME": ("", "/dev/null", "/proc", "relative", "x" * 5000, "../outside/x", "a\nb"),
-    "HOME": (None, "", "/nowhere", "/dev/null", "relative", "x" * 5000),
+    "HOME": (None, "/nowhere", "/dev/null", "relative", "x" * 5000),
     "TMPDIR": ("/nowhere", "/dev/null", "", "relative"),
     "MASTER_ADDR": ("", "nowhere.invalid", "127.0.0.1"),
     "RANK": ("", "-1", "x", "0", "99"),

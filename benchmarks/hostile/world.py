@@ -353,11 +353,9 @@ class World:
     def __init__(self, folder: Path) -> None:
         self._kept = folder / "kept"
         self.scene = Scene(folder / "scene")
-        said = folder / "said"
-        said.mkdir(parents=True)
         for name in ("work", "home", "tmp", "outside"):
             (self.scene.root / name).mkdir(parents=True)
-        self.server = Server(self.scene.root / "home", self.scene.root / "tmp", said)
+        self.server = Server(folder, self.scene.root / "home", self.scene.root / "tmp")
 
     def build(self, readers: Iterable[Reader]) -> None:
         """Make what some commands read; takes up to a minute.

@@ -93,7 +93,7 @@ def read_picture(path: str | Path | StoredPicture) -> Image:
         with Image.open(file) as picture:
             return _upright_rgb(picture)
     except Exception as error:  # decoders raise anything from OSError to struct.error
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).removeprefix(f"{path}: ").split()) or type(error).__name__
         refused = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
         kind = InputError if refused else BadPicture
         name = path.name if isinstance(path, StoredPicture) else path

@@ -49,7 +49,7 @@ def test_weights_that_are_none_begin_nothing(
         (["describe", "--batch-size", "1"], "--batch-size: "),
         (["describe", "--batch-size", "b"], ", but got 'b'"),
         (["describe", "--backbone", "\x1b[31m\n"], "but got '\\x1b[31m\\n'"),
-        (["describe", "--backbone", "x" * 9999], "xxx...xxx"),
+        (["describe", "--backbone", "x" * 9999], "xxx ... xxx"),
         (["run", "nowhere.yml"], "nowhere.yml: there is no such file"),
         (["data", "mnist"], "dataset: must be one of digits, fashion-mnist, cifar10, "),
         (
