@@ -378,7 +378,10 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
 
 def _seconds_in(checkpoint: Path) -> float:
     path = checkpoint / _SECONDS_FILE
-    return float(read_json(path)) if path.exists() else 0.0
+    if not path.exists():
+        return 0.0
+    with reading(path, "remove it to count from now on"):
+        return float(read_json(path))
 
 
 def _in_seconds(duration: Any) -> float:

@@ -201,11 +201,13 @@ def test_a_message_with_a_name_that_is_anything() -> None:
     assert len(message) < 2000
 
 
-def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    for path in (tmp_path / "fifo", Path("/dev/null")):
-        with pytest.raises(InputError, match=f"{path}: cannot be opened"):
-            write_atomically(path, lambda temporary: temporary.write_text("x"))
-        with pytest.raises(InputError, match="^--output: must be a file, but got"):
-            check_output_file("--output", path)
-    assert [path.name for path in tmp_path.iterdir()] == ["fifo"]
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """Nor is a device, which is no test for the files of a machine."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=re.escape(f"{path}: cannot be opened")):
+        write_atomically(path, lambda temporary: temporary.write_text("x"))
+    with pytest.raises(InputError, match=r"^--output: must be a file, but got"):
+        check_output_file("--output", path)
+    assert path.is_fifo()
+    assert [*tmp_path.iterdir()] == [path]

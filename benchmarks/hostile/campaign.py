@@ -182,9 +182,9 @@ def _chosen_change(source: random.Random, path: Path) -> tuple[str, Change]:
     if path.is_dir():
         return ("place", change_place) if chance < 0.5 else ("folder", change_folder)
     by_format = _BY_SUFFIX.get(path.suffix or path.name)
-    if chance < 0.2:
+    if chance < 0.18:
         return "place", change_place
-    if by_format is None or chance < 0.45:
+    if by_format is None or chance < 0.4:
         return "bytes", change_bytes
     return by_format
 

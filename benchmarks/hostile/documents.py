@@ -117,7 +117,7 @@ def _enlarge(source: random.Random, inner: Any, key: Any) -> None:
         inner[key] = value * 10 ** source.randint(1, 12)
     elif isinstance(value, list | str):
         inner[key] = value * source.choice((2, 50, 1000))
-    else:
+    elif isinstance(value, dict):
         value.update(
             {f"{name}{number}": each for number in range(100) for name, each in value.items()}
         )

@@ -11,6 +11,7 @@ import pickle
 import random
 import sqlite3
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -52,7 +53,8 @@ def change_tensors(source: random.Random, path: Path) -> str:
         with zipfile.ZipFile(path) as old, zipfile.ZipFile(file, "w", method) as new:
             for name in old.namelist():
                 for entry, part in change(name, old.read(name)):
-                    with contextlib.suppress(UserWarning):
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # about names that are there twice
                         new.writestr(entry, part)
         return file.getvalue()
 

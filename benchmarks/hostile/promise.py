@@ -39,6 +39,7 @@ _SAID = re.compile(
     re.DOTALL,
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\u2028\u2029\u202e]")
+_NOT_OURS = ("home/.cache", "home/nni-experiments")  # NNI makes its folder when it is asked
 _CACHES = ("home/.cache/", "tmp/torchinductor_")  # ours, and PyTorch's
 
 
@@ -85,7 +86,7 @@ def broken(reader: Reader, scene: Scene, before: Tree, ended: Ended) -> str | No
     after = tree_of(scene)
     changed = sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
     if outside := [
-        path for path in changed if path.partition("/")[0] != "work" and path != "home/.cache"
+        path for path in changed if path.partition("/")[0] != "work" and path not in _NOT_OURS
     ]:
         return f"changed outside of where it has to write: {', '.join(outside[:5])}"
     if said := _badly_said(ended, reader.words[:1] == ("run",)):

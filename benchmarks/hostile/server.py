@@ -40,7 +40,7 @@ _OWN_MOUNTS = 0x20000  # CLONE_NEWNS
 _READ_ONLY, _REMOUNT, _BIND, _PRIVATE = 0x1, 0x20, 0x1000, 0x44000  # flags of mount(2)
 _SHARED_MEMORY = "/dev/shm"
 _MEMORY, _FILE = 6 * 2**30, 2**30  # bytes that a command may allocate, and write to one file
-_LEFT_S = 2.0  # within which what a command has started has to end after it
+_LEFT_S = 30.0  # within which what a command has started has to end after it
 _IMPORTED = (
     *("torch", "torchvision.transforms.v2", "sklearn.datasets", "nni", "optuna", "jinja2"),
     *("sedona_nni.command_line", "sedona_nni.trials.__main__", "sedona_nni.trials.search"),

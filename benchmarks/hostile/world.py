@@ -169,6 +169,20 @@ READERS: dict[str, Reader] = {
         limit_s=180,
         share=3,
     ),
+    "tune on": Reader(
+        ("run", "tuned.yml", "--directory", "ran"),
+        ("work/ran/checkpoint/optuna.db",),
+        ("work/tuned.yml", "work/ran"),
+        ("work/ran/results/table.json",),
+        limit_s=180,
+        share=2,
+    ),
+    "test weights": Reader(
+        ("test", "trained", "--json"),
+        ("work/trained/model.safetensors",),
+        ("work/trained",),
+        share=2,
+    ),
     "report": Reader(
         ("report", "ran/results", "--json"), ("work/ran/results/trials.json",), ("work/ran",)
     ),
