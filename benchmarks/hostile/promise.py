@@ -84,10 +84,9 @@ def broken(reader: Reader, scene: Scene, before: Tree, ended: Ended) -> str | No
     if ended.left:
         return f"processes are left: {ended.left[0][:200]}"
     after = tree_of(scene)
-    changed = sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
-    if outside := [
-        path for path in changed if path.partition("/")[0] != "work" and path not in _NOT_OURS
-    ]:
+    paths = {*before, *after} - {*_NOT_OURS}
+    changed = sorted(path for path in paths if before.get(path) != after.get(path))
+    if outside := [path for path in changed if path.partition("/")[0] != "work"]:
         return f"changed outside of where it has to write: {', '.join(outside[:5])}"
     if said := _badly_said(ended, reader.words[:1] == ("run",)):
         return said

@@ -320,6 +320,16 @@ def test_links_in_its_folder_lead_nowhere(
     assert os.listdir(outside) == []
 
 
+@pytest.mark.parametrize("text", ["[1]", "null", "{", '"soon"'])
+def test_damaged_notes_are_named(text: str, configured: Configured, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "experiment.json").write_text(json.dumps(configured()))
+    (folder / "checkpoint" / "seconds.json").write_text(text)
+    with pytest.raises(InputError, match=r"seconds.json: .*; remove it to count from now on$"):
+        run(folder, configured())
+
+
 def test_settings_that_make_no_sense(configured: Configured, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^num_blocks: must be from 1 to"):
         run(tmp_path / "run", configured(class_args={"num_blocks": 99}))
