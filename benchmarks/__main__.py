@@ -663,6 +663,33 @@ def faults(
 
 
 @app.command()
+def hostile(
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="Mutations.")] = 500,
+    first: Annotated[int, typer.Option(min=1, help="Number of the first one.")] = 1,
+    as_json: Json = False,
+    record: Record = None,
+    despite: Despite = None,
+) -> None:
+    """Commands whose files, words or surroundings are damaged or hostile: one line, or a result."""
+    from benchmarks.hostile.campaign import campaign, hostile_tables
+    from benchmarks.record import begin, publish
+
+    head = begin(record, despite, n=1)
+    numbers = range(first, first + count)
+    done = campaign(seed, numbers, lambda line: print(line, file=sys.stderr, flush=True))
+    publish(
+        head,
+        {"seed": seed, "mutations": [asdict(each) for each in done]},
+        hostile_tables(done),
+        as_json=as_json,
+        record=record if len(done) == count else None,
+    )
+    if failed := [f"{each.number}" for each in done if each.reason is not None]:
+        raise SedonaError(f"mutations {', '.join(failed)} of seed {seed} broke a promise")
+
+
+@app.command()
 def derive(
     names: Annotated[
         list[str] | None, typer.Argument(help="Of what to build, by default of all.")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from sedona_nni import __version__
 from sedona_nni.command_line.data import data
@@ -27,14 +27,46 @@ from sedona_nni.command_line.train import train
 from sedona_nni.errors import InputError
 from sedona_nni.extras import how_to_get
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # of Typer's own copy of click
+
+
+class _Commands(TyperGroup):
+    """All commands; what is none of them is one line."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:  # which shows the help
+            return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            raise _mistyped("sedona-nni", error) from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except _UsageError as error:
+            raise _mistyped("sedona-nni", error) from None
 
 
 class _Command(TyperCommand):
     """A command whose errors name an option as it is typed: ``--num-blocks: must be ...``.
 
-    And an extra that is not installed as what it is.
+    Also what cannot be parsed is one line, and an extra that is not installed named as what it is.
     """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        typed = [*args]
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            if not error.message or error.param is None:  # it is missing
+                raise _mistyped(f"sedona-nni {self.name}", error) from None
+            values, _, _ = self.make_parser(ctx).parse_args(typed)
+            name = error.param.opts[0]
+            rule = f"{error.message[:1].lower()}{error.message[1:].rstrip('.')}"
+            raise InputError.rule(name, rule, values.get(error.param.name)) from None
+        except _UsageError as error:
+            raise _mistyped(f"sedona-nni {self.name}", error) from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -54,6 +86,15 @@ class _Command(TyperCommand):
             if given or (name in typed and complaint.startswith("must be given")):
                 raise InputError(f"{typed[name]}: {complaint}") from None
             raise  # it may be a field of a file
+
+
+def _mistyped(command: str, error: Any) -> InputError:
+    """Return the error of a command that was typed wrongly."""
+    complaint = error.format_message().rstrip(".")
+    return InputError(f"{complaint}; `{command} --help` shows what there is")
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _show_version(wanted: bool) -> None:

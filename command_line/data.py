@@ -10,6 +10,7 @@ import typer
 from sedona_nni.command_line.options import Json
 from sedona_nni.command_line.tables import show_table
 from sedona_nni.errors import InputError
+from sedona_nni.printable import printable
 
 if TYPE_CHECKING:
     from sedona_nni.data.sets import Contents
@@ -53,7 +54,7 @@ def data(
         return
     for each in found.values():
         for line in each.in_words():
-            print(line)
+            print(printable(line))
         if name and each.contents is not None:
             _show_contents(each.contents)
 
@@ -68,4 +69,4 @@ def _show_contents(contents: Contents) -> None:
         ),
     )
     for phrase in contents.left_out:
-        print(f"left out: {phrase}")
+        print(printable(f"left out: {phrase}"))

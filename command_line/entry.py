@@ -28,12 +28,18 @@ def main() -> None:
         print(f"sedona-nni: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            where, what = error.filename or "standard output", "cannot be written"
+        elif error.filename is not None:  # what the system says of a file
+            where, what = error.filename, "cannot be read or written"
+        else:
             raise
-        where = error.filename or "standard output"
-        print(f"sedona-nni: {where}: cannot be written ({error.strerror})", file=sys.stderr)
+        print(f"sedona-nni: {InputError(f'{where}: {what} ({error.strerror})')}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end complains again
         sys.exit(2)
+    except MemoryError:
+        print("sedona-nni: there is not enough memory", file=sys.stderr)
+        sys.exit(1)
 
 
 _PLAIN = {"–": "-", "—": "-", "×": "x", "±": "+/-", "…": "...", "≥": ">=", "≤": "<="}

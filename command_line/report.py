@@ -11,6 +11,7 @@ import typer
 from sedona_nni.command_line.options import Json
 from sedona_nni.command_line.tables import show_table
 from sedona_nni.files import user_path
+from sedona_nni.printable import printable
 
 if TYPE_CHECKING:
     from sedona_nni.reporting.data import Group
@@ -62,10 +63,10 @@ def report(
         return
     for group in made.groups:
         names = ", ".join(experiment.name for experiment in group.experiments)
-        print(f"{task_in_words(group)}, {names}")
+        print(printable(f"{task_in_words(group)}, {names}"))
         for experiment in group.experiments:
             if experiment.state != "finished":
-                print(experiment_in_words(experiment))
+                print(printable(experiment_in_words(experiment)))
         _show_summaries(group)
 
 

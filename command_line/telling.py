@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from sedona_nni.printable import printable
+
 if TYPE_CHECKING:
     from sedona_nni.data.sets import Contents
     from sedona_nni.decouplings.outcome import SearchOutcome
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 def tell_contents(contents: Contents | None) -> None:
     """Say what of a data set is used, and what is left out."""
     for line in [] if contents is None else contents.in_words():
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 def narrator() -> Narrator:

@@ -7,9 +7,12 @@ Everything raised on purpose derives from `SedonaError`. The command line and th
 from __future__ import annotations
 
 import re
+import reprlib
 from typing import Any
 
 from pydantic import ValidationError
+
+from sedona_nni.printable import printable
 
 __all__ = ["InputError", "SedonaError"]
 
@@ -27,6 +30,9 @@ class SedonaError(Exception):
 class InputError(SedonaError, ValueError):
     """A value given by the user breaks a rule; the message is one line.
 
+    What is in it of a file or a name may hold anything: characters that would break the line or
+    steer a terminal are written as Python writes them, and a very long message loses its middle.
+
     Examples:
         >>> from sedona_nni import InputError, build_backbone
         >>> try:
@@ -36,10 +42,16 @@ class InputError(SedonaError, ValueError):
         backbone: must be one of
     """
 
+    def __init__(self, message: str) -> None:
+        line = printable(message)
+        if len(line) > _LONGEST:
+            line = f"{line[: _LONGEST - 300]} ... {line[-200:]}"
+        super().__init__(line)
+
     @classmethod
     def rule(cls, field: str, rule: str, value: Any) -> InputError:
         """Return the error ``"<field>: <rule>, but got <value>"``."""
-        return cls(f"{field}: {rule}, but got {value!r}")
+        return cls(f"{field}: {rule}, but got {_VALUES.repr(value)}")
 
     @classmethod
     def from_validation(cls, error: ValidationError, where: str) -> InputError:
@@ -64,4 +76,21 @@ class InputError(SedonaError, ValueError):
         return cls.rule(field, message, value)
 
 
+class _Values(reprlib.Repr):
+    """Shows values as Python does, up to a size: of some, all of it would fill the memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlong = 10, 100
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 40
+        self.maxstring = self.maxother = 400
+
+    def repr_int(self, value: int, level: int) -> str:
+        """Return a number, or how long it is: Python refuses to write very long ones."""
+        digits = int(value.bit_length() * 0.30103) + 1
+        return repr(value) if digits <= self.maxlong else f"a number of {digits} digits"
+
+
+_VALUES = _Values()
+_LONGEST = 2000
 _POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 wants a point and a sign in it

@@ -5,9 +5,11 @@ What a disk or a damaged file does to a reader or writer ends as one line that n
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
+import stat
 import tempfile
 import warnings
 import zipfile
@@ -23,8 +25,10 @@ from sedona_nni.errors import InputError
 
 __all__ = [
     "Document",
+    "check_no_links",
     "check_output_file",
     "check_output_folder",
+    "check_regular",
     "read_json",
     "read_tensors",
     "reading",
@@ -67,9 +71,28 @@ def check_output_file(option: str, path: Path) -> None:
     Raises:
         InputError: if it cannot.
     """
-    if path.is_dir():
+    if path.exists() and not path.is_file():  # a device would be replaced
         raise InputError.rule(option, "must be a file", str(path))
     check_output_folder(option, path.parent)
+
+
+def check_no_links(path: Path) -> None:
+    """Check that a file or folder of ours, which is written and deleted, is where it seems to be.
+
+    Args:
+        path: It need not exist.
+
+    Raises:
+        InputError: if it, or something in it, is a link.
+    """
+    inside = (
+        Path(root, name) for root, folders, files in os.walk(path) for name in [*folders, *files]
+    )
+    for each in itertools.chain([path], inside):
+        if each.is_symlink():
+            raise InputError(
+                f"{each}: must not be a link, as what is written there is deleted, too"
+            )
 
 
 def user_path(text: str | Path) -> Path:
@@ -94,8 +117,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     A reader sees the old content or the new one; an interrupted or failed write leaves the old.
 
     Raises:
-        InputError: if the file system refuses, e.g. as it is full.
+        InputError: if the file system refuses, e.g. as it is full; or there is a device, a pipe or
+            a socket, which would be replaced.
     """
+    check_regular(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +154,20 @@ def _refusal(path: Path | None) -> OSError | None:
     return None
 
 
+def check_regular(path: Path) -> None:
+    """Check that what there is at a path can be read to its end: a pipe may never have one.
+
+    Raises:
+        InputError: if it is a pipe, a socket or a device, or the path leads there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # whoever opens it says why
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: cannot be opened (is a pipe, a socket or a device)")
+
+
 @contextmanager
 def reading(path: Path, remedy: str = "") -> Iterator[None]:
     """Turn whatever a reader of a file stumbles over into one line.
@@ -143,6 +182,7 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
         InputError: if anything was raised; it names the file.
     """
     try:
+        check_regular(path)
         yield
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -158,9 +198,12 @@ def read_tensors(path: Path) -> Any:
     """
     import torch
 
+    check_regular(path)
     try:
         if zipfile.is_zipfile(path):  # whose checksums torch does not look at
             with zipfile.ZipFile(path) as parts:
+                if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
+                    raise ValueError("packed, which torch.save never does")  # and may fill a disk
                 if (damaged := parts.testzip()) is not None:
                     raise ValueError(f"damaged at {damaged}")
         with warnings.catch_warnings():
@@ -186,10 +229,15 @@ def read_json(path: Path) -> Any:
     Raises:
         InputError: if the file is missing or not JSON.
     """
+    check_regular(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except MemoryError:
+        raise InputError(f"{path}: is not valid JSON (larger than the memory)") from None
+    except RecursionError:
+        raise InputError(f"{path}: is not valid JSON (too deep)") from None
     except ValueError as error:
         raise InputError(f"{path}: is not valid JSON ({error})") from None
 

@@ -335,7 +335,15 @@ class Study:
             self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     def forget_others(self, numbers: set[int]) -> None:
-        """Count trials as failed that were drawn but never handed out, unlike ``numbers``."""
+        """Count trials as failed that were drawn but never handed out, unlike ``numbers``.
+
+        Raises:
+            InputError: if one of those was never drawn.
+        """
+        drawn = {trial.number for trial in self._study.get_trials(deepcopy=False)}
+        if strange := sorted(numbers - drawn):
+            name = self._study.study_name
+            raise InputError(f"study {name}: must have trial {strange[0]}, as the ledger has")
         for trial in self._study.get_trials(deepcopy=False):
             if not trial.state.is_finished() and trial.number not in numbers:
                 self.tell(trial.number, None)

@@ -85,7 +85,7 @@ def _known(stored: dict[str, Any], folder: Path, config: dict[str, Any]) -> Know
     running = stored["status"] not in ("DONE", "ERROR", "STOPPED", "VIEWED")
     return KnownExperiment(
         id=stored["id"],
-        name=stored["experimentName"],
+        name=stored["experimentName"] or "",
         state=_state(stored["status"], running, planned is not None and ended >= planned),
         ended=ended,
         planned=planned,

@@ -34,7 +34,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from sedona_nni.errors import InputError
-from sedona_nni.files import read_json, reading, write_json
+from sedona_nni.files import check_no_links, read_json, reading, write_json
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.experiment_file import differences
@@ -160,7 +160,6 @@ class ProcessExperiment:
         with self.lock:
             if self._outcome is None:
                 described = TunerError.of(error)
-                described.save(self.checkpoint)
                 self._outcome = Outcome(2 if described.is_input_error else 1, described.message)
 
     # What whoever watches asks, see `strategies.watched.Watched`
@@ -229,10 +228,13 @@ class ProcessExperiment:
             time.sleep(_POLL_S)
 
     def begin(self) -> None:
-        """Let the source take up its state, and what is known of earlier sessions."""
-        TunerError.clear(self.checkpoint)
+        """Let the source take up its state, and what is known of earlier sessions.
+
+        Raises:
+            InputError: if that is damaged, or its settings make no sense.
+        """
         with self.lock:
-            self._guarded(self._configure)
+            self._configure()
 
     def end(self) -> None:
         """Leave no process behind, and note how long it took."""
@@ -376,7 +378,10 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
 
 def _seconds_in(checkpoint: Path) -> float:
     path = checkpoint / _SECONDS_FILE
-    return float(read_json(path)) if path.exists() else 0.0
+    if not path.exists():
+        return 0.0
+    with reading(path, "remove it to count from now on"):
+        return float(read_json(path))
 
 
 def _in_seconds(duration: Any) -> float:
@@ -403,6 +408,8 @@ def in_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[ProcessExperi
     if not path.exists() and {*others} - {_LOCK_FILE}:
         rule = "must be a new folder, or one in which this experiment was run before"
         raise InputError.rule("--directory", rule, str(folder))
+    for name in others:
+        check_no_links(folder / name)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(folder / _LOCK_FILE).acquire(timeout=0)
@@ -411,11 +418,11 @@ def in_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[ProcessExperi
     with lock:
         if path.exists():
             _check_same(path, config)
-        write_json(path, config)
         (folder / "checkpoint").mkdir(exist_ok=True)
         experiment = ProcessExperiment(folder.resolve(), config)
+        experiment.begin()
+        write_json(path, config)
         try:
-            experiment.begin()
             yield experiment
         finally:
             experiment.end()

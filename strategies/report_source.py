@@ -42,7 +42,7 @@ def read_sources(targets: Sequence[str]) -> list[Source]:
 
 def _read(target: str) -> Source:
     path = user_path(target)
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         return Source(_name(path.absolute()), _records(path))
     if path.is_dir():
         for folder in (path, path / "checkpoint"):

@@ -132,8 +132,8 @@ def supervise(
                     soft_wrap=True,
                 )
         if outcome.message:
-            message = f"sedona-nni: {outcome.message}"
-            console.print(message, markup=False, highlight=False, soft_wrap=True)
+            line = f"sedona-nni: {outcome.message}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     return outcome.exit_code, folder
 
 

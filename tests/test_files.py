@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ from full_disk import full_disk
 from safetensors.torch import load_file, save_file
 
 from sedona_nni.errors import InputError
-from sedona_nni.files import check_output_folder, read_tensors, reading, write_atomically
+from sedona_nni.files import (
+    check_no_links,
+    check_output_file,
+    check_output_folder,
+    read_json,
+    read_tensors,
+    reading,
+    write_atomically,
+)
 
 TENSORS = {"weights": torch.arange(100_000.0)}
 
@@ -115,3 +124,90 @@ def test_readers_end_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
         raise KeyError
     with pytest.raises(InputError, match=r"^a rule$"), reading(path):
         raise InputError("a rule")
+
+
+@pytest.mark.parametrize("read", [read_json, read_tensors, lambda path: reading(path).__enter__()])
+def test_what_may_never_end_is_not_read(read: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for name in ("fifo", "link"):
+        line = re.escape(f"{tmp_path / name}: cannot be opened (is a pipe, a socket or a device)")
+        with pytest.raises(InputError, match=line):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"a":' * 100_000, "1" * 5000, "\ufeff{}", ""],
+    ids=["lists", "objects", "number", "mark", "empty"],
+)
+def test_json_that_is_none_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"x.json: is not valid JSON \(.{5,200}\)$"):
+        read_json(tmp_path / "x.json")
+
+
+def test_tensors_that_would_fill_a_disk_are_not_unpacked(tmp_path: Path) -> None:
+    torch.save(TENSORS, tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as old:
+        parts = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for name, part in parts.items():
+            new.writestr(name, part)
+    with pytest.raises(InputError, match="packed, which torch"):
+        read_tensors(tmp_path / "x.pt")
+
+
+def test_links_where_files_are_ours(tmp_path: Path) -> None:
+    inner = tmp_path / "kept" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "file").touch()
+    check_no_links(tmp_path / "kept")
+    check_no_links(tmp_path / "nowhere")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    (inner / "link").symlink_to("nowhere")
+    for path, named in (
+        (tmp_path / "link", tmp_path / "link"),
+        (tmp_path / "kept", inner / "link"),
+    ):
+        with pytest.raises(InputError, match=f"{named}: must not be a link"):
+            check_no_links(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a\nb\x1b[31m", r"'a\nb\x1b[31m'"),
+        ("\u202e", r"'\u202e'"),
+        ("\udcff", r"'\udcff'"),
+        (10**5000, "a number of 5001 digits"),
+        ([[0] * 1000] * 1000, r"[[0, 0, "),
+        ("x" * 10_000, "x...x"),
+    ],
+    ids=["control", "direction", "surrogate", "number", "lists", "long"],
+)
+def test_a_message_is_one_line_whatever_the_value(value: object, shown: str) -> None:
+    message = str(InputError.rule("field", "must be another", value))
+    assert message.startswith("field: must be another, but got ")
+    assert shown in message
+    assert message.isprintable()
+    assert len(message) < 2000
+
+
+def test_a_message_with_a_name_that_is_anything() -> None:
+    message = str(InputError("\n\t\x00\x9b" + "x" * 9999 + ": no"))
+    assert message.startswith(r"\n\t\x00\x9bxxx")
+    assert message.endswith("x: no")
+    assert len(message) < 2000
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """Nor is a device, which is no test for the files of a machine."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=re.escape(f"{path}: cannot be opened")):
+        write_atomically(path, lambda temporary: temporary.write_text("x"))
+    with pytest.raises(InputError, match=r"^--output: must be a file, but got"):
+        check_output_file("--output", path)
+    assert path.is_fifo()
+    assert [*tmp_path.iterdir()] == [path]

@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, create_model
 
 from sedona_nni.data.sets import load_splits
-from sedona_nni.files import check_output_folder, write_json
+from sedona_nni.files import check_no_links, check_output_folder, write_json
 from sedona_nni.searches import SEARCHES, SearchKind, SearchSetup
 from sedona_nni.searches.progress import SearchProgress
 from sedona_nni.task import Task
@@ -80,6 +80,7 @@ def run_search(
     finished = None if directory is None else finished_results(directory)
     if directory is not None and finished is None:
         check_output_folder("directory", directory)
+        check_no_links(directory / "checkpoint")
     check_choices(aux)
     splits = load_splits(task, kind.validation_fraction(settings, train), workers=workers)
     weights = weights_of(task)

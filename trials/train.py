@@ -34,7 +34,7 @@ from sedona_nni.decouplings.cost import (
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.files import check_output_folder, write_json
+from sedona_nni.files import check_no_links, check_output_folder, write_json
 from sedona_nni.machine import keep_freed_memory, peak_resident_mib, usable_cores
 from sedona_nni.models.placement import place
 from sedona_nni.plugins import loaded_plugins
@@ -144,6 +144,7 @@ def run_training(
     finished = None if directory is None else finished_results(directory)
     if directory is not None and finished is None:
         check_output_folder("directory", directory)
+        check_no_links(directory / CHECKPOINTS)
     checked = check_memory and finished is None and not is_launched()
     if checked and isinstance(decoupling, Decoupling):
         places = [device] if isinstance(device, str | torch.device) else device

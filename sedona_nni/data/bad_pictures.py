@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 from torch.utils.data import Dataset
 
 from sedona_nni.data import picture
@@ -30,6 +31,7 @@ from sedona_nni.progress import tracked
 
 __all__ = ["Readable", "find_bad_pictures", "leave_out_bad_pictures"]
 
+_REASONS = TypeAdapter(dict[int, str])
 _AT_ONCE = 64  # files that a process is asked for
 _TOLD = 3  # of the files that are left out
 
@@ -99,9 +101,9 @@ def find_bad_pictures(files: Sequence[str], workers: int | None) -> dict[str, st
     """
     ordered = sorted(set(files))
     kept = user_cache("pictures") / f"{_key(ordered)}.json"
-    with suppress(InputError):
-        reasons = read_json(kept)
-        return {path: reasons[str(n)] for n, path in enumerate(ordered) if str(n) in reasons}
+    with suppress(InputError, ValidationError):  # there is none, or a damaged one
+        reasons = _REASONS.validate_python(read_json(kept))
+        return {path: reasons[n] for n, path in enumerate(ordered) if n in reasons}
     numbers = range(len(ordered))
     runs = [numbers[start : start + _AT_ONCE] for start in numbers[::_AT_ONCE]]
     read = read_ahead(

@@ -99,11 +99,9 @@ def read_class_folders(folder: Path) -> ClassFolders:
             continue
         pictures = []
         # The order of torchvision's ImageFolder, so that a split is the same with either
-        for root, folders, names in sorted(os.walk(path, followlinks=True)):
+        for root, folders, names in sorted(_walk(path)):
             inner = os.path.relpath(root, folder.parent)
-            if any(map(_is_hidden, Path(inner).parts)):
-                continue
-            left_out += [f"{inner}/{name}/" for name in folders if _is_hidden(name)]
+            left_out += [f"{inner}/{name}/" for name in folders]
             for name in sorted(names):
                 if _is_picture(name):
                     pictures.append(os.path.join(root, name))
@@ -122,6 +120,22 @@ def read_class_folders(folder: Path) -> ClassFolders:
     return ClassFolders(files, tuple(left_out))
 
 
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each folder in and below one: its path, the folders in it that are passed over, and
+    its files. Links are followed, but no folder is entered twice: they may lead in circles."""
+    entered = {*map(str, (inside := folder.resolve()).parents), str(inside)}
+    for root, folders, names in os.walk(folder, followlinks=True):
+        passed_over = []
+        for name in sorted(folders):
+            place = os.path.realpath(os.path.join(root, name))
+            if _is_hidden(name) or place in entered:
+                passed_over.append(name)
+                folders.remove(name)
+            entered.add(place)
+        folders.sort()
+        yield root, passed_over, names
+
+
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _LEFT_BY_PROGRAMS
 
@@ -137,13 +151,5 @@ def _folders(folder: Path) -> list[Path]:
 
 def _pictures(folder: Path) -> Iterator[Path]:
     """Yield pictures in and below a folder, without listing more than is asked for."""
-    inner = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                inner.append(Path(entry.path))
-            elif _is_picture(entry.name):
-                yield Path(entry.path)
-    for path in inner:
-        if not _is_hidden(path.name):
-            yield from _pictures(path)
+    for root, _, names in _walk(folder):
+        yield from (Path(root, name) for name in names if _is_picture(name))

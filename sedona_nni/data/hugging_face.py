@@ -21,6 +21,7 @@ from sedona_nni.data.identity import MOST_BYTES_READ, MOST_FILES_READ
 from sedona_nni.data.picture import StoredPicture
 from sedona_nni.errors import InputError
 from sedona_nni.extras import how_to_get
+from sedona_nni.files import check_regular
 
 __all__ = ["Table", "TablePictures", "fingerprint_of_tables", "read_tables"]
 
@@ -54,6 +55,7 @@ class TablePictures:
         stored = self.table[row][self.column]
         content = stored["bytes"]
         if content is None:
+            check_regular(Path(stored["path"]))
             content = Path(stored["path"]).read_bytes()
         return StoredPicture(f"{self.name}, row {row}", content)
 
@@ -90,11 +92,15 @@ def read_tables(folder: Path) -> tuple[dict[str, Table], tuple[str, ...]]:
     except ModuleNotFoundError as error:
         raise InputError(f"dataset: huggingface needs {how_to_get(error)}") from None
 
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs, it also raises
     if (folder / "dataset_dict.json").is_file():
         splits: Mapping[str, Any] = datasets.load_from_disk(str(folder))
     elif (folder / "state.json").is_file():
         splits = {"train": datasets.load_from_disk(str(folder))}
-    elif any(folder.rglob("*.parquet")):
+    elif tables := [*folder.rglob("*.parquet")]:
+        for path in tables:
+            check_regular(path)
         splits = datasets.load_dataset("parquet", data_dir=str(folder))
     else:
         raise FileNotFoundError(f"{folder} has no dataset_dict.json, state.json or *.parquet")

@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from sedona_nni.errors import InputError
+from sedona_nni.files import check_regular
 
 __all__ = [
     "MOST_BYTES_READ",
@@ -139,6 +140,7 @@ def fingerprint_of_files(files: Iterable[tuple[str, str, str]]) -> str:
         digest.update(np.array(sizes, dtype=np.int64).tobytes())
         step = max(_every(sum(sizes), MOST_BYTES_READ), _every(len(sizes), MOST_FILES_READ))
         for path in measured[::step]:
+            check_regular(Path(path))
             digest.update(Path(path).read_bytes())
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None

@@ -21,6 +21,7 @@ from sedona_nni.data.hugging_face import Table, fingerprint_of_tables, read_tabl
 from sedona_nni.data.identity import fingerprint_of_files
 from sedona_nni.data.splitting import hold_out_test
 from sedona_nni.errors import InputError
+from sedona_nni.files import check_regular
 from sedona_nni.image_size import ImageSize, height_and_width
 from sedona_nni.task import Task
 
@@ -215,6 +216,7 @@ def _parts_of(
 def _read_held_out(folder: Path, classes: tuple[str, ...]) -> tuple[_Samples, tuple[str, ...]]:
     """Read a part that is not ``train/``, of whose classes it may lack some."""
     annotations = folder / "val_annotations.txt"
+    check_regular(annotations)
     if annotations.exists():  # Tiny-ImageNet's, if its images have not been sorted into folders
         pictures = folder / "images"
         there = {path.name for path in pictures.iterdir()} if pictures.is_dir() else set()

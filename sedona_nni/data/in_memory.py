@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -18,7 +17,7 @@ from torch import Tensor
 from sedona_nni.data.batches import MemoryImages, ShiftAndFlip
 from sedona_nni.data.dataset import Dataset, ImageParts, data_folder, reading_set
 from sedona_nni.data.identity import fingerprint_of_arrays
-from sedona_nni.files import read_json
+from sedona_nni.files import check_regular, read_json
 from sedona_nni.image_size import ImageSize, height_and_width
 from sedona_nni.task import Task
 
@@ -50,6 +49,12 @@ def _read_digits(task: Task, size: ImageSize) -> ImageParts:
     )
 
 
+def _check_files(folder: Path) -> None:
+    """Check that a reader that is not ours comes to the end of each file in a folder."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        check_regular(path)
+
+
 def _known(fingerprint: str) -> Callable[[], str]:
     return lambda: fingerprint
 
@@ -59,23 +64,27 @@ def _read_fashion_mnist(task: Task, size: ImageSize) -> ImageParts:
 
     folder = data_folder(task)
     with reading_set(task):
+        _check_files(folder / "FashionMNIST" / "raw")
         if (folder / "FashionMNIST").is_dir():
             parts = [FashionMNIST(str(folder), train=train) for train in (True, False)]
         else:
             parts = _unpack_fashion_mnist(folder)
-    pool, test = (
-        MemoryImages(
-            _resize(F.pad(part.data[:, None], [2] * 4), size),
-            part.targets.numpy(),
-            mean=(0.2190,),
-            std=(0.3318,),
-            augmentation=ShiftAndFlip(padding=2, flip=True),
+        pool, test = (
+            MemoryImages(
+                _resize(F.pad(part.data[:, None], [2] * 4), size),
+                part.targets.numpy(),
+                mean=(0.2190,),
+                std=(0.3318,),
+                augmentation=ShiftAndFlip(padding=2, flip=True),
+            )
+            for part in parts
         )
-        for part in parts
-    )
     arrays = [part.numpy() for each in parts for part in (each.targets, each.data)]
     fingerprint = _known(fingerprint_of_arrays(*arrays))
     return ImageParts(pool, tuple(FashionMNIST.classes), test, fingerprint=fingerprint)
+
+
+_FASHION_MNIST_BYTES = 60_000 * 28 * 28 + 16  # of its largest file
 
 
 def _unpack_fashion_mnist(folder: Path) -> list[Any]:
@@ -91,11 +100,13 @@ def _unpack_fashion_mnist(folder: Path) -> list[Any]:
             "t10k-images-idx3",
             "t10k-labels-idx1",
         ):
-            with (
-                gzip.open(folder / f"{name}-ubyte.gz") as packed,
-                (raw / f"{name}-ubyte").open("wb") as unpacked,
-            ):
-                shutil.copyfileobj(packed, unpacked)
+            path = folder / f"{name}-ubyte.gz"
+            check_regular(path)
+            with gzip.open(path) as packed:
+                unpacked = packed.read(_FASHION_MNIST_BYTES + 1)
+            if len(unpacked) > _FASHION_MNIST_BYTES:
+                raise ValueError(f"{path.name} has more than {_FASHION_MNIST_BYTES:,} bytes in it")
+            (raw / f"{name}-ubyte").write_bytes(unpacked)
         return [FashionMNIST(temporary, train=train) for train in (True, False)]
 
 
@@ -106,25 +117,27 @@ def _read_cifar(task: Task, size: ImageSize) -> ImageParts:
     reader = CIFAR100 if many else CIFAR10
     folder = data_folder(task)
     with reading_set(task):
+        for place in (folder, folder / "cifar-10-batches-py", folder / "cifar-100-python"):
+            _check_files(place)
         if not many and (folder / _CIFAR_SHEETS["train"][0]).is_file():
             parts: list[Any] = [_Sheets(folder, part) for part in _CIFAR_SHEETS]
         else:
             parts = [reader(str(folder), train=train) for train in (True, False)]
-    mean, std = (
-        ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
-        if many
-        else ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-    )
-    pool, test = (
-        MemoryImages(
-            _resize(torch.from_numpy(part.data).permute(0, 3, 1, 2), size),
-            np.array(part.targets, dtype=np.int64),
-            mean,
-            std,
-            ShiftAndFlip(padding=2, flip=True),
+        mean, std = (
+            ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+            if many
+            else ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
         )
-        for part in parts
-    )
+        pool, test = (
+            MemoryImages(
+                _resize(torch.from_numpy(part.data).permute(0, 3, 1, 2), size),
+                np.array(part.targets, dtype=np.int64),
+                mean,
+                std,
+                ShiftAndFlip(padding=2, flip=True),
+            )
+            for part in parts
+        )
     arrays = [np.asarray(part) for each in parts for part in (each.targets, each.data)]
     fingerprint = _known(fingerprint_of_arrays(*arrays))
     return ImageParts(pool, tuple(parts[0].classes), test, fingerprint=fingerprint)
@@ -171,6 +184,7 @@ def _read_svhn(task: Task, size: ImageSize) -> ImageParts:
 
     folder = data_folder(task)
     with reading_set(task):
+        _check_files(folder)
         parts = [SVHN(str(folder), split=split) for split in ("train", "test")]
     pool, test = (
         MemoryImages(

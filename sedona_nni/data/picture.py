@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from sedona_nni.errors import InputError
+from sedona_nni.files import check_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,11 +85,15 @@ def read_picture(path: str | Path | StoredPicture) -> Image:
     from PIL import Image
 
     try:
-        file = io.BytesIO(path.content) if isinstance(path, StoredPicture) else path
+        if isinstance(path, StoredPicture):
+            file: io.BytesIO | Path = io.BytesIO(path.content)
+        else:
+            file = Path(path)
+            check_regular(file)
         with Image.open(file) as picture:
             return _upright_rgb(picture)
     except Exception as error:  # decoders raise anything from OSError to struct.error
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).removeprefix(f"{path}: ").split()) or type(error).__name__
         refused = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
         kind = InputError if refused else BadPicture
         name = path.name if isinstance(path, StoredPicture) else path

@@ -272,6 +272,7 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
     parts = dataset.read(task, size)
     known = dataset.num_classes
     num_classes = known if isinstance(known, int) else len(parts.classes)
+    _check_labels(task, parts, num_classes)
 
     readable = _readable(task, parts, workers)
     pool, test = readable.parts["train"], readable.parts["test"]
@@ -325,6 +326,19 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
         contents=contents,
         fingerprint=partial(_fingerprint, parts, readable.left_out),
     )
+
+
+def _check_labels(task: Task, parts: ImageParts, num_classes: int) -> None:
+    for part in (parts.pool, parts.validation, parts.test):
+        if part is None or not len(part):
+            continue
+        labels = np.asarray(part.labels)
+        if isinstance(part, MemoryImages) and labels.shape != (len(part.images),):
+            what = f"{task.dataset} must have a label for each of {len(part.images)} images"
+            raise InputError.rule("data_dir", what, labels.shape)
+        if (odd := labels[(labels < 0) | (labels >= num_classes)]).size:
+            what = f"{task.dataset} must have labels from 0 to {num_classes - 1}"
+            raise InputError.rule("data_dir", what, int(odd[0]))
 
 
 def _readable(task: Task, parts: ImageParts, workers: int | None) -> Readable:

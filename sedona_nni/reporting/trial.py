@@ -71,7 +71,7 @@ class _Trial(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    key: str
+    key: str = Field(pattern=r"^[^/.\x00-\x1f\x7f][^/\x00-\x1f\x7f]*$")  # it names folders
     strategy: str
     task: Task = Task()
     machine: Machine = Machine()

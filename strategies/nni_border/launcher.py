@@ -14,11 +14,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
 
 from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.files import reading
 from sedona_nni.strategies.nni_border.rest import (
     ManagerApi,
     ManagerGoneError,
@@ -153,12 +156,17 @@ def experiment_config(experiment_id: str) -> dict[str, Any]:
     """Return the configuration of an experiment in NNI's complete form.
 
     Raises:
-        InputError: if there is no such experiment.
+        InputError: if there is no such experiment, or what NNI keeps of it is damaged.
     """
     from nni.tools.nnictl.config_utils import Config
 
-    config: dict[str, Any] = Config(experiment_id, _stored(experiment_id)["logDir"]).get_config()
-    return config
+    folder = _stored(experiment_id)["logDir"]
+    path = Path(folder, experiment_id, "db", "nni.sqlite")
+    with reading(path):
+        if not path.is_file():  # or there would be an empty one from now on
+            raise InputError(f"{path}: there is no such file")
+        config: dict[str, Any] = Config(experiment_id, folder).get_config()
+        return _CONFIG.validate_python(config)
 
 
 def is_running(experiment_id: str) -> bool:
@@ -172,15 +180,46 @@ def is_running(experiment_id: str) -> bool:
 
 def all_experiments() -> dict[str, dict[str, Any]]:
     """Return what NNI has written down of each experiment of this user, by their ids."""
-    from nni.tools.nnictl.config_utils import Experiments
+    return {name: _stored(name) for name in _experiments_of_nni().get_all_experiments()}
 
-    return {name: _stored(name) for name in Experiments().get_all_experiments()}
+
+class _Stored(TypedDict):
+    """What NNI writes down of an experiment, as far as it is read here."""
+
+    id: str
+    experimentName: str | None
+    status: str
+    startTime: Annotated[float, Field(ge=0, lt=2.5e14)]  # milliseconds since 1970
+    logDir: str
+    port: int | str  # that of an experiment that was only looked at may be N/A
+    pid: NotRequired[int | None]
+
+
+_ALL_STORED = TypeAdapter(dict[str, _Stored])
+_CONFIG = TypeAdapter(dict[str, Any])
+
+
+def _experiments_of_nni() -> Any:
+    """Return NNI's own list, once it is seen to be one.
+
+    Raises:
+        InputError: if its file cannot be read, or is damaged.
+    """
+    from nni.tools.nnictl.config_utils import Experiments
+    from nni.tools.nnictl.constants import NNI_HOME_DIR
+
+    path = Path(NNI_HOME_DIR, ".experiment")
+    with reading(path):
+        found = Experiments()
+        try:
+            _ALL_STORED.validate_python(found.get_all_experiments())
+        except ValidationError as error:
+            raise InputError.from_validation(error, str(path)) from None
+    return found
 
 
 def _stored(experiment_id: str) -> dict[str, Any]:
-    from nni.tools.nnictl.config_utils import Experiments
-
-    experiments = Experiments()
+    experiments = _experiments_of_nni()
     stored: dict[str, Any] | None = experiments.get_all_experiments().get(experiment_id)
     if stored is None:
         raise InputError(f"experiment {experiment_id}: NNI knows no such experiment of this user")

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from sedona_nni.files import reading
 from sedona_nni.strategies.checkpoint import COMPUTE_FILE
 from sedona_nni.strategies.sources.ledger import LedgerSource
 
@@ -46,10 +47,11 @@ class ExploringSource(LedgerSource):
         self._wanted: deque[Decoupling] = deque()
         self._explored = False
         self._engine = TrialEngine(self._start, self._is_free, self.host.lock, exploration, space)
-        for record in self.ledger:
-            accuracy = record.validation_accuracy if record.status == "succeeded" else None
-            decoupling = self._decoupling(record.key)
-            self._engine.remember(decoupling, record.status == "running", accuracy)
+        with reading(self.ledger.path, "start the experiment anew"):
+            for record in self.ledger:
+                accuracy = record.validation_accuracy if record.status == "succeeded" else None
+                decoupling = self._decoupling(record.key)
+                self._engine.remember(decoupling, record.status == "running", accuracy)
         strategy = build_strategy(exploration, training.seed)
         threading.Thread(target=self._explore, args=[strategy], daemon=True).start()
 

@@ -6,9 +6,13 @@ PyTorch and Optuna are imported when it is configured.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sedona_nni.errors import InputError
+from sedona_nni.files import reading
 from sedona_nni.strategies.checkpoint import COMPUTE_FILE, STUDY_FILE
 from sedona_nni.strategies.sources.ledger import LedgerSource
 from sedona_nni.strategies.sources.source import ExperimentFailedError, Parameters
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from sedona_nni.strategies.plan import NextTraining, Outcomes
 
 __all__ = ["TuningSource"]
+
+_REMEDY = "start the experiment anew"
 
 
 class TuningSource(LedgerSource):
@@ -53,21 +59,37 @@ class TuningSource(LedgerSource):
         self._plan = plan = replace(plan_of(self.settings, self.folder), bound=bound)
         spaces = read_search_spaces(search_space, self.settings, plan)
         tuning = self.settings.tuning
-        storage = optuna.storages.RDBStorage(study_url(self.host.checkpoint / STUDY_FILE))
+        names = [each.name for each in plan.contenders]
+        with reading(self.ledger.path, _REMEDY):
+            trained = {name: {_number(key) for key in self._trained(name)} for name in names}
+            self._found = self._known_outcomes()
+            self._check_ledger(names)
         self._studies: dict[str, Study] = {}
-        for name in (each.name for each in plan.contenders):
-            study = Study(
-                name,
-                storage,
-                spaces[name],
-                tuning.sampler,
-                plan.seed,
-                build_pruner(tuning.pruner),
-                tuning.second_objective,
-            )
-            study.forget_others({_number(key) for key in self._trained(name)})
-            self._studies[name] = study
-        self._found = self._known_outcomes()
+        with self._reading_study():
+            storage = optuna.storages.RDBStorage(study_url(self.host.checkpoint / STUDY_FILE))
+            for name in names:
+                study = Study(
+                    name,
+                    storage,
+                    spaces[name],
+                    tuning.sampler,
+                    plan.seed,
+                    build_pruner(tuning.pruner),
+                    tuning.second_objective,
+                )
+                study.forget_others(trained[name])
+                self._studies[name] = study
+
+    def _reading_study(self) -> AbstractContextManager[None]:
+        """Turn what a damaged study stumbles over into one line."""
+        return reading(self.host.checkpoint / STUDY_FILE, _REMEDY)
+
+    def _check_ledger(self, names: Collection[str]) -> None:
+        """Check that each training in the ledger is of a strategy that there is."""
+        for record in self.ledger:
+            if not record.is_search and record.strategy not in names:
+                rule = f"must be of one of {', '.join(names)}"
+                raise InputError.rule(f"{self.ledger.path}: {record.key}", rule, record.strategy)
 
     def _known_outcomes(self) -> dict[str, SearchOutcome]:
         """Return what searches have found, by strategy."""
@@ -112,7 +134,8 @@ class TuningSource(LedgerSource):
             "cuts": chosen.cuts,
             "auxiliary": chosen.aux,
         }
-        number, hyperparameters = self._studies[name].ask(shown)
+        with self._reading_study():
+            number, hyperparameters = self._studies[name].ask(shown)
         train = train_settings(self.settings, strategy)
         second = self.settings.tuning.second_objective
         ideal = None
@@ -164,15 +187,18 @@ class TuningSource(LedgerSource):
             self._found[record.strategy] = _found(result)
         else:
             values = [result.default, *record.second_value]
-            self._studies[record.strategy].tell(_number(key), *values)
+            with self._reading_study():
+                self._studies[record.strategy].tell(_number(key), *values)
 
     def judge(self, key: str, epoch: int, accuracy: float) -> bool:
         """Ask Optuna."""
-        return self._studies[self.ledger[key].strategy].judge(_number(key), epoch, accuracy)
+        with self._reading_study():
+            return self._studies[self.ledger[key].strategy].judge(_number(key), epoch, accuracy)
 
     def miss(self, key: str) -> None:
         """Tell Optuna; the trial is not replaced."""
-        self._studies[self.ledger[key].strategy].tell(_number(key), None)
+        with self._reading_study():
+            self._studies[self.ledger[key].strategy].tell(_number(key), None)
 
     def failed(self, parameters: Parameters, reason: str) -> None:
         """Give up if a search failed; see `LedgerSource.failed` for trainings.

@@ -13,6 +13,7 @@ import pytest
 from shell import EXPERIMENTS, QUICKSTART, VGG19, sedona
 
 import sedona_nni
+from sedona_nni.command_line.tables import show_table
 from sedona_nni.data.sets import load_splits
 from sedona_nni.errors import InputError
 from sedona_nni.task import Task
@@ -127,3 +128,12 @@ def test_the_command_starts_without_what_only_some_commands_need() -> None:
         f"assert not [name for name in {blocked} if name in sys.modules]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=EXPERIMENTS.parent)
+
+
+def test_names_in_tables_are_no_markup_and_steer_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_table(["experiment", "decoupling"], [["[/bold]", "[red]x[/x]\x1b[31m\n\u202e"]])
+    shown = capsys.readouterr().out
+    assert "[/bold]" in shown
+    assert r"[red]x[/x]\x1b[31m\n\u202e" in shown

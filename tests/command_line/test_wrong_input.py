@@ -37,6 +37,19 @@ def test_weights_that_are_none_begin_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([""], "No such command ''; `sedona-nni --help` shows what there is"),
+        (["--nothing"], "No such option: --nothing; `sedona-nni --help` shows"),
+        (["run"], "Missing argument 'EXPERIMENT'; `sedona-nni run --help` shows what there is"),
+        (["list", "x"], "Got unexpected extra argument"),
+        (
+            ["describe", "--nothing"],
+            "No such option: --nothing; `sedona-nni describe",
+        ),
+        (["describe", "--batch-size"], "Option '--batch-size' requires an argument; `sedona"),
+        (["describe", "--batch-size", "1"], "--batch-size: "),
+        (["describe", "--batch-size", "b"], ", but got 'b'"),
+        (["describe", "--backbone", "\x1b[31m\n"], "but got '\\x1b[31m\\n'"),
+        (["describe", "--backbone", "x" * 9999], "xxx ... xxx"),
         (["run", "nowhere.yml"], "nowhere.yml: there is no such file"),
         (["data", "mnist"], "dataset: must be one of digits, fashion-mnist, cifar10, "),
         (
@@ -156,6 +169,7 @@ def test_wrong_input_is_one_line_with_exit_code_2_and_writes_nothing(
     assert message in captured.err
     assert captured.err.startswith("sedona-nni: ")
     assert captured.err.count("\n") == 1
+    assert len(captured.err) < 2100
     # NNI makes its folder as soon as it is asked for an experiment
     assert [path.name for path in elsewhere.iterdir() if path.name != "home"] == []
 

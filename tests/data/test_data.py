@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -184,6 +185,9 @@ def test_damaged_fashion_mnist(tmp_path: Path) -> None:
     victim.write_bytes(victim.read_bytes()[:5000])
     with pytest.raises(InputError, match="fashion-mnist is missing or damaged"):
         load_splits(Task(dataset="fashion-mnist", data_dir=str(tmp_path / "x")), 0.25)
+    victim.write_bytes(gzip.compress(bytes(2**26)))  # a few kilobytes that would be far more
+    with pytest.raises(InputError, match="has more than 47,040,016 bytes in it"):
+        load_splits(Task(dataset="fashion-mnist", data_dir=str(tmp_path / "x")), 0.25)
 
 
 def write_cifar(
@@ -256,6 +260,16 @@ def test_cifar10_in_sheets(tmp_path: Path) -> None:
     (tmp_path / "test_lables.json").write_text("[1, 2]")
     with pytest.raises(InputError, match=r"cifar10 is missing or damaged.*20 images, but 2 labels"):
         load_splits(task, 0.1)
+    for labels, complaint in (
+        ([10] * 20, "must have labels from 0 to 9, but got 10"),
+        ([-1] * 20, "must have labels from 0 to 9, but got -1"),
+        (["a"] * 20, "cifar10 is missing or damaged"),
+        ([[1]] * 20, "must have a label for each of 20 images"),
+        (20, "cifar10 is missing or damaged"),
+    ):
+        (tmp_path / "test_lables.json").write_text(json.dumps(labels))
+        with pytest.raises(InputError, match=complaint):
+            load_splits(task, 0.1)
 
 
 def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -664,6 +678,39 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     )
     assert left_out.startswith("left out: extra/; ")
     assert left_out.endswith("; and 3 more")
+
+
+def test_links_in_circles_end(tmp_path: Path) -> None:
+    """Followed blindly, these would be more paths than can be read."""
+    write_classes(tmp_path / "train", 5, 16)
+    for name in "ab":
+        (tmp_path / "train" / name / "more").mkdir()
+        for number, place in enumerate(("train", "train/a", "train/b", ".", "train/a/more")):
+            (tmp_path / "train" / name / "more" / f"{number}").symlink_to(tmp_path / place)
+    contents = contents_of(tmp_path)
+    # Each class has the pictures of the other, too, once
+    assert sum(counts_of(contents).values()) == 20
+    assert "train/a/more/1/" in contents.left_out
+
+
+def test_a_link_to_a_folder_of_pictures_is_followed(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", 5, 16, classes=("a",))
+    write_classes(tmp_path / "elsewhere", 5, 16, classes=("b",))
+    (tmp_path / "train" / "b").symlink_to(tmp_path / "elsewhere" / "b")
+    assert contents_of(tmp_path).classes == ("a", "b")
+
+
+def test_a_pipe_among_pictures_does_not_keep_waiting(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", 5, 16)
+    os.mkfifo(tmp_path / "train" / "a" / "x.png")
+    task = Task(dataset="imagefolder", data_dir=str(tmp_path), on_bad_image="skip")
+    contents = load_splits(task, 0.2).contents
+    assert contents is not None
+    assert sum(counts_of(contents).values()) == 10
+    assert (
+        "x.png is not a readable image (cannot be opened (is a pipe, a socket or"
+        in contents.left_out[0]
+    )
 
 
 def test_a_folder_without_pictures(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from report_records import search, training
 
 from sedona_nni import command_line
+from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.reporting.trial import SearchTrialResult, TrainTrialResult
 from sedona_nni.strategies import known
@@ -71,6 +72,32 @@ def test_none(
     assert capsys.readouterr().out.startswith("there are no experiments yet; ")
     listed(monkeypatch, "--json")
     assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[]", "Input should be a valid dictionary"),
+        ('{"a": {"id": "a", "status": 1}}', "a.experimentName: this field is required"),
+        (
+            '{"a": {"id": "a", "experimentName": "b", "status": "DONE", "startTime": 1e99}}',
+            "startTi",
+        ),
+    ],
+)
+def test_a_damaged_list_of_nni(
+    text: str,
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from nni.tools.nnictl import config_utils, constants
+
+    (tmp_path / ".experiment").write_text(text)
+    monkeypatch.setattr(constants, "NNI_HOME_DIR", str(tmp_path))
+    monkeypatch.setattr(config_utils.Experiments.__init__, "__defaults__", (str(tmp_path),))
+    with pytest.raises(InputError, match=rf"\.experiment: .*{complaint}|\.experiment.*{complaint}"):
+        known.known_experiments()
 
 
 def test_what_they_are_at(

@@ -19,7 +19,7 @@ import pytest
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json
 from sedona_nni.reporting.ledger import Ledger
-from sedona_nni.strategies.checkpoint import LEDGER_FILE
+from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
 from sedona_nni.strategies.nni_border.wire import trial_folder
 from sedona_nni.strategies.process_trial import HOST, host_mark
 from sedona_nni.strategies.processes import ProcessExperiment, in_folder
@@ -306,7 +306,58 @@ def test_what_cannot_be_run_there(configured: Configured, tmp_path: Path) -> Non
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["checkpoint", "results/table.json", ".lock"])
+def test_links_in_its_folder_lead_nowhere(
+    name: str, configured: Configured, tmp_path: Path
+) -> None:
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    outside.mkdir()
+    (folder / name).parent.mkdir(parents=True)
+    (folder / "experiment.json").write_text(json.dumps(configured()))
+    (folder / name).symlink_to(outside)
+    with pytest.raises(InputError, match=rf"^{folder / name}: must not be a link"):
+        run(folder, configured())
+    assert os.listdir(outside) == []
+
+
+@pytest.mark.parametrize("text", ["[1]", "null", "{", '"soon"'])
+def test_damaged_notes_are_named(text: str, configured: Configured, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "experiment.json").write_text(json.dumps(configured()))
+    (folder / "checkpoint" / "seconds.json").write_text(text)
+    with pytest.raises(InputError, match=r"seconds.json: .*; remove it to count from now on$"):
+        run(folder, configured())
+
+
 def test_settings_that_make_no_sense(configured: Configured, tmp_path: Path) -> None:
-    outcome = run(tmp_path / "run", configured(class_args={"num_blocks": 99}))
-    assert outcome.exit_code == 2
-    assert outcome.message.startswith("num_blocks: must be from 1 to")
+    with pytest.raises(InputError, match=r"^num_blocks: must be from 1 to"):
+        run(tmp_path / "run", configured(class_args={"num_blocks": 99}))
+
+
+def test_a_damaged_ledger_is_named_and_nothing_else_changes(
+    configured: Configured, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    run(folder, configured(maxTrialNumber=1))
+    (folder / "checkpoint" / LEDGER_FILE).write_text("[]")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=rf"{LEDGER_FILE}: Input should be a valid dictionary"):
+        run(folder, configured(maxTrialNumber=9))
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_study_that_does_not_know_what_the_ledger_knows(
+    configured: Configured, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert run(folder, configured(class_args={"trials_per_strategy": 1})) == Outcome(0)
+    study, again = folder / "checkpoint" / STUDY_FILE, "; start the experiment anew$"
+    study.write_bytes(study.read_bytes()[:5000])
+    with pytest.raises(InputError, match=rf"{STUDY_FILE}: cannot be read .*{again}"):
+        run(folder, configured(class_args={"trials_per_strategy": 1}))
+    study.unlink()
+    lacks = rf"^study \w+: must have trial 0, as the ledger has{again}"
+    with pytest.raises(InputError, match=lacks):
+        run(folder, configured(class_args={"trials_per_strategy": 1}))

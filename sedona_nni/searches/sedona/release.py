@@ -9,11 +9,13 @@ import torch
 from pydantic import ValidationError
 
 from sedona_nni.errors import InputError
-from sedona_nni.files import read_json, read_tensors
+from sedona_nni.files import read_json, read_tensors, reading
 from sedona_nni.models import num_layers
 from sedona_nni.searches.sedona.result import SearchResult
 
 __all__ = ["import_release"]
+
+_MOST_NUMBERS = 10**6
 
 
 def import_release(
@@ -79,4 +81,7 @@ def _read(path: Path) -> Any:
     loaded = read_tensors(path)
     if not isinstance(loaded, torch.Tensor):
         raise InputError.rule(str(path), "must hold a tensor", type(loaded).__name__)
-    return loaded.tolist()
+    if loaded.ndim != 2 or loaded.numel() > _MOST_NUMBERS:
+        raise InputError.rule(str(path), "must hold a matrix (L-1, C)", tuple(loaded.shape))
+    with reading(path):  # it may be sparse, or without numbers
+        return loaded.tolist()
