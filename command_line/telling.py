@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def narrator() -> Narrator:
 def show_numbers(numbers: dict[str, Any], as_json: bool) -> None:
     """Print what came of a training, a line for each number and each process, or all as JSON."""
     if as_json:
-        print(json.dumps(numbers))
+        print(json.dumps(_for_json(numbers)))
     else:
         for name, value in numbers.items():
             if isinstance(value, int | float):  # what is more is for reports
@@ -42,6 +43,15 @@ def show_numbers(numbers: dict[str, Any], as_json: bool) -> None:
                 f"its process {rank['peak_resident_mib']:.1f} MiB, "
                 f"sent {rank['sent_bytes'] / 2**20:.1f} MiB"
             )
+
+
+def _for_json(value: Any) -> Any:
+    """Return a value with null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _for_json(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_for_json(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def undecided_share(result: SearchOutcome) -> dict[str, float]:

@@ -41,7 +41,8 @@ def load_weights(network: DecoupledNetwork, path: Path) -> None:
         path: The file.
 
     Raises:
-        InputError: if the file is missing, damaged, or has the weights of another network.
+        InputError: if the file is missing, damaged, has the weights of another network, or some
+            that are no finite numbers.
 
     Examples:
         >>> from pathlib import Path
@@ -59,7 +60,10 @@ def load_weights(network: DecoupledNetwork, path: Path) -> None:
         >>> load_weights(again, Path("trained/model.safetensors"))
     """
     with reading(path):  # it may be missing, be no safetensors, or hold other weights
-        network.load_state_dict(load_file(path))
+        weights = load_file(path)
+        if odd := [name for name, values in weights.items() if not values.isfinite().all()]:
+            raise InputError(f"{path}: {odd[0]} must have finite numbers")
+        network.load_state_dict(weights)
 
 
 def export(network: DecoupledNetwork, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from shell import EXPERIMENTS, QUICKSTART, VGG19, sedona
 
 import sedona_nni
 from sedona_nni.command_line.tables import show_table
+from sedona_nni.command_line.telling import show_numbers
 from sedona_nni.data.sets import load_splits
 from sedona_nni.errors import InputError
 from sedona_nni.task import Task
@@ -137,3 +139,9 @@ def test_names_in_tables_are_no_markup_and_steer_no_terminal(
     shown = capsys.readouterr().out
     assert "[/bold]" in shown
     assert r"[red]x[/x]\x1b[31m\n\u202e" in shown
+
+
+def test_json_has_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    show_numbers({"test_loss": math.nan, "ranks": [{"x": math.inf, "y": 1}]}, as_json=True)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"test_loss": None, "ranks": [{"x": None, "y": 1}]}

@@ -56,6 +56,7 @@ def test_weights_that_are_none_begin_nothing(
             ["data", "svhn", "--data-dir", "d"],
             ": --data-dir: svhn is missing or damaged; looked ",
         ),
+        (["report", "/dev/null"], "/dev/null: cannot be opened (is a pipe, a socket or a device)"),
         (["report", "unknown"], "experiment unknown: NNI knows no such experiment"),
         (["report", "unknown", "--html", "."], "--html: must be a file, but got '.'"),
         (

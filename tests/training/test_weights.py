@@ -87,3 +87,14 @@ def test_weights_are_loaded_into_the_network_that_they_are_of(tmp_path: Path) ->
     for wrong in (path, tmp_path / "missing.safetensors"):
         with pytest.raises(InputError, match=rf"^{wrong}: cannot be read"):
             load_weights(other, wrong)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(number: float, tmp_path: Path) -> None:
+    network = build_decoupled(backbone(0), CUT)
+    weights = network.state_dict()
+    name = next(iter(weights))
+    weights[name].flatten()[0] = number
+    save_weights(weights, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=rf"x.safetensors: {name} must have finite numbers$"):
+        load_weights(network, tmp_path / "x.safetensors")
