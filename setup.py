@@ -47,7 +47,9 @@ setup(
     python_requires=">=3.10",
     # `experiments` has no Python in it
     packages=find_namespace_packages(include=["sedona_nni*"], exclude=["*__pycache__*"]),
-    package_data={"": ["py.typed", "*.jinja", "*.js", "*.yml", "*.json", "*.md", "*.c", "*.h"]},
+    package_data={
+        "": ["py.typed", "*.jinja", "*.js", "*.woff", "*.yml", "*.json", "*.md", "*.c", "*.h"]
+    },
     install_requires=[
         "torch>=2.9",
         "torchvision>=0.24",
