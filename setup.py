@@ -48,7 +48,10 @@ setup(
     # `experiments` has no Python in it
     packages=find_namespace_packages(include=["sedona_nni*"], exclude=["*__pycache__*"]),
     package_data={
-        "": ["py.typed", "*.jinja", "*.js", "*.yml", "*.sh", "*.json", "*.md", "*.c", "*.h"]
+        "": [
+            *("py.typed", "*.jinja", "*.js", "*.woff", "*.yml", "*.sh", "*.json", "*.md", "*.c"),
+            "*.h",
+        ]
     },
     install_requires=[
         "torch>=2.9",

@@ -257,6 +257,46 @@ def start_up(
 
 
 @app.command()
+def endurance(
+    trials: Annotated[int, typer.Option(min=20, help="Short trials of each run.")] = 300,
+    seconds: Annotated[float, typer.Option(help="How long each of them sleeps.")] = 1.0,
+    kept: Annotated[int, typer.Option(min=20, help="Trials of the ledger and the study.")] = 10_000,
+    reported: Annotated[int, typer.Option(min=20, help="Trials of the report.")] = 1000,
+    as_json: Json = False,
+    record: Record = None,
+    despite: Despite = None,
+) -> None:
+    """Memory, open files and answers over hundreds of trials; ledger, study and report of many."""
+    from benchmarks.endurance import (
+        SIDES,
+        long_run,
+        opening,
+        opening_table,
+        reporting,
+        run_tables,
+    )
+    from benchmarks.record import begin, publish
+    from benchmarks.view import Table
+
+    head = begin(record, despite, n=1, packages=("torch", "nni", "optuna", "sedona-nni"))
+    runs = {side: long_run(side, trials, seconds) for side in SIDES}
+    opened = {number: opening(number) for number in (kept // 10, kept)}
+    page = reporting(reported)
+    shown = Table(
+        "the page of a report",
+        ["trials", "s, all", "MiB"],
+        [[f"{reported:,}", f"{page['seconds']:.1f}", f"{page['mib']:.1f}"]],
+    )
+    publish(
+        head,
+        {"runs": runs, "opening_s": opened, "report": page},
+        [*run_tables(runs), opening_table(opened), shown],
+        as_json=as_json,
+        record=record,
+    )
+
+
+@app.command()
 def rank_start_up(
     num_blocks: Annotated[str, typer.Option(help="K, by commas; processes for each.")] = "2,4",
     repeats: Repeats = 5,

@@ -27,6 +27,7 @@ __all__ = [
     "search_experiment",
     "trial_start_ups",
     "trial_table",
+    "unused_port",
 ]
 
 MODULES = (
@@ -115,7 +116,7 @@ def _trial_start_up(backbone: str, batch_size: int) -> dict[str, float]:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         }
         command = [sys.executable, "-m", "sedona_nni.command_line", "run", str(experiment)]
-        options = ["--port", str(_unused_port()), "--results", str(home / "results")]
+        options = ["--port", str(unused_port()), "--results", str(home / "results")]
         begin = time.clock_gettime(time.CLOCK_BOOTTIME)
         done = subprocess.run(
             [*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -161,7 +162,8 @@ def search_experiment(backbone: str, batch_size: int) -> dict[str, Any]:
     }
 
 
-def _unused_port() -> int:
+def unused_port() -> int:
+    """Return a port that nobody uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

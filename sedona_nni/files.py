@@ -34,6 +34,7 @@ __all__ = [
     "reading",
     "user_cache",
     "user_path",
+    "write_at",
     "write_atomically",
     "write_json",
 ]
@@ -138,6 +139,27 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_at(path: Path, end: int, added: bytes) -> None:
+    """Add to a file that only grows; what is behind its end goes: half of what a writer that died
+    has added.
+
+    Args:
+        path: The file, which exists.
+        end: How many bytes count.
+        added: What follows them.
+
+    Raises:
+        InputError: if the file system refuses, e.g. as it is full.
+    """
+    try:
+        with path.open("r+b") as file:
+            file.truncate(end)
+            file.seek(end)
+            file.write(added)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _refusal(path: Path | None) -> OSError | None:

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from sqlalchemy import URL
 
 from sedona_nni.errors import InputError
+from sedona_nni.garbage import nothing_collected
 from sedona_nni.reporting.trial import SecondObjective
 from sedona_nni.strategies.plan import Plan
 from sedona_nni.strategies.settings.tuned import (
@@ -287,6 +288,8 @@ class Study:
             pruner=pruner or optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
+        with nothing_collected():
+            self._study.get_trials(deepcopy=False)  # read once, and known from here on
 
     def ask(self, attributes: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         """Draw hyperparameters; return the trial's number, from 0, and them.

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sedona_nni.errors import InputError
 from sedona_nni.reporting.ledger import Ledger
-from sedona_nni.strategies.checkpoint import LEDGER_FILE
+from sedona_nni.strategies.checkpoint import LEDGER_FILE, ledger_in
 from sedona_nni.strategies.nni_border.launcher import all_experiments, experiment_config
 
 __all__ = ["KnownExperiment", "known_experiments"]
@@ -69,7 +69,7 @@ def _is_ours(config: dict[str, Any], folder: Path) -> bool:
     tuner = (config.get("tuner") or {}).get("className") or ""
     return (
         tuner.removeprefix("sedona_nni.").startswith("strategies.")
-        or (folder / "checkpoint" / LEDGER_FILE).exists()
+        or ledger_in(folder / "checkpoint") is not None
     )
 
 

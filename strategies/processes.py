@@ -63,6 +63,12 @@ _MAY_CHANGE = {
     *("experimentName", "debug", "logLevel", "logCollection", "experimentWorkingDirectory"),
 }
 _NOT_KNOWN_HERE = ("maxTrialDuration", "assessor", "sharedStorage", "tunerGpuIndices")
+_STATUSES = {  # of a ledger's record, as NNI would call it
+    "succeeded": "SUCCEEDED",
+    "failed": "FAILED",
+    "stopped": "EARLY_STOPPED",
+    "running": "WAITING",
+}
 _POLL_S = 0.5
 _STOP_S = 20.0  # a trial may have to end its epoch's checkpoint
 _KILL_S = 3.0
@@ -123,6 +129,7 @@ class ProcessExperiment:
         self._mark = uuid.uuid4().hex
         self._host = host_mark()
         self._trials: dict[str, _Trial] = {}
+        self._ended_views: dict[str, TrialView] = {}
         self._outcome: Outcome | None = None
         self._seconds_before = _seconds_in(self.checkpoint)
         self._began = time.monotonic()
@@ -186,7 +193,7 @@ class ProcessExperiment:
     def reached_limit(self) -> str:
         """Return which limit lets no further trial start, nothing if none does."""
         most = self._config.get("maxTrialNumber")
-        if most is not None and sum(1 for _ in self._ledger()) >= most:
+        if most is not None and len(self._ledger()) >= most:
             return f"maxTrialNumber is {most}"
         duration = self._config.get("maxExperimentDuration")
         if duration is not None and self._seconds() > _in_seconds(duration):
@@ -214,7 +221,9 @@ class ProcessExperiment:
 
     def trials(self) -> list[TrialView]:
         """Return all trials, also those of earlier sessions, oldest first."""
-        return [self._view(record.key) for record in self._ledger()]
+        return [
+            self._ended_views.get(record.key) or self._view(record.key) for record in self._ledger()
+        ]
 
     def polls(self) -> Iterator[tuple[list[TrialView], Outcome | None]]:
         """Start trials and take what comes of them; yield all, the last time with the outcome."""
@@ -314,6 +323,7 @@ class ProcessExperiment:
             )
         trial = _Trial(parameters, folder, process)
         self._trials[trial.key] = trial
+        self._ended_views.pop(trial.key, None)
         self._read_reports(trial)  # those of an earlier session
 
     def _read_reports(self, trial: _Trial) -> None:
@@ -349,7 +359,7 @@ class ProcessExperiment:
     def _view(self, key: str) -> TrialView:
         trial, record = self._trials.get(key), self._ledger()[key]
         if trial is not None:
-            return TrialView(
+            view = TrialView(
                 key,
                 trial.parameters,
                 trial.status,
@@ -357,18 +367,16 @@ class ProcessExperiment:
                 trial.started_at,
                 trial.ended_at,
             )
-        statuses = {
-            "succeeded": "SUCCEEDED",
-            "failed": "FAILED",
-            "stopped": "EARLY_STOPPED",
-            "running": "WAITING",
-        }
-        return TrialView(
-            key,
-            record.parameters.model_dump(mode="json", exclude_none=True),
-            statuses[record.status],
-            None if record.result is None else record.result.model_dump(mode="json"),
-        )
+        else:
+            view = TrialView(
+                key,
+                record.parameters.model_dump(mode="json", exclude_none=True),
+                _STATUSES[record.status],
+                None if record.result is None else record.result.model_dump(mode="json"),
+            )
+        if view.status not in ("RUNNING", "WAITING"):  # nothing changes any more
+            self._ended_views[key] = view
+        return view
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:

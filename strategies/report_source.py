@@ -12,7 +12,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
 from sedona_nni.reporting.build import Source
 from sedona_nni.reporting.ledger import Ledger, TrialRecord
-from sedona_nni.strategies.checkpoint import LEDGER_FILE
+from sedona_nni.strategies.checkpoint import LEDGER_FILE, TRIALS_FILE, ledger_in
 
 __all__ = ["read_sources"]
 
@@ -46,16 +46,15 @@ def _read(target: str) -> Source:
         return Source(_name(path.absolute()), _records(path))
     if path.is_dir():
         for folder in (path, path / "checkpoint"):
-            if (folder / LEDGER_FILE).exists():
-                ledger = folder / LEDGER_FILE
+            if (ledger := ledger_in(folder)) is not None:
                 return Source(_name(ledger.absolute()), _records(ledger))
-        raise InputError(f"{target}: has no {LEDGER_FILE}")
+        raise InputError(f"{target}: has neither {LEDGER_FILE} nor {TRIALS_FILE}")
     return _read_from_nni(target)
 
 
 def _name(ledger: Path) -> str:
     """Return the name of the folder that is an experiment's, or else of the file."""
-    if ledger.name != LEDGER_FILE:
+    if ledger.name not in (LEDGER_FILE, TRIALS_FILE):
         return ledger.stem
     folder = ledger.parent
     return folder.parent.name if folder.name == "checkpoint" else folder.name
@@ -69,8 +68,8 @@ def _read_from_nni(experiment_id: str) -> Source:
         is_running,
     )
 
-    path = experiment_folder(experiment_id) / "checkpoint" / LEDGER_FILE
-    if not path.exists():
+    path = ledger_in(experiment_folder(experiment_id) / "checkpoint")
+    if path is None:
         raise InputError(f"experiment {experiment_id} has no trials yet, or is not one of ours")
     planned = None
     with contextlib.suppress(InputError):  # a file that its settings name may have gone

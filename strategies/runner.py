@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -28,7 +27,7 @@ from sedona_nni.reporting.trial import SearchTrial, SearchTrialResult
 from sedona_nni.searches import SEARCHES
 from sedona_nni.searches.documents import parse_result
 from sedona_nni.strategies.best_model import BEST_FOLDER, keep_best
-from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
+from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE, TRIALS_FILE
 from sedona_nni.strategies.experiment import Experiment
 from sedona_nni.strategies.experiment_file import ExperimentFile, remember_file
 from sedona_nni.strategies.forecast import Forecast, Standing
@@ -194,6 +193,7 @@ def _greet(started: RunningExperiment, port: int, public: bool, console: Console
 def watch(started: Watched, experiment: Experiment, console: Console) -> Outcome:
     """Tell how an experiment goes until it ends; return how."""
     forecast = Forecast(experiment.settings.num_trials, started.concurrency)
+    ledger = Ledger(started.checkpoint / LEDGER_FILE)
     seen: dict[str, str] = {}
     with progress_bar(console) as progress:
         bar = progress.add_task("starting", total=experiment.settings.num_trials, best="", left="")
@@ -202,7 +202,7 @@ def watch(started: Watched, experiment: Experiment, console: Console) -> Outcome
             for trial in trials:
                 if seen.get(trial.id) != trial.status:
                     seen[trial.id] = trial.status
-                    _tell_status(started, trial, standing, console)
+                    _tell_status(started, ledger, trial, standing, console)
             progress.update(
                 bar,
                 description=standing.doing or "waiting",
@@ -235,7 +235,9 @@ def _settled(started: Watched) -> Outcome:
         return Outcome(0)
 
 
-def _tell_status(started: Watched, trial: TrialView, standing: Standing, console: Console) -> None:
+def _tell_status(
+    started: Watched, ledger: Ledger, trial: TrialView, standing: Standing, console: Console
+) -> None:
     if trial.status == "RUNNING":
         line = f"{trial.key}: started"
     elif trial.status == "SUCCEEDED":
@@ -244,7 +246,7 @@ def _tell_status(started: Watched, trial: TrialView, standing: Standing, console
             parts = [standing.left_in_words, standing.best_in_words(with_key=True)]
             line += f"; {standing.ended} of {standing.planned}, {', '.join(filter(None, parts))}"
     elif trial.has_failed:
-        stopped = _stopped_early(started, trial.key)
+        stopped = _stopped_early(ledger, trial.key)
         line = f"{trial.key}: {stopped or trial.status.lower()}"
         line += "" if stopped else f"\n{_last_words(started, trial)}"
     else:
@@ -261,11 +263,10 @@ def _result_in_words(trial: TrialView, result: Any) -> str:
     return f"validation accuracy {default:.1%}"
 
 
-def _stopped_early(started: Watched, key: str) -> str | None:
+def _stopped_early(ledger: Ledger, key: str) -> str | None:
     """Return why the tuner has stopped a trial, None if it has not."""
-    path = started.checkpoint / LEDGER_FILE
-    stopped = [r for r in Ledger(path) if r.key == key and r.status == "stopped"]
-    return stopped[0].reason if stopped else None
+    ledger.refresh()
+    return ledger[key].reason if key in ledger and ledger[key].status == "stopped" else None
 
 
 def _last_words(started: Watched, trial: TrialView) -> str:
@@ -309,12 +310,8 @@ def write_results(ledger: Ledger, folder: Path, planned: Mapping[str, int] | Non
         best = markdown_table(*compromise_table(found))
         write_json(folder / "pareto.json", [each.model_dump(mode="json") for each in found])
         write_atomically(folder / "pareto.md", lambda path: _write(path, best))
-    write_atomically(folder / LEDGER_FILE, lambda path: _copy(ledger.path, path))
+    write_json(folder / TRIALS_FILE, ledger.document())
 
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def _copy(source: Path, path: Path) -> None:
-    shutil.copyfile(source, path)

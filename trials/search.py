@@ -1,8 +1,8 @@
 """Search for decouplings of a backbone on a data set and say what came of it.
 
 A directory that was searched in holds ``run.json`` (what was searched) and ``results.json``; while
-the search is under way in place of the latter ``progress.json`` and, of a search that keeps more,
-``checkpoint/``.
+the search is under way in place of the latter ``progress.json``, ``told.jsonl`` and, of a search
+that keeps more, ``checkpoint/``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from sedona_nni.teachers.auxiliary import check_choices
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import fresh_in_words
 from sedona_nni.trials.finished import finished_results
+from sedona_nni.trials.retelling import Retelling
 from sedona_nni.trials.run import RUN_FILE, Run, weights_of
 
 __all__ = ["run_search"]
+
+_TOLD_FILE = "told.jsonl"
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +62,8 @@ def run_search(
             `SearchKind.uses_training`; others leave it aside. Its seed does not matter.
         device: Where.
         workers: Processes that read image files, see `sedona_nni.data.batches.FolderImages`.
-        report: See `SearchSetup.report`.
+        report: See `SearchSetup.report`; of an interrupted search it is told again what it was told
+            before.
         directory: Where to keep checkpoints and leave the results.
         num_reports: See `SearchSetup.num_reports`.
 
@@ -105,7 +109,7 @@ def run_search(
         aux=tuple(aux),
         train=train,
         device=torch.device(device),
-        report=report,
+        report=report if directory is None else Retelling(directory / _TOLD_FILE, report),
         num_reports=num_reports,
         progress=SearchProgress(None if directory is None else directory / "progress.json"),
         directory=None if directory is None else directory / "checkpoint",
@@ -129,7 +133,8 @@ def run_search(
     }
     if directory is not None:
         write_json(directory / "results.json", results)
-        (directory / "progress.json").unlink(missing_ok=True)
+        for name in ("progress.json", _TOLD_FILE):
+            (directory / name).unlink(missing_ok=True)
         shutil.rmtree(directory / "checkpoint", ignore_errors=True)
     return results
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,8 @@ from sedona_nni.reporting.drawing import (
 )
 
 __all__ = ["accuracy_over_cost", "learning_curves", "trade_off"]
+
+_MANY = 100  # marks of a curve; of more, a picture takes seconds and shows less
 
 
 @in_our_style
@@ -74,7 +77,7 @@ def accuracy_over_cost(
             axes.fill_between(
                 points, low, high, step="post", color=look.colour, alpha=0.18, linewidth=0
             )
-        for point, value in zip(points, mean, strict=True):
+        for point, value in _told_apart(points, mean):
             text = f"{curve.strategy}: {value:.1%} after {point:.3g} {unit_name}"
             drawing.point(point, value, look, text)
         said.append(f"{curve.strategy} {mean[-1]:.1%} after {points[-1]:.3g} {unit_name}")
@@ -91,6 +94,15 @@ def accuracy_over_cost(
         f"{what.capitalize()} accuracy over {'images' if cost == 'images' else 'time'}",
         "Reached: " + ", ".join(said),
     )
+
+
+def _told_apart(points: np.ndarray, mean: np.ndarray) -> list[tuple[float, float]]:
+    """Return the points that get a mark: all or, of many, those where something changes."""
+    pairs = list(zip(points.tolist(), mean.tolist(), strict=True))
+    if len(pairs) <= _MANY:
+        return pairs
+    steps = [now for before, now in itertools.pairwise(pairs) if now[1] != before[1]]
+    return [pairs[0], *steps, pairs[-1]]
 
 
 def _unit(cost: Cost, largest: float) -> tuple[float, str]:

@@ -55,7 +55,7 @@ class SearchSetup:
         report: Takes numbers of how it goes, now and then, for curves and for a line on a terminal:
             how far it is, as ``step`` of ``steps``; ``default``, the larger the better, or if one
             thing is tried after another what was ``tried``, a text, and its ``loss``; and whatever
-            else, numbers and texts.
+            else, numbers and texts. A trial tells again what came before an interruption.
         num_reports: About how often; a probing reports as often as it probes.
         progress: What outlives an interruption, small things; it keeps the time, too.
         directory: What outlives an interruption, large things; None keeps nothing. Not before

@@ -256,6 +256,7 @@ class RunningExperiment:
         self.api = ManagerApi(f"http://127.0.0.1:{port}", experiment_id)
         self._mark = mark
         self._told = 0
+        self._views: dict[str, tuple[object, TrialView]] = {}
         profile = self.api.get("experiment")
         self.concurrency: int = profile["params"]["trialConcurrency"]
         self.folder = Path(profile["params"]["experimentWorkingDirectory"]).expanduser() / self.id
@@ -314,8 +315,13 @@ class RunningExperiment:
         Raises:
             ManagerGoneError: if the manager does not answer.
         """
-        return [
-            TrialView(
+        return [self._view(job) for job in self.api.get("trial-jobs")]
+
+    def _view(self, job: dict[str, Any]) -> TrialView:
+        """Return a trial as it was seen before, unless something has changed: most have ended."""
+        seen, view = self._views.get(job["trialJobId"], (None, None))
+        if view is None or seen != job:
+            view = TrialView(
                 id=job["trialJobId"],
                 parameters=without_summary(trial_record(job).get("parameters") or {}),
                 status=job["status"],
@@ -323,8 +329,8 @@ class RunningExperiment:
                 started_at=job.get("startTime", math.inf) / 1000,
                 ended_at=job.get("endTime", math.inf) / 1000,
             )
-            for job in self.api.get("trial-jobs")
-        ]
+            self._views[view.id] = job, view
+        return view
 
     def latest_intermediate(self, trial_id: str) -> dict[str, Any] | None:
         """Return what a trial has reported last, None if nothing yet."""
@@ -487,7 +493,7 @@ def require_option(script: Path) -> str:
 def _environment(public: bool, mark: str) -> dict[str, str]:
     environment = {**os.environ, **proxy_exceptions(os.environ), RUN_MARK: mark}
     environment["PATH"] = path_of_trials()
-    hooks = ["patience.js", "machines.js", *([] if public else ["loopback.js"])]
+    hooks = ["patience.js", "icons.js", "machines.js", *([] if public else ["loopback.js"])]
     loaded = [require_option(Path(__file__).with_name(hook)) for hook in hooks]
     environment["NODE_OPTIONS"] = " ".join([environment.get("NODE_OPTIONS", ""), *loaded]).strip()
     return environment

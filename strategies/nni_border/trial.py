@@ -8,7 +8,6 @@ in its environment, which does not look at the answer's status.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import math
 import os
@@ -34,7 +33,7 @@ __all__ = ["report_final", "report_intermediate", "trial_parameters"]
 _RECORD_WAIT_S = 20.0
 _SEND_WAIT_S = 60.0  # on a busy machine a manager is long in answering
 
-_intermediate = itertools.count()
+_reported = 0  # how often, on the way
 
 
 def trial_parameters() -> dict[str, Any]:
@@ -130,7 +129,9 @@ def report_intermediate(metrics: Mapping[str, float | str | None]) -> None:
         for name, value in metrics.items()
         if value is not None
     }
+    global _reported
     _report("PERIODICAL", {"default": math.nan, **known})
+    _reported += 1
 
 
 def report_final(result: Mapping[str, Any], shown: Collection[str]) -> None:
@@ -145,6 +146,9 @@ def report_final(result: Mapping[str, Any], shown: Collection[str]) -> None:
     """
     plain = {name: _plain(value) for name, value in result.items()}
     folder = Path(os.environ["NNI_OUTPUT_DIR"]) if _is_local() else None
+    if "default" not in shown and _reported:
+        # The web UI shows no number then, but sorts and filters its list by the one reported last
+        report_intermediate({"default": None})
     _report("FINAL", packed(plain, shown, folder))
 
 
@@ -169,7 +173,7 @@ def _report(kind: Literal["PERIODICAL", "FINAL"], metrics: dict[str, Any]) -> No
             "parameter_id": _own_record()["parameter_id"],
             "trial_job_id": os.environ["NNI_TRIAL_JOB_ID"],
             "type": kind,
-            "sequence": next(_intermediate) if kind == "PERIODICAL" else 0,
+            "sequence": _reported if kind == "PERIODICAL" else 0,
             "value": json.dumps(metrics),
         }
         _send({"type": "metric", "metric": json.dumps(metric)})

@@ -9,6 +9,7 @@ So the other entries go by a file, or as one where trial and tuner share none.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def folders_of_trial(experiment: Path, key: str) -> list[Path]:
     return [path.parent for path in sorted(found) if path.exists() and _key_in(path) == key]
 
 
+@functools.cache  # a trial's folder stays that trial's
 def _key_in(path: Path) -> str | None:
     details = read_json(path)
     key = details.get("key") if isinstance(details, dict) else None

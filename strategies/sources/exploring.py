@@ -76,7 +76,7 @@ class ExploringSource(LedgerSource):
 
         if not self._wanted:
             return None
-        number = sum(1 for _ in self.ledger)
+        number = len(self.ledger)
         strategy, train = self.settings.exploration.strategy, self.settings.training.train
         return TrainTrial(
             key=f"{strategy}-{number:03d}",

@@ -39,7 +39,7 @@ class GridSource(LedgerSource):
 
         if self.no_more():
             return None
-        number = sum(1 for _ in self.ledger)
+        number = len(self.ledger)
         part, decoupling = self._grid[number]
         return RepeatedTrial(
             key=f"{part.name}-{number:03d}",
@@ -52,7 +52,7 @@ class GridSource(LedgerSource):
 
     def no_more(self) -> bool:
         """See `LedgerSource.no_more`."""
-        return sum(1 for _ in self.ledger) == len(self._grid)
+        return len(self.ledger) == len(self._grid)
 
     def take(self, key: str, result: AnyResult) -> None:
         """Do nothing: the grid does not depend on results."""

@@ -100,7 +100,7 @@ class LedgerSource(TrialSource):
 
     def remaining(self) -> int:
         """See `TrialSource.remaining`; a tuner may run out of trials before."""
-        handed_out = sum(1 for _ in self.ledger)
+        handed_out = len(self.ledger)
         return len(self._lost) + max(0, int(self.settings.num_trials) - handed_out)
 
     def finished(self) -> bool:

@@ -27,12 +27,12 @@ class StudySource(LedgerSource):
 
         if self.no_more():
             return None
-        strategy, replicate = self.settings.trials[sum(1 for _ in self.ledger)]
+        strategy, replicate = self.settings.trials[len(self.ledger)]
         return study_trial(self.settings, strategy, replicate)
 
     def no_more(self) -> bool:
         """See `LedgerSource.no_more`."""
-        return sum(1 for _ in self.ledger) == len(self.settings.trials)
+        return len(self.ledger) == len(self.settings.trials)
 
     def take(self, key: str, result: AnyResult) -> None:
         """Do nothing: what comes does not depend on results."""

@@ -41,7 +41,7 @@ def experiment(world: World) -> Path:
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     """What came of each trial, but for what is never twice the same."""
     found = {}
-    for record in Ledger(folder / "checkpoint" / "trials.json"):
+    for record in Ledger(folder / "checkpoint" / "trials.jsonl"):
         assert record.result is not None
         document = record.result.model_dump(mode="json")
         found[record.key] = {name: document[name] for name in document if name not in TIMES}

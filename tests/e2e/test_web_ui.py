@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -65,7 +67,7 @@ class Run:
 
     world: World
     port: int
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] = field(init=False)
 
     def progress(self) -> str:
         """Return what the command has told so far."""
@@ -75,6 +77,35 @@ class Run:
     def id(self) -> str:
         """NNI's name of the experiment."""
         return re.findall(r"experiment (\w+), web UI", self.progress())[0]
+
+    def start(self, *arguments: str | Path) -> None:
+        """Start ``sedona-nni`` at the port."""
+        with (self.world.home / "progress.txt").open("a") as progress:
+            self.process = subprocess.Popen(
+                self.world.command("sedona_nni.command_line", *arguments, "--port", str(self.port)),
+                env=self.world.environment | {"COLUMNS": "80"},
+                cwd=self.world.home,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=progress,
+                text=True,
+            )
+
+    def interrupt_and_resume(self) -> None:
+        """Stop the command as Ctrl-C does, and go on."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.communicate(timeout=60)
+        assert self.process.returncode == 130
+        self.start("resume", self.id)
+
+    def drawn_steps(self) -> list[int]:
+        """Return the step of each point that the web UI draws of the search, in its order."""
+        points = {}
+        for metric in get(self.port, "metric-data"):  # the later one takes the earlier one's place
+            value = json.loads(json.loads(metric["data"]))
+            if "step" in value:
+                points[metric["sequence"]] = value["step"]
+        return [int(points[number]) for number in sorted(points)]
 
     @cached_property
     def table(self) -> str:
@@ -116,20 +147,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
                 "threads": 1,
             },
         )
-        port = unused_port()
-        with (world.home / "progress.txt").open("w") as progress:
-            process = subprocess.Popen(
-                world.command("sedona_nni.command_line", "run", experiment, "--port", str(port)),
-                env=world.environment | {"COLUMNS": "80"},
-                cwd=world.home,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=progress,
-                text=True,
-            )
-        yield Run(world, port, process)
-        process.terminate()
-        process.wait(60)
+        run = Run(world, unused_port())
+        run.start("run", experiment)
+        yield run
+        run.process.terminate()
+        run.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +173,17 @@ def browser(run: Run) -> Iterator[Browser]:
 
 
 @pytest.mark.browser
-def test_the_curves_of_the_search_are_visible_while_it_runs(run: Run, browser: Browser) -> None:
+def test_the_curves_of_the_search_are_visible_while_it_runs_also_after_a_resume(
+    run: Run, browser: Browser
+) -> None:
     wait_for(lambda: "search: started" in run.progress(), process=run.process)
+    wait_for(lambda: len(run.drawn_steps()) > 20, process=run.process)
+    run.interrupt_and_resume()
+    wait_for(lambda: run.progress().count("search: started") == 2, process=run.process)
     report = run.world.sedona("report", run.id)
-    wait_for(lambda: len(get(run.port, "metric-data")) > 75, process=run.process)
+    wait_for(lambda: len(run.drawn_steps()) > 75, process=run.process)
+    steps = run.drawn_steps()
+    assert steps == list(range(1, 1 + len(steps)))  # the search reports each of its few steps
     browser.open(run.port, "oview")
     browser.page.get_by_text("1/4", exact=True).wait_for()  # and not 1/Infinity
     browser.open(run.port, "detail")
@@ -168,6 +197,13 @@ def test_the_curves_of_the_search_are_visible_while_it_runs(run: Run, browser: B
         browser.picture(f"search-{name}")
         assert (name, width > 0.7, height > 0.3) == (name, True, True)
     assert browser.errors == []
+
+    # all comes from this machine, and nothing is shown as a box
+    assert {urlsplit(address).hostname for address in browser.requests} == {"127.0.0.1"}
+    icons = browser.icons()
+    assert {"ChevronRight", "ChevronDown", "Cancel", "Copy"} <= set(icons)
+    assert [name for name, shown in icons.items() if not shown] == []
+    browser.picture("icons")
 
     assert run.process.poll() is None
     out, err = report.communicate(timeout=60)
@@ -302,6 +338,10 @@ def test_every_trial_is_shown_with_what_defines_it(viewed: int, run: Run, browse
         *("sedona", "sedona", "uniform", "backprop")
     ]
     assert {trial["Status"] for trial in trials} == {"SUCCEEDED"}
+    for _ in range(2):  # and last by its list's columns, one way and the other
+        browser.sort("Default metric")
+        assert browser.trials()[-1]["key (space)"] == "search"
+    browser.sort("Trial No.")
     rates = {trial["lr (space)"] for trial in trials[1:]}
     assert len(rates) == 1
     assert 0.05 <= float(rates.pop()) <= 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def found(time_s: float) -> SearchTrialResult:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    ledger = Ledger(tmp_path / "trials.json")
+    ledger = Ledger(tmp_path / "trials.jsonl")
     ledger.start(SEARCH)
     ledger.start(train("uniform-000"))
     ledger.succeed("search", found(100.0))
@@ -88,7 +89,7 @@ def test_the_table_in_markdown(ledger: Ledger) -> None:
 
 
 def test_one_search_serves_every_number_of_blocks(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "trials.json")
+    ledger = Ledger(tmp_path / "trials.jsonl")
     ledger.start(SEARCH)
     ledger.succeed("search", found(100.0))
     assert [(row.strategy, row.num_trials) for row in comparison(ledger)] == [("sedona", 0)]
@@ -141,7 +142,7 @@ def test_rows_of_a_study_are_means_over_its_trials() -> None:
 def test_the_method_is_named_where_it_matters(
     tmp_path: Path, settings: dict[str, Any], decoupling: dict[str, Any], words: str
 ) -> None:
-    ledger = Ledger(tmp_path / "trials.json")
+    ledger = Ledger(tmp_path / "trials.jsonl")
     ledger.start(train("uniform-000", decoupling, **settings))
     ledger.succeed("uniform-000", result(0.8, 0.7))
     (row,) = comparison(ledger)
@@ -158,6 +159,111 @@ def test_a_ledger_is_read_back_as_it_was_written(ledger: Ledger) -> None:
         "succeeded",
         "failed",
     ]
+
+
+def test_a_change_adds_a_line_and_leaves_what_is_there(ledger: Ledger) -> None:
+    before = ledger.path.read_bytes()
+    ledger.start(train("sedona-003"))
+    ledger.succeed("sedona-003", result(0.7, 0.6))
+    started, ended = ledger.path.read_bytes().removeprefix(before).splitlines(keepends=True)
+    assert json.loads(started)["parameters"]["key"] == "sedona-003"
+    assert json.loads(ended)["key"] == "sedona-003"
+    assert b"decoupling" not in ended
+    assert list(Ledger(ledger.path)) == list(ledger)
+
+
+def test_half_a_line_does_not_count_and_is_written_over(ledger: Ledger) -> None:
+    whole = ledger.path.read_bytes()
+    for half in (b"{", b'{"key": "sedona-000", "status": "fai', bytes(4096)):
+        ledger.path.write_bytes(whole + half)
+        again = Ledger(ledger.path)
+        assert list(again) == list(ledger)
+        again.start(train("uniform-001"))
+        *before, last = ledger.path.read_bytes().splitlines(keepends=True)
+        assert b"".join(before) == whole
+        assert json.loads(last)["parameters"]["key"] == "uniform-001"
+
+
+def test_a_reader_takes_in_what_a_writer_adds(tmp_path: Path, ledger: Ledger) -> None:
+    reader = Ledger(ledger.path)
+    ledger.succeed("uniform-000", result(0.7, 0.6))
+    ledger.start(train("sedona-002"))  # once more, after it has failed
+    with ledger.path.open("ab") as file:
+        file.write(b'{"key": "sedona-002"')
+    reader.refresh()
+    assert list(reader) == list(ledger)
+    assert reader["uniform-000"].status == "succeeded"
+    assert (reader["sedona-002"].status, reader["sedona-002"].reason) == ("running", None)
+
+    early = Ledger(tmp_path / "later.jsonl")
+    assert len(early) == 0
+    writer = Ledger(early.path)
+    writer.start(SEARCH)
+    early.refresh()
+    assert list(early) == list(writer)
+
+
+def test_the_document_of_an_experiment_of_before_is_taken_over(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    old = tmp_path / "old" / "trials.json"
+    old.parent.mkdir()
+    old.write_text(json.dumps(ledger.document()))
+    path = old.with_suffix(".jsonl")
+    watching, ours = Ledger(path), Ledger(path)
+    assert list(ours) == list(watching) == list(ledger)
+    assert not path.exists()
+    ours.fail("uniform-000", "no luck")
+    assert not old.exists()
+    watching.refresh()
+    assert list(Ledger(path)) == list(watching) == list(ours)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("what?", r"trials\.jsonl: must have events of trials, but got what\?$"),
+        ("7", "must have events of trials, but got 7$"),
+        ('{"key": "nobody", "status": "failed"}', 'events of trials, but got {"key": "nobody"'),
+        ('{"parameters": {}}', 'events of trials, but got {"parameters": {}}$'),
+        ('{"key": "sedona-000", "status": "lost"}', r"trials\.jsonl: sedona-000\.status: "),
+    ],
+)
+def test_a_line_that_makes_no_sense_is_named(ledger: Ledger, line: str, message: str) -> None:
+    with ledger.path.open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(InputError, match=message) as refused:
+        Ledger(ledger.path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.slow(reason="reads ten thousand trials")
+def test_ten_thousand_trials_open_as_fast_as_a_thousand_each(tmp_path: Path) -> None:
+    """And a change is written as fast; compared, as machines differ."""
+    took = {}
+    parameters = train("").model_dump(mode="json")
+    ended = result(0.5, 0.4).model_dump(mode="json")
+    for number in (1_000, 10_000):
+        path = tmp_path / f"{number}.jsonl"
+        events: list[dict[str, Any]] = [{"format": "sedona-nni/trials/3"}]
+        for i in range(number):
+            key = f"sedona-{i:05d}"
+            events.append({"parameters": {**parameters, "key": key}})
+            events.append({"key": key, "status": "succeeded", "result": ended})
+        path.write_text("".join(json.dumps(event) + "\n" for event in events))
+        times = []
+        for _ in range(2):
+            begin = time.process_time()
+            ledger = Ledger(path)
+            opened = time.process_time()
+            for i in range(100):
+                ledger.fail(f"sedona-{i:05d}", "no luck")
+            times.append((opened - begin, time.process_time() - opened))
+        assert len(ledger) == number
+        took[number] = [min(of_each) for of_each in zip(*times, strict=True)]
+    thousand, ten_thousand = took.values()
+    assert ten_thousand[0] < 20 * thousand[0]
+    assert ten_thousand[1] < 5 * thousand[1]
 
 
 def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:

@@ -329,3 +329,18 @@ def test_the_table_of_a_terminal() -> None:
     headings, rows = table(full_experiment(), full_experiment(0.02))
     assert headings[1] == "n"
     assert rows[0][1:3] == ["2", "62.0 ± 1.4%"]
+
+
+@pytest.mark.slow(reason="draws a thousand trainings")
+def test_a_thousand_trainings_have_a_page_of_bearable_size() -> None:
+    """Of many points of a curve, those get a mark where something changes."""
+    few, many = (
+        page([trained(f"uniform-{n:03d}", 0.5 + (n % 97) / 500) for n in range(number)])
+        for number in (100, 1000)
+    )
+    titles = re.compile(r"<title>uniform: [\d.]+% after")
+    assert len(titles.findall(few)) == 4 * 100  # over images and time, validation and test
+    assert len(titles.findall(many)) == 4 * 98  # the first 97 are ever better; and the last
+    assert len(many) < 10 * len(few)
+    assert len(many) < 2_000_000
+    assert many.count("uniform-999") >= 1

@@ -24,7 +24,7 @@ from sedona_nni.reporting.speed import measured_speedups
 from sedona_nni.reporting.trial import read_trial
 from sedona_nni.strategies import known
 from sedona_nni.strategies.bridge import BridgeTuner
-from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
+from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE, TRIALS_FILE
 from sedona_nni.strategies.grid import GridTuner
 from sedona_nni.strategies.nni_border.tuner import BorderTuner
 from sedona_nni.strategies.report_source import read_sources
@@ -52,7 +52,7 @@ KINDS = {
 
 def written(name: str) -> list[dict[str, Any]]:
     """What the ledger has, as it was written."""
-    found: list[dict[str, Any]] = json.loads((FORMER / name / LEDGER_FILE).read_text())["trials"]
+    found: list[dict[str, Any]] = json.loads((FORMER / name / TRIALS_FILE).read_text())["trials"]
     return found
 
 
@@ -124,7 +124,7 @@ def table(name: str) -> list[dict[str, Any]]:
 def test_they_are_listed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / "abc" / "checkpoint"
     checkpoint.mkdir(parents=True)
-    shutil.copy(FORMER / name / LEDGER_FILE, checkpoint)
+    shutil.copy(FORMER / name / TRIALS_FILE, checkpoint)
     stored = {
         "id": "abc",
         "logDir": str(tmp_path),
@@ -151,7 +151,7 @@ def test_an_interrupted_one_goes_on(name: str, dispatch: Any) -> None:
     result = last.pop("result", {"default": 0.1})
     document = {"format": "sedona-nni/trials/1"}
     interrupted = {"parameters": last["parameters"], "status": "running"}
-    (nni.folder / LEDGER_FILE).write_text(json.dumps({**document, "trials": [*ended, interrupted]}))
+    (nni.folder / TRIALS_FILE).write_text(json.dumps({**document, "trials": [*ended, interrupted]}))
     if (studies := FORMER / name / "optuna.sql").exists():
         with sqlite3.connect(nni.folder / STUDY_FILE) as connection:
             connection.executescript(studies.read_text())
@@ -172,7 +172,8 @@ def test_an_interrupted_one_goes_on(name: str, dispatch: Any) -> None:
     assert nni.error is None
     assert nni.started == []
     after = Ledger(nni.folder / LEDGER_FILE)
-    assert json.loads((nni.folder / LEDGER_FILE).read_text())["format"] == "sedona-nni/trials/2"
+    assert (nni.folder / LEDGER_FILE).exists()
+    assert not (nni.folder / TRIALS_FILE).exists()  # it has taken its place
     assert [record.key for record in after] == [t["parameters"]["key"] for t in [*ended, last]]
     assert after[key].status == "succeeded"
 

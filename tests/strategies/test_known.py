@@ -45,7 +45,7 @@ def add(stored: dict[str, dict[str, Any]], folder: Path, name: str, status: str,
 
 
 def trials(folder: Path, name: str, results: list[tuple[str, float | None]]) -> None:
-    ledger = Ledger(folder / name / "checkpoint" / "trials.json")
+    ledger = Ledger(folder / name / "checkpoint" / "trials.jsonl")
     for number, (strategy, accuracy) in enumerate(results):
         key = f"{strategy}-{number:03d}"
         is_search = strategy == "search"

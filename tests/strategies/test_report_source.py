@@ -59,7 +59,7 @@ def test_the_same_experiment_twice_is_a_mistake(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_ledger(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"has no trials\.json"):
+    with pytest.raises(InputError, match=r"has neither trials\.jsonl nor trials\.json$"):
         read_sources([str(tmp_path)])
 
 

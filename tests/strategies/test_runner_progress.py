@@ -99,11 +99,11 @@ def test_elsewhere_plain_lines_do(tmp_path: Path) -> None:
 @pytest.mark.slow(reason="an experiment of several trials")
 def test_the_tuner_is_waited_for(tmp_path: Path) -> None:
     """NNI knows how many trials there are: it may be done before the tuner."""
-    ledger = Ledger(tmp_path / "trials.json")
+    ledger = Ledger(tmp_path / "trials.jsonl")
     ledger.start(SEARCH)
     late = threading.Timer(0.3, ledger.fail, ["search", "it failed"])
     late.start()
     failed = Outcome(1, "the search failed")
     assert watch(tmp_path, Console(file=io.StringIO()), Outcome(0), failed) == failed
-    assert Ledger(tmp_path / "trials.json")["search"].status == "failed"
+    assert Ledger(tmp_path / "trials.jsonl")["search"].status == "failed"
     late.join()

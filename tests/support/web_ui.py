@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Locator, Page, Route, sync_playwright
+from playwright.sync_api import Locator, Page, Route, expect, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
@@ -31,6 +31,23 @@ _EXTENT_OF_BLUE = """canvas => {
         }
     return [columns.size / width, rows.size / height];
 }"""  # nothing else in the chart of a trial is blue, but for a small legend
+
+# Of each icon whether its font has a picture for it: one that it lacks is drawn as what all lack
+_ICONS = """async () => {
+    const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const drawn = text => {
+        canvas.clearRect(0, 0, 40, 40);
+        canvas.fillText(text, 5, 30);
+        return canvas.getImageData(0, 0, 40, 40).data.join();
+    };
+    const shown = {};
+    for (const icon of document.querySelectorAll("i[data-icon-name]")) {
+        canvas.font = "20px " + getComputedStyle(icon).fontFamily;
+        await document.fonts.load(canvas.font, icon.textContent);
+        shown[icon.dataset.iconName] = drawn(icon.textContent) !== drawn("\\uF8FE");
+    }
+    return shown;
+}"""
 
 
 class Browser:
@@ -69,7 +86,8 @@ class Browser:
     def trials(self) -> list[dict[str, str]]:
         """Return the list of trials, the texts of each row by column."""
         self.page.wait_for_selector("[data-automationid=DetailsRow]")
-        names = self.page.get_by_role("columnheader").all_inner_texts()
+        headers = self.page.get_by_role("columnheader").all_inner_texts()
+        names = [header.partition("\n")[0] for header in headers]  # a sign of how it is sorted
         rows = self.page.locator("[data-automationid=DetailsRow]").all()
         return [
             dict(zip(names, row.get_by_role("gridcell").all_inner_texts(), strict=True))
@@ -83,6 +101,15 @@ class Browser:
             box = self.page.get_by_role("checkbox", name=name, exact=True)
             box.set_checked(True, force=True)  # the box itself is hidden behind its picture
         self.page.get_by_role("button", name="Save").click()
+
+    def sort(self, column: str) -> None:
+        """Sort the list of trials by a column; once more, the other way round."""
+        with self.page.expect_response("**/metric-data"):  # before, a click does nothing
+            self.page.get_by_role("button", name="Refresh", exact=True).click()
+        header = self.page.get_by_role("columnheader", name=column)
+        before = header.get_attribute("aria-sort") or ""
+        header.click()
+        expect(header).not_to_have_attribute("aria-sort", before)
 
     def unfold(self, number: int) -> str:
         """Unfold a row of the list and return the parameters of its trial."""
@@ -116,6 +143,11 @@ class Browser:
     def _dialog(self) -> Locator:
         return self.page.get_by_role("dialog")
 
+    def icons(self) -> dict[str, bool]:
+        """Return the names of the page's icons, and of each whether it is more than a box."""
+        found: dict[str, bool] = self.page.evaluate(_ICONS)
+        return found
+
     def picture(self, name: str) -> None:
         """Keep a screenshot beside the experiment."""
         self._pictures.mkdir(exist_ok=True)
@@ -126,7 +158,7 @@ def _only_this_machine(route: Route) -> None:
     address = urlsplit(route.request.url)
     if address.scheme == "file" or address.hostname == "127.0.0.1":
         route.continue_()
-    else:  # fonts and icons, which the page can do without
+    else:
         route.abort()
 
 

@@ -119,7 +119,10 @@ def test_search_moves_alpha_and_beta(uninterrupted: dict[str, Any]) -> None:
 @pytest.mark.slow(reason="starts or interrupts whole searches")
 @pytest.mark.parametrize("stop_after", [1, 5, 8])
 def test_interrupted_trial_goes_on_to_the_same_result(
-    stop_after: int, tmp_path: Path, uninterrupted: dict[str, Any]
+    stop_after: int,
+    tmp_path: Path,
+    uninterrupted: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reported: list[dict[str, float]] = []
 
@@ -131,14 +134,25 @@ def test_interrupted_trial_goes_on_to_the_same_result(
     with pytest.raises(Stop):
         run_search("sedona", TASK, SETTINGS, **OPTIONS, report=report, directory=tmp_path)
     before = json.loads((tmp_path / "progress.json").read_text())
+    steps = Search.steps
+    done: list[int] = []
+
+    def counted(search: Search, *batches: Any) -> Iterator[dict[str, float]]:
+        for numbers in steps(search, *batches):
+            done.append(search.step)
+            yield numbers
+
+    monkeypatch.setattr(Search, "steps", counted)
     resumed: list[dict[str, float]] = []
     results = run_search(
         "sedona", TASK, SETTINGS, **OPTIONS, report=resumed.append, directory=tmp_path
     )
     assert outcome(results) == outcome(uninterrupted)
-    assert [numbers["step"] for numbers in resumed] == list(range(stop_after + 1, 10))
     assert all(results[clock] > before[clock] > 0 for clock in ("time_s", "processor_s"))
-    assert resumed[0] == reported[-1]  # the step that was lost is repeated to the bit
+    assert done[0] == stop_after + 1  # it did not start over
+    assert [numbers["step"] for numbers in resumed] == list(range(1, 10))
+    # told again what was told, and the step that was lost is repeated to the bit
+    assert resumed[: stop_after + 1] == reported
 
 
 @pytest.mark.slow(reason="starts or interrupts whole searches")
@@ -159,8 +173,7 @@ def test_killed_trial_goes_on_to_the_same_result(
                     process.kill()
                     break
         assert process.returncode == -signal.SIGKILL
-    assert steps[0] == "1"
-    assert len(steps) <= 9  # the second process did not start over
+    assert steps == [*"123", *"1234567"]  # told again what was told
     results = run_search("sedona", TASK, SETTINGS, **OPTIONS, directory=tmp_path)
     assert outcome(results) == outcome(uninterrupted)
 
@@ -292,12 +305,15 @@ def test_a_search_of_another_kind_is_a_trial_like_ours(drawing: None, tmp_path: 
 
     with pytest.raises(Stop):
         run_search("drawing", SMALL, settings, **THIRD, report=interrupt, directory=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "progress.json"}
+    kept = {"run.json", "progress.json", "told.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    with (tmp_path / "told.jsonl").open("a") as told:
+        told.write('{"step": 3, "st')  # cut off, as by a kill
     before = json.loads((tmp_path / "progress.json").read_text())
     reports: list[dict[str, Any]] = []
     options = {**THIRD, "directory": tmp_path}
     results = run_search("drawing", SMALL, settings, **options, report=reports.append)
-    assert [numbers["step"] for numbers in reports] == [3]
+    assert [numbers["step"] for numbers in reports] == [1, 2, 3]
     assert results["search_result"] == whole["search_result"]
     assert all(results[clock] > before[clock] > 0 for clock in ("time_s", "processor_s"))
     assert {path.name for path in tmp_path.iterdir()} == {"run.json", "results.json"}
@@ -305,7 +321,15 @@ def test_a_search_of_another_kind_is_a_trial_like_ours(drawing: None, tmp_path: 
     assert (run["search"], run["settings"]) == ("drawing", {"seed": 4})
     assert run["train"]["validation_fraction"] == 0.3
     assert run_search("drawing", SMALL, settings, **options, report=reports.append) == results
-    assert len(reports) == 1
+    assert len(reports) == 3
+
+
+def test_reports_of_an_interrupted_search_that_cannot_be_read_are_named(
+    drawing: None, tmp_path: Path
+) -> None:
+    (tmp_path / "told.jsonl").write_text("half of a\n")
+    with pytest.raises(InputError, match=r"told\.jsonl: .*; remove it to go on without what was"):
+        run_search("drawing", SMALL, DrawingSettings(), **THIRD, directory=tmp_path)
 
 
 def test_a_directory_of_another_kind_of_search_is_refused(drawing: None, tmp_path: Path) -> None:
