@@ -39,8 +39,9 @@ def main() -> None:
     # By these bash sees that it was started over SSH, and reads a file that may change PATH
     for name in ("SSH_CLIENT", "SSH_CONNECTION"):
         os.environ.pop(name, None)
-    # Its server is for its trials, and asks nobody who he is
-    os.environ["NODE_OPTIONS"] = require_option(Path(__file__).with_name("loopback.js"))
+    # Its server is for its trials, and asks nobody who he is: loopback is enough
+    hooks = [Path(__file__).with_name(name) for name in ("loopback.js", "keeper.js")]
+    os.environ["NODE_OPTIONS"] = " ".join(map(require_option, hooks))
     sys.argv[1:] = [str(folder)]
     launch_trial_keeper.main()
 

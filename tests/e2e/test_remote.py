@@ -205,6 +205,7 @@ def test_a_machine_has_to_be_the_one_that_is_known(
     """As the manager connects to one."""
     code = """
         require("app-module-path").addPath(process.cwd());
+        require("common/globals");
         const { Ssh } = require("./training_service/remote_v3/ssh");
         const ssh = new Ssh("1", JSON.parse(process.argv[1]));
         ssh.connect().then(() => "connected", error => error.message).then(said => {

@@ -100,6 +100,23 @@ def test_an_exception_ends_the_experiment_and_reaches_the_user(
     assert not stored.is_input_error
 
 
+def test_trials_on_other_machines_need_what_sedona_nni_adds(
+    dispatch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_trials() -> list[dict[str, Any]]:
+        nni = dispatch(Counting())
+        config = {"trainingService": {"platform": "remote"}}
+        monkeypatch.setattr(nni.dispatcher.tuner, "experiment_config", lambda: config)
+        nni.initialize()
+        nni.request(2)
+        return [trial["parameters"] for trial in nni.trials.values()]
+
+    assert [parameters["key"] for parameters in first_trials()] == ["t1", "t2"]
+    monkeypatch.delenv("SEDONA_NNI_RUN")
+    (parameters,) = first_trials()
+    assert parameters["error"].startswith("trainingService.platform: remote needs `sedona-nni run`")
+
+
 def test_an_exception_of_an_imported_result_is_told_as_soon_as_nni_listens(dispatch: Any) -> None:
     nni = dispatch(Counting(fault="succeeded"))
     nni.initialize()

@@ -91,6 +91,62 @@ def test_a_trial_that_is_there_to_say_why_there_is_none_fails_with_that(
         trial.trial_parameters()
 
 
+@pytest.fixture
+def keeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What NNI runs on another machine; it has parameters at the second time of asking."""
+    told: list[Any] = []
+
+    class Keeper(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200 if len(asked) > 1 else 408)
+            self.end_headers()
+            record = {"parameter_id": 7, "parameters": {"key": "ours"}}
+            if len(asked) > 1:
+                answer = {"type": "parameter", "parameter": json.dumps(record)}
+                self.wfile.write(json.dumps(answer).encode())
+
+        def do_PUT(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200 if len(told) < 3 else 410)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    asked: list[str] = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Keeper) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://localhost:{server.server_port}/env/remote-worker1/abc"
+        monkeypatch.setenv("NNI_PLATFORM", "remote")
+        monkeypatch.setenv("NNI_TRIAL_JOB_ID", "abc")
+        monkeypatch.setenv("NNI_EXP_ID", "ours")
+        monkeypatch.setenv("NNI_TRIAL_COMMAND_CHANNEL", address)
+        yield told
+        server.shutdown()
+
+
+def test_a_trial_on_another_machine_asks_there_and_ends_when_that_has_gone(
+    keeper: list[Any],
+) -> None:
+    code = """
+from sedona_nni.strategies.nni_border import trial
+print(trial.trial_parameters())
+trial.report_final({"key": "ours", "default": 0.5, "cuts": [1]}, ["default"])
+trial.report_intermediate({"default": 0.5})
+    """
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "{'key': 'ours'}\n"
+    request, report, _ = keeper
+    assert request == {"type": "request_parameter"}
+    metric = json.loads(report["metric"])
+    assert (metric["parameter_id"], metric["type"]) == (7, "FINAL")
+    value = {"default": 0.5, "key": "ours", "details": {"cuts": [1]}}
+    assert json.loads(metric["value"]) == value
+    assert done.stderr.endswith("any more; `sedona-nni resume ours` goes on\n")
+
+
 def test_nnictl_waits_for_its_own_manager_and_not_for_whoever_answers(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
