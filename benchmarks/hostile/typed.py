@@ -35,7 +35,6 @@ _VARIABLES: dict[str, tuple[str | None, ...]] = {
     "LINES": ("x", "0"),
     "TERM": ("dumb", "", "nothing"),
     "NO_COLOR": ("1",),
-    "FORCE_COLOR": ("1",),
     "LANG": ("C", "x", "de_DE.ISO-8859-1"),
     "LC_ALL": ("C", "POSIX", "x"),
     "PYTHONIOENCODING": ("ascii", "latin-1"),

@@ -133,7 +133,20 @@ def test_interrupted_trial_goes_on_to_the_same_result(
 
     with pytest.raises(Stop):
         run_search("sedona", TASK, SETTINGS, **OPTIONS, report=report, directory=tmp_path)
-    before = json.loads((tmp_path / "progress.json").read_text())
+    kept = (tmp_path / "progress.json").read_text()
+    for damage in (
+        {"history": {}},
+        {"history": {"step": 1}},
+        {"relaxation": []},
+        {"history": None},
+    ):
+        before = json.loads(kept)
+        before["kept"] |= damage
+        (tmp_path / "progress.json").write_text(json.dumps(before))
+        with pytest.raises(InputError, match="remove it to go on without what it kept"):
+            run_search("sedona", TASK, SETTINGS, **OPTIONS, directory=tmp_path)
+    (tmp_path / "progress.json").write_text(kept)
+    before = json.loads(kept)
     steps = Search.steps
     done: list[int] = []
 

@@ -23,6 +23,11 @@ from sedona_nni.training.settings import TrainSettings
 
 __all__ = ["Watch", "judge"]
 
+_TABLES = {
+    "history": ("step", "default", "meta_loss"),
+    "relaxation": ("step", "a_loc", "aux"),
+}
+
 
 def judge(search: Search, images: ImageSet) -> Evaluation:
     """Try the final head of the undivided backbone, as far as it has been trained."""
@@ -48,11 +53,8 @@ class Watch:
         self.every = max(1, search.total_steps // setup.num_reports)
         self._keep_every = max(1, search.settings.meta_steps // setup.num_reports)
         self.kept: dict[str, dict[str, list[Any]]] = setup.progress.kept(
-            lambda content: content["kept"],
-            {
-                "history": {"step": [], "default": [], "meta_loss": []},
-                "relaxation": {"step": [], "a_loc": [], "aux": []},
-            },
+            lambda content: _whole(content["kept"]),
+            {table: {name: [] for name in names} for table, names in _TABLES.items()},
             remedy="remove it to go on without what it kept for reports",
         )
         self._seen: dict[str, list[float]] = {}
@@ -105,6 +107,16 @@ class Watch:
             return
         for name, value in {"step": step, **values}.items():
             columns[name].append(_rounded(value))
+
+
+def _whole(kept: Any) -> dict[str, dict[str, list[Any]]]:
+    """Return the tables, once they are seen to be whole."""
+    found = {table: {name: kept[table][name] for name in names} for table, names in _TABLES.items()}
+    for table, columns in found.items():
+        lengths = {len(column) if isinstance(column, list) else -1 for column in columns.values()}
+        if len(lengths) > 1 or -1 in lengths:
+            raise ValueError(f"{table}: must have lists of one length")
+    return found
 
 
 def _rounded(value: Any) -> Any:
