@@ -53,8 +53,8 @@ def campaign(
         show: Is told how far it is.
         journal: A file, to which each round is added when it is over; those in it are not repeated.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # also of one in the background, whom INT passes
-        signal.signal(number, signal.default_int_handler)
+    for each in (signal.SIGINT, signal.SIGTERM):  # also of one in the background, whom INT passes
+        signal.signal(each, signal.default_int_handler)
     known = _read(journal)
     rounds: list[AnyRound] = []
     with tempfile.TemporaryDirectory() as name, contextlib.suppress(KeyboardInterrupt):
