@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-__all__ = ["InputError", "SedonaError"]
+__all__ = ["CircumstanceError", "InputError", "SedonaError", "UnwritableError"]
 
 
 class SedonaError(Exception):
@@ -62,6 +62,14 @@ class InputError(SedonaError, ValueError):
         if isinstance(value, str) and _POWER.fullmatch(value):
             message += f" (YAML 1.1 takes {value} for a text; write {float(value):.15g})"
         return cls.rule(field, message, value)
+
+
+class CircumstanceError(SedonaError):
+    """Not what was asked for is to blame but the machine: the same once more may well succeed."""
+
+
+class UnwritableError(InputError, CircumstanceError):
+    """The file system refuses to take a file, e.g. as it is full."""
 
 
 _POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 wants a point and a sign in it

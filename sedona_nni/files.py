@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
-from sedona_nni.errors import InputError
+from sedona_nni.errors import InputError, UnwritableError
 
 __all__ = [
     "Document",
@@ -94,7 +94,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     A reader sees the old content or the new one; an interrupted or failed write leaves the old.
 
     Raises:
-        InputError: if the file system refuses, e.g. as it is full.
+        UnwritableError: if the file system refuses, e.g. as it is full.
     """
     temporary: Path | None = None
     try:
@@ -109,7 +109,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         refusal = error if isinstance(error, OSError) else _refusal(temporary)
         if refusal is None:
             raise
-        raise InputError(f"{path}: cannot be written ({refusal.strerror})") from error
+        raise UnwritableError(f"{path}: cannot be written ({refusal.strerror})") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

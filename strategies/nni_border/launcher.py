@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,13 @@ from sedona_nni.strategies.nni_border.wire import (
     unpacked,
     without_summary,
 )
-from sedona_nni.strategies.run_mark import RUN_MARK, processes_of, wait_for_end
+from sedona_nni.strategies.run_mark import (
+    RUN_MARK,
+    new_mark,
+    processes_of,
+    stopped_processes,
+    wait_for_end,
+)
 from sedona_nni.strategies.watched import Outcome, TrialView
 
 __all__ = [
@@ -268,6 +273,10 @@ class RunningExperiment:
         while self.api.get("check-status")["status"] == "DONE" and time.monotonic() < give_up_at:
             time.sleep(0.2)
 
+    def stopped(self) -> list[psutil.Process]:
+        """See `strategies.watched.Watched.stopped`."""
+        return stopped_processes(self._mark)
+
     def trials(self) -> list[TrialView]:
         """Return all trials, oldest first.
 
@@ -327,20 +336,20 @@ class RunningExperiment:
         return Outcome(2 if error.is_input_error else 1, error.message)
 
     def polls(self) -> Iterator[tuple[list[TrialView], Outcome | None]]:
-        """Yield the trials about every second; the last time with the outcome."""
+        """Yield the trials about every second, as they were last known; the last time with the
+        outcome."""
         answered = time.monotonic()
+        trials: list[TrialView] = []
         while True:
+            outcome = None
             try:
-                outcome = self.outcome()
-                trials = self.trials()
+                outcome, trials = self.outcome(), self.trials()
                 answered = time.monotonic()
-                yield trials, outcome
             except ManagerGoneError:
-                outcome = None
                 if time.monotonic() - answered > _SILENCE_S or not _managers(self._mark):
                     log = self._log_end("nnimanager.log")
                     outcome = Outcome(1, f"the NNI manager has ended unexpectedly\n{log}")
-                    yield [], outcome
+            yield trials, outcome
             if outcome is not None:
                 return
             time.sleep(_POLL_S)
@@ -367,7 +376,7 @@ def running(arguments: list[str], *, port: int, public: bool) -> Iterator[Runnin
         LaunchError: if the manager does not start.
         InputError: if no port is free.
     """
-    mark = uuid.uuid4().hex
+    mark = new_mark()
     try:
         yield _start(arguments, port, public, mark)
     finally:
@@ -428,7 +437,7 @@ def require_option(script: Path) -> str:
 def _environment(public: bool, mark: str) -> dict[str, str]:
     environment = {**os.environ, **proxy_exceptions(os.environ), RUN_MARK: mark}
     environment["PATH"] = path_of_trials()
-    hooks = ["patience.js"] if public else ["patience.js", "loopback.js"]
+    hooks = ["patience.js", "orphan.js", *([] if public else ["loopback.js"])]
     loaded = [require_option(Path(__file__).with_name(hook)) for hook in hooks]
     environment["NODE_OPTIONS"] = " ".join([environment.get("NODE_OPTIONS", ""), *loaded]).strip()
     return environment
@@ -446,6 +455,9 @@ def _managers(mark: str) -> list[psutil.Process]:
 
 def _stop(mark: str) -> None:
     """End all processes of a run: by asking the manager first, which saves its records."""
+    for process in stopped_processes(mark):
+        with contextlib.suppress(psutil.Error):
+            process.resume()
     for process in _managers(mark):
         with contextlib.suppress(psutil.Error):
             process.send_signal(signal.SIGINT)

@@ -182,6 +182,7 @@ class TuningSource(LedgerSource):
         """
         record = self.ledger[parameters["key"]]
         if record.is_search and record.result is None:
+            self._check_room()
             self.ledger.fail(record.key, reason)
             raise ExperimentFailedError(f"the search failed; {reason}")
         super().failed(parameters, reason)
