@@ -35,7 +35,6 @@ SUBJECTS: dict[str, Subject] = {
 _DONE_TO_ONE = (Killed, Stopped, OutOfDescriptors, OutOfMemory)
 _DONE_TO_ALL = (DiskFull, ReadOnly, ClockSetBack, AtTheSameTime)
 _FAULTS: dict[str, type[Fault]] = {each.name: each for each in (*_DONE_TO_ONE, *_DONE_TO_ALL)}
-_PARALLEL = 0.3  # of all rounds
 _HANG_S = 60.0
 _LEFT_S = 15.0
 _LOOK_S = 0.1
@@ -109,7 +108,7 @@ class Disturbance:
             what.subject,
             what.fault,
             victim,
-            is_parallel=victim == "rank" or source.random() < _PARALLEL,
+            is_parallel=victim == "rank",
             share=source.random(),
             goes_on=source.random() < 0.5,
             draw=source.random(),

@@ -16,9 +16,9 @@ from sedona_nni.strategies.hyperparameters import study_url
 
 __all__ = ["InFolder", "UnderNni"]
 
-_TRIALS = {"search": 0, "first training": 1, "second training": 2}  # in the order of their starts
+_TRIALS = {"search": 0, "training": 1}  # in the order of their starts
 _COMPUTING = (*_TRIALS, "rank")
-_KEYS = {"search": "search", "first training": "probe-000", "second training": "uniform-000"}
+_KEYS = {"search": "search", "training": "probe-000"}
 
 
 class InFolder(Subject):

@@ -170,10 +170,7 @@ class LedgerSource(TrialSource):
         checkpoint = self.host.checkpoint
         try:
             keep_best(self.ledger, checkpoint.parent, checkpoint / BEST_FOLDER)
-        except (
-            OSError,
-            UnwritableError,
-        ) as error:  # e.g. a disk that is full, is no reason to end the experiment
+        except (OSError, UnwritableError) as error:  # a full disk is no reason to end all
             _logger.warning("the best network could not be copied: %s", error)
 
     def _check_same_data(self, key: str, result: AnyResult) -> None:
