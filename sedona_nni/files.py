@@ -25,6 +25,7 @@ __all__ = [
     "Document",
     "check_output_file",
     "check_output_folder",
+    "check_room",
     "read_json",
     "read_tensors",
     "reading",
@@ -33,6 +34,9 @@ __all__ = [
     "write_atomically",
     "write_json",
 ]
+
+
+_ROOM_BYTES = 2**20
 
 
 def check_output_folder(option: str, folder: Path) -> None:
@@ -70,6 +74,17 @@ def check_output_file(option: str, path: Path) -> None:
     if path.is_dir():
         raise InputError.rule(option, "must be a file", str(path))
     check_output_folder(option, path.parent)
+
+
+def check_room(folder: Path) -> None:
+    """Check that a file of a megabyte can be written into a folder; nothing stays.
+
+    Raises:
+        UnwritableError: if it cannot, as the disk is full or the folder read-only.
+    """
+    probe = folder / "room"
+    write_atomically(probe, lambda path: path.write_bytes(bytes(_ROOM_BYTES)))
+    probe.unlink()
 
 
 def user_path(text: str | Path) -> Path:

@@ -165,7 +165,7 @@ class ProcessExperiment:
         """See `strategies.sources.source.Host`."""
         with self.lock:
             if self._outcome is None:
-                described = TunerError.of(error)
+                described = TunerError.of(error, self.checkpoint)
                 with contextlib.suppress(UnwritableError):  # which may be the error
                     described.save(self.checkpoint)
                 self._outcome = Outcome(2 if described.is_input_error else 1, described.message)

@@ -206,7 +206,7 @@ class BorderTuner(Tuner):
             if self._error is not None:
                 return
             self._error = error
-            described = TunerError.of(error)
+            described = TunerError.of(error, self.checkpoint)
             with contextlib.suppress(UnwritableError):  # which may be the error
                 described.save(self.checkpoint)
             _logger.error("gave up", exc_info=error)
@@ -336,11 +336,11 @@ class BorderTuner(Tuner):
         timer = threading.Timer(_MESSENGER_S, self._report, [error])  # should it never run
         timer.daemon = True
         timer.start()
-        return [{"key": "error", ERROR_PARAMETER: TunerError.of(error).message}]
+        return [{"key": "error", ERROR_PARAMETER: TunerError.of(error, self.checkpoint).message}]
 
     def _report(self, error: BaseException | None) -> None:
         if error is not None and self._report_error is not None:
-            self._report_error(TunerError.of(error).message)
+            self._report_error(TunerError.of(error, self.checkpoint).message)
 
     def _is_too_early(self) -> bool:
         """Return whether NNI has not yet said which trials it runs again after a resume.

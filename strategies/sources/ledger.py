@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sedona_nni.files import write_atomically
+from sedona_nni.files import check_room
 from sedona_nni.machine import Machine, usable_cores
 from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.sources.source import ExperimentFailedError, Parameters, TrialSource
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["LedgerSource"]
 
 _FAILURES_TO_GIVE_UP = 3
-_ROOM_BYTES = 2**20
 _RESTARTS = 2  # of a trial that was killed
 
 _logger = logging.getLogger(__name__)
@@ -197,12 +196,14 @@ class LedgerSource(TrialSource):
         """Enter a failed training; give up if there are only such.
 
         Raises:
+            UnwritableError: if it may be the disk that is to blame; the trial then counts as
+                running, for an experiment that goes on.
             ExperimentFailedError: if it looks as if no training could succeed.
         """
         key = parameters["key"]
         if self.ledger[key].status in ("succeeded", "stopped"):  # and run again after a resume
             return
-        self._check_room()
+        check_room(self.host.checkpoint)  # or all trials fail, that would run where there is some
         self.ledger.fail(key, reason)
         self.miss(key)
         statuses = [record.status for record in self.ledger if not record.is_search]
@@ -210,17 +211,6 @@ class LedgerSource(TrialSource):
         was_last = self.finished() and "running" not in statuses
         if "succeeded" not in statuses and (failures >= _FAILURES_TO_GIVE_UP or was_last):
             raise ExperimentFailedError(f"all of the first {failures} trainings failed; {reason}")
-
-    def _check_room(self) -> None:
-        """Check that it is not the disk that trials fail for: then the experiment is to go on from
-        here when there is room again.
-
-        Raises:
-            UnwritableError: if a small file cannot be written.
-        """
-        probe = self.host.checkpoint / "room"
-        write_atomically(probe, lambda path: path.write_bytes(bytes(_ROOM_BYTES)))
-        probe.unlink()
 
     def killed(self, parameters: Parameters, reason: str) -> None:
         """Hand the trial out once more, before all others; not for ever: the system kills one that

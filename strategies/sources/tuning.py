@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sedona_nni.files import check_room
 from sedona_nni.strategies.checkpoint import COMPUTE_FILE, STUDY_FILE
 from sedona_nni.strategies.sources.ledger import LedgerSource
 from sedona_nni.strategies.sources.source import ExperimentFailedError, Parameters
@@ -182,7 +183,7 @@ class TuningSource(LedgerSource):
         """
         record = self.ledger[parameters["key"]]
         if record.is_search and record.result is None:
-            self._check_room()
+            check_room(self.host.checkpoint)
             self.ledger.fail(record.key, reason)
             raise ExperimentFailedError(f"the search failed; {reason}")
         super().failed(parameters, reason)
