@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+from safetensors.numpy import load_file
+
 from benchmarks.faults.home import Home
 from benchmarks.faults.subject import EXPERIMENT, Subject
 
@@ -27,7 +29,7 @@ class Search(Subject):
 
     def results(self, home: Home) -> dict[str, Any]:
         """See `Subject.results`."""
-        return _results(home, "search-result.json")
+        return _results(home)
 
 
 class Train(Subject):
@@ -42,15 +44,20 @@ class Train(Subject):
 
     def results(self, home: Home) -> dict[str, Any]:
         """See `Subject.results`."""
-        return _results(home, "model.safetensors")
+        return {**_results(home), **_weights(home)}
 
 
-def _results(home: Home, made: str) -> dict[str, Any]:
-    """Return what is in ``results.json``, once it is there, and what tells a file's bytes."""
-    folder = home.folder / _DIRECTORY
-    if not (folder / "results.json").exists():
+def _results(home: Home) -> dict[str, Any]:
+    """Return what is in ``results.json``, once it is there."""
+    path = home.folder / _DIRECTORY / "results.json"
+    return {"results": json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+
+
+def _weights(home: Home) -> dict[str, str]:
+    """Return what tells weights apart, once they are there; not the file's bytes, whose header has
+    no order."""
+    path = home.folder / _DIRECTORY / "model.safetensors"
+    if not path.exists():
         return {}
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    file = folder / made
-    digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None
-    return {"results": results, made: digest}
+    weights = load_file(path)
+    return {name: hashlib.sha256(weights[name].tobytes()).hexdigest() for name in sorted(weights)}

@@ -66,7 +66,7 @@ class TuningSource(LedgerSource):
                 build_pruner(tuning.pruner),
                 tuning.second_objective,
             )
-            study.forget_others({_number(key) for key in self._trained(name)})
+            study.take_up({_number(key) for key in self._trained(name)})
             self._studies[name] = study
         self._found = self._known_outcomes()
 
