@@ -88,8 +88,8 @@ def _is_trial(words: list[str]) -> bool:
 
 def _folder(home: Home) -> Path | None:
     """Return where NNI keeps the experiment, None while it has not begun."""
-    found = [*home.folder.glob("nni-experiments/*/checkpoint")]
-    return found[0].parent if found else None
+    found = [path.parent for path in home.folder.glob("nni-experiments/*/checkpoint")]
+    return next((path for path in found if not path.is_symlink()), None)  # NNI links the latest
 
 
 def _results(checkpoint: Path) -> dict[str, Any]:
