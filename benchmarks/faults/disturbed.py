@@ -252,7 +252,7 @@ def _do(
         fault.undo()
     _check_none_left(home)
     said, code = command.said()[before:], command.code
-    if code not in (0, -9, 130) and "sedona-nni: " not in said:
+    if code not in (0, -9, 130) and not any(reason in said for reason in fault.reasons):
         raise Broken(f"it ended with exit code {code} and {said!r}")
     last = (said.strip().splitlines() or [""])[-1]
     return {"end_s": round(end_s, 1), "ended": f"{code}", "said": last}

@@ -23,10 +23,12 @@ class Fault(ABC):
 
     Attributes:
         name: In records.
+        reasons: What a command that it has ended says, at least one of them.
         is_around: Whether it is done to all processes alike; then a victim is of no account.
     """
 
     name: str
+    reasons: tuple[str, ...] = ("sedona-nni: ",)
     is_around = False
 
     def __init__(self, draw: float) -> None:

@@ -63,6 +63,7 @@ class OutOfDescriptors(Fault):
     """It can open hardly any file any more."""
 
     name = "out of file descriptors"
+    reasons = ("sedona-nni: ", "Too many open files")
 
     def do(self, home: Home, process: psutil.Process, again: Callable[[], list[str]]) -> None:
         """See `Fault.do`."""
@@ -74,6 +75,7 @@ class OutOfMemory(Fault):
     """It gets hardly any memory any more."""
 
     name = "out of memory"
+    reasons = ("sedona-nni: ", "MemoryError", "allocate memory", "bad_alloc", "start new thread")
 
     def fits(self, subject: Subject, victim: str) -> bool:
         """See `Fault.fits`."""

@@ -15,6 +15,8 @@ after a resume, results of re-run trials go astray        `tuner.BorderTuner` ad
 the resume of NNI's own NAS experiments is broken         `sources.exploring` does without it
 the web server listens to the whole network               `launcher` and ``loopback.js``
 a tuner that imports for ten seconds has failed           `launcher` and ``patience.js``
+a manager outlives whoever has started it                 `launcher` and ``orphan.js``
+a trial that was killed has failed                        `tuner.BorderTuner` lets it run again
 whoever answers at a port is taken for the manager        `nnictl`, `rest.ManagerApi`
 a proxy is asked for addresses of this machine            `rest.proxy_exceptions`
 to import nni takes a second (scipy.stats, pandas)        `trial`, on the manager's machine

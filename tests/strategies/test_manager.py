@@ -150,12 +150,16 @@ def test_a_manager_does_not_outlive_whoever_has_started_it() -> None:
         )
         with manager:
             assert manager.stdout is not None
-            manager.stdout.readline()
-            with pytest.raises(subprocess.TimeoutExpired):
-                manager.wait(3)
-            starter.kill()
-            starter.wait()
-            assert manager.wait(30) == 7
+            try:
+                manager.stdout.readline()
+                with pytest.raises(subprocess.TimeoutExpired):
+                    manager.wait(3)
+                starter.kill()
+                starter.wait()
+                assert manager.wait(30) == 7
+            finally:
+                manager.kill()
+                starter.kill()
 
 
 def test_a_process_that_has_got_the_number_of_a_manager_is_not_one() -> None:
