@@ -46,7 +46,7 @@ from sedona_nni.strategies.watched import Outcome, TrialView, Watched
 
 __all__ = ["supervise", "under_nni", "watch", "write_results"]
 
-_SETTLE_S = 15.0  # how long the tuner may take to use the last result, see `_settled`
+_SETTLE_S = 120.0  # how long the tuner, maybe just begun, may take to use the last result
 _FINISH_S = 2.0  # and then to say that it has finished
 
 
@@ -239,13 +239,15 @@ def _settled(started: Watched) -> Outcome | None:
     """
     began = time.monotonic()
     try:
-        while not started.has_finished and started.outcome() is not None:
+        while True:
+            outcome = started.outcome()
+            if started.has_finished or outcome is None or outcome.exit_code != 0:
+                return outcome
             ledger = Ledger(started.checkpoint / LEDGER_FILE)
             owes = any(record.status == "running" for record in ledger)
             if time.monotonic() > began + (_SETTLE_S if owes else _FINISH_S):
-                break
+                return outcome
             time.sleep(0.2)
-        return started.outcome()
     except ManagerGoneError:
         return Outcome(0)
 

@@ -48,7 +48,7 @@ class DiskFull(Fault):
         finally:
             home.end()
             home.remove()
-            subprocess.run(["umount", place], check=True)
+            subprocess.run(["umount", "--lazy", place], check=True)  # the killed may not be gone
 
     def do(self, home: Home, process: psutil.Process, again: Callable[[], list[str]]) -> None:
         """See `Fault.do`."""

@@ -221,6 +221,7 @@ class RunningExperiment:
         self.id = experiment_id
         self.api = ManagerApi(f"http://127.0.0.1:{port}", experiment_id)
         self._mark = mark
+        self._tuner: psutil.Process | None = None
         profile = self.api.get("experiment")
         self.concurrency: int = profile["params"]["trialConcurrency"]
         self.folder = Path(profile["params"]["experimentWorkingDirectory"]).expanduser() / self.id
@@ -323,17 +324,30 @@ class RunningExperiment:
             ManagerGoneError: if the manager does not answer.
         """
         status = self.api.get("check-status")
-        if status["status"] == "DONE":
+        if status["status"] == "DONE" and self.has_finished:
             return Outcome(0)
         if status["status"] in ("STOPPING", "STOPPED"):
             return Outcome(1, f"the experiment was stopped; {self.again}")
-        if status["status"] != "ERROR":
-            return None
+        if status["status"] == "ERROR":
+            reason = f"NNI: {'; '.join(status['errors'])}"
+        elif self._has_lost_tuner():  # NNI finds that out in half a minute, and not once it is done
+            reason = "the tuner has ended unexpectedly"
+        else:
+            return Outcome(0) if status["status"] == "DONE" else None
         error = TunerError.load(self.checkpoint)
         if error is None:
-            reasons = "; ".join(status["errors"])
-            return Outcome(1, f"NNI: {reasons}\n{self._log_end('dispatcher.log')}")
+            return Outcome(1, f"{reason}; {self.again}\n{self._log_end('dispatcher.log')}")
         return Outcome(2 if error.is_input_error else 1, error.message)
+
+    def _has_lost_tuner(self) -> bool:
+        """Return whether the tuner was there and is no more."""
+        if self._tuner is None:
+            self._tuner = next(iter(_with_option(self._mark, "--exp_params")), None)
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            ended = self._tuner.status() == psutil.STATUS_ZOMBIE
+            return ended or not self._tuner.is_running()
+        return True
 
     def polls(self) -> Iterator[tuple[list[TrialView], Outcome | None]]:
         """Yield the trials about every second, as they were last known; the last time with the
@@ -449,6 +463,16 @@ def _managers(mark: str) -> list[psutil.Process]:
     for process in processes_of(mark):
         with contextlib.suppress(psutil.Error):
             if process.name() == "node" and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def _with_option(mark: str, option: str) -> list[psutil.Process]:
+    """Return the processes of a run in whose command line an option is."""
+    found = []
+    for process in processes_of(mark):
+        with contextlib.suppress(psutil.Error):
+            if option in process.cmdline():
                 found.append(process)
     return found
 

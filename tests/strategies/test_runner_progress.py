@@ -137,6 +137,15 @@ def test_the_tuner_is_waited_for(tmp_path: Path) -> None:
     late = threading.Timer(0.3, ledger.fail, ["search", "it failed"])
     late.start()
     failed = Outcome(1, "the search failed")
-    assert watch(tmp_path, Console(file=io.StringIO()), Outcome(0), failed) == failed
+
+    class Late(Started):
+        def outcome(self) -> Outcome:
+            is_known = Ledger(tmp_path / "trials.json")["search"].status == "failed"
+            return failed if is_known else Outcome(0)
+
+    started = Late(tmp_path, [Outcome(0)])
+    experiment = SimpleNamespace(settings=SimpleNamespace(num_trials=2))
+    console = Console(file=io.StringIO())
+    assert runner.watch(cast(Any, started), cast(Any, experiment), console) == failed
     assert Ledger(tmp_path / "trials.json")["search"].status == "failed"
     late.join()
