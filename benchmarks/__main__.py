@@ -681,16 +681,27 @@ def faults(
     patience_s: Annotated[
         float, typer.Option(min=2, help="How long ranks wait for one that is silent, s.")
     ] = 5,
+    only: Annotated[
+        list[int] | None, typer.Option("--round", help="Only this one, e.g. one that failed.")
+    ] = None,
+    journal: Annotated[
+        Path | None, typer.Option(help="A file of rounds that are done, to go on from.")
+    ] = None,
     as_json: Json = False,
     record: Record = None,
     despite: Despite = None,
 ) -> None:
-    """Trainings in parallel of which something is killed or stopped: nothing may be lost."""
-    from benchmarks.faults import campaign, fault_table
+    """All of the product, with something killed, stopped, full or wrong: nothing may be lost.
+
+    As root: it mounts small disks and lets them be full. Ctrl-C ends it after the present round's
+    clean-up; with --journal the same command goes on.
+    """
+    from benchmarks.faults.campaign import campaign, fault_table
     from benchmarks.record import begin, publish
 
     head = begin(record, despite, n=1)
-    rounds = campaign(seed, count, patience_s, lambda line: print(line, file=sys.stderr))
+    numbers = only or range(1, count + 1)
+    rounds = campaign(seed, numbers, patience_s, lambda line: print(line, file=sys.stderr), journal)
     publish(
         head,
         {"seed": seed, "patience_s": patience_s, "rounds": [asdict(each) for each in rounds]},

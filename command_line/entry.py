@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import sys
+from typing import NoReturn
 
 from sedona_nni.command_line.application import app
 from sedona_nni.command_line.versions import check_versions
@@ -27,7 +28,11 @@ def main() -> None:
     except SedonaError as error:
         print(f"sedona-nni: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except MemoryError:
+        _end_used_up(errno.ENOMEM)
     except OSError as error:
+        if error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+            _end_used_up(error.errno)
         if error.errno == errno.ENOSPC:
             where, what = error.filename or "standard output", "cannot be written"
         elif error.filename is not None:  # what the system says of a file
@@ -37,9 +42,12 @@ def main() -> None:
         print(f"sedona-nni: {InputError(f'{where}: {what} ({error.strerror})')}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end complains again
         sys.exit(2)
-    except MemoryError:
-        print("sedona-nni: there is not enough memory", file=sys.stderr)
-        sys.exit(1)
+
+
+def _end_used_up(number: int) -> NoReturn:
+    """Say what the machine, or a limit on this process, has no more of; by the error's number."""
+    print(f"sedona-nni: {os.strerror(number)}", file=sys.stderr)
+    sys.exit(2)
 
 
 _PLAIN = {"–": "-", "—": "-", "×": "x", "±": "+/-", "…": "...", "≥": ">=", "≤": "<="}

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sedona_nni.printable import printable
 
-__all__ = ["InputError", "SedonaError"]
+__all__ = ["CircumstanceError", "InputError", "SedonaError", "UnwritableError"]
 
 
 class SedonaError(Exception):
@@ -74,6 +74,14 @@ class InputError(SedonaError, ValueError):
         if isinstance(value, str) and _POWER.fullmatch(value):
             message += f" (YAML 1.1 takes {value} for a text; write {float(value):.15g})"
         return cls.rule(field, message, value)
+
+
+class CircumstanceError(SedonaError):
+    """Not what was asked for is to blame but the machine: the same once more may well succeed."""
+
+
+class UnwritableError(InputError, CircumstanceError):
+    """The file system refuses to take a file, e.g. as it is full."""
 
 
 class _Values(reprlib.Repr):

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
-from sedona_nni.errors import InputError
+from sedona_nni.errors import InputError, UnwritableError
 
 __all__ = [
     "Document",
@@ -29,6 +29,7 @@ __all__ = [
     "check_output_file",
     "check_output_folder",
     "check_regular",
+    "check_room",
     "read_json",
     "read_tensors",
     "reading",
@@ -38,6 +39,9 @@ __all__ = [
     "write_atomically",
     "write_json",
 ]
+
+
+_ROOM_BYTES = 2**20
 
 
 def check_output_folder(option: str, folder: Path) -> None:
@@ -96,6 +100,17 @@ def check_no_links(path: Path) -> None:
             )
 
 
+def check_room(folder: Path) -> None:
+    """Check that a file of a megabyte can be written into a folder; nothing stays.
+
+    Raises:
+        UnwritableError: if it cannot, as the disk is full or the folder read-only.
+    """
+    probe = folder / "room"
+    write_atomically(probe, lambda path: path.write_bytes(bytes(_ROOM_BYTES)))
+    probe.unlink()
+
+
 def user_path(text: str | Path) -> Path:
     """Return the path that a user has written; ``~`` is his home folder, as in a shell."""
     return Path(os.path.expanduser(text))
@@ -118,8 +133,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     A reader sees the old content or the new one; an interrupted or failed write leaves the old.
 
     Raises:
-        InputError: if the file system refuses, e.g. as it is full; or there is a device, a pipe or
-            a socket, which would be replaced.
+        UnwritableError: if the file system refuses, e.g. as it is full.
+        InputError: if there is a device, a pipe or a socket, which would be replaced.
     """
     check_regular(path)
     temporary: Path | None = None
@@ -135,7 +150,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         refusal = error if isinstance(error, OSError) else _refusal(temporary)
         if refusal is None:
             raise
-        raise InputError(f"{path}: cannot be written ({refusal.strerror})") from error
+        raise UnwritableError(f"{path}: cannot be written ({refusal.strerror})") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -278,6 +278,7 @@ class Study:
         }[sampler]
         self._seed = seed
         self._storage = storage
+        self._left: list[int] = []
         directions: list[Direction] = ["maximize"]
         if second is not None:
             directions.append(_DIRECTIONS[second])
@@ -297,12 +298,17 @@ class Study:
         Args:
             attributes: What is shown beside them in dashboards.
         """
-        drawn = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = self._sampler(seed=_sampler_seed(self._seed, drawn))
-        trial = self._study.ask(self._space)
+        if self._left:
+            number = self._left.pop(0)
+            parameters = self._study.get_trials(deepcopy=False)[number].params
+        else:
+            drawn = len(self._study.get_trials(deepcopy=False))
+            self._study.sampler = self._sampler(seed=_sampler_seed(self._seed, drawn))
+            trial = self._study.ask(self._space)
+            number, parameters = trial.number, trial.params
         for name, value in (attributes or {}).items():
-            trial.set_user_attr(name, value)
-        return trial.number, trial.params
+            self._storage.set_trial_user_attr(self._trial_id(number), name, value)
+        return number, parameters
 
     def judge(self, number: int, epoch: int, accuracy: float) -> bool:
         """Enter the validation accuracy after an epoch; return whether the trial is hopeless.
@@ -314,10 +320,7 @@ class Study:
         trial = self._study.get_trials(deepcopy=False)[number]
         if trial.state.is_finished():
             return trial.state is TrialState.PRUNED
-        storage = self._storage
-        study_id = storage.get_study_id_from_name(self._study.study_name)
-        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        storage.set_trial_intermediate_value(trial_id, epoch, accuracy)
+        self._storage.set_trial_intermediate_value(self._trial_id(number), epoch, accuracy)
         trial = self._study.get_trials(deepcopy=False)[number]
         if not self._study.pruner.prune(self._study, trial):
             return False
@@ -337,11 +340,13 @@ class Study:
         else:
             self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
-    def forget_others(self, numbers: set[int]) -> None:
-        """Count trials as failed that were drawn but never handed out, unlike ``numbers``.
+    def take_up(self, numbers: set[int]) -> None:
+        """Let trials that were drawn but never handed out, unlike ``numbers``, be handed out first.
+
+        One of which not everything was drawn counts as failed.
 
         Raises:
-            InputError: if one of those was never drawn.
+            InputError: if one of ``numbers`` was never drawn.
         """
         drawn = {trial.number for trial in self._study.get_trials(deepcopy=False)}
         if strange := sorted(numbers - drawn):
@@ -349,7 +354,14 @@ class Study:
             raise InputError(f"study {name}: must have trial {strange[0]}, as the ledger has")
         for trial in self._study.get_trials(deepcopy=False):
             if not trial.state.is_finished() and trial.number not in numbers:
-                self.tell(trial.number, None)
+                if trial.params.keys() == self._space.keys():
+                    self._left.append(trial.number)
+                else:
+                    self.tell(trial.number, None)
+
+    def _trial_id(self, number: int) -> int:
+        study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
 
 def _sampler_seed(seed: int, drawn: int) -> int:

@@ -7,6 +7,8 @@ final-result.json  what came of it
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
 import os
@@ -27,6 +29,7 @@ __all__ = [
     "REPORTS_FILE",
     "HostGoneError",
     "host_mark",
+    "is_gone",
     "is_of_processes",
     "report_final",
     "report_intermediate",
@@ -53,9 +56,24 @@ def is_of_processes() -> bool:
 
 
 def host_mark() -> str:
-    """Return what tells this process from any other, now or later."""
-    process = psutil.Process()
-    return f"{process.pid}:{process.create_time()}"
+    """Return what a trial knows this process by, which is there when the trial begins."""
+    return f"{os.getpid()}"
+
+
+@functools.cache
+def _host() -> psutil.Process | None:
+    """Return who has started this trial, as seen when first asked."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(int(os.environ[HOST]))
+    return None
+
+
+def is_gone() -> bool:
+    """Return whether who has started this trial has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        host = _host()
+        return host is None or not host.is_running() or host.status() == psutil.STATUS_ZOMBIE
+    return True
 
 
 def _folder() -> Path:
@@ -100,12 +118,7 @@ def report_final(result: Mapping[str, Any], shown: Collection[str]) -> None:
 
 
 def _check_host() -> None:
-    number, _, created = os.environ[HOST].partition(":")
-    try:
-        if psutil.Process(int(number)).create_time() == float(created):
-            return
-    except psutil.Error:
-        pass
-    raise HostGoneError(
-        "`sedona-nni run`, which has started this trial, has ended; the same command goes on"
-    )
+    if is_gone():
+        raise HostGoneError(
+            "`sedona-nni run`, which has started this trial, has ended; the same command goes on"
+        )

@@ -24,7 +24,6 @@ import signal
 import subprocess
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +32,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from sedona_nni.errors import InputError
+from sedona_nni.errors import InputError, UnwritableError
 from sedona_nni.files import check_no_links, read_json, reading, write_json
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.strategies.checkpoint import LEDGER_FILE
@@ -48,7 +47,13 @@ from sedona_nni.strategies.process_trial import (
     REPORTS_FILE,
     host_mark,
 )
-from sedona_nni.strategies.run_mark import RUN_MARK, processes_of, wait_for_end
+from sedona_nni.strategies.run_mark import (
+    RUN_MARK,
+    new_mark,
+    processes_of,
+    stopped_processes,
+    wait_for_end,
+)
 from sedona_nni.strategies.sources import source_type
 from sedona_nni.strategies.sources.source import Parameters
 from sedona_nni.strategies.watched import Outcome, TrialView
@@ -73,6 +78,7 @@ _POLL_S = 0.5
 _STOP_S = 20.0  # a trial may have to end its epoch's checkpoint
 _KILL_S = 3.0
 _LOG_LINES = 15
+_BY_SIGNAL = 128
 
 
 @dataclass
@@ -126,7 +132,7 @@ class ProcessExperiment:
         self.folder = folder
         self.lock = threading.RLock()
         self._config = dict(config)
-        self._mark = uuid.uuid4().hex
+        self._mark = new_mark()
         self._host = host_mark()
         self._trials: dict[str, _Trial] = {}
         self._ended_views: dict[str, TrialView] = {}
@@ -166,7 +172,9 @@ class ProcessExperiment:
         """See `strategies.sources.source.Host`."""
         with self.lock:
             if self._outcome is None:
-                described = TunerError.of(error)
+                described = TunerError.of(error, self.checkpoint)
+                with contextlib.suppress(UnwritableError):  # which may be the error
+                    described.save(self.checkpoint)
                 self._outcome = Outcome(2 if described.is_input_error else 1, described.message)
 
     # What whoever watches asks, see `strategies.watched.Watched`
@@ -189,6 +197,10 @@ class ProcessExperiment:
     def has_finished(self) -> bool:
         """Whether every trial was run."""
         return finish_mark(self.checkpoint).exists()
+
+    def stopped(self) -> list[psutil.Process]:
+        """See `strategies.watched.Watched.stopped`."""
+        return stopped_processes(self._mark)
 
     def reached_limit(self) -> str:
         """Return which limit lets no further trial start, nothing if none does."""
@@ -242,12 +254,17 @@ class ProcessExperiment:
         Raises:
             InputError: if that is damaged, or its settings make no sense.
         """
+        TunerError.clear(self.checkpoint)
+        self._end_former()
         with self.lock:
             self._configure()
 
     def end(self) -> None:
         """Leave no process behind, and note how long it took."""
         with self.lock:
+            for process in self.stopped():
+                with contextlib.suppress(psutil.Error):
+                    process.resume()
             for trial in self._running():
                 _signal_group(trial.process, signal.SIGINT)
             wait_for_end(self._mark, _STOP_S)
@@ -257,9 +274,18 @@ class ProcessExperiment:
             wait_for_end(self._mark, _KILL_S)
             for trial in self._running():
                 trial.process.poll()  # so that the system can forget it
-            write_json(self.checkpoint / _SECONDS_FILE, self._seconds())
+            with contextlib.suppress(UnwritableError):  # it is not worth another's place
+                write_json(self.checkpoint / _SECONDS_FILE, self._seconds())
 
     # Details
+
+    def _end_former(self) -> None:
+        """End trials of a session that was killed: each would be there twice."""
+        trials = trial_folder(self.folder, "")
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if Path(process.environ().get(OUTPUT, "")).parent == trials:
+                    process.kill()
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -290,6 +316,8 @@ class ProcessExperiment:
             self._read_reports(trial)
             if code is not None and trial.status == "RUNNING":
                 self._ended(trial, code)
+                if trial.status == "USER_CANCELED":  # which is to be seen before it runs again
+                    return
         self.supply()
         if self._outcome is None and not self._running():
             if self._source.finished():
@@ -349,6 +377,12 @@ class ProcessExperiment:
         if code == 0 and path.exists():
             trial.status, trial.result = "SUCCEEDED", read_json(path)
             self._source.succeeded(trial.parameters, trial.result)
+            return
+        number = -code if code < 0 else code - _BY_SIGNAL  # as the shell says it
+        if number > 0 and number != signal.SIGINT:  # which is by somebody's hand
+            trial.status = "USER_CANCELED"  # as NNI calls it
+            reason = f"the trial was killed:\n{self.last_words(trial.key)}"
+            self._source.killed(trial.parameters, reason)
             return
         trial.status = "FAILED"
         reason = f"the trial failed:\n{self.last_words(trial.key)}"

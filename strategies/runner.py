@@ -11,8 +11,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 
+from sedona_nni.errors import UnwritableError
 from sedona_nni.files import write_atomically, write_json
 from sedona_nni.progress import progress_bar
 from sedona_nni.reporting.ledger import Ledger
@@ -43,7 +45,7 @@ from sedona_nni.strategies.watched import Outcome, TrialView, Watched
 
 __all__ = ["supervise", "under_nni", "watch", "write_results"]
 
-_SETTLE_S = 15.0  # how long the tuner may take to use the last result, see `_settled`
+_SETTLE_S = 120.0  # how long the tuner, maybe just begun, may take to use the last result
 _FINISH_S = 2.0  # and then to say that it has finished
 
 
@@ -170,7 +172,7 @@ def _keep_results(
     try:
         write_results(ledger, folder, planned)
         keep_best(ledger, started.folder, folder / BEST_FOLDER)
-    except OSError as error:
+    except (OSError, UnwritableError) as error:
         lost = (
             f"the results could not be written ({error}); "
             f"`sedona-nni report {started.id}` shows them"
@@ -195,9 +197,11 @@ def watch(started: Watched, experiment: Experiment, console: Console) -> Outcome
     forecast = Forecast(experiment.settings.num_trials, started.concurrency)
     ledger = Ledger(started.checkpoint / LEDGER_FILE)
     seen: dict[str, str] = {}
+    told: set[int] = set()
     with progress_bar(console) as progress:
         bar = progress.add_task("starting", total=experiment.settings.num_trials, best="", left="")
-        for trials, outcome in started.polls():
+        for trials, outcome in _until_settled(started):
+            told = _tell_stopped(started, told, console)
             standing = forecast.standing(trials, _latest(started, trials))
             for trial in trials:
                 if seen.get(trial.id) != trial.status:
@@ -213,26 +217,53 @@ def watch(started: Watched, experiment: Experiment, console: Console) -> Outcome
                 refresh=True,
             )
             if outcome is not None:
-                return _settled(started) if outcome.exit_code == 0 else outcome
+                return outcome
     raise AssertionError("polls end with an outcome")
 
 
-def _settled(started: Watched) -> Outcome:
+def _until_settled(started: Watched) -> Iterator[tuple[list[TrialView], Outcome | None]]:
+    """Yield what an experiment's polls do, also after a false end."""
+    while True:
+        for trials, outcome in started.polls():
+            if outcome is not None and outcome.exit_code == 0:
+                outcome = _settled(started)
+            yield trials, outcome
+        if outcome is not None:
+            return
+
+
+def _settled(started: Watched) -> Outcome | None:
     """Return how a finished experiment ended, after the tuner has used the last result.
 
-    NNI knows how many trials there are, so it may say that all is done before the tuner does.
+    NNI knows how many trials there are, so it may say that all is done before the tuner does; or
+    although the last was killed, and the tuner lets it run again. Then this is None.
     """
     began = time.monotonic()
-    while not started.has_finished:
-        ledger = Ledger(started.checkpoint / LEDGER_FILE)
-        owes = any(record.status == "running" for record in ledger)
-        if time.monotonic() > began + (_SETTLE_S if owes else _FINISH_S):
-            break
-        time.sleep(0.2)
     try:
-        return started.outcome() or Outcome(0)
+        while True:
+            outcome = started.outcome()
+            if started.has_finished or outcome is None or outcome.exit_code != 0:
+                return outcome
+            ledger = Ledger(started.checkpoint / LEDGER_FILE)
+            owes = any(record.status == "running" for record in ledger)
+            if time.monotonic() > began + (_SETTLE_S if owes else _FINISH_S):
+                return outcome
+            time.sleep(0.2)
     except ManagerGoneError:
         return Outcome(0)
+
+
+def _tell_stopped(started: Watched, told: set[int], console: Console) -> set[int]:
+    """Tell of processes that a signal has stopped, once of each; return their numbers."""
+    stopped = {process.pid: process for process in started.stopped()}
+    for number in stopped.keys() - told:
+        with contextlib.suppress(psutil.Error):
+            line = (
+                f"process {number} ({stopped[number].name()}) is stopped by a signal, and waited "
+                f"for: `kill -CONT {number}` lets it go on, Ctrl-C ends the experiment"
+            )
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return {*stopped}
 
 
 def _tell_status(
@@ -240,6 +271,8 @@ def _tell_status(
 ) -> None:
     if trial.status == "RUNNING":
         line = f"{trial.key}: started"
+    elif trial.status == "USER_CANCELED":  # as NNI calls it
+        line = f"{trial.key}: killed\n{_last_words(started, trial)}".strip()
     elif trial.status == "SUCCEEDED":
         line = f"{trial.key}: done, {_result_in_words(trial, started.final_result(trial))}"
         if not console.is_terminal:  # where the bar says it

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sedona_nni.errors import InputError
 
 if TYPE_CHECKING:
+    import psutil
+
     from sedona_nni.reporting.trial import AnyTrial
 
 __all__ = ["Outcome", "TrialView", "Watched"]
@@ -127,6 +129,9 @@ class Watched(Protocol):
 
     def outcome(self) -> Outcome | None:
         """Return how the experiment ended, None while it has not."""
+
+    def stopped(self) -> list[psutil.Process]:
+        """Return its processes that a signal has stopped; it waits for them."""
 
     def reached_limit(self) -> str:
         """Return which limit has ended the experiment, e.g. ``"maxTrialNumber is 5"``."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import os
+import signal
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import torch
 from pydantic import ValidationError
 
-from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.errors import CircumstanceError, InputError, SedonaError
 from sedona_nni.plugins import load_plugins
 from sedona_nni.reporting.trial import (
     AnyResult,
@@ -31,6 +37,8 @@ from sedona_nni.strategies.nni_border.devices import claim_device
 if TYPE_CHECKING:
     from sedona_nni.training.settings import TrainSettings
 
+_LOOK_S = 2.0  # between two looks whether the host is there
+
 # By whom this process was started: both have the same functions
 _host = process_trial if process_trial.is_of_processes() else nni_trial
 
@@ -45,7 +53,13 @@ _SHOWN = (
 
 
 def main() -> int:
-    """Run the trial that this process was started for; return the exit code."""
+    """Run the trial that this process was started for; return the exit code.
+
+    Where the machine is to blame and not the trial, the process ends as if it had been killed: then
+    its host starts the trial again.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also if started with nohup
+    threading.Thread(target=_end_with_host, name="host", daemon=True).start()
     try:
         trial = read_trial(_host.trial_parameters())
         load_plugins(trial.plugins, Path.cwd())  # which is trialCodeDirectory
@@ -57,11 +71,33 @@ def main() -> int:
         _host.report_final({**document, "key": trial.key}, shown)
     except SedonaError as error:
         print(f"sedona-nni: {error}", file=sys.stderr)
+        if isinstance(error, CircumstanceError):
+            _end_as_killed()
         return 2 if isinstance(error, InputError) else 1
+    except (OSError, MemoryError):
+        traceback.print_exc()
+        _end_as_killed()
     except KeyboardInterrupt:  # so a trial is stopped; there is a checkpoint
         print("sedona-nni: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _end_with_host() -> None:
+    """Interrupt the trial when whoever has started it is gone, as nobody waits for its result.
+
+    It is started again when the experiment goes on, and must not be there twice then.
+    """
+    while not _host.is_gone():
+        time.sleep(_LOOK_S)
+    _thread.interrupt_main()
+
+
+def _end_as_killed() -> NoReturn:
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    while True:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _claimed(trial: AnyTrial) -> AbstractContextManager[Claimed]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from sedona_nni.data.identity import DataIdentity
 from sedona_nni.errors import InputError
@@ -12,9 +15,10 @@ from sedona_nni.files import Document, reading
 from sedona_nni.models.pretrained import fingerprint_of_weights
 from sedona_nni.task import Task
 
-__all__ = ["RUN_FILE", "Run", "weights_of"]
+__all__ = ["RUN_FILE", "Run", "alone_in", "weights_of"]
 
 RUN_FILE = "run.json"
+_LOCK_FILE = ".lock"
 
 _logger = logging.getLogger(__name__)
 
@@ -76,6 +80,28 @@ class Run(Document):
     def _without_contents(self, moved: Sequence[str]) -> Run:
         task = self.task.model_copy(update=dict.fromkeys(moved))
         return self.model_copy(update={"task": task, "data": None, "weights": None})
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path | None) -> Iterator[None]:
+    """Let nobody else train or search in a directory meanwhile.
+
+    Args:
+        directory: It need not exist yet; None is nobody's.
+
+    Raises:
+        InputError: if somebody does.
+    """
+    if directory is None:
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(directory / _LOCK_FILE).acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"directory: another run is at work in {directory}") from None
+    with lock:
+        yield
 
 
 def weights_of(task: Task) -> str | None:

@@ -26,7 +26,7 @@ from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import fresh_in_words
 from sedona_nni.trials.finished import finished_results
 from sedona_nni.trials.retelling import Retelling
-from sedona_nni.trials.run import RUN_FILE, Run, weights_of
+from sedona_nni.trials.run import RUN_FILE, Run, alone_in, weights_of
 
 __all__ = ["run_search"]
 
@@ -76,7 +76,7 @@ def run_search(
 
     Raises:
         InputError: if a name is unknown, numbers do not fit the backbone, or the directory holds
-            another search.
+            another search or somebody is at work there.
     """
     kind = SEARCHES[name]
     if not kind.uses_training:
@@ -117,25 +117,26 @@ def run_search(
     kind.check(setup, settings)
     if (fresh := fresh_in_words(task)) is not None:
         _logger.warning("weights: %s", fresh)
-    if directory is not None:
-        run.save(directory / RUN_FILE)
-    found = kind.run(setup, settings)
-    results = {
-        "search": name,
-        "default": found.default,
-        **found.numbers,
-        "time_s": setup.progress.time_s,
-        "processor_s": setup.progress.processor_s,
-        "images": found.images,
-        "data": None if run.data is None else run.data.fingerprint,
-        **({} if weights is None else {"weights": weights}),
-        "search_result": found.outcome.model_dump(mode="json"),
-    }
-    if directory is not None:
-        write_json(directory / "results.json", results)
-        for name in ("progress.json", _TOLD_FILE):
-            (directory / name).unlink(missing_ok=True)
-        shutil.rmtree(directory / "checkpoint", ignore_errors=True)
+    with alone_in(directory):
+        if directory is not None:
+            run.save(directory / RUN_FILE)
+        found = kind.run(setup, settings)
+        results = {
+            "search": name,
+            "default": found.default,
+            **found.numbers,
+            "time_s": setup.progress.time_s,
+            "processor_s": setup.progress.processor_s,
+            "images": found.images,
+            "data": None if run.data is None else run.data.fingerprint,
+            **({} if weights is None else {"weights": weights}),
+            "search_result": found.outcome.model_dump(mode="json"),
+        }
+        if directory is not None:
+            write_json(directory / "results.json", results)
+            for name in ("progress.json", _TOLD_FILE):
+                (directory / name).unlink(missing_ok=True)
+            shutil.rmtree(directory / "checkpoint", ignore_errors=True)
     return results
 
 

@@ -46,7 +46,7 @@ from sedona_nni.training.evaluation import Evaluation, evaluate
 from sedona_nni.training.initial_network import initial_network
 from sedona_nni.training.loop import train
 from sedona_nni.training.methods import TrainingMethod, build_method
-from sedona_nni.training.parallel.host import is_launched, leads_host
+from sedona_nni.training.parallel.host import is_launched, leads_host, shows
 from sedona_nni.training.parallel.launch import train_as_rank, train_in_parallel
 from sedona_nni.training.parallel.rank import Job, Outcome
 from sedona_nni.training.settings import Parallel, TrainSettings
@@ -55,7 +55,7 @@ from sedona_nni.training.task_backbone import check_pretrained_rate, fresh_in_wo
 from sedona_nni.training.weights import MODEL_FILE, load_weights
 from sedona_nni.trials.finished import finished_results, model_folder
 from sedona_nni.trials.memory_check import check_fits, needed_bytes
-from sedona_nni.trials.run import RUN_FILE, Run, weights_of
+from sedona_nni.trials.run import RUN_FILE, Run, alone_in, weights_of
 
 __all__ = [
     "TrainingRun",
@@ -135,8 +135,8 @@ def run_training(
         networks, and ``sizes``, height and width of every layer's maps; neither of a search result.
 
     Raises:
-        InputError: if task and decoupling do not fit, the directory holds another training, or
-            there is not enough memory.
+        InputError: if task and decoupling do not fit, the directory holds another training or
+            somebody is at work there, or there is not enough memory.
         DivergedError: if the loss does not stay finite.
     """
     keep_freed_memory()
@@ -174,55 +174,58 @@ def run_training(
         if isinstance(decoupling, Decoupling):
             _warn_of_weight(task, decoupling)
     costs = _costs(task, decoupling) + _method(network, settings, splits).extra_cost()
-    if directory is not None:
-        run.save(directory / RUN_FILE)
-        ExpectedImages.of(splits).save(directory / IMAGES_FILE)
-        kind = "decoupling" if isinstance(decoupling, Decoupling) else "search-result"
-        decoupling.save(directory / f"{kind}.json")
-    epochs: list[dict[str, float]] = []
+    with alone_in(directory if shows() else None):
+        if directory is not None:
+            run.save(directory / RUN_FILE)
+            ExpectedImages.of(splits).save(directory / IMAGES_FILE)
+            kind = "decoupling" if isinstance(decoupling, Decoupling) else "search-result"
+            decoupling.save(directory / f"{kind}.json")
+        epochs: list[dict[str, float]] = []
 
-    def note(numbers: dict[str, float]) -> None:
-        epochs.append({name: value for name, value in numbers.items() if name != "epochs"})
-        report(numbers)
+        def note(numbers: dict[str, float]) -> None:
+            epochs.append({name: value for name, value in numbers.items() if name != "epochs"})
+            report(numbers)
 
-    if job is None:
-        device = torch.device(cast(torch.device | str, device))
-        peak = step_memory_mib(run, splits, device)
-        trained = train(network, splits, settings, device=device, report=note, directory=directory)
-        needed: dict[str, Any] = {
-            "peak_memory_mib": peak,
-            "peak_resident_mib": peak_resident_mib(),
-            "processor_s": trained.processor_s,
-            "device": device.type,
-            "cores": min(torch.get_num_threads(), usable_cores()),
+        if job is None:
+            device = torch.device(cast(torch.device | str, device))
+            peak = step_memory_mib(run, splits, device)
+            trained = train(
+                network, splits, settings, device=device, report=note, directory=directory
+            )
+            needed: dict[str, Any] = {
+                "peak_memory_mib": peak,
+                "peak_resident_mib": peak_resident_mib(),
+                "processor_s": trained.processor_s,
+                "device": device.type,
+                "cores": min(torch.get_num_threads(), usable_cores()),
+            }
+        else:
+            del network  # each process makes its own block
+            outcome = train_as_rank(job, note) if is_launched() else train_in_parallel(job, note)
+            trained = outcome.trained
+            needed = _needed_by_ranks(job, outcome)
+        stream = BatchStream(splits.train, settings.batch_size, settings.seed, "cpu")
+        images = len(epochs) * stream.batches_per_epoch * stream.batch_size
+        results = {
+            "default": trained.validation_accuracy,
+            "loss": trained.validation_loss,
+            **_test_numbers(trained.test, settings),
+            "best_epoch": trained.best_epoch,
+            **asdict(costs),
+            **needed,
+            **_ideal_peak(run, needed["device"]),
+            "time_s": trained.time_s,
+            "images": images,
+            "images_per_s": images / trained.time_s,
+            "history": thinned_history(epochs),
+            "data": None if run.data is None else run.data.fingerprint,
+            **({} if run.weights is None else {"weights": run.weights}),
+            **_anatomy(task, decoupling),
         }
-    else:
-        del network  # each process makes its own block
-        outcome = train_as_rank(job, note) if is_launched() else train_in_parallel(job, note)
-        trained = outcome.trained
-        needed = _needed_by_ranks(job, outcome)
-    stream = BatchStream(splits.train, settings.batch_size, settings.seed, "cpu")
-    images = len(epochs) * stream.batches_per_epoch * stream.batch_size
-    results = {
-        "default": trained.validation_accuracy,
-        "loss": trained.validation_loss,
-        **_test_numbers(trained.test, settings),
-        "best_epoch": trained.best_epoch,
-        **asdict(costs),
-        **needed,
-        **_ideal_peak(run, needed["device"]),
-        "time_s": trained.time_s,
-        "images": images,
-        "images_per_s": images / trained.time_s,
-        "history": thinned_history(epochs),
-        "data": None if run.data is None else run.data.fingerprint,
-        **({} if run.weights is None else {"weights": run.weights}),
-        **_anatomy(task, decoupling),
-    }
-    if directory is not None and leads_host():
-        write_json(directory / "results.json", results)
-        (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
-        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+        if directory is not None and leads_host():
+            write_json(directory / "results.json", results)
+            (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
+            shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     return results
 
 

@@ -10,7 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.hostile.documents import change_json, change_lines, change_yaml
+from benchmarks.hostile.documents import (
+    change_json,
+    change_json_lines,
+    change_lines,
+    change_yaml,
+)
 from benchmarks.hostile.files import change_bytes, change_folder, change_place
 from benchmarks.hostile.formats import (
     change_packed,
@@ -31,6 +36,7 @@ Change = Callable[[random.Random, Path], str]
 _BY_SUFFIX: dict[str, tuple[str, Change]] = {
     ".json": ("JSON", change_json),
     ".experiment": ("JSON", change_json),
+    ".jsonl": ("JSON", change_json_lines),
     ".yml": ("YAML", change_yaml),
     ".pt": ("tensors", change_tensors),
     ".safetensors": ("safetensors", change_safetensors),

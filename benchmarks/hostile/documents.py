@@ -12,7 +12,7 @@ import yaml
 
 from benchmarks.hostile.values import MARKUP, hostile_text, hostile_value
 
-__all__ = ["change_json", "change_lines", "change_tree", "change_yaml"]
+__all__ = ["change_json", "change_json_lines", "change_lines", "change_tree", "change_yaml"]
 
 Place = tuple[Any, Any]  # a mapping or a list, and a key or a number in it
 
@@ -28,6 +28,17 @@ def change_json(source: random.Random, path: Path) -> str:
     name = source.choice([*_JSON_TEXTS])
     path.write_text(_JSON_TEXTS[name](source, text), encoding="utf-8")
     return name
+
+
+def change_json_lines(source: random.Random, path: Path) -> str:
+    """Change a line of a file of JSON lines; return in words how."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    at = source.randrange(len(lines))
+    path.write_text(lines[at], encoding="utf-8")
+    done = change_json(source, path)
+    lines[at] = path.read_text(encoding="utf-8").rstrip("\n") + "\n"
+    path.write_text("".join(lines), encoding="utf-8")
+    return f"line {at + 1}: {done}"
 
 
 def change_yaml(source: random.Random, path: Path) -> str:

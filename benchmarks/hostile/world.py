@@ -70,7 +70,7 @@ _TRAINED = tuple(
 _BEGUN = ("", "/run.json", "/images.json", "/decoupling.json", "/checkpoint.pt")
 _TRAINED_FILES = ("run.json", "decoupling.json", "images.json", "results.json", "model.safetensors")
 _RUN_FILES = (
-    *("experiment.json", "checkpoint/trials.json", "checkpoint/optuna.db", ".lock"),
+    *("experiment.json", "checkpoint/trials.jsonl", "checkpoint/optuna.db", ".lock"),
     *("checkpoint/seconds.json", "checkpoint", "environments", "results"),
 )
 
@@ -158,7 +158,7 @@ READERS: dict[str, Reader] = {
     "run": Reader(
         ("run", "tuned.yml", "--directory", "r"),
         ("work/tuned.yml",),
-        writes=("work/r/results/table.json", "work/r/checkpoint/trials.json"),
+        writes=("work/r/results/table.json", "work/r/checkpoint/trials.jsonl"),
         limit_s=180,
         share=2,
     ),
@@ -189,7 +189,7 @@ READERS: dict[str, Reader] = {
     ),
     "report page": Reader(
         ("report", "ran", "--html", "page.html"),
-        ("work/ran/checkpoint/trials.json",),
+        ("work/ran/checkpoint/trials.jsonl",),
         ("work/ran",),
         ("work/page.html",),
         share=3,
@@ -701,7 +701,7 @@ def _write_state_dict(work: Path) -> None:
 
 def _write_other(work: Path) -> None:
     """Write the ledger of an experiment that was like one that was run."""
-    ledger = json.loads((work / "ran" / "checkpoint" / "trials.json").read_text())
+    ledger = json.loads((work / "ran" / "results" / "trials.json").read_text())
     for trial in ledger["trials"]:
         trial["result"]["default"] /= 2
     (work / "other.json").write_text(json.dumps(ledger))

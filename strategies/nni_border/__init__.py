@@ -16,10 +16,12 @@ the resume of NNI's own NAS experiments is broken         `sources.exploring` do
 the web server listens to the whole network               `launcher` and ``loopback.js``
 the web UI takes its icons from the internet              `launcher` and ``icons.js``
 a tuner that imports for ten seconds has failed           `launcher` and ``patience.js``
+a manager outlives whoever has started it                 `launcher` and ``orphan.js``
+a trial that was killed has failed                        `tuner.BorderTuner` lets it run again
 whoever answers at a port is taken for the manager        `nnictl`, `rest.ManagerApi`
 a proxy is asked for addresses of this machine            `rest.proxy_exceptions`
 to import nni takes a second (scipy.stats, pandas)        `trial`, but in pods
-machines need not prove who they are                      ``machines.js``: `known_hosts` is looked at
+machines need not prove who they are                      ``machines.js`` looks at `known_hosts`
 the manager is open to machines, thus to everybody        ``machines.js``: they come through its SSH
 trials' ports on machines are open to everybody           `machine` and ``loopback.js``
 machines are upgraded at every start                      ``machines.js``: nothing is installed

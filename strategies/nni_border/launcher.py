@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +35,13 @@ from sedona_nni.strategies.nni_border.wire import (
     unpacked,
     without_summary,
 )
-from sedona_nni.strategies.run_mark import RUN_MARK, processes_of, wait_for_end
+from sedona_nni.strategies.run_mark import (
+    RUN_MARK,
+    new_mark,
+    processes_of,
+    stopped_processes,
+    wait_for_end,
+)
 from sedona_nni.strategies.watched import Outcome, TrialView
 
 __all__ = [
@@ -257,6 +262,7 @@ class RunningExperiment:
         self._mark = mark
         self._told = 0
         self._views: dict[str, tuple[object, TrialView]] = {}
+        self._tuner: psutil.Process | None = None
         profile = self.api.get("experiment")
         self.concurrency: int = profile["params"]["trialConcurrency"]
         self.folder = Path(profile["params"]["experimentWorkingDirectory"]).expanduser() / self.id
@@ -309,6 +315,10 @@ class RunningExperiment:
         while self.api.get("check-status")["status"] == "DONE" and time.monotonic() < give_up_at:
             time.sleep(0.2)
 
+    def stopped(self) -> list[psutil.Process]:
+        """See `strategies.watched.Watched.stopped`."""
+        return stopped_processes(self._mark)
+
     def trials(self) -> list[TrialView]:
         """Return all trials, oldest first.
 
@@ -360,35 +370,50 @@ class RunningExperiment:
             ManagerGoneError: if the manager does not answer.
         """
         status = self.api.get("check-status")
-        if status["status"] == "DONE":
+        if status["status"] == "DONE" and self.has_finished:
             return Outcome(0)
         if status["status"] in ("STOPPING", "STOPPED"):
             return Outcome(1, f"the experiment was stopped; {self.again}")
-        if status["status"] != "ERROR":
-            return None
+        if status["status"] == "ERROR":
+            reason = f"NNI: {'; '.join(status['errors'])}"
+        elif self._has_lost_tuner():  # NNI finds that out in half a minute, and not once it is done
+            reason = "the tuner has ended unexpectedly"
+        else:
+            return Outcome(0) if status["status"] == "DONE" else None
         error = TunerError.load(self.checkpoint)
         if error is None:
-            reasons = "; ".join(status["errors"])
-            return Outcome(1, f"NNI: {reasons}\n{self._log_end('dispatcher.log')}")
+            return Outcome(1, f"{reason}; {self.again}\n{self._log_end('dispatcher.log')}")
         return Outcome(2 if error.is_input_error else 1, error.message)
 
+    def _has_lost_tuner(self) -> bool:
+        """Return whether the tuner was there and is no more."""
+        if self._tuner is None:
+            self._tuner = next(iter(_with_option(self._mark, "--exp_params")), None)
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            ended = self._tuner.status() == psutil.STATUS_ZOMBIE
+            return ended or not self._tuner.is_running()
+        return True
+
     def polls(self) -> Iterator[tuple[list[TrialView], Outcome | None]]:
-        """Yield the trials about every second; the last time with the outcome."""
+        """Yield the trials about every second, as they were last known; the last time with the
+        outcome."""
         answered = time.monotonic()
+        trials: list[TrialView] = []
         while True:
+            outcome = None
             try:
                 outcome = self._end_by_machines() or self.outcome()
                 trials = self.trials()
                 answered = time.monotonic()
-                yield trials, outcome
             except ManagerGoneError:
                 outcome = self._end_by_machines()
-                if outcome is not None:
-                    yield [], outcome
-                elif time.monotonic() - answered > _SILENCE_S or not _managers(self._mark):
+                if outcome is None and (
+                    time.monotonic() - answered > _SILENCE_S or not _managers(self._mark)
+                ):
                     log = self._log_end("nnimanager.log")
                     outcome = Outcome(1, f"the NNI manager has ended unexpectedly\n{log}")
-                    yield [], outcome
+            yield trials, outcome
             if outcome is not None:
                 return
             time.sleep(_POLL_S)
@@ -432,7 +457,7 @@ def running(arguments: list[str], *, port: int, public: bool) -> Iterator[Runnin
         LaunchError: if the manager does not start.
         InputError: if no port is free.
     """
-    mark = uuid.uuid4().hex
+    mark = new_mark()
     try:
         yield _start(arguments, port, public, mark)
     finally:
@@ -493,7 +518,10 @@ def require_option(script: Path) -> str:
 def _environment(public: bool, mark: str) -> dict[str, str]:
     environment = {**os.environ, **proxy_exceptions(os.environ), RUN_MARK: mark}
     environment["PATH"] = path_of_trials()
-    hooks = ["patience.js", "icons.js", "machines.js", *([] if public else ["loopback.js"])]
+    hooks = [
+        *("patience.js", "orphan.js", "icons.js", "machines.js"),
+        *([] if public else ["loopback.js"]),
+    ]
     loaded = [require_option(Path(__file__).with_name(hook)) for hook in hooks]
     environment["NODE_OPTIONS"] = " ".join([environment.get("NODE_OPTIONS", ""), *loaded]).strip()
     return environment
@@ -509,8 +537,21 @@ def _managers(mark: str) -> list[psutil.Process]:
     return found
 
 
+def _with_option(mark: str, option: str) -> list[psutil.Process]:
+    """Return the processes of a run in whose command line an option is."""
+    found = []
+    for process in processes_of(mark):
+        with contextlib.suppress(psutil.Error):
+            if option in process.cmdline():
+                found.append(process)
+    return found
+
+
 def _stop(mark: str) -> None:
     """End all processes of a run: by asking the manager first, which saves its records."""
+    for process in stopped_processes(mark):
+        with contextlib.suppress(psutil.Error):
+            process.resume()
     for process in _managers(mark):
         with contextlib.suppress(psutil.Error):
             process.send_signal(signal.SIGINT)

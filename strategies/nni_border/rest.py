@@ -9,7 +9,7 @@ from typing import Any
 
 import requests
 
-from sedona_nni.errors import SedonaError
+from sedona_nni.errors import CircumstanceError
 
 __all__ = [
     "ManagerApi",
@@ -24,7 +24,7 @@ _TIMEOUT_S = 20.0
 _LIMITS = {"maxTrialNumber": "MAX_TRIAL_NUM", "maxExperimentDuration": "MAX_EXEC_DURATION"}
 
 
-class ManagerGoneError(SedonaError, ConnectionError):
+class ManagerGoneError(CircumstanceError, ConnectionError):
     """The NNI manager does not answer any more."""
 
 

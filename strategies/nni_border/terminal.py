@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from sedona_nni.errors import InputError, SedonaError
-from sedona_nni.files import read_json, write_json
+from sedona_nni.errors import InputError, SedonaError, UnwritableError
+from sedona_nni.files import check_room, read_json, write_json
 
 __all__ = ["ERROR_PARAMETER", "TunerError", "checkpoint_folder", "finish_mark", "tell"]
 
@@ -41,8 +41,17 @@ class TunerError(BaseModel):
     is_input_error: bool
 
     @classmethod
-    def of(cls, error: BaseException) -> TunerError:
-        """Describe an exception: by its trace if it is a defect and was not raised on purpose."""
+    def of(cls, error: BaseException, checkpoint: Path) -> TunerError:
+        """Describe an exception: by its trace if it is a defect and was not raised on purpose.
+
+        Args:
+            error: It.
+            checkpoint: Where nothing can be written, that is what has gone wrong.
+        """
+        try:
+            check_room(checkpoint)
+        except UnwritableError as refusal:
+            error = refusal
         if isinstance(error, SedonaError):
             return cls(message=str(error), is_input_error=isinstance(error, InputError))
         return cls(message="".join(traceback.format_exception(error)), is_input_error=False)

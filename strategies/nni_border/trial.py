@@ -16,9 +16,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import requests
 
 from sedona_nni.errors import InputError
+from sedona_nni.strategies.nni_border.launcher import own_manager
 from sedona_nni.strategies.nni_border.rest import (
     ManagerApi,
     ManagerGoneError,
@@ -28,12 +30,24 @@ from sedona_nni.strategies.nni_border.rest import (
 from sedona_nni.strategies.nni_border.terminal import ERROR_PARAMETER
 from sedona_nni.strategies.nni_border.wire import packed, without_summary
 
-__all__ = ["report_final", "report_intermediate", "trial_parameters"]
+__all__ = ["is_gone", "report_final", "report_intermediate", "trial_parameters"]
 
 _RECORD_WAIT_S = 20.0
 _SEND_WAIT_S = 60.0  # on a busy machine a manager is long in answering
 
 _reported = 0  # how often, on the way
+
+
+@functools.cache
+def _local_manager() -> psutil.Process | None:
+    """Return the manager that has started this trial, as seen when first asked."""
+    return own_manager() if _is_local() else None
+
+
+def is_gone() -> bool:
+    """Return whether the manager has ended that has started this trial on its own machine."""
+    manager = _local_manager()
+    return manager is not None and not manager.is_running()
 
 
 def trial_parameters() -> dict[str, Any]:

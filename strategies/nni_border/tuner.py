@@ -22,7 +22,7 @@ from nni.runtime import msg_dispatcher
 from nni.runtime.tuner_command_channel import CommandType
 from nni.tuner import Tuner
 
-from sedona_nni.errors import InputError
+from sedona_nni.errors import InputError, UnwritableError
 from sedona_nni.files import read_json, write_json
 from sedona_nni.strategies.checkpoint import ANNOUNCED_FILE
 from sedona_nni.strategies.nni_border.launcher import own_manager
@@ -60,6 +60,7 @@ _logger = logging.getLogger(__name__)
 # delivers the two by different threads, in any order.
 _FINAL_RESULT_GRACE_S = 10.0
 _STDERR_LINES = 15
+_KILLED = "USER_CANCELED"  # so NNI calls every trial that a signal has ended
 _MESSENGER_S = 60.0
 
 
@@ -215,8 +216,9 @@ class BorderTuner(Tuner):
             if self._error is not None:
                 return
             self._error = error
-            described = TunerError.of(error)
-            described.save(self.checkpoint)
+            described = TunerError.of(error, self.checkpoint)
+            with contextlib.suppress(UnwritableError):  # which may be the error
+                described.save(self.checkpoint)
             _logger.error("gave up", exc_info=error)
             tell(f"sedona-nni: {described.message}")
             if self._report_error is not None:
@@ -346,11 +348,11 @@ class BorderTuner(Tuner):
         timer = threading.Timer(_MESSENGER_S, self._report, [error])  # should it never run
         timer.daemon = True
         timer.start()
-        return [{"key": "error", ERROR_PARAMETER: TunerError.of(error).message}]
+        return [{"key": "error", ERROR_PARAMETER: TunerError.of(error, self.checkpoint).message}]
 
     def _report(self, error: BaseException | None) -> None:
         if error is not None and self._report_error is not None:
-            self._report_error(TunerError.of(error).message)
+            self._report_error(TunerError.of(error, self.checkpoint).message)
 
     def _is_too_early(self) -> bool:
         """Return whether NNI has not yet said which trials it runs again after a resume.
@@ -382,7 +384,7 @@ class BorderTuner(Tuner):
         self.source.resumed(list(again.values()))
         remaining = self.source.remaining()
         if remaining is not None and self._may_announce():
-            self._announce(len(self.manager().get("trial-jobs")) + remaining)
+            self._announce(len(self._jobs()) + remaining)
         for parameter_id, success in self._ended_early.items():
             if parameter_id in recovered:
                 self._trial_ended(parameter_id, success)
@@ -414,6 +416,8 @@ class BorderTuner(Tuner):
             timer = threading.Timer(_FINAL_RESULT_GRACE_S, self._settle, [parameter_id])
             timer.daemon = True
             timer.start()
+        elif (job := self._job(parameter_id)) is not None and job["status"] == _KILLED:
+            self._settle_as_killed(parameter_id)
         else:
             self._settle_as_failed(
                 parameter_id, f"the trial failed{self._last_words(parameter_id)}"
@@ -437,6 +441,20 @@ class BorderTuner(Tuner):
         self.source.failed(parameters, reason)
         self.supply()
 
+    def _settle_as_killed(self, parameter_id: int) -> None:
+        """Let the trial run again, as another of NNI's and in the place of the one that was killed.
+
+        NNI asks for another in its place, too, unless there are as many as were announced.
+        """
+        reason = f"the trial was killed{self._last_words(parameter_id)}"
+        parameters = self._running.pop(parameter_id)
+        tell(f"sedona-nni: trial {parameters.get('key')}: {reason}")
+        self.source.killed(parameters, reason)
+        if self._announced is not None and len(self._jobs()) >= self._announced:
+            self._announce(self._announced + 1)
+            self._owed += 1
+        self.supply()
+
     def _last_words(self, parameter_id: int) -> str:
         """Return the end of what a trial wrote to its standard error."""
         job = self._job(parameter_id)
@@ -449,12 +467,15 @@ class BorderTuner(Tuner):
         folder = None if trial_id is None else trial_folder(self.checkpoint.parent, trial_id)
         return unpacked(result, folder)
 
+    def _jobs(self) -> list[dict[str, Any]]:
+        """Return NNI's records of all trials."""
+        jobs: list[dict[str, Any]] = self.manager().get("trial-jobs")
+        return jobs
+
     def _job(self, parameter_id: int) -> dict[str, Any] | None:
         """Return NNI's record of a trial; numbers are used again after a resume: the latest."""
         jobs = [
-            job
-            for job in self.manager().get("trial-jobs")
-            if trial_record(job).get("parameter_id") == parameter_id
+            job for job in self._jobs() if trial_record(job).get("parameter_id") == parameter_id
         ]
         return max(jobs, key=lambda job: job.get("startTime") or math.inf, default=None)
 

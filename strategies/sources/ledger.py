@@ -6,11 +6,13 @@ import logging
 import math
 import os
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sedona_nni.files import check_room
 from sedona_nni.machine import Machine, usable_cores
 from sedona_nni.strategies.checkpoint import LEDGER_FILE
 from sedona_nni.strategies.sources.source import ExperimentFailedError, Parameters, TrialSource
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["LedgerSource"]
 
 _FAILURES_TO_GIVE_UP = 3
+_RESTARTS = 2  # of a trial that was killed
 
 _logger = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class LedgerSource(TrialSource):
             Experiment(self.settings, self.folder, platform).check_machine()
         self.ledger = Ledger(self.host.checkpoint / LEDGER_FILE)
         self._lost: list[AnyTrial] = []
+        self._kills: Counter[str] = Counter()
 
     @property
     def common(self) -> dict[str, Any]:
@@ -159,12 +163,13 @@ class LedgerSource(TrialSource):
             self._keep_best()
 
     def _keep_best(self) -> None:
+        from sedona_nni.errors import UnwritableError
         from sedona_nni.strategies.best_model import BEST_FOLDER, keep_best
 
         checkpoint = self.host.checkpoint
         try:
             keep_best(self.ledger, checkpoint.parent, checkpoint / BEST_FOLDER)
-        except OSError as error:  # e.g. a disk that is full, is no reason to end the experiment
+        except (OSError, UnwritableError) as error:  # a full disk is no reason to end all
             _logger.warning("the best network could not be copied: %s", error)
 
     def _check_same_data(self, key: str, result: AnyResult) -> None:
@@ -191,11 +196,14 @@ class LedgerSource(TrialSource):
         """Enter a failed training; give up if there are only such.
 
         Raises:
+            UnwritableError: if it may be the disk that is to blame; the trial then counts as
+                running, for an experiment that goes on.
             ExperimentFailedError: if it looks as if no training could succeed.
         """
         key = parameters["key"]
         if self.ledger[key].status in ("succeeded", "stopped"):  # and run again after a resume
             return
+        check_room(self.host.checkpoint)  # or all trials fail, that would run where there is some
         self.ledger.fail(key, reason)
         self.miss(key)
         statuses = [record.status for record in self.ledger if not record.is_search]
@@ -203,6 +211,16 @@ class LedgerSource(TrialSource):
         was_last = self.finished() and "running" not in statuses
         if "succeeded" not in statuses and (failures >= _FAILURES_TO_GIVE_UP or was_last):
             raise ExperimentFailedError(f"all of the first {failures} trainings failed; {reason}")
+
+    def killed(self, parameters: Parameters, reason: str) -> None:
+        """Hand the trial out once more, before all others; not for ever: the system kills one that
+        needs more memory than there is."""
+        key = parameters["key"]
+        self._kills[key] += 1
+        if self._kills[key] > _RESTARTS:
+            self.failed(parameters, f"{reason}\nwhich was so {self._kills[key]} times")
+        elif self.ledger[key].status not in ("succeeded", "stopped"):
+            self._lost.append(self.ledger[key].parameters)
 
 
 def _shared(machine: Machine, config: Mapping[str, Any]) -> Machine:

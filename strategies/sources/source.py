@@ -96,6 +96,10 @@ class TrialSource(ABC):
     def failed(self, parameters: Parameters, reason: str) -> None:
         """Take note that a trial ended without a result."""
 
+    def killed(self, parameters: Parameters, reason: str) -> None:
+        """Take note that a trial was killed from outside, and so is not to blame itself."""
+        self.failed(parameters, reason)
+
     def is_hopeless(self, parameters: Parameters, metrics: Any) -> bool:
         """Take what a trial reports on its way; return whether to stop it, which is its end.
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sedona_nni.errors import InputError
-from sedona_nni.files import reading
+from sedona_nni.files import check_room, reading
 from sedona_nni.strategies.checkpoint import COMPUTE_FILE, STUDY_FILE
 from sedona_nni.strategies.sources.ledger import LedgerSource
 from sedona_nni.strategies.sources.source import ExperimentFailedError, Parameters
@@ -77,7 +77,7 @@ class TuningSource(LedgerSource):
                     build_pruner(tuning.pruner),
                     tuning.second_objective,
                 )
-                study.forget_others(trained[name])
+                study.take_up(trained[name])
                 self._studies[name] = study
 
     def _reading_study(self) -> AbstractContextManager[None]:
@@ -208,6 +208,7 @@ class TuningSource(LedgerSource):
         """
         record = self.ledger[parameters["key"]]
         if record.is_search and record.result is None:
+            check_room(self.host.checkpoint)
             self.ledger.fail(record.key, reason)
             raise ExperimentFailedError(f"the search failed; {reason}")
         super().failed(parameters, reason)

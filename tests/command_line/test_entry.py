@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -14,6 +15,7 @@ import pytest
 from shell import EXPERIMENTS, QUICKSTART, VGG19, sedona
 
 import sedona_nni
+from sedona_nni.command_line.entry import main
 from sedona_nni.command_line.tables import show_table
 from sedona_nni.command_line.telling import show_numbers
 from sedona_nni.data.sets import load_splits
@@ -100,6 +102,25 @@ def test_a_full_disk_behind_the_standard_output() -> None:
     assert ended.returncode == 2
     line = "sedona-nni: standard output: cannot be written (No space left on device)\n"
     assert ended.stderr == line
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "sedona-nni: Cannot allocate memory\n"),
+        (OSError(errno.EMFILE, "at a file"), "sedona-nni: Too many open files\n"),
+    ],
+)
+def test_what_there_is_no_more_of_is_one_line(
+    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("sedona_nni.command_line.entry.app", fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err) == (2, line)
 
 
 @pytest.mark.slow(reason="every command imports PyTorch")

@@ -310,6 +310,27 @@ def test_a_manager_that_dies_is_noticed(world: World, port: int) -> None:
     assert world.processes() == []
 
 
+def test_a_tuner_that_dies_is_noticed_and_nothing_repeated(world: World, port: int) -> None:
+    """Also during the last trial, after which NNI takes all to be done."""
+    world.trials(**{"sedona-000": {"seconds": 4}})
+    experiment = world.experiment(class_args={"compare": []})
+    run = world.sedona("run", experiment, "--port", str(port))
+    wait_for(lambda: world.log.exists() and len(world.started_trials()) == 2, process=run)
+    (tuner,) = (each for each in world.processes() if "--exp_params" in each.cmdline())
+    tuner.kill()
+    _, err = run.communicate(timeout=90)
+    assert run.returncode == 1
+    (experiment_id,) = re.findall(
+        r"the tuner has ended unexpectedly; `sedona-nni resume (\w+)` goes on", err
+    )
+    assert world.processes() == []
+
+    again = world.sedona("resume", experiment_id, "--port", str(port), "--json")
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert [row["num_trials"] for row in json.loads(out)] == [1]
+
+
 def test_evolution_under_nni_survives_a_stop(world: World, port: int) -> None:
     experiment = world.experiment(
         searchSpace={},

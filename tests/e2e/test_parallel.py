@@ -13,7 +13,7 @@ import psutil
 import pytest
 from nni_world import World, get, wait_for
 
-from benchmarks.faults import check_checkpoint
+from benchmarks.faults.parallel import check_checkpoint
 
 pytestmark = pytest.mark.nni
 

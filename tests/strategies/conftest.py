@@ -25,6 +25,7 @@ class Dispatch:
         self.started: list[str] = []
         self.finals: dict[int, dict[str, Any]] = {}
         self.stopped: list[str] = []
+        self.statuses: dict[str, str] = {}
         self.error: str | None = None
         self.ended = False
         self.max_trials: int | None = None
@@ -55,6 +56,7 @@ class Dispatch:
             return [
                 {
                     "trialJobId": f"job{number}",
+                    "status": self.statuses.get(trial["parameters"]["key"], "FAILED"),
                     "hyperParameters": [json.dumps(trial)],
                     "finalMetricData": [
                         {"data": json.dumps(json.dumps(value))}
@@ -91,13 +93,14 @@ class Dispatch:
             }
         )
 
-    def end(self, key: str, event: str = "SUCCEEDED") -> None:
-        """End a trial; the manager then asks for another one."""
+    def end(self, key: str, event: str = "SUCCEEDED", *, asks: bool = True) -> None:
+        """End a trial; the manager then asks for another one, unless there are enough."""
         trial = self.trials[self.number(key)]
         self.dispatcher.handle_trial_end(
             {"trial_job_id": "job", "event": event, "hyper_params": json.dumps(trial)}
         )
-        self.request()
+        if asks:
+            self.request()
 
     def succeed(self, key: str, **result: Any) -> None:
         self.final(key, **result)

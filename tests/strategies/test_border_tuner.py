@@ -28,6 +28,7 @@ class CountingSource(TrialSource):
         self.results: dict[str, Any] = {}
         self.failures: dict[str, str] = {}
         self.again: list[str] = []
+        self.killed_ones: list[str] = []
         self._maybe_fail("configure")
 
     def _maybe_fail(self, method: str) -> None:
@@ -36,6 +37,8 @@ class CountingSource(TrialSource):
 
     def next_parameters(self) -> dict[str, Any] | None:
         self._maybe_fail("next_parameters")
+        if self.killed_ones:
+            return {"key": self.killed_ones.pop()}
         if self.handed_out == min(self.ready, self.total):
             return None
         self.handed_out += 1
@@ -43,7 +46,7 @@ class CountingSource(TrialSource):
 
     def finished(self) -> bool:
         self._maybe_fail("finished")
-        return self.handed_out == self.total
+        return self.handed_out == self.total and not self.killed_ones
 
     def succeeded(self, parameters: dict[str, Any], result: Any) -> None:
         self._maybe_fail("succeeded")
@@ -52,6 +55,12 @@ class CountingSource(TrialSource):
     def failed(self, parameters: dict[str, Any], reason: str) -> None:
         self._maybe_fail("failed")
         self.failures[parameters["key"]] = reason
+
+    def remaining(self) -> int | None:
+        return self.class_args.get("remaining")
+
+    def killed(self, parameters: dict[str, Any], reason: str) -> None:
+        self.killed_ones.append(parameters["key"])
 
     def resumed(self, running: list[dict[str, Any]]) -> None:
         self._maybe_fail("resumed")
@@ -260,6 +269,20 @@ def test_a_trial_that_ends_without_a_result_has_failed(
     nni.end("t1")
     assert nni.source.failures == {"t1": "the trial ended without a final result"}
     assert nni.ended
+
+
+def test_a_trial_that_was_killed_runs_again_in_its_place(dispatch: Any) -> None:
+    nni = started(dispatch, concurrency=1, total=2, remaining=2)
+    assert nni.max_trials == 2
+    nni.statuses["t1"] = "USER_CANCELED"
+    nni.end("t1", "USER_CANCELED")
+    assert nni.started == ["t1", "t1"]
+    assert nni.max_trials == 2, "NNI has asked for another by itself, and knows no more than two"
+    nni.end("t1", "USER_CANCELED", asks=False)
+    assert (nni.started, nni.max_trials) == (["t1", "t1", "t1"], 3)
+    nni.statuses.clear()
+    nni.succeed("t1")
+    assert nni.source.failures == {}
 
 
 class AtOnce:

@@ -208,13 +208,26 @@ def test_the_first_entry_of_a_trial_stays() -> None:
     assert states(storage) == ["FAIL"]
 
 
-def test_a_draw_that_was_never_handed_out_counts_as_failed() -> None:
+def test_a_draw_that_was_never_handed_out_comes_first() -> None:
+    """So that trials have the same numbers, seeds and draws as if nothing had gone wrong."""
+    undisturbed = study()
+    draws = [undisturbed.ask() for _ in range(3)]
     storage = optuna.storages.InMemoryStorage()
     tuned = study(storage=storage)
-    tuned.ask()
-    tuned.ask()
-    tuned.forget_others({1})
-    assert states(storage) == ["FAIL", "RUNNING"]
+    assert [tuned.ask(), tuned.ask()] == draws[:2]
+    again = study(storage=storage)
+    again.take_up({0})
+    assert [again.ask(), again.ask()] == draws[1:]
+    assert states(storage) == ["RUNNING"] * 3
+
+
+def test_half_a_draw_counts_as_failed() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    tuned = study(storage=storage)
+    (name,) = optuna.get_all_study_names(storage)
+    storage.create_new_trial(storage.get_study_id_from_name(name))
+    tuned.take_up(set())
+    assert states(storage) == ["FAIL"]
 
 
 def test_importance_finds_what_matters() -> None:

@@ -24,6 +24,7 @@ from nni_world import unused_port
 from sedona_nni.errors import InputError
 from sedona_nni.strategies.nni_border import launcher, nnictl, trial
 from sedona_nni.strategies.nni_border.rest import ManagerApi, ManagerGoneError, proxy_exceptions
+from sedona_nni.strategies.run_mark import RUN_MARK
 
 
 class Manager(http.server.BaseHTTPRequestHandler):
@@ -190,6 +191,31 @@ def test_a_manager_is_patient_with_a_tuner_on_a_busy_machine() -> None:
     """
     shown = subprocess.run([node, "--require", hook, "-e", code], capture_output=True, text=True)
     assert shown.stdout.split("\n") == ["9999,120000", "also so", ""]
+
+
+def test_a_manager_does_not_outlive_whoever_has_started_it() -> None:
+    """It is a daemon, and so nobody's child."""
+    node = Path(nni_node.__path__[0], "node")
+    hook = Path(launcher.__file__).with_name("orphan.js")
+    code = "setInterval(() => {}, 1000); console.log(); process.on('SIGINT', () => process.exit(7))"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as starter:
+        manager = subprocess.Popen(
+            [node, "--require", hook, "-e", code],
+            env={**os.environ, RUN_MARK: f"{starter.pid}-abc"},
+            stdout=subprocess.PIPE,
+        )
+        with manager:
+            assert manager.stdout is not None
+            try:
+                manager.stdout.readline()
+                with pytest.raises(subprocess.TimeoutExpired):
+                    manager.wait(3)
+                starter.kill()
+                starter.wait()
+                assert manager.wait(30) == 7
+            finally:
+                manager.kill()
+                starter.kill()
 
 
 def test_a_process_that_has_got_the_number_of_a_manager_is_not_one() -> None:

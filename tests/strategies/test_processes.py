@@ -15,13 +15,14 @@ from typing import Any
 
 import psutil
 import pytest
+from full_disk import full_disk
 
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json
 from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
 from sedona_nni.strategies.nni_border.wire import trial_folder
-from sedona_nni.strategies.process_trial import HOST, host_mark
+from sedona_nni.strategies.process_trial import HOST, OUTPUT, host_mark
 from sedona_nni.strategies.processes import ProcessExperiment, in_folder
 from sedona_nni.strategies.watched import Outcome
 
@@ -243,6 +244,70 @@ def test_a_failing_training_is_not_repeated(configured: Configured, tmp_path: Pa
     assert statuses(folder)["sedona-001"] == "succeeded"
     reasons = {r.key: r.reason for r in Ledger(folder / "checkpoint" / LEDGER_FILE)}
     assert reasons["uniform-001"] == "the trial ended without a final result"
+
+
+def test_a_trial_that_is_killed_is_started_again(configured: Configured, tmp_path: Path) -> None:
+    """Before any other, so that what follows is as if nothing had been; but not for ever."""
+    folder = tmp_path / "run"
+    config = configured(trials={"search": {"kills": 1}, "uniform-000": {"kills": 9}})
+    with in_folder(folder, config) as experiment:
+        seen = {(each.key, each.status) for trials, _ in experiment.polls() for each in trials}
+    assert ("search", "USER_CANCELED") in seen
+    assert statuses(folder) == {
+        **dict.fromkeys(["search", "uniform-001", "sedona-000", "sedona-001"], "succeeded"),
+        "uniform-000": "failed",
+    }
+    assert (starts(folder, "search"), starts(folder, "uniform-000")) == (2, 3)
+    (reason,) = (r.reason for r in Ledger(folder / "checkpoint" / LEDGER_FILE) if r.reason)
+    assert reason.startswith("the trial was killed:\n")
+    assert reason.endswith("which was so 3 times")
+
+
+def test_nothing_fails_for_a_full_disk(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial that fails where nothing can be written is not lost: it runs when there is room."""
+    folder = tmp_path / "run"
+    config = configured(trials={"uniform-000": {"fail": True, "seconds": 1}})
+    with in_folder(folder, config) as experiment:
+        for trials, _ in experiment.polls():
+            if any(each.key == "uniform-000" for each in trials):
+                break
+        with full_disk(2**19):
+            outcome = to_its_end(experiment)
+    assert outcome.exit_code == 2
+    assert outcome.message == f"{folder}/checkpoint/room: cannot be written (File too large)"
+    assert statuses(folder)["uniform-000"] == "running"
+    assert run(folder, configured()) == Outcome(0)
+    assert set(statuses(folder).values()) == {"succeeded"}
+
+
+def test_a_trial_that_has_outlived_its_run_is_ended_by_the_next(
+    configured: Configured, tmp_path: Path
+) -> None:
+    """As its host would have ended it, if it had not been stopped itself."""
+    folder = tmp_path / "run"
+    config = configured(trials={"search": {"accuracies": [0.5] * 600, "seconds": 0.1}})
+    with in_folder(folder, config) as experiment:
+        next(experiment.polls())
+        place = trial_folder(folder, "search")
+        former = subprocess.Popen(["sleep", "600"], env={**os.environ, OUTPUT: str(place)})
+    assert run(folder, configured()) == Outcome(0)
+    assert former.wait(10) == -signal.SIGKILL
+
+
+def test_what_a_signal_has_stopped_is_known(configured: Configured, tmp_path: Path) -> None:
+    config = configured(trials={"search": {"accuracies": [0.5] * 600, "seconds": 0.1}})
+    with in_folder(tmp_path / "run", config) as experiment:
+        next(experiment.polls())
+        assert experiment.stopped() == []
+        trial = next(each for each in left_of(host_mark()) if each.pid != os.getpid())
+        trial.suspend()
+        while not (stopped := experiment.stopped()):
+            time.sleep(0.05)
+        assert [each.pid for each in stopped] == [trial.pid]
+        began = time.monotonic()
+    assert time.monotonic() - began < 15, "it was killed, and not let go on and interrupted"
 
 
 def test_a_hopeless_training_is_stopped(configured: Configured, tmp_path: Path) -> None:

@@ -57,6 +57,9 @@ class Experiment(SimpleNamespace):
     def outcome(self) -> Outcome:
         return Outcome(0)
 
+    def stopped(self) -> list[Any]:
+        return []
+
     def reached_limit(self) -> str:
         return "maxExperimentDuration is 20s"
 

@@ -28,6 +28,7 @@ class Started:
     """An experiment as `RunningExperiment` shows it: a probing, then a training."""
 
     concurrency = 1
+    waits = False
 
     def __init__(self, checkpoint: Path, outcomes: list[Outcome]) -> None:
         self.checkpoint = checkpoint
@@ -50,6 +51,9 @@ class Started:
         last = TrialView("b", trained, "SUCCEEDED", self.results["b"], now - 40, now)
         yield [done, last], self._outcomes.pop(0)
 
+    def stopped(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=77, name=lambda: "node")] if self.waits else []
+
     def latest_intermediate(self, trial_id: str) -> dict[str, Any]:
         numbers = {"default": 0.942, "epoch": 1, "epochs": 4}
         return PROBED if trial_id == "a" else numbers
@@ -58,7 +62,7 @@ class Started:
         return self.results[trial.id]
 
     def outcome(self) -> Outcome:
-        return self._outcomes.pop(0)
+        return self._outcomes[0]
 
 
 def watch(tmp_path: Path, console: Console, *outcomes: Outcome) -> Outcome:
@@ -85,6 +89,35 @@ def test_in_a_terminal_a_line_says_what_how_far_how_long_and_the_best(
     assert ("best 95.0% (probe-000)" if width >= 100 else "best 95.0%") in bars[-1]
 
 
+def test_what_is_stopped_by_a_signal_is_told_once(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    started = Started(tmp_path, [Outcome(1, "no")])
+    started.waits = True
+    experiment = SimpleNamespace(settings=SimpleNamespace(num_trials=2))
+    runner.watch(cast(Any, started), cast(Any, experiment), Console(file=shown, width=40))
+    (line,) = (line for line in shown.getvalue().splitlines() if "stopped" in line)
+    assert line == (
+        "process 77 (node) is stopped by a signal, and waited for: `kill -CONT 77` lets it go on, "
+        "Ctrl-C ends the experiment"
+    )
+
+
+def test_an_end_that_was_none_is_gone_on_from(tmp_path: Path) -> None:
+    """NNI is done when its last trial was killed, until the tuner lets it run again."""
+
+    class Again(Started):
+        def outcome(self) -> Outcome | None:  # type: ignore[override]
+            self.has_finished = not self._outcomes
+            return Outcome(0) if self.has_finished else None
+
+    shown = io.StringIO()
+    started = Again(tmp_path, [Outcome(0), Outcome(0)])
+    experiment = SimpleNamespace(settings=SimpleNamespace(num_trials=2))
+    end = runner.watch(cast(Any, started), cast(Any, experiment), Console(file=shown, width=40))
+    assert end == Outcome(0)
+    assert shown.getvalue().count("search: started") == 2
+
+
 def test_elsewhere_plain_lines_do(tmp_path: Path) -> None:
     shown = io.StringIO()
     watch(tmp_path, Console(file=shown, width=40))
@@ -104,6 +137,15 @@ def test_the_tuner_is_waited_for(tmp_path: Path) -> None:
     late = threading.Timer(0.3, ledger.fail, ["search", "it failed"])
     late.start()
     failed = Outcome(1, "the search failed")
-    assert watch(tmp_path, Console(file=io.StringIO()), Outcome(0), failed) == failed
+
+    class Late(Started):
+        def outcome(self) -> Outcome:
+            is_known = Ledger(tmp_path / "trials.jsonl")["search"].status == "failed"
+            return failed if is_known else Outcome(0)
+
+    started = Late(tmp_path, [Outcome(0)])
+    experiment = SimpleNamespace(settings=SimpleNamespace(num_trials=2))
+    console = Console(file=io.StringIO())
+    assert runner.watch(cast(Any, started), cast(Any, experiment), console) == failed
     assert Ledger(tmp_path / "trials.jsonl")["search"].status == "failed"
     late.join()

@@ -195,5 +195,5 @@ def train_in_parallel(job: Job, report: Callable[[dict[str, float]], None]) -> O
         how = f"has ended with exit code {code}"
         if code is None or code < 0:
             how = f"was killed by {name_of_signal(-code)}" if code else "does not answer"
-        raise SedonaError(f"the process that starts the ranks {how}")
+        raise exception_of(Failure("LostRank", f"the process that starts the ranks {how}"))
     return outcome

@@ -21,7 +21,7 @@ from pydantic import Field
 from sedona_nni.data.sets import Splits, load_splits
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.decouplings.decoupling import Decoupling
-from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.errors import InputError, SedonaError, UnwritableError
 from sedona_nni.files import Document
 from sedona_nni.machine import keep_freed_memory, peak_resident_mib
 from sedona_nni.models import FeatureShape
@@ -192,8 +192,12 @@ def run_rank(
     except DivergedError as error:  # which all ranks find out
         failure = Failure("DivergedError", str(error))
     except SedonaError as error:
-        kind = "InputError" if isinstance(error, InputError) else "SedonaError"
+        kinds = (UnwritableError, InputError, SedonaError)
+        kind = next(each.__name__ for each in kinds if isinstance(error, each))
         failure = Failure(kind, f"{words}: {error}")
+    except (OSError, MemoryError) as error:  # as of a machine that has no room for more
+        time.sleep(_BETTER_REASON_S)
+        failure = Failure("LostRank", f"{words}: {type(error).__name__}: {error}")
     except Exception as error:  # a defect, or what another's end has caused here
         time.sleep(_BETTER_REASON_S)
         reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
@@ -214,7 +218,7 @@ def _who_is_gone(watch: Watch, layout: Layout) -> str:
 def exception_of(failure: Failure) -> SedonaError:
     """Return the error that a failure stands for."""
     kinds: dict[str, type[SedonaError]] = {
-        kind.__name__: kind for kind in (InputError, DivergedError, LostRank)
+        kind.__name__: kind for kind in (InputError, UnwritableError, DivergedError, LostRank)
     }
     return kinds.get(failure.kind, SedonaError)(failure.message)
 

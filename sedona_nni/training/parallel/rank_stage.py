@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
 from sedona_nni.decouplings.memory import BATCHES_UNDER_WAY
-from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.errors import CircumstanceError, InputError
 from sedona_nni.files import read_json, read_tensors, write_atomically, write_json
 from sedona_nni.training.parallel.feed import Arrival, Arrivals, Feed
 from sedona_nni.training.parallel.layout import Layout
@@ -40,7 +40,7 @@ _FORMAT = "sedona-nni/parallel-checkpoint/1"
 _MOST_TENSORS = 64
 
 
-class LostRank(SedonaError):
+class LostRank(CircumstanceError):
     """Another rank is gone: a connection to it was closed, or it never came.
 
     Without a message it is not known which.

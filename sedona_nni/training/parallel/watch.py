@@ -50,7 +50,7 @@ class Failure:
     @property
     def exit_code(self) -> int:
         """What a process ends with for it: 2 for a mistake of the user, as everywhere."""
-        return 2 if self.kind == "InputError" else 1
+        return 2 if self.kind in ("InputError", "UnwritableError") else 1
 
 
 def record_failure(store: dist.Store, failure: Failure) -> Failure:

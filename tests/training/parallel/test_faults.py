@@ -20,7 +20,14 @@ import torch
 from launched_ranks import launched
 from shell import QUICKSTART
 
-from benchmarks.faults import Round, check_checkpoint, check_same, disturb, finish, small
+from benchmarks.faults.parallel import (
+    Round,
+    check_checkpoint,
+    check_same,
+    disturb,
+    finish,
+    small,
+)
 from benchmarks.rivals.links import link
 from benchmarks.small_training import SmallTraining, start
 from sedona_nni.data.sets import load_splits

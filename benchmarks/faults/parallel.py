@@ -1,9 +1,7 @@
-"""Faults on purpose: trainings in parallel of which something is killed or stopped at any moment.
+"""Trainings in parallel, by themselves, of which something is killed or stopped at any epoch.
 
-In each round a small training is started, a fault done to it at random, and looked at what follows:
-everything ends in time and says why, no process is left, the checkpoint is whole, and what resumes
-from it ends as if nothing had happened, to the bit. All that is random in round n depends on the
-seed and on n alone.
+Everything ends in time and says why, no process is left, the checkpoint is whole, and what resumes
+from it ends as if nothing had happened, to the bit.
 """
 
 from __future__ import annotations
@@ -14,9 +12,7 @@ import random
 import re
 import shutil
 import subprocess
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import ne
@@ -25,21 +21,19 @@ from typing import Any
 
 import psutil
 
+from benchmarks.faults.broken import Broken
 from benchmarks.small_training import SmallTraining, epochs_of, start
-from benchmarks.view import Table
 from sedona_nni.errors import SedonaError
 from sedona_nni.files import read_json, read_tensors
 
 __all__ = [
     "FAULTS",
     "METHODS",
-    "Broken",
     "Round",
-    "campaign",
     "check_checkpoint",
     "check_same",
     "disturb",
-    "fault_table",
+    "do_round",
     "finish",
     "small",
 ]
@@ -54,10 +48,6 @@ _EPOCH_S = 0.2  # within which a fault comes after an epoch
 _LATE_S = 15.0  # beyond patience, for all to end, also where other programs compute
 _LONGEST_S = 300.0
 _RESULTS = ("default", "loss", "test_accuracy", "test_loss", "best_epoch", "history")  # no times
-
-
-class Broken(Exception):
-    """What was promised of a training with a fault does not hold."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +95,16 @@ class Round:
         )
 
     @property
+    def kind(self) -> str:
+        """Its row in tables."""
+        return f"training in parallel, by itself: {self.fault}"
+
+    @property
     def in_words(self) -> str:
         """What it does, in a line."""
         who = f"{self.fault}, rank {self.rank}" if "rank" in self.fault else self.fault
         when = f"{self.delay_s:.2f} s after epoch {self.epoch}"
-        return f"K = {self.num_blocks}, {self.method}: {who}, {when}"
+        return f"training in parallel, K = {self.num_blocks}, {self.method}: {who}, {when}"
 
 
 def small(
@@ -138,31 +133,20 @@ def small(
     }
 
 
-def campaign(seed: int, count: int, patience_s: float, show: Callable[[str], None]) -> list[Round]:
-    """Do rounds 1 to ``count``.
-
-    Args:
-        seed: Of all that is random.
-        count: How many.
-        patience_s: Of the trainings.
-        show: Is told how far it is.
-    """
-    undisturbed: dict[tuple[int, str], Path] = {}
-    rounds = []
-    with tempfile.TemporaryDirectory() as name:
-        for number in range(1, count + 1):
-            began = time.monotonic()
-            done = _round(Round.at_random(seed, number), patience_s, Path(name), undisturbed)
-            rounds.append(done)
-            took = f"{time.monotonic() - began:.0f} s"
-            outcome = "passed" if done.reason is None else f"FAILED: {done.reason}"
-            show(f"round {number} of {count}, {took}, {done.in_words}: {outcome}")
-    return rounds
-
-
-def _round(
+def do_round(
     planned: Round, patience_s: float, folder: Path, undisturbed: dict[tuple[int, str], Path]
 ) -> Round:
+    """Do a round.
+
+    Args:
+        planned: What to do.
+        patience_s: Of the training.
+        folder: For this round and all others.
+        undisturbed: Trainings without a fault, by K and method; those that are missing are made.
+
+    Returns:
+        What was planned, with what came of it.
+    """
     what = small(planned.num_blocks, planned.method, patience_s=patience_s)
     place = folder / f"round-{planned.number}"
     found: dict[str, Any] = {}
@@ -323,15 +307,3 @@ def check_same(one: Path, other: Path, reported: Sequence[Mapping[str, float]] =
 def _results(folder: Path) -> Mapping[str, Any]:
     results: dict[str, Any] = json.loads((folder / "trained" / "results.json").read_text())
     return {name: results[name] for name in _RESULTS}
-
-
-def fault_table(rounds: Sequence[Round]) -> Table:
-    """Return what `campaign` returned for readers."""
-    rows = []
-    for fault in FAULTS:
-        those = [each for each in rounds if each.fault == fault]
-        ends = [each.end_s for each in those if each.end_s is not None]
-        lost = Counter(each.reason is None for each in those)[False]
-        rows.append([fault, f"{len(those)}", f"{lost}", f"{max(ends, default=0):.1f}"])
-    columns = ["fault", "rounds", "failed", "longest until all had ended, s"]
-    return Table("faults in trainings in parallel, each resumed", columns, rows)
