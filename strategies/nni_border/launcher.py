@@ -434,7 +434,7 @@ def require_option(script: Path) -> str:
 def _environment(public: bool, mark: str) -> dict[str, str]:
     environment = {**os.environ, **proxy_exceptions(os.environ), RUN_MARK: mark}
     environment["PATH"] = path_of_trials()
-    hooks = ["patience.js", "icons.js", *([] if public else ["loopback.js"])]
+    hooks = ["patience.js", "files.js", "icons.js", *([] if public else ["loopback.js"])]
     loaded = [require_option(Path(__file__).with_name(hook)) for hook in hooks]
     environment["NODE_OPTIONS"] = " ".join([environment.get("NODE_OPTIONS", ""), *loaded]).strip()
     return environment
