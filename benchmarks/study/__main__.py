@@ -36,7 +36,7 @@ def main() -> None:
 
 @app.command()
 def collect(
-    ledgers: Annotated[list[Path], typer.Argument(help="trials.json of the experiments.")],
+    ledgers: Annotated[list[Path], typer.Argument(help="Their checkpoint/trials.jsonl.")],
     into: Annotated[Path, typer.Option(help="The document to write.")] = DATA,
     experiment: Annotated[
         list[Path] | None, typer.Option(help="The experiments' files, by default the two shipped.")

@@ -46,7 +46,7 @@ def main() -> None:
 
 @app.command()
 def collect(
-    ledgers: Annotated[list[Path], typer.Argument(help="trials.json of the experiment.")],
+    ledgers: Annotated[list[Path], typer.Argument(help="Its checkpoint/trials.jsonl.")],
     output: Annotated[Path, typer.Option(help="The table to write.")] = DATA,
     experiment: Annotated[Path, typer.Option(help="The experiment's file.")] = Path(
         "experiments/tables/vgg11_fashion_mnist.yml"

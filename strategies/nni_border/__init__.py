@@ -14,6 +14,7 @@ the scheduler hangs on a host with one GPU                `devices.claim_device`
 after a resume, results of re-run trials go astray        `tuner.BorderTuner` adopts those trials
 the resume of NNI's own NAS experiments is broken         `sources.exploring` does without it
 the web server listens to the whole network               `launcher` and ``loopback.js``
+a manager keeps two files of every trial open            `launcher` and ``files.js``
 the web UI takes its icons from the internet              `launcher` and ``icons.js``
 a tuner that imports for ten seconds has failed           `launcher` and ``patience.js``
 a manager outlives whoever has started it                 `launcher` and ``orphan.js``

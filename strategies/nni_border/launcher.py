@@ -519,7 +519,7 @@ def _environment(public: bool, mark: str) -> dict[str, str]:
     environment = {**os.environ, **proxy_exceptions(os.environ), RUN_MARK: mark}
     environment["PATH"] = path_of_trials()
     hooks = [
-        *("patience.js", "orphan.js", "icons.js", "machines.js"),
+        *("patience.js", "orphan.js", "files.js", "icons.js", "machines.js"),
         *([] if public else ["loopback.js"]),
     ]
     loaded = [require_option(Path(__file__).with_name(hook)) for hook in hooks]

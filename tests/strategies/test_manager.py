@@ -218,6 +218,33 @@ def test_a_manager_does_not_outlive_whoever_has_started_it() -> None:
                 starter.kill()
 
 
+def test_a_manager_closes_the_files_of_trials(tmp_path: Path) -> None:
+    node = Path(nni_node.__path__[0], "node")
+    hook = Path(launcher.__file__).with_name("files.js")
+    code = """
+        const { once } = require("events");
+        const fs = require("fs");
+        const { spawn } = require("child_process");
+        const count = () => fs.readdirSync("/proc/self/fd").length;
+        (async () => {
+            const before = count();
+            for (const name of ["one", "two"]) {  // as the manager does
+                const files = [1, 2].map(number => fs.createWriteStream(name + number));
+                await Promise.all(files.map(file => once(file, "open")));
+                const stdio = ["ignore", ...files];
+                const trial = spawn("echo out; sleep 0.2; echo err >&2", { stdio, shell: true });
+                await once(trial, "close");
+            }
+            console.log(count() - before);
+        })();
+    """
+    command = [node, "--require", hook, "-e", code]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (shown.stdout, shown.stderr) == ("0\n", "")
+    said = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert said == {"one1": "out\n", "one2": "err\n", "two1": "out\n", "two2": "err\n"}
+
+
 def test_a_process_that_has_got_the_number_of_a_manager_is_not_one() -> None:
     assert not launcher.is_manager(os.getpid(), "ours")
     assert launcher.experiment_of_manager(["node", "main.js", "--experiment-id", "ours"]) == "ours"
