@@ -18,7 +18,7 @@ a tuner that imports for ten seconds has failed           `launcher` and ``patie
 whoever answers at a port is taken for the manager        `nnictl`, `rest.ManagerApi`
 a proxy is asked for addresses of this machine            `rest.proxy_exceptions`
 to import nni takes a second (scipy.stats, pandas)        `trial`, but in pods
-machines need not prove who they are                      ``machines.js``: `known_hosts` is looked at
+machines need not prove who they are                      ``machines.js``: by `known_hosts`
 the manager is open to machines, thus to everybody        ``machines.js``: they come through its SSH
 trials' ports on machines are open to everybody           `machine` and ``loopback.js``
 machines are upgraded at every start                      ``machines.js``: nothing is installed
