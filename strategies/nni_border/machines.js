@@ -55,16 +55,18 @@ function knownKeys({ user, host, port }) {
     if (asked.error) {
       throw new Error(`ssh-keygen cannot be asked for its key (${asked.error.message})`);
     }
-    return asked.stdout.split('\n').map(line => line.split(' ')).filter(isKey);
+    return asked.stdout.split('\n').map(line => line.split(' '));
   });
-  if (found.length === 0) {
+  const revoked = new Set(found.filter(([mark]) => mark === '@revoked').map(fields => fields[3]));
+  const keys = found.filter(fields => isKey(fields) && !revoked.has(fields[2]));
+  if (keys.length === 0) {
     const command = port === 22 ? `ssh ${user}@${host}` : `ssh -p ${port} ${user}@${host}`;
     throw new Error(`its key is not in ${files[0]}; \`${command}\` asks and puts it there`);
   }
-  return found.map(([, type, key]) => ({ type, key }));
+  return keys.map(([, type, key]) => ({ type, key }));
 }
 
-function isKey(fields) {  // and no comment, revoked key or authority
+function isKey(fields) {  // and no comment or mark
   return fields.length >= 3 && !/^[#@]/.test(fields[0]);
 }
 

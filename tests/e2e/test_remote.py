@@ -231,7 +231,7 @@ def test_a_machine_has_to_be_the_one_that_is_known(
     another = (tmp_path / "another.pub").read_text()
     known_hosts.write_text(f"[{one.host}]:{one.port} {another}")
     assert answer().startswith("does not show the key that known_hosts has for it (")
-    known_hosts.write_text(known.replace("[", "@revoked ["))
+    known_hosts.write_text(known + known.replace("[", "@revoked ["))
     missing = f"its key is not in {known_hosts}; `ssh -p {one.port} {getpass.getuser()}@{one.host}`"
     assert answer().startswith(missing)
     known_hosts.write_text(known)

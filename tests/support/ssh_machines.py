@@ -99,12 +99,16 @@ class Machine:
 
     def die(self) -> None:
         """End all that it runs, at once and without a word."""
+        left = set[Path]()
         with contextlib.suppress(psutil.Error):
+            left = self.ways_back()
             servers = [self._server, *self._server.children(recursive=True)]
             for process in [*servers, *self.processes()]:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
         self._server.wait()
+        for socket in left:
+            socket.unlink(missing_ok=True)
 
 
 def new_key(path: Path) -> str:
