@@ -146,7 +146,7 @@ def _one(world: World, seed: int, number: int) -> Mutation:
         limit_s=reader.limit_s,
         anew=planned.anew,
     )
-    lines = ended.err.strip().splitlines()
+    lines = ended.err.replace(str(scene.root), "").strip().splitlines()
     as_promised = reader if planned.kind not in ("command line",) else Reader((), ())
     return Mutation(
         number,

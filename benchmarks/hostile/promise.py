@@ -40,7 +40,7 @@ _SAID = re.compile(
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\u2028\u2029\u202e]")
 _NOT_OURS = ("home/.cache", "home/nni-experiments")  # NNI makes its folder when it is asked
-_CACHES = ("home/.cache/", "tmp/torchinductor_")  # ours, and PyTorch's
+_CACHES = ("home/.cache/", "home/.config/", "tmp/torchinductor_")  # also matplotlib's, PyTorch's
 
 
 def tree_of(scene: Scene) -> dict[str, str]:
