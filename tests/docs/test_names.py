@@ -35,6 +35,8 @@ FILES = (
     ".py",
     ".yml",
     ".json",
+    ".jsonl",
+    ".js",
     ".md",
     ".html",
     ".db",
