@@ -268,8 +268,6 @@ def _tell_stopped(started: Watched, told: set[int], console: Console) -> set[int
 def _tell_status(started: Watched, trial: TrialView, standing: Standing, console: Console) -> None:
     if trial.status == "RUNNING":
         line = f"{trial.key}: started"
-    elif trial.status == "USER_CANCELED":  # as NNI calls it
-        line = f"{trial.key}: killed\n{_last_words(started, trial)}".strip()
     elif trial.status == "SUCCEEDED":
         line = f"{trial.key}: done, {_result_in_words(trial, started.final_result(trial))}"
         if not console.is_terminal:  # where the bar says it
@@ -277,7 +275,8 @@ def _tell_status(started: Watched, trial: TrialView, standing: Standing, console
             line += f"; {standing.ended} of {standing.planned}, {', '.join(filter(None, parts))}"
     elif trial.has_failed:
         stopped = _stopped_early(started, trial.key)
-        line = f"{trial.key}: {stopped or trial.status.lower()}"
+        failed = "killed" if trial.status == "USER_CANCELED" else trial.status.lower()
+        line = f"{trial.key}: {stopped or failed}"
         line += "" if stopped else f"\n{_last_words(started, trial)}"
     else:
         return
