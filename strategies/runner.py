@@ -271,8 +271,6 @@ def _tell_status(
 ) -> None:
     if trial.status == "RUNNING":
         line = f"{trial.key}: started"
-    elif trial.status == "USER_CANCELED":  # as NNI calls it
-        line = f"{trial.key}: killed\n{_last_words(started, trial)}".strip()
     elif trial.status == "SUCCEEDED":
         line = f"{trial.key}: done, {_result_in_words(trial, started.final_result(trial))}"
         if not console.is_terminal:  # where the bar says it
@@ -280,7 +278,8 @@ def _tell_status(
             line += f"; {standing.ended} of {standing.planned}, {', '.join(filter(None, parts))}"
     elif trial.has_failed:
         stopped = _stopped_early(ledger, trial.key)
-        line = f"{trial.key}: {stopped or trial.status.lower()}"
+        failed = "killed" if trial.status == "USER_CANCELED" else trial.status.lower()
+        line = f"{trial.key}: {stopped or failed}"
         line += "" if stopped else f"\n{_last_words(started, trial)}"
     else:
         return
