@@ -241,7 +241,7 @@ def test_a_line_that_makes_no_sense_is_named(ledger: Ledger, line: str, message:
 def test_ten_thousand_trials_open_as_fast_as_a_thousand_each(tmp_path: Path) -> None:
     """And a change is written as fast; compared, as machines differ."""
     took = {}
-    parameters = train("").model_dump(mode="json")
+    parameters = train("sedona-0").model_dump(mode="json")
     ended = result(0.5, 0.4).model_dump(mode="json")
     for number in (1_000, 10_000):
         path = tmp_path / f"{number}.jsonl"

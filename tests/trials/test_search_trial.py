@@ -196,7 +196,7 @@ def test_finished_trial_returns_its_results_again(
     tmp_path: Path, uninterrupted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = run_search("sedona", TASK, SETTINGS, **OPTIONS, directory=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "results.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "run.json", "results.json"}
     monkeypatch.setattr(Search, "steps", None)  # nothing is done again
     assert run_search("sedona", TASK, SETTINGS, **OPTIONS, directory=tmp_path) == results
     assert results["search_result"] == uninterrupted["search_result"]
@@ -318,7 +318,7 @@ def test_a_search_of_another_kind_is_a_trial_like_ours(drawing: None, tmp_path: 
 
     with pytest.raises(Stop):
         run_search("drawing", SMALL, settings, **THIRD, report=interrupt, directory=tmp_path)
-    kept = {"run.json", "progress.json", "told.jsonl"}
+    kept = {".lock", "run.json", "progress.json", "told.jsonl"}
     assert {path.name for path in tmp_path.iterdir()} == kept
     with (tmp_path / "told.jsonl").open("a") as told:
         told.write('{"step": 3, "st')  # cut off, as by a kill
@@ -329,7 +329,7 @@ def test_a_search_of_another_kind_is_a_trial_like_ours(drawing: None, tmp_path: 
     assert [numbers["step"] for numbers in reports] == [1, 2, 3]
     assert results["search_result"] == whole["search_result"]
     assert all(results[clock] > before[clock] > 0 for clock in ("time_s", "processor_s"))
-    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "results.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "run.json", "results.json"}
     run = json.loads((tmp_path / "run.json").read_text())
     assert (run["search"], run["settings"]) == ("drawing", {"seed": 4})
     assert run["train"]["validation_fraction"] == 0.3

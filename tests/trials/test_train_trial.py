@@ -84,6 +84,7 @@ def test_results_and_files(tmp_path: Path) -> None:
     assert results["parameters"] == sum(p.numel() for p in network.parameters())
 
     assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock",
         "run.json",
         "decoupling.json",
         "images.json",
