@@ -79,10 +79,11 @@ class Forecast:
         """Return how far all is.
 
         Args:
-            trials: All there are, oldest first.
+            trials: All there are, oldest first; one that was killed comes again.
             latest: What trials have reported last, by their ids.
         """
         now = self._clock()
+        trials = [*{trial.key: trial for trial in trials}.values()]
         ended = [trial for trial in trials if trial.status == "SUCCEEDED" or trial.has_failed]
         running = [trial for trial in trials if trial.status == "RUNNING"]
         lefts = {trial.id: self._left_s(trial, latest.get(trial.id), now) for trial in running}

@@ -450,9 +450,9 @@ class BorderTuner(Tuner):
         parameters = self._running.pop(parameter_id)
         tell(f"sedona-nni: trial {parameters.get('key')}: {reason}")
         self.source.killed(parameters, reason)
-        if self._announced is not None and len(self._jobs()) >= self._announced:
+        if self._announced is not None:
+            self._owed += len(self._jobs()) >= self._announced
             self._announce(self._announced + 1)
-            self._owed += 1
         self.supply()
 
     def _last_words(self, parameter_id: int) -> str:

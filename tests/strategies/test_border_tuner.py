@@ -277,12 +277,18 @@ def test_a_trial_that_was_killed_runs_again_in_its_place(dispatch: Any) -> None:
     nni.statuses["t1"] = "USER_CANCELED"
     nni.end("t1", "USER_CANCELED")
     assert nni.started == ["t1", "t1"]
-    assert nni.max_trials == 2, "NNI has asked for another by itself, and knows no more than two"
-    nni.end("t1", "USER_CANCELED", asks=False)
-    assert (nni.started, nni.max_trials) == (["t1", "t1", "t1"], 3)
+    assert nni.max_trials == 3, "each of NNI's trials counts"
+    nni.end("t1", "USER_CANCELED")
     nni.statuses.clear()
     nni.succeed("t1")
+    assert nni.started == ["t1", "t1", "t1", "t2"]
+    nni.statuses["t2"] = "USER_CANCELED"
+    assert nni.max_trials == len(nni.trials) == 4
+    nni.end("t2", "USER_CANCELED", asks=False)
+    assert (nni.started[4:], nni.max_trials) == (["t2"], 5)
+    nni.succeed("t2")
     assert nni.source.failures == {}
+    assert nni.ended
 
 
 class AtOnce:

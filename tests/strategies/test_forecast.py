@@ -84,6 +84,13 @@ def test_failed_trainings_have_ended_and_are_not_the_best() -> None:
     assert (standing.ended, standing.planned, standing.best, standing.left_s) == (2, 2, None, 0)
 
 
+def test_one_that_was_killed_counts_once() -> None:
+    killed, again = trial("a-000", "USER_CANCELED", 40, 50), trial("a-000", "RUNNING", 60)
+    standing = forecast(70, planned=2).standing([SEARCH, killed, again], {again.id: epoch(4)})
+    assert (standing.ended, standing.planned) == (1, 2)
+    assert standing.left_s == pytest.approx(10)
+
+
 def test_more_trials_than_planned() -> None:
     trials = [trial(f"a-{n:03d}", "SUCCEEDED", n, n + 1, 0.5) for n in range(3)]
     assert forecast(3, planned=2).standing(trials, {}).planned == 3
