@@ -13,6 +13,7 @@ machine multiplies two large matrices on one thread at that moment.
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -62,6 +63,7 @@ def parts(setting: StepSetting) -> dict[str, Any]:
         this machine reaches; and their quotient, ``least_s``.
     """
     torch.set_num_threads(1)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # as for `peak_memory_mib`
     run = ours(setting)
     run()
     step_s = _time(run)

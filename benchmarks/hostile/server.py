@@ -86,7 +86,12 @@ class Server:
 
     def __init__(self, folder: Path, home: Path, temporary: Path) -> None:
         self._folder = folder
-        self._fixed = {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(_ROOT)}
+        self._fixed = {
+            "HOME": str(home),
+            "TMPDIR": str(temporary),
+            "NNI_CONFIG_DIR": str(home / ".config" / "nni"),  # not in the environment's own folder
+            "PYTHONPATH": str(_ROOT),
+        }
         self._out, self._err = folder / "out.txt", folder / "err.txt"
 
     def __enter__(self) -> Self:

@@ -526,9 +526,9 @@ def numbers_of(stream: BatchStream) -> Iterator[int]:
 def test_class_limited_order_takes_linear_time() -> None:
     """No scan of what is left for every image that is taken."""
     labels = np.random.default_rng(0).integers(1000, size=200_000)
-    started = time.perf_counter()
+    started = time.process_time()  # 0.2 s; a clock on the wall also counts a machine that stands
     order = class_limited_order(np.arange(200_000), labels, 256, 40)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     left = np.ones(200_000, dtype=bool)
     for start in range(0, 150_000, 256):
         batch = order[start : start + 256]

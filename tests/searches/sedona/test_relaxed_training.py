@@ -109,6 +109,7 @@ def test_trained_and_tested_again(tmp_path: Path) -> None:
     settings = TrainSettings(epochs=1, batch_size=16, lr=0.02)
     results = run_training(TASK, found, settings, directory=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock",
         "run.json",
         "images.json",
         "search-result.json",
