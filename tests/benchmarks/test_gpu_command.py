@@ -70,8 +70,9 @@ def test_all_parts_run_on_a_cpu_with_little_installed(tmp_path: Path) -> None:
         assert step["images_per_s"] == pytest.approx(4 / step["median_s"])
     assert len(values["training"]) == 7
     for step in values["training"].values():
-        # So small a network that what kernels take for themselves counts, too
-        assert step["predicted_mib"] == pytest.approx(step["peak_allocated_mib"], rel=0.2)
+        # So small a network that what kernels take for themselves counts, more or less of it as
+        # processors have them: 0.8 MiB are predicted where one with AVX2 takes 0.66
+        assert step["predicted_mib"] == pytest.approx(step["peak_allocated_mib"], rel=0.1, abs=0.2)
         assert step["images_per_s"] == pytest.approx(4 / step["median_s"])
         assert step["peak_allocated_mib"] > 0
     (search,) = values["search"].values()
