@@ -1,4 +1,5 @@
 import io
+import itertools
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -83,10 +84,27 @@ def small_network() -> DecoupledNetwork:
     ).double()
 
 
-def test_equals_a_simulation_with_saved_weights(splits: Splits) -> None:
-    """Block k = 1, 2, 3 follows at step t the full gradient of batch t-3+k at the weights of step
-    t-3+k, with momentum and decay, at the rate of step t; before there is one it stays put."""
-    settings = SETTINGS.model_copy(update={"weight_decay": 0.01, "momentum": 0.8})
+def simulated(**options: Any) -> TrainSettings:
+    method = {"name": "ddg", **options}
+    changes = {"weight_decay": 0.01, "momentum": 0.8, "method": method}
+    return TrainSettings.model_validate({**SETTINGS.model_dump(), **changes})
+
+
+def made_batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    torch.manual_seed(0)
+    for _ in range(steps):
+        yield torch.randn(7, 3, 6, 6, dtype=torch.float64), torch.randint(3, (7,))
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.6])
+@pytest.mark.parametrize("update_every", [1, 2, 3])
+def test_equals_a_simulation_with_saved_weights(
+    splits: Splits, beta: float, update_every: int
+) -> None:
+    """Block k = 1, 2, 3 finds at step t the full gradient of batch t-3+k at the weights of step
+    t-3+k, times beta^(3-k), and follows the mean of each `update_every` of them, with momentum and
+    decay, at the rate of step t; before there are so many it stays put."""
+    settings = simulated(beta=beta, update_every=update_every)
     network = small_network()
     plain = small_network()  # never cut
     plain_blocks = [block.layers for block in plain.blocks]
@@ -99,10 +117,7 @@ def test_equals_a_simulation_with_saved_weights(splits: Splits) -> None:
     gradients: list[list[list[Tensor]]] = []  # of step s, by block
 
     method = method_for(network, splits, settings)
-    torch.manual_seed(0)
-    for t in range(6):
-        images = torch.randn(7, 3, 6, 6, dtype=torch.float64)
-        labels = torch.randint(3, (7,))
+    for t, (images, labels) in enumerate(made_batches(3 + 2 * update_every)):
         rate = method.schedules[0].get_last_lr()[0]
         (loss,) = method.step(images, labels).values()
 
@@ -120,12 +135,14 @@ def test_equals_a_simulation_with_saved_weights(splits: Splits) -> None:
             [[p.grad.clone() for p in block.parameters()] for block in plain.blocks]  # type: ignore[union-attr]
         )
         for k in (1, 2, 3):
-            s = t - 3 + k
-            if s < 0:
+            seen = t - 3 + k + 1
+            if seen <= 0 or seen % update_every:
                 continue
-            for value, momentum, gradient in zip(
-                current[k - 1], momenta[k - 1], gradients[s][k - 1], strict=True
+            latest = [each[k - 1] for each in gradients[seen - update_every : seen]]
+            for value, momentum, *found in zip(
+                current[k - 1], momenta[k - 1], *latest, strict=True
             ):
+                gradient = beta ** (3 - k) * torch.stack(found).mean(0)
                 momentum.mul_(0.8).add_(gradient + 0.01 * value)
                 value.sub_(rate * momentum)
 
@@ -136,6 +153,78 @@ def test_equals_a_simulation_with_saved_weights(splits: Splits) -> None:
                 torch.testing.assert_close(parameter.detach(), value, rtol=0, atol=1e-10)
         for found, buffer in zip(network.buffers(), plain.buffers(), strict=True):
             torch.testing.assert_close(found, buffer, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("beta", "update_every"), [(1.0, 1), (0.6, 2)])
+def test_equals_a_simulation_of_replay(splits: Splits, beta: float, update_every: int) -> None:
+    """Block k goes forward again with what it was given of batch t-3+k and its weights of step t,
+    and backward with the error that block k+1 has found in doing so at step t-1."""
+    settings = simulated(beta=beta, update_every=update_every, replay=True)
+    network, plain = small_network(), small_network()
+    momenta = [[torch.zeros_like(p) for p in block.parameters()] for block in plain.blocks]
+    sums = [[torch.zeros_like(p) for p in block.parameters()] for block in plain.blocks]
+    counts = [0, 0, 0]
+    given: list[list[Tensor]] = [[], [], []]
+    errors: list[Tensor | None] = [None, None, None]
+
+    method = method_for(network, splits, settings)
+    for t, (images, labels) in enumerate(made_batches(4 + 2 * update_every)):
+        rate = method.schedules[0].get_last_lr()[0]
+        (loss,) = method.step(images, labels).values()
+
+        before, errors = errors, [None, None, None]
+        features = images
+        for index, block in enumerate(plain.blocks):
+            given[index].append(features)
+            with torch.no_grad():
+                features = block(features)
+            s = t - 2 + index
+            if s < 0:
+                continue
+            buffers = {name: buffer.clone() for name, buffer in block.named_buffers()}
+            inputs = given[index][s].clone().requires_grad_()
+            block.zero_grad()
+            if index == 2:
+                assert block.classifier is not None
+                expected = nn.functional.cross_entropy(block.classifier(block(inputs)), labels)
+                expected.backward()
+                torch.testing.assert_close(loss, expected.detach(), rtol=0, atol=1e-10)
+            else:
+                block(inputs).backward(before[index])
+            for name, buffer in block.named_buffers():
+                buffer.copy_(buffers[name])
+            assert inputs.grad is not None
+            if index:
+                errors[index - 1] = beta * inputs.grad
+            counts[index] += 1
+            for total, parameter in zip(sums[index], block.parameters(), strict=True):
+                assert parameter.grad is not None
+                total.add_(parameter.grad / update_every)
+            if counts[index] % update_every:
+                continue
+            with torch.no_grad():
+                own = zip(block.parameters(), momenta[index], sums[index], strict=True)
+                for parameter, momentum, total in own:
+                    momentum.mul_(0.8).add_(total + 0.01 * parameter)
+                    parameter.sub_(rate * momentum)
+                    total.zero_()
+
+        for name, tensor in plain.state_dict().items():
+            torch.testing.assert_close(network.state_dict()[name], tensor, rtol=0, atol=1e-10)
+    assert all(waited.outputs is None for queue in method.waiting for waited in queue)
+
+
+def test_copies_of_weights_are_as_many_as_there_are_updates_between(splits: Splits) -> None:
+    """Four blocks: the lowest waits three steps, in which it is updated three times, or once."""
+    for update_every, distinct in [(1, 3), (3, 2), (4, 1)]:
+        network = build([0, 2, 4])
+        settings = SETTINGS.model_validate(
+            {**SETTINGS.model_dump(), "method": {"name": "ddg", "update_every": update_every}}
+        )
+        method = method_for(network, splits, settings)
+        for images, labels in islice(itertools.cycle(batches(splits)), 3 + 4 * update_every):
+            method.step(images, labels)
+        assert len({id(waited.weights) for waited in method.waiting[0]}) <= distinct
 
 
 def test_who_waits_and_for_how_long(splits: Splits) -> None:
@@ -195,9 +284,25 @@ def test_one_block_is_back_propagation_to_the_bit(splits: Splits, optimizer: Any
 # ---- Interruptions -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("interrupted_after", [1, 2, 4])
-def test_continued_is_uninterrupted_to_the_bit(splits: Splits, interrupted_after: int) -> None:
+@pytest.mark.parametrize(
+    ("interrupted_after", "options"),
+    [
+        (1, {}),
+        (2, {}),
+        (4, {}),
+        (3, {"update_every": 2, "beta": 0.5}),
+        (4, {"update_every": 3}),
+        (4, {"replay": True}),
+        (3, {"replay": True, "update_every": 2}),
+    ],
+)
+def test_continued_is_uninterrupted_to_the_bit(
+    splits: Splits, interrupted_after: int, options: dict[str, Any]
+) -> None:
     """With graphs under way, dropout in the lowest block and running statistics."""
+    settings = TrainSettings.model_validate(
+        {**SETTINGS.model_dump(), "method": {"name": "ddg", **options}}
+    )
 
     def go_on(method: DelayedGradients, first: int, last: int) -> None:
         for step, (images, labels) in islice(enumerate(batches(splits)), first, last):
@@ -205,10 +310,10 @@ def test_continued_is_uninterrupted_to_the_bit(splits: Splits, interrupted_after
             method.step(images, labels)
 
     whole = build([2, 4])
-    go_on(method_for(whole, splits), 0, 6)
+    go_on(method_for(whole, splits, settings), 0, 6)
 
     network = build([2, 4])
-    method = method_for(network, splits)
+    method = method_for(network, splits, settings)
     go_on(method, 0, interrupted_after)
     file = io.BytesIO()
     torch.save([network.state_dict(), method.state_dict()], file)
@@ -217,7 +322,7 @@ def test_continued_is_uninterrupted_to_the_bit(splits: Splits, interrupted_after
 
     network = build([2, 4], seed=99)
     network.load_state_dict(states[0])
-    method = method_for(network, splits)
+    method = method_for(network, splits, settings)
     method.load_state_dict(states[1])
     go_on(method, interrupted_after, 6)
     assert same(weights(network), weights(whole))

@@ -42,6 +42,13 @@ from sedona_nni.training.weights import MODEL_FILE
         pytest.param("vgg11", 3, "conv2", {"checkpoint": "layers", "nesterov": True}, id="kept"),
         pytest.param("vgg11", 3, "conv1", {"method": "sequential"}, id="sequential"),
         pytest.param("vgg11", 3, "none", {"method": "ddg"}, id="ddg"),
+        pytest.param(
+            "vgg11",
+            3,
+            "none",
+            {"method": {"name": "ddg", "replay": True, "beta": 0.5, "update_every": 2}},
+            id="replay",
+        ),
     ],
 )
 def test_the_same_to_the_bit(
