@@ -6,13 +6,14 @@ belongs to; what is computed within the wide ends of light networks counts for t
 the clock's time is Python's.
 
 Beside it stands the least time of the products, of convolutions and matrices, that the step
-consists of: their multiplications and additions, which torch counts, at the rate at which this
-machine multiplies two large matrices on one thread at that moment.
+consists of: their multiplications and additions, at the rate at which this machine does those of a
+large product of matrices or of a large convolution, the faster, on one thread at that moment.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import os
 import time
 from collections import defaultdict
@@ -21,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,8 +31,9 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.search_steps import StepSetting, ours
 from benchmarks.view import Table
 from sedona_nni.kernels import batch_norm
+from sedona_nni.models.placement import lay_out
 
-__all__ = ["part_of", "parts", "parts_table"]
+__all__ = ["Flops", "part_of", "parts", "parts_table"]
 
 _WIDE, _REST, _PYTHON = "wide ends of light networks", "views, autograd", "Python"
 _NORM = "kernel: "
@@ -48,6 +51,7 @@ _PARTS = {
 """What of an operation's name says where it belongs; the first that fits."""
 
 _SIZE = 1536  # of the matrices that are multiplied for the rate
+_MAPS = (64, 256, 16)  # images, channels and pixels of a side, of the convolution
 _REPEATS = 5
 
 
@@ -67,7 +71,7 @@ def parts(setting: StepSetting) -> dict[str, Any]:
     run = ours(setting)
     run()
     step_s = _time(run)
-    with _Flops() as counter:
+    with Flops() as counter:
         run()
     with (
         mock.patch.object(batch_norm, "kernel", _recorded),
@@ -80,8 +84,7 @@ def parts(setting: StepSetting) -> dict[str, Any]:
         own[part] += event.self_cpu_time_total / 1e6
         calls[part] += 1
     own[_PYTHON] = max(0.0, took - sum(own.values()))
-    factor = torch.randn(_SIZE, _SIZE)
-    rate = 2 * _SIZE**3 / min(_time(lambda: factor @ factor) for _ in range(_REPEATS))
+    rate = _rate()
     return {
         "step_s": step_s,
         "parts": {
@@ -94,11 +97,31 @@ def parts(setting: StepSetting) -> dict[str, Any]:
     }
 
 
-class _Flops(TorchDispatchMode):
+@torch.no_grad()
+def _rate() -> float:
+    """Return the multiplications and additions that this machine does in a second."""
+    images, channels, side = _MAPS
+    factor = torch.randn(_SIZE, _SIZE)
+    maps = lay_out(torch.randn(images, channels, side, side))
+    weight = lay_out(torch.randn(channels, channels, 3, 3))
+    products: list[Callable[[], object]] = [
+        lambda: factor @ factor,
+        lambda: F.conv2d(maps, weight, padding=1),
+    ]
+    rates = []
+    for product in products:
+        with Flops() as counter:
+            product()
+        rates.append(counter.total / min(_time(product) for _ in range(_REPEATS)))
+    return max(rates)
+
+
+class Flops(TorchDispatchMode):
     """Adds up multiplications and additions, by torch's formulas.
 
     Torch's own counter also asks modules for their names, by hooks that autograd does not allow
-    within a step.
+    within a step; and its formula for the gradients of a convolution's weights counts those of g
+    groups g times.
     """
 
     def __init__(self) -> None:
@@ -109,7 +132,11 @@ class _Flops(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+        if func.overloadpacket is torch.ops.aten.convolution_backward:
+            towards, _, weight, *_, wanted = args
+            each = 2 * len(towards) * math.prod(towards.shape[2:]) * weight.numel()
+            self.total += each * sum(wanted[:2])  # of the input, of the weights
+        elif (formula := flop_registry.get(func.overloadpacket)) is not None:
             self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out
 
@@ -162,6 +189,6 @@ def parts_table(title: str, measured: dict[str, Any]) -> Table:
     least, rate = measured["least_s"], measured["flops_per_s"] / 1e9
     title = (
         f"{title}, 1 thread: {step_s:.2f} s; its products alone, at the {rate:.0f} GFLOP/s of a "
-        f"large product of matrices, {least:.2f} s"
+        f"large one, {least:.2f} s"
     )
     return Table(title, ["part", "s", "share", "calls"], rows)

@@ -436,7 +436,8 @@ def reference() -> str:
         "",
         "Auxiliary networks: "
         + ", ".join(f"`{name}`" for name in auxiliary_names())
-        + ", and deeper `convN`. More can be registered, see `sedona_nni.teachers.auxiliary`.",
+        + ", and deeper `convN` and `augN`. More can be registered, see "
+        "`sedona_nni.teachers.auxiliary`.",
         "",
         "Data sets: " + ", ".join(f"`{name}`" for name in dataset_names()) + ".",
         "",

@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from sedona_nni.teachers.auxiliary import (
         AuxiliaryContext,
         AuxiliaryNetwork,
+        Teacher,
         auxiliary_names,
         register_auxiliary,
     )
@@ -127,6 +128,7 @@ __all__ = [
     "SlopeSettings",
     "Splits",
     "Task",
+    "Teacher",
     "TrainResult",
     "TrainSettings",
     "TrainingMethod",
@@ -208,6 +210,7 @@ _BEHIND = {
     "teachers.auxiliary": (
         "AuxiliaryContext",
         "AuxiliaryNetwork",
+        "Teacher",
         "auxiliary_names",
         "register_auxiliary",
     ),

@@ -67,7 +67,7 @@ def read_search_spaces(
         aux = aux_of(settings, plan, contender)
 
         def check(train: TrainSettings, aux: Sequence[str] = aux) -> None:
-            train.method.check(aux)
+            train.check_aux(aux)
             check_pretrained_rate(settings.training.task, train)
 
         found[contender.name] = read_search_space(

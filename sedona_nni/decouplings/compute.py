@@ -28,13 +28,12 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from sedona_nni.decouplings.cost import auxiliary_cost, head_cost, layer_costs
+from sedona_nni.decouplings.cost import auxiliary_costs, head_cost, layer_costs
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.files import Document, read_json
 from sedona_nni.models import Backbone, stem_words
 from sedona_nni.teachers import NO_AUXILIARY
-from sedona_nni.teachers.auxiliary import auxiliary_context
 
 __all__ = ["Compute", "compute_in_macs", "load_compute", "provenance_of"]
 
@@ -180,16 +179,14 @@ def compute_in_macs(backbone: Backbone, aux_names: Iterable[str]) -> Compute:
     names = list(aux_names)
     layers = [cost.macs for cost in layer_costs(backbone)]
     layers[-1] += head_cost(backbone).macs
-    contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
-    costs = {
-        context: {name: auxiliary_cost(name, context).macs for name in names}
-        for context in dict.fromkeys(contexts)  # boundaries of equal shape cost the same
-    }
     return Compute(
         backbone=backbone.name,
         unit="macs",
         layers=layers,
-        auxiliary=[costs[context] for context in contexts],
+        auxiliary=[
+            {name: cost.macs for name, cost in here.items()}
+            for here in auxiliary_costs(backbone, names)
+        ],
         provenance=provenance_of(backbone),
     )
 

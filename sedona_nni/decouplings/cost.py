@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,17 +26,20 @@ from sedona_nni.models.batch_norm import BatchNorm
 from sedona_nni.models.form import form_of
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.auxiliary import (
+    Around,
     AuxiliaryContext,
     AuxiliaryNetwork,
     auxiliary_context,
     auxiliary_names,
     build_auxiliary,
+    taught,
 )
 
 __all__ = [
     "BlockCost",
     "Cost",
     "auxiliary_cost",
+    "auxiliary_costs",
     "block_costs",
     "count_macs",
     "count_parameters",
@@ -85,7 +88,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def count_macs(module: nn.Module, shape: FeatureShape) -> int:
+def count_macs(module: nn.Module, shape: FeatureShape, around: Around | None = None) -> int:
     """Return the MACs of convolutions, linear layers and attention for one sample.
 
     An auxiliary network is counted as it runs in training, with all that its local loss needs.
@@ -94,6 +97,7 @@ def count_macs(module: nn.Module, shape: FeatureShape) -> int:
     Args:
         module: Any module that takes features.
         shape: Shape of its input.
+        around: Of a `Teacher`.
     """
     # A copy without values: no memory, no arithmetic, and hooks and modes stay off the original
     tensors = itertools.chain(module.parameters(), module.buffers())
@@ -108,7 +112,8 @@ def count_macs(module: nn.Module, shape: FeatureShape) -> int:
     with torch.no_grad(), counter:
         if isinstance(skeleton, AuxiliaryNetwork):
             labels = torch.empty(1, dtype=torch.long, device="meta")
-            skeleton.local_loss(features, labels, F.cross_entropy)
+            seen = None if around is None else around.seen(1, device="meta", dtype=dtype)
+            taught(skeleton, features, labels, F.cross_entropy, seen)
         else:
             skeleton(features)
     return counter.macs
@@ -118,8 +123,8 @@ def _unchanged(features: Tensor) -> Tensor:
     return features
 
 
-def _cost(module: nn.Module, shape: FeatureShape) -> Cost:
-    return Cost(count_parameters(module), count_macs(module, shape))
+def _cost(module: nn.Module, shape: FeatureShape, around: Around | None = None) -> Cost:
+    return Cost(count_parameters(module), count_macs(module, shape, around))
 
 
 def _inputs(backbone: Backbone) -> list[FeatureShape]:
@@ -149,7 +154,40 @@ def auxiliary_cost(name: str, context: AuxiliaryContext) -> Cost:
     """
     with torch.device("meta"):
         network = build_auxiliary(name, context)
-    return _cost(network, context.shape)
+    return _cost(network, context.shape, context.around)
+
+
+def auxiliary_costs(
+    backbone: Backbone, names: Iterable[str], *, where_possible: bool = False
+) -> list[dict[str, Cost]]:
+    """Return the cost of auxiliary networks by name at each boundary, L-1 of them.
+
+    A teacher that looks at what its block is given is counted as if that were the images.
+
+    Args:
+        backbone: The network.
+        names: Of them.
+        where_possible: Whether those that cannot stand somewhere are left out there.
+
+    Raises:
+        InputError: if a name is unknown, or a teacher cannot stand somewhere.
+    """
+    known: dict[tuple[str, AuxiliaryContext], Cost] = {}  # places of equal shape cost the same
+    costs = []
+    for boundary in range(backbone.num_layers - 1):
+        here = {}
+        for name in names:
+            key = (name, auxiliary_context(backbone, boundary, name))
+            if key not in known:
+                try:
+                    known[key] = auxiliary_cost(*key)
+                except InputError:
+                    if not where_possible:
+                        raise
+                    continue
+            here[name] = known[key]
+        costs.append(here)
+    return costs
 
 
 def relaxed_cost(backbone: Backbone, aux_choices: Sequence[str]) -> Cost:
@@ -158,8 +196,7 @@ def relaxed_cost(backbone: Backbone, aux_choices: Sequence[str]) -> Cost:
     Raises:
         InputError: if a name is unknown.
     """
-    contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
-    candidates = [auxiliary_cost(name, context) for context in contexts for name in aux_choices]
+    candidates = [cost for here in auxiliary_costs(backbone, aux_choices) for cost in here.values()]
     return sum([*layer_costs(backbone), head_cost(backbone), *candidates], Cost(0, 0))
 
 
@@ -179,8 +216,10 @@ def block_costs(backbone: Backbone, decoupling: Decoupling) -> list[BlockCost]:
         own = sum((layers[layer] for layer in block), Cost(0, 0))
         if index < len(decoupling.cuts):
             aux = decoupling.aux[index]
-            context = auxiliary_context(backbone, decoupling.cuts[index])
-            auxiliary = Cost(0, 0) if aux == NO_AUXILIARY else auxiliary_cost(aux, context)
+            auxiliary = Cost(0, 0)
+            if aux != NO_AUXILIARY:
+                context = auxiliary_context(backbone, decoupling.cuts[index], aux, block.start)
+                auxiliary = auxiliary_cost(aux, context)
             costs.append(BlockCost(block[0], block[-1], own, aux, auxiliary))
         else:
             whole = own + head_cost(backbone)
@@ -237,7 +276,7 @@ def describe(
     Args:
         backbone: The backbone.
         decoupling: Where it is cut; by default it is one block.
-        aux_names: Auxiliary networks to list at each boundary, by default all.
+        aux_names: Auxiliary networks to list at each boundary, by default all that can stand there.
 
     Returns:
         ``stem``, what `stem_words` returns; ``parameters`` and ``macs``, each with ``trunk``,
@@ -265,11 +304,7 @@ def describe(
     layers, head = layer_costs(backbone), head_cost(backbone)
     trunk = sum(layers, Cost(0, 0))
     names = auxiliary_names() if aux_names is None else aux_names
-    contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
-    candidates = {
-        context: {name: asdict(auxiliary_cost(name, context)) for name in names}
-        for context in dict.fromkeys(contexts)  # boundaries of equal shape cost the same
-    }
+    candidates = auxiliary_costs(backbone, names, where_possible=aux_names is None)
     described: dict[str, Any] = {
         "backbone": backbone.name,
         "width_multiplier": backbone.width_multiplier,
@@ -292,12 +327,12 @@ def describe(
         {
             "index": i,
             "name": name,
-            **_in_words(context.shape),
+            **_in_words(shape),
             "share": macs / described["macs"]["total"],
-            "auxiliary": candidates[context],
+            "auxiliary": {name: asdict(cost) for name, cost in here.items()},
         }
-        for i, (name, context, macs) in enumerate(
-            zip(backbone.layer_names, contexts, below, strict=False)
+        for i, (name, shape, here, macs) in enumerate(
+            zip(backbone.layer_names, backbone.boundaries, candidates, below, strict=False)
         )
     ]
     decoupling = decoupling or Decoupling(backbone=backbone.name)

@@ -16,7 +16,14 @@ from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone
 from sedona_nni.models.batch_norm import BatchNorm
 from sedona_nni.teachers import NO_AUXILIARY
-from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, auxiliary_context, build_auxiliary
+from sedona_nni.teachers.auxiliary import (
+    AuxiliaryNetwork,
+    Seen,
+    Teacher,
+    auxiliary_context,
+    build_auxiliary,
+    taught,
+)
 
 __all__ = ["Block", "DecoupledNetwork", "build_decoupled"]
 
@@ -38,6 +45,11 @@ class Block(nn.Module):
         self.classifier = classifier
         self.checkpointed = False
 
+    @property
+    def looks(self) -> bool:
+        """Whether its teacher looks beyond the boundary at each step."""
+        return isinstance(self.classifier, Teacher) and self.classifier.sees()
+
     def forward(self, features: Tensor) -> Tensor:
         """Map the features (or images) below the block to those above it, (B, C, S, S)."""
         if self.checkpointed and self.training and torch.is_grad_enabled():
@@ -48,7 +60,11 @@ class Block(nn.Module):
         return out
 
     def local_loss(
-        self, features: Tensor, labels: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
+        self,
+        features: Tensor,
+        labels: Tensor,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        seen: Seen | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the block's own loss, shape (), and its logits, (B, num_classes).
 
@@ -58,9 +74,10 @@ class Block(nn.Module):
             features: What the block's layers return, (B, C, S, S).
             labels: Class numbers, (B,).
             criterion: Mean loss of logits and labels; an auxiliary network may have its own.
+            seen: What a teacher that looks at more is shown; needed where `looks`.
         """
         if isinstance(self.classifier, AuxiliaryNetwork):
-            return self.classifier.local_loss(features, labels, criterion)
+            return taught(self.classifier, features, labels, criterion, seen)
         assert self.classifier is not None
         logits: Tensor = self.classifier(features)
         return criterion(logits, labels), logits
@@ -174,8 +191,10 @@ def build_decoupled(backbone: Backbone, decoupling: Decoupling) -> DecoupledNetw
         )
     runs = decoupling.blocks(backbone.num_layers)
     classifiers = [
-        None if name == NO_AUXILIARY else build_auxiliary(name, auxiliary_context(backbone, cut))
-        for cut, name in zip(decoupling.cuts, decoupling.aux, strict=True)
+        None
+        if name == NO_AUXILIARY
+        else build_auxiliary(name, auxiliary_context(backbone, cut, name, run.start))
+        for cut, name, run in zip(decoupling.cuts, decoupling.aux, runs, strict=False)
     ]
     return DecoupledNetwork(
         [

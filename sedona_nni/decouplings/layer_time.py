@@ -14,7 +14,14 @@ from sedona_nni.decouplings.compute import Compute, provenance_of
 from sedona_nni.models import Backbone, FeatureShape
 from sedona_nni.models.form import form_of
 from sedona_nni.models.placement import place
-from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, auxiliary_context, build_auxiliary
+from sedona_nni.teachers.auxiliary import (
+    Around,
+    AuxiliaryNetwork,
+    Seen,
+    auxiliary_context,
+    build_auxiliary,
+    taught,
+)
 
 __all__ = ["compute_in_time"]
 
@@ -62,14 +69,17 @@ def compute_in_time(
             layer(inputs), wanted, cotangent
         )
 
-    def loss_pass(key: Hashable, classifier: nn.Module, before: FeatureShape) -> None:
+    def loss_pass(
+        key: Hashable, classifier: nn.Module, before: FeatureShape, around: Around | None = None
+    ) -> None:
         place(classifier, device).train()
         inputs = noise(before).requires_grad_()
-        wanted = [*classifier.parameters(), inputs]
+        wanted = [*(p for p in classifier.parameters() if p.requires_grad), inputs]
+        seen = None if around is None else Seen(noise(around.images), noise(around.inputs))
 
         def loss() -> Tensor:
             if isinstance(classifier, AuxiliaryNetwork):
-                return classifier.local_loss(inputs, labels, F.cross_entropy)[0]
+                return taught(classifier, inputs, labels, F.cross_entropy, seen)[0]
             return F.cross_entropy(classifier(inputs), labels)
 
         passes[key] = lambda: torch.autograd.grad(loss(), wanted, allow_unused=True)
@@ -77,14 +87,15 @@ def compute_in_time(
     place(backbone, device).train()
     shapes = [backbone.images, *backbone.shapes]
     keys = [(form_of(layer), i == 0, shapes[i]) for i, layer in enumerate(backbone.layers)]
-    contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
+    boundaries = range(backbone.num_layers - 1)
+    places = [{name: auxiliary_context(backbone, i, name) for name in names} for i in boundaries]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for i, layer in enumerate(backbone.layers):
             layer_pass(layer, i == 0, shapes[i], shapes[i + 1])
         loss_pass("head", backbone.head, shapes[-1])
-        for context in dict.fromkeys(contexts):
-            for name in names:
-                loss_pass((context, name), build_auxiliary(name, context), context.shape)
+        for name, context in dict.fromkeys(each for here in places for each in here.items()):
+            network = build_auxiliary(name, context)
+            loss_pass((name, context), network, context.shape, context.around)
         taken = _median_ns(passes, device)
     layers = [taken[key] for key in keys]
     layers[-1] += taken["head"]
@@ -92,7 +103,9 @@ def compute_in_time(
         backbone=backbone.name,
         unit="ns",
         layers=layers,
-        auxiliary=[{name: taken[context, name] for name in names} for context in contexts],
+        auxiliary=[
+            {name: taken[name, context] for name, context in here.items()} for here in places
+        ],
         provenance={
             **provenance_of(backbone),
             "batch_size": batch_size,

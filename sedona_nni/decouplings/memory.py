@@ -62,7 +62,14 @@ from sedona_nni.decouplings.dry_run import (
 from sedona_nni.models import Backbone, FeatureShape
 from sedona_nni.models.form import form_of
 from sedona_nni.teachers import NO_AUXILIARY
-from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, auxiliary_context, build_auxiliary
+from sedona_nni.teachers.auxiliary import (
+    Around,
+    AuxiliaryNetwork,
+    Seen,
+    auxiliary_context,
+    build_auxiliary,
+    taught,
+)
 from sedona_nni.teachers.losses import LabelSmoothing
 
 __all__ = [
@@ -195,14 +202,16 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
     names = [name for name in aux_names if name != NO_AUXILIARY]
     labels = torch.empty(form.part_size, dtype=torch.long, device="meta")
     with dry_run():
-        seen: dict[tuple[object, ...], _Kept] = {}  # deep networks repeat themselves
+        known: dict[tuple[object, ...], _Kept] = {}  # deep networks repeat themselves
 
-        def kept(module: nn.Module, features: Tensor, *, first: bool) -> _Kept:
-            key = (form_of(module), features.shape, features.dtype, first)
-            if key not in seen:
+        def kept(
+            module: nn.Module, features: Tensor, *, first: bool, around: Around | None = None
+        ) -> _Kept:
+            key = (form_of(module), features.shape, features.dtype, first, around)
+            if key not in known:
                 with as_amp(form.amp):
-                    seen[key] = _kept(module, features, labels, form.criterion, first=first)
-            return seen[key]
+                    known[key] = _kept(module, features, labels, form, first=first, around=around)
+            return known[key]
 
         @functools.cache
         def held(alike: Hashable) -> Memory:
@@ -248,17 +257,16 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
         counted: dict[tuple[object, str], Memory] = {}
         for boundary, output in enumerate(outputs[:-1]):
             lives_on = Memory(activations=whole[boundary] - saved[boundary])
-            context = auxiliary_context(backbone, boundary)
+            here = {}
             for name in names:
-                if (context, name) not in counted:  # boundaries of equal shape cost the same
+                context = auxiliary_context(backbone, boundary, name)
+                if (context, name) not in counted:  # places of equal shape cost the same
                     with torch.device("meta"):
                         network = build_auxiliary(name, context)
-                    own = kept(skeleton(network), output, first=False).own
+                    own = kept(skeleton(network), output, first=False, around=context.around).own
                     counted[context, name] = _held(network, form) + Memory(activations=own)
-            auxiliary.append(
-                {name: counted[context, name] + lives_on for name in names}
-                | {NO_AUXILIARY: lives_on}
-            )
+                here[name] = counted[context, name] + lives_on
+            auxiliary.append(here | {NO_AUXILIARY: lives_on})
     *layers, last, head = parts
     return MemoryOfParts([*layers, last + head], starts, auxiliary)
 
@@ -274,18 +282,26 @@ class _Kept:
 
 
 def _kept(
-    module: nn.Module, features: Tensor, labels: Tensor, criterion: nn.Module, *, first: bool
+    module: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    form: StepForm,
+    *,
+    first: bool,
+    around: Around | None,
 ) -> _Kept:
     features = features.detach().requires_grad_(not first)
+    seen = None if around is None else _dry_seen(around, form.part_size)
 
     def run() -> Tensor:
         if isinstance(module, AuxiliaryNetwork):
-            return module.local_loss(features, labels, criterion)[0]
+            return taught(module, features, labels, form.criterion, seen)[0]
         out: Tensor = module(features)
-        return criterion(out, labels) if out.dim() == 2 else out
+        return form.criterion(out, labels) if out.dim() == 2 else out
 
     result, saved = storages_saved_by(run)
-    for tensor in (*module.parameters(), *module.buffers(), labels):
+    # What is shown is there anyway
+    for tensor in (*module.parameters(), *module.buffers(), labels, *(seen or ())):
         saved.pop(id(tensor.untyped_storage()), None)
     return _Kept(
         input=saved.pop(id(features.untyped_storage()), None) is not None,
@@ -293,6 +309,10 @@ def _kept(
         own=sum(storage.nbytes() for storage in saved.values()),
         result=result,
     )
+
+
+def _dry_seen(around: Around, batch_size: int) -> Seen:
+    return Seen(*(dry_features(shape, batch_size) for shape in (around.images, around.inputs)))
 
 
 def _held(module: nn.Module, form: StepForm) -> Memory:
@@ -424,7 +444,7 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
     held, passing, travelling = [], [], []
     labels = torch.empty(form.batch_size, dtype=torch.long, device="meta")
     with dry_run():
-        features = dry_features(images, form.batch_size)
+        whole_images = features = dry_features(images, form.batch_size)
         for index, original in enumerate(network.blocks):
             own = _held(original, form)
             block = skeleton(original)
@@ -435,19 +455,25 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
             weights = [*block.parameters(), *block.buffers()]
             outputs = []
             with LiveMemory(on_cpu=not form.on_gpu) as live:
-                live.follow([*weights, labels, features])  # else views of them would count
-                parts = features.chunk(form.accumulate), labels.chunk(form.accumulate)
-                for part, targets in zip(*parts, strict=True):
+                shown = [whole_images] if block.looks and index else []
+                live.follow([*weights, labels, features, *shown])  # else views of them would count
+                parts = (
+                    features.chunk(form.accumulate),
+                    labels.chunk(form.accumulate),
+                    whole_images.chunk(form.accumulate),
+                )
+                for part, targets, pixels in zip(*parts, strict=True):
                     with as_amp(form.amp):
                         output = block(part)
                         if block.classifier is None:
                             loss = output
                         else:
-                            loss, _ = block.local_loss(output, targets, form.criterion)
+                            seen = Seen(pixels, part) if block.looks else None
+                            loss, _ = block.local_loss(output, targets, form.criterion, seen)
                     loss.backward(torch.ones_like(loss))
                     outputs.append(output.detach())
             output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-            batch = _bytes([labels] if index else [labels, features])
+            batch = _bytes([labels, *shown] if index else [labels, features])
             update = (
                 own.gradients + _bytes([labels, features, output]) + _optimize(original, form)[1]
             )

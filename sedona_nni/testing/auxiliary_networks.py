@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +24,17 @@ from sedona_nni.models import FeatureShape, build_backbone
 from sedona_nni.searches.sedona.hypergradient import hypergradient
 from sedona_nni.searches.sedona.inner_step import InnerProblem, Sgd
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
-from sedona_nni.teachers.auxiliary import AuxiliaryContext, AuxiliaryNetwork, build_auxiliary
+from sedona_nni.teachers.auxiliary import (
+    Around,
+    AuxiliaryContext,
+    AuxiliaryNetwork,
+    Seen,
+    Teacher,
+    build_auxiliary,
+    is_teacher,
+    looks,
+    taught,
+)
 from sedona_nni.teachers.losses import LabelSmoothing
 
 __all__ = ["AuxiliaryNetworkConformance"]
@@ -75,14 +86,31 @@ class AuxiliaryNetworkConformance:
         """Yield a place of each shape."""
         for given in self.shapes:
             if isinstance(given, FeatureShape):
-                yield replace(self.context(given.channels, given.size), shape=given)
+                yield self._told(replace(self.context(given.channels, given.size), shape=given))
             else:
-                yield self.context(*given)
+                yield self._told(self.context(*given))
+
+    def _told(self, place: AuxiliaryContext) -> AuxiliaryContext:
+        """Return a place with what is around it, where a `Teacher` will stand."""
+        return replace(place, around=_around(place.shape)) if is_teacher(self.name) else place
 
     def build(self, context: AuxiliaryContext | None = None, *, seed: int = 0) -> AuxiliaryNetwork:
         """Return one in float64 and training mode."""
         torch.manual_seed(seed)
-        return build_auxiliary(self.name, context or self.context()).double().train()
+        place = context or self._told(self.context())
+        return build_auxiliary(self.name, place).double().train()
+
+    def loss(
+        self,
+        network: AuxiliaryNetwork,
+        features: Tensor,
+        labels: Tensor,
+        place: AuxiliaryContext | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return what a block learns from, and the logits; a `Teacher` is shown noise."""
+        around = (place or self._told(self.context())).around
+        seen = None if around is None else _noise_seen(around, features)
+        return taught(network, features, labels, _CRITERION, seen)
 
     def test_logits_have_a_row_for_each_image(self) -> None:
         """Whatever the shape of the features, in training and in evaluation."""
@@ -99,21 +127,21 @@ class AuxiliaryNetworkConformance:
         for place in self._places():
             network = self.build(place).eval()
             features, labels = _batch_of(place.shape)
-            loss, logits = network.local_loss(features, labels, _CRITERION)
+            loss, logits = self.loss(network, features, labels, place)
             assert loss.shape == (), place.shape
             assert loss.isfinite(), place.shape
             torch.testing.assert_close(logits, network(features))
             shares = F.one_hot(labels, _CLASSES).double()
-            torch.testing.assert_close(network.local_loss(features, shares, _CRITERION)[0], loss)
+            torch.testing.assert_close(self.loss(network, features, shares, place)[0], loss)
             mixed = 0.7 * shares + 0.3 * shares.flip(0)
-            assert network.local_loss(features, mixed, _CRITERION)[0].isfinite()
+            assert self.loss(network, features, mixed, place)[0].isfinite()
 
     def test_gradients_are_derivatives(self) -> None:
         """Of the local loss, with respect to the features and to every weight.
 
         Of features of other shapes along one direction of all of these.
         """
-        loss, inputs = self._loss_of(self.context())
+        loss, inputs = self._loss_of(self._told(self.context()))
         assert torch.autograd.gradcheck(loss, inputs, fast_mode=True)
         for place in self._places():
             along = _along_a_line(*self._loss_of(place))
@@ -122,7 +150,7 @@ class AuxiliaryNetworkConformance:
 
     def _loss_of(self, place: AuxiliaryContext) -> tuple[Callable[..., Tensor], list[Tensor]]:
         """Return the local loss as a function of features and weights, and these."""
-        network = _LocalLoss(self.build(place))
+        network = _LocalLoss(self, self.build(place), place)
         features, labels = _batch_of(place.shape)
         names, weights = zip(*network.named_parameters(), strict=True)
 
@@ -148,7 +176,8 @@ class AuxiliaryNetworkConformance:
             image_size=8,
             activation=nn.Softplus,
         )
-        if type(self.build()).local_loss is not AuxiliaryNetwork.local_loss:
+        has_own = type(self.build()).local_loss is not AuxiliaryNetwork.local_loss
+        if has_own or looks(self.name):
             with pytest.raises(InputError, match="must learn from its logits alone"):
                 RelaxedNetwork(backbone, [self.name])
             return
@@ -176,12 +205,12 @@ class AuxiliaryNetworkConformance:
         """The block below learns from it, and it learns itself."""
         network = self.build()
         features, labels = _batch(8, 4)
-        loss, _ = network.local_loss(features.requires_grad_(), labels, _CRITERION)
+        loss, _ = self.loss(network, features.requires_grad_(), labels)
         loss.backward()
         assert features.grad is not None
         assert features.grad.abs().max() > 0
         for name, weight in network.named_parameters():
-            assert weight.grad is not None, name
+            assert (weight.grad is not None) == weight.requires_grad, name
 
     def test_features_are_left_as_they_are(self) -> None:
         """The block above reads them, too."""
@@ -190,7 +219,7 @@ class AuxiliaryNetworkConformance:
             before = features.clone()
             network = self.build(place)
             network(features)
-            network.local_loss(features, labels, _CRITERION)
+            self.loss(network, features, labels, place)
             assert torch.equal(features, before), place.shape
 
     def test_nothing_passes_the_cut(self) -> None:
@@ -198,7 +227,7 @@ class AuxiliaryNetworkConformance:
         network, images, labels = self._decoupled()
         lower, upper = network.blocks
         below, above = network.features(images)
-        lower.local_loss(below, labels, _CRITERION)[0].backward()
+        lower.local_loss(below, labels, _CRITERION, Seen(images, images))[0].backward()
         assert any(weight.grad is not None for weight in lower.layers.parameters())
         assert all(weight.grad is None for weight in upper.parameters())
         network.zero_grad()
@@ -246,14 +275,14 @@ class AuxiliaryNetworkConformance:
         loaded.load_state_dict(network.state_dict())
         for other in (copied, loaded):
             assert torch.equal(other(features), expected)
-            _learn(other.train(), features, labels, steps=1)
+            self._learn(other.train(), features, labels, steps=1)
             assert torch.equal(network(features), expected)
 
     def test_it_learns(self) -> None:
         """A batch, when it is shown again and again."""
         network = self.build()
         features, labels = _batch(8, 4)
-        losses = _learn(network, features, labels, steps=40)
+        losses = self._learn(network, features, labels, steps=40)
         assert losses[-1] < 0.9 * losses[0]
 
     def test_half_precision(self) -> None:
@@ -262,7 +291,7 @@ class AuxiliaryNetworkConformance:
             network = self.build(place).float()
             features, labels = _batch_of(place.shape)
             with torch.autocast("cpu", torch.bfloat16):
-                loss, _ = network.local_loss(features.float(), labels, _CRITERION)
+                loss, _ = self.loss(network, features.float(), labels, place)
             loss.backward()
             assert loss.isfinite(), place.shape
 
@@ -273,16 +302,73 @@ class AuxiliaryNetworkConformance:
             assert cost.parameters == count_parameters(self.build(place)), place.shape
             assert cost.macs >= 0, place.shape
 
+    def _learn(
+        self, network: AuxiliaryNetwork, features: Tensor, labels: Tensor, *, steps: int
+    ) -> list[float]:
+        """Take steps by Adam; return the losses before each."""
+        losses = []
+        learning = [weight for weight in network.parameters() if weight.requires_grad]
+        optimizer = torch.optim.Adam(learning, lr=0.02)
+        for _ in range(steps):
+            loss, _ = self.loss(network, features, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if isinstance(network, Teacher):
+                network.after_step()
+            losses.append(float(loss.detach()))
+        return losses
+
 
 class _LocalLoss(nn.Module):
     """The local loss as a function, whose weights can be given."""
 
-    def __init__(self, network: AuxiliaryNetwork) -> None:
+    def __init__(
+        self, suite: AuxiliaryNetworkConformance, network: AuxiliaryNetwork, place: AuxiliaryContext
+    ) -> None:
         super().__init__()
         self.network = network
+        self._of = functools.partial(suite.loss, place=place)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        return self.network.local_loss(features, labels, _CRITERION)[0]
+        return self._of(self.network, features, labels)[0]
+
+
+class _Above(nn.Module):
+    """A layer that leaves the shape of what crosses as it is."""
+
+    def __init__(self, shape: FeatureShape) -> None:
+        super().__init__()
+        channels = shape.channels
+        self.map = (
+            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels))
+            if shape.layout == "map"
+            else nn.Linear(channels, channels)
+        )
+        self.activation = nn.Softplus()
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.activation(self.map(features))
+        return out
+
+
+def _around(shape: FeatureShape) -> Around:
+    """Return a place in a network of four layers, the second of which is below the boundary."""
+    inputs = shape.resized(lambda side: 2 * side) if shape.layout == "map" else shape
+    return Around(
+        boundary=1,
+        images=FeatureShape(3, (2 * shape.height, 2 * shape.width)),
+        inputs=inputs,
+        above=(_Above(shape), _Above(shape)),
+        shapes=(inputs, shape, shape, shape),
+    )
+
+
+def _noise_seen(around: Around, features: Tensor) -> Seen:
+    generator = torch.Generator().manual_seed(7)
+    shapes = (around.images.of_batch(len(features)), around.inputs.of_batch(len(features)))
+    shown = (torch.rand(each, dtype=torch.float64, generator=generator) for each in shapes)
+    return Seen(*(each.to(features.dtype) for each in shown))
 
 
 def _along_a_line(
@@ -310,18 +396,3 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
         torch.equal(a, b)
         for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     )
-
-
-def _learn(
-    network: AuxiliaryNetwork, features: Tensor, labels: Tensor, *, steps: int
-) -> list[float]:
-    """Take steps by Adam; return the losses before each."""
-    losses = []
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-    for _ in range(steps):
-        loss, _ = network.local_loss(features, labels, _CRITERION)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses

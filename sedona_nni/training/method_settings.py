@@ -23,6 +23,8 @@ class MethodSettings(BaseModel):
             there must be none at the cuts.
         takes_block_steps: Whether blocks learn by `sedona_nni.training.methods.block_step`, which
             can take a batch in parts, see `TrainSettings.accumulate`.
+        shows_images: Whether every block's teacher can be shown the batch's images and what the
+            block is given, see `sedona_nni.teachers.auxiliary.Teacher`.
         has_replicas: Whether several processes can share a block, see `Parallel.replicas`.
     """
 
@@ -31,6 +33,7 @@ class MethodSettings(BaseModel):
     name: str
     uses_auxiliary: ClassVar[bool] = True
     takes_block_steps: ClassVar[bool] = False
+    shows_images: ClassVar[bool] = False
     has_replicas: ClassVar[bool] = False
 
     @property

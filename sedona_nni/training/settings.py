@@ -5,6 +5,7 @@ Source of the defaults: the public SEDONA release.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,8 @@ from typing_extensions import Self
 from sedona_nni.data.augmentation import Augmentation
 from sedona_nni.errors import InputError
 from sedona_nni.seed import Seed
+from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers.auxiliary import looks
 from sedona_nni.training.method_settings import AnyMethod
 
 __all__ = ["Checkpointing", "Parallel", "Precision", "TrainSettings", "Vote"]
@@ -249,3 +252,36 @@ class TrainSettings(BaseModel):
                 f"milestones must rise from 1 to {self.epochs - 1}, but got {self.milestones}"
             )
         return self
+
+    def check_aux(self, aux: Sequence[str]) -> None:
+        """Check that blocks with such teachers can be trained so.
+
+        Args:
+            aux: The auxiliary network at each cut, by name, or all that may come to stand there;
+                `NO_AUXILIARY` where there is none.
+
+        Raises:
+            InputError: if a name is unknown, `MethodSettings.check` refuses them, or one looks at
+                more than it would be shown.
+        """
+        self.method.check(aux)
+        for name in dict.fromkeys(aux):
+            if name != NO_AUXILIARY and looks(name):
+                self.check_looking(name, here=self.parallel is None)
+
+    def check_looking(self, name: str, *, here: bool) -> None:
+        """Check that a teacher that looks beyond its boundary can.
+
+        Args:
+            name: Of the teacher.
+            here: Whether all blocks are in one process.
+
+        Raises:
+            InputError: if it cannot.
+        """
+        if not self.method.shows_images:
+            rule = f"must not look beyond its boundary for the method {self.method.name}"
+            raise InputError.rule("aux", rule, name)
+        if not here:
+            rule = "must not look beyond its boundary where blocks are trained in parallel"
+            raise InputError.rule("aux", rule, name)

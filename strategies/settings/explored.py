@@ -74,7 +74,7 @@ def read_explored(class_args: Mapping[str, Any], folder: Path) -> ExploredSettin
     if bound.compute != "macs" and bound.max_block_share is None:
         raise InputError.rule("compute", "must come with a max_block_share", bound.compute)
     check_num_blocks(exploration.num_blocks, task_layers(training.task))
-    training.train.method.check(training.aux[:1] * (exploration.num_blocks - 1))
+    training.train.check_aux(training.aux if exploration.num_blocks > 1 else [])
     settings = ExploredSettings(training, parts[Machine], parts[Plugins], bound, exploration)
     if settings.uses_costs and bound.compute != MEASURED:
         costs = known_costs(bound, training, training.aux, folder)

@@ -70,7 +70,7 @@ def read_grid(class_args: Mapping[str, Any], folder: Path) -> GridSettings:
     check_training(training, folder)
     for number, part in enumerate(grid.parts):
         check_num_blocks(part.num_blocks, task_layers(training.task))
-        training.train.method.check(training.aux[:1] * (part.num_blocks - 1))
+        training.train.check_aux(training.aux if part.num_blocks > 1 else [])
         sample, all_ = part.sample or 0, len(_all(training, part))
         if sample > all_:
             rule = f"must be at most {all_}, the decouplings into {part.num_blocks} blocks"

@@ -128,7 +128,7 @@ def read_study(class_args: Mapping[str, Any], folder: Path) -> StudySettings:
 
 def _check(settings: StudySettings, task: Task) -> None:
     training, study = settings.training, settings.study
-    training.train.method.check(training.aux[:1])
+    training.train.check_aux(training.aux)
     if len(set(study.spaces)) < len(study.spaces):
         raise InputError("spaces: must be different from each other")
     for space in study.spaces:
@@ -143,7 +143,7 @@ def _check_strategy(settings: StudySettings, strategy: str, task: Task) -> None:
     aux = fixed_aux(strategy)
     if aux is not None:
         check_auxiliary(aux)
-        settings.training.train.method.check([aux])
+        settings.training.train.check_aux([aux])
         reasons = [why_not_uniform(space, task, aux) for space in settings.study.spaces]
         if all(reasons):
             raise InputError(f"replicates.{strategy}: fits into none of the spaces; {reasons[0]}")

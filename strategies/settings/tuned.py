@@ -337,8 +337,7 @@ def _check(settings: TunedSettings, folder: Path) -> None:
             raise InputError.rule("train_for", f"must name {', '.join(known)}", strategy)
         check_pretrained_rate(settings.training.task, train_settings(settings, strategy))
     for contender in plan.contenders:
-        method = train_settings(settings, contender.strategy).method
-        method.check(aux_of(settings, plan, contender))
+        train_settings(settings, contender.strategy).check_aux(aux_of(settings, plan, contender))
     if isinstance(settings.source, Searches):
         _check_counts(settings, settings.source, plan)
     limits, faster = settings.bound, settings.tuning.second_objective == "speed-up"
@@ -412,7 +411,7 @@ def _check_decoupling(settings: TunedSettings, decoupling: Decoupling, strategy:
     decoupling.blocks(task_layers(settings.training.task))
     for name in set(decoupling.aux) - {NO_AUXILIARY}:
         check_auxiliary(name)
-    train_settings(settings, strategy).method.check(decoupling.aux)
+    train_settings(settings, strategy).check_aux(decoupling.aux)
 
 
 def _check_counts(settings: TunedSettings, searches: Searches, plan: Plan) -> None:

@@ -98,7 +98,7 @@ def networks(name: str, **shape: int) -> dict[str, DecoupledNetwork]:
     for contender in plan.contenders:
         decoupling = decoupling_of(plan, contender, {})
         assert decoupling is not None
-        train_settings(settings, contender.strategy).method.check(decoupling.aux)
+        train_settings(settings, contender.strategy).check_aux(decoupling.aux)
         with torch.device("meta"):
             backbone = build_backbone(
                 task.backbone, width_multiplier=task.width_multiplier, **shape

@@ -29,6 +29,7 @@ from sedona_nni.teachers.auxiliary import (
 
 NAMES = ["conv1", "conv2", "conv3", "conv4", "mlp-sr", "mlp", "linear", "cnn", "cnn5x5"]
 NAMES += ["predsim", "predsim-flat"]
+TEACHERS = ["infopro", "infopro-contrast", "recon", "man", "man++"]
 
 
 def context(channels: int, size: ImageSize, **settings: object) -> AuxiliaryContext:
@@ -419,16 +420,17 @@ class TestPredSim:
 
 class TestRegistry:
     def test_names(self) -> None:
-        assert auxiliary_names() == NAMES
-        for name in [*NAMES, "conv12"]:
+        assert {*auxiliary_names()} == {*NAMES, *TEACHERS, "aug1", "aug2", "aug3"}
+        assert auxiliary_names()[: len(NAMES)] == NAMES
+        for name in [*NAMES, "conv12", "aug9"]:
             check_auxiliary(name)
 
     @pytest.mark.parametrize("name", ["conv0", "conv", "conv-1", "conv01", "resnet18", ""])
     def test_unknown_name(self, name: str) -> None:
         message = (
             "aux: must be one of conv1, conv2, conv3, conv4, mlp-sr, mlp, linear, cnn, cnn5x5, "
-            "predsim, predsim-flat "
-            f"(or a deeper convN), but got {name!r}"
+            "predsim, predsim-flat, aug1, aug2, aug3, infopro, infopro-contrast, recon, man, man++ "
+            f"(or a deeper convN) (or a deeper augN), but got {name!r}"
         )
         for call in (check_auxiliary, lambda n: build_auxiliary(n, context(4, 4))):
             with pytest.raises(InputError) as caught:
@@ -451,7 +453,7 @@ class TestRegistry:
     def test_the_documented_example_works(self) -> None:
         run_example(register_auxiliary)
         try:
-            assert auxiliary_names() == [*NAMES, "mean"]
+            assert auxiliary_names()[-1] == "mean"
             network = build_auxiliary("mean", context(4, 8))
             assert isinstance(network, AuxiliaryNetwork)
             assert network(torch.randn(2, 4, 8, 8)).shape == (2, 10)

@@ -24,7 +24,7 @@ def test_candidates_together_are_each_alone(size: int, expansion: int, boundarie
     torch.manual_seed(size)
     shape = FeatureShape(8, size)
     context = AuxiliaryContext(shape, 3, width_multiplier=0.05, expansion=expansion)
-    mixed = MixedAuxiliary(CHOICES, context, boundaries).double()
+    mixed = MixedAuxiliary(dict.fromkeys(CHOICES, context), boundaries).double()
     number = len(boundaries)
     alone = [[mixed.candidate(i, name) for name in CHOICES] for i in boundaries]
     b = torch.rand(number, len(CHOICES), dtype=torch.float64)
@@ -59,7 +59,7 @@ def test_candidates_together_are_each_alone(size: int, expansion: int, boundarie
 def test_drawing_many_draws_as_one_by_one() -> None:
     context = AuxiliaryContext(FeatureShape(8, 4), 3, width_multiplier=0.05)
     torch.manual_seed(0)
-    mixed = MixedAuxiliary(CHOICES, context, range(2))
+    mixed = MixedAuxiliary(dict.fromkeys(CHOICES, context), range(2))
     after = torch.rand(1)
     torch.manual_seed(0)
     for i, name in itertools.product(range(2), CHOICES):

@@ -37,6 +37,7 @@ from sedona_nni.teachers.auxiliary import (
     ConvAuxiliary,
     LightNetworks,
     OnMaps,
+    Teacher,
     auxiliary_context,
     build_auxiliary,
 )
@@ -103,25 +104,31 @@ class MixedAuxiliary(nn.Module):
     `auxiliary.LightNetworks`.
 
     Args:
-        aux_choices: Names of the candidates.
-        context: Where they stand.
+        contexts: Where the candidates stand, by their names.
         boundaries: The boundaries' numbers, one after another.
 
     Raises:
         InputError: if one of them has a loss of its own, of which its logits are only a part.
     """
 
-    def __init__(
-        self, aux_choices: Sequence[str], context: AuxiliaryContext, boundaries: range
-    ) -> None:
+    def __init__(self, contexts: Mapping[str, AuxiliaryContext], boundaries: range) -> None:
         super().__init__()
-        self.aux_choices = tuple(aux_choices)
-        self.context = context
+        self.aux_choices = aux_choices = tuple(contexts)
+        self.contexts = dict(contexts)
         self.boundaries = boundaries
-        on_maps = replace(context, shape=context.shape.maps)
-        drawn = [{name: build_auxiliary(name, on_maps) for name in aux_choices} for _ in boundaries]
+        # A `Teacher` takes features as they cross, others are given them as maps
+        self.shape = next(iter(contexts.values())).shape
+        on_maps = replace(next(iter(contexts.values())), shape=self.shape.maps, around=None)
+        drawn = [
+            {
+                name: build_auxiliary(name, on_maps if context.around is None else context)
+                for name, context in contexts.items()
+            }
+            for _ in boundaries
+        ]
         for name, network in drawn[0].items():
-            if type(network).local_loss is not AuxiliaryNetwork.local_loss:
+            has_own = type(network).local_loss is not AuxiliaryNetwork.local_loss
+            if has_own or (isinstance(network, Teacher) and network.sees()):
                 rule = "must learn from its logits alone to be mixed with others in a search"
                 raise InputError.rule("aux", rule, name)
         depths = {
@@ -155,11 +162,12 @@ class MixedAuxiliary(nn.Module):
 
     def each(self, features: Sequence[Tensor]) -> Tensor:
         """Return the logits of every candidate at each boundary, (C, boundaries, B, classes)."""
-        maps = [self.context.shape.as_maps(each) for each in features]
+        maps = [self.shape.as_maps(each) for each in features]
         logits: dict[str, list[Tensor]] = {}
-        for one, networks in zip(maps, self.others, strict=True):
+        for one, crossing, networks in zip(maps, features, self.others, strict=True):
             for name, network in cast(nn.ModuleDict, networks).items():
-                logits.setdefault(name, []).append(network(one))
+                given = one if self.contexts[name].around is None else crossing
+                logits.setdefault(name, []).append(network(given))
         if self.light is not None:
             logits |= zip(self.light_choices, self.light(maps), strict=True)
         return torch.stack([torch.stack(logits[c]) for c in self.aux_choices])
@@ -200,7 +208,7 @@ class MixedAuxiliary(nn.Module):
     def candidate(self, boundary: int, name: str) -> AuxiliaryNetwork:
         """Return a copy of one candidate, with its present weights."""
         with torch.random.fork_rng([]):
-            network = build_auxiliary(name, self.context).to(next(self.parameters()))
+            network = build_auxiliary(name, self.contexts[name]).to(next(self.parameters()))
         inner = network.network if isinstance(network, OnMaps) else network
         inner.load_state_dict(self.of_candidate(self.state_dict(), boundary, name))
         return network
@@ -231,8 +239,8 @@ class RelaxedNetwork(nn.Module):
         self.backbone = backbone
         self.aux_choices = tuple(aux_choices)
         self.auxiliaries = nn.ModuleList(
-            MixedAuxiliary(aux_choices, auxiliary_context(backbone, boundaries[0]), boundaries)
-            for boundaries in _of_one_shape(backbone)
+            MixedAuxiliary(_contexts(backbone, boundaries[0], aux_choices), boundaries)
+            for boundaries in _of_one_shape(backbone, aux_choices)
         )
         self.alpha = nn.Parameter(torch.zeros(backbone.num_layers - 1, 2))
         self.beta = nn.Parameter(torch.zeros(backbone.num_layers - 1, len(aux_choices)))
@@ -287,13 +295,19 @@ class RelaxedNetwork(nn.Module):
         return at_boundaries, self.backbone.head(self.backbone.layers[-1](features))
 
 
-def _of_one_shape(backbone: Backbone) -> Iterator[range]:
+def _contexts(
+    backbone: Backbone, boundary: int, aux_choices: Sequence[str]
+) -> dict[str, AuxiliaryContext]:
+    return {name: auxiliary_context(backbone, boundary, name) for name in aux_choices}
+
+
+def _of_one_shape(backbone: Backbone, aux_choices: Sequence[str]) -> Iterator[range]:
     """Yield boundaries that follow each other and have candidates of one shape."""
-    contexts = [auxiliary_context(backbone, i) for i in range(backbone.num_layers - 1)]
+    contexts = [_contexts(backbone, i, aux_choices) for i in range(backbone.num_layers - 1)]
     start = 0
-    for context, group in itertools.groupby(contexts):
+    for alike, group in itertools.groupby(contexts):
         end = start + len(list(group))
-        maps = context.shape.maps
+        maps = next(iter(alike.values())).shape.maps
         most = max(1, _TOGETHER // (maps.channels * maps.height * maps.width))
         for first in range(start, end, most):
             yield range(first, min(first + most, end))

@@ -5,16 +5,22 @@ A new one is a subclass of `AuxiliaryNetwork` under `register_auxiliary`; ours a
 
 from sedona_nni.teachers.auxiliary.network import (
     AUXILIARY,
+    Around,
     AuxiliaryContext,
     AuxiliaryNetwork,
     Criterion,
     OnMaps,
+    Seen,
+    Teacher,
     auxiliary_context,
     auxiliary_names,
     build_auxiliary,
     check_auxiliary,
     check_choices,
+    is_teacher,
+    looks,
     register_auxiliary,
+    taught,
 )
 
 # Lists name them in this order
@@ -24,26 +30,41 @@ from sedona_nni.teachers.auxiliary.mlp import MlpAuxiliary
 from sedona_nni.teachers.auxiliary.linear import LinearAuxiliary
 from sedona_nni.teachers.auxiliary.cnn import CnnAuxiliary, WideCnnAuxiliary
 from sedona_nni.teachers.auxiliary.predsim import PredSim, similarity_matrix
+from sedona_nni.teachers.auxiliary.augmented import AugmentedAuxiliary, sampled_layers
+from sedona_nni.teachers.auxiliary.infopro import InfoPro
+from sedona_nni.teachers.auxiliary.reconstruction import Reconstruction
+from sedona_nni.teachers.auxiliary.momentum import MomentumAuxiliary
 # isort: on
 
 __all__ = [
     "AUXILIARY",
+    "Around",
+    "AugmentedAuxiliary",
     "AuxiliaryContext",
     "AuxiliaryNetwork",
     "CnnAuxiliary",
     "ConvAuxiliary",
     "Criterion",
+    "InfoPro",
     "LightNetworks",
     "LinearAuxiliary",
     "MlpAuxiliary",
+    "MomentumAuxiliary",
     "OnMaps",
     "PredSim",
+    "Reconstruction",
+    "Seen",
+    "Teacher",
     "WideCnnAuxiliary",
     "auxiliary_context",
     "auxiliary_names",
     "build_auxiliary",
     "check_auxiliary",
     "check_choices",
+    "is_teacher",
+    "looks",
     "register_auxiliary",
+    "sampled_layers",
     "similarity_matrix",
+    "taught",
 ]

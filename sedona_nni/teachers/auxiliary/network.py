@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from sedona_nni.errors import InputError
@@ -19,19 +21,70 @@ from sedona_nni.teachers import NO_AUXILIARY
 
 __all__ = [
     "AUXILIARY",
+    "Around",
     "AuxiliaryContext",
     "AuxiliaryNetwork",
     "Criterion",
     "OnMaps",
+    "Seen",
+    "Teacher",
     "auxiliary_context",
     "auxiliary_names",
     "build_auxiliary",
     "check_auxiliary",
     "check_choices",
+    "is_teacher",
+    "looks",
     "register_auxiliary",
+    "taught",
 ]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Around:
+    """What is around a boundary, for a `Teacher` there.
+
+    Attributes:
+        boundary: Its index i, 0 to L-2.
+        images: Shape of the images.
+        inputs: Shape of what the block below the boundary is given.
+        above: The layers above the boundary, lowest first, L-1-i of them. They are the network's
+            own, which others train: to be copied or read, not to be changed.
+        shapes: What each layer of the network returns, L of them.
+    """
+
+    boundary: int
+    images: FeatureShape
+    inputs: FeatureShape
+    above: tuple[nn.Module, ...]
+    shapes: tuple[FeatureShape, ...]
+
+    @property
+    def height(self) -> float:
+        """How high the boundary is among all, i / (L-2), from 0 to 1; 0 of the only one."""
+        return self.boundary / max(1, len(self.shapes) - 2)
+
+    def seen(self, batch_size: int, *, device: torch.device | str, dtype: torch.dtype) -> Seen:
+        """Return what a `Teacher` would be shown, without values."""
+        images, inputs = (
+            shape.laid_out(torch.empty(shape.of_batch(batch_size), device=device, dtype=dtype))
+            for shape in (self.images, self.inputs)
+        )
+        return Seen(images, inputs)
+
+
+class Seen(NamedTuple):
+    """What a `Teacher` is shown at each step, beside features and labels; without graphs.
+
+    Attributes:
+        images: The batch's images, (B, C, H, W), normalised as the network is given them.
+        inputs: What the block is given: the features below it, or the images.
+    """
+
+    images: Tensor
+    inputs: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +98,7 @@ class AuxiliaryContext:
         width_multiplier: The backbone's factor on every width.
         expansion: Expansion ratio e of the light networks, 1 or more.
         activation: Makes the non-linearity; not one that works in place.
+        around: What is around it, for a `Teacher`; None for others.
 
     Examples:
         >>> from sedona_nni import AuxiliaryContext, FeatureShape
@@ -57,6 +111,7 @@ class AuxiliaryContext:
     width_multiplier: float = 1.0
     expansion: int = 4
     activation: Activation = nn.ReLU
+    around: Around | None = None
 
 
 class AuxiliaryNetwork(nn.Module):
@@ -90,6 +145,76 @@ class AuxiliaryNetwork(nn.Module):
         """
         logits: Tensor = self(features)
         return criterion(logits, labels), logits
+
+
+class Teacher(AuxiliaryNetwork):
+    """An auxiliary network that knows more than the features at its boundary.
+
+    When it is made, its context has ``around``: where it is in the network, and the layers above.
+    At each step it is shown the images and what its block was given. What crosses the boundary
+    comes to it as it is, which ``shape`` of the context can turn into maps. A subclass that looks
+    at what it is shown defines `teach`; `forward` has to return logits all the same, by which
+    blocks are validated.
+
+    Methods of training that cannot show it that, and trainings in parallel, refuse a teacher that
+    `sees`. A teacher never learns from, or changes, what belongs to others.
+
+    Examples:
+        >>> from sedona_nni import Decoupling, Teacher, build_backbone, build_decoupled
+        >>> backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+        >>> decoupling = Decoupling(backbone="vgg11", cuts=[2], aux=["infopro"])
+        >>> teacher = build_decoupled(backbone, decoupling).blocks[0].classifier
+        >>> isinstance(teacher, Teacher), teacher.sees(), round(teacher.keep, 2)
+        (True, True, 3.5)
+    """
+
+    def teach(
+        self, features: Tensor, labels: Tensor, criterion: Criterion, seen: Seen
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss that the block below learns from, shape (), and the logits.
+
+        Args:
+            features: What crosses the boundary.
+            labels: Class numbers, (B,), or the share of each class, (B, classes).
+            criterion: Maps logits and labels to a mean loss, shape ().
+            seen: See there.
+        """
+        return self.local_loss(features, labels, criterion)
+
+    def drawn(self) -> None:
+        """Put right what is not to be drawn anew, as all weights have just been; by default
+        nothing."""
+
+    def after_step(self) -> None:
+        """Follow an update of the block's weights and its own; by default nothing."""
+
+    @classmethod
+    def sees(cls) -> bool:
+        """Return whether it looks beyond its boundary at each step: what it is taught with or what
+        it does after an update is its own."""
+        return cls.teach is not Teacher.teach or cls.after_step is not Teacher.after_step
+
+
+def taught(
+    network: AuxiliaryNetwork,
+    features: Tensor,
+    labels: Tensor,
+    criterion: Criterion,
+    seen: Seen | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss that a block learns from, shape (), and the logits, of any network.
+
+    Args:
+        network: Its teacher.
+        features: What crosses the boundary.
+        labels: Class numbers, (B,), or shares of classes.
+        criterion: Mean loss of logits and labels.
+        seen: What a `Teacher` that looks at it is shown.
+    """
+    if isinstance(network, Teacher) and network.sees():
+        assert seen is not None, "methods that do not show images refuse such a teacher"
+        return network.teach(features, labels, criterion, seen)
+    return network.local_loss(features, labels, criterion)
 
 
 class OnMaps(AuxiliaryNetwork):
@@ -181,6 +306,16 @@ def check_auxiliary(name: str) -> None:
     AUXILIARY[name]
 
 
+def looks(name: str) -> bool:
+    """Return whether an auxiliary network looks beyond its boundary at each step.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    made = _made_by(AUXILIARY[name])
+    return isinstance(made, type) and issubclass(made, Teacher) and made.sees()
+
+
 def check_choices(names: Sequence[str]) -> None:
     """Check names of auxiliary networks that there are to choose from.
 
@@ -195,30 +330,69 @@ def check_choices(names: Sequence[str]) -> None:
         raise InputError.rule("aux", "must name each choice once", list(names))
 
 
-def auxiliary_context(backbone: Backbone, boundary: int) -> AuxiliaryContext:
-    """Return where an auxiliary network at ``boundary``, 0 to L-2, of ``backbone`` stands."""
-    return AuxiliaryContext(
+def auxiliary_context(
+    backbone: Backbone, boundary: int, name: str | None = None, first: int = 0
+) -> AuxiliaryContext:
+    """Return where an auxiliary network at ``boundary``, 0 to L-2, of ``backbone`` stands.
+
+    Args:
+        backbone: The network.
+        boundary: After which layer.
+        name: Of what will stand there; for a `Teacher` the context has ``around``.
+        first: The layer with which the block below begins.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    context = AuxiliaryContext(
         shape=backbone.boundaries[boundary],
         num_classes=backbone.num_classes,
         width_multiplier=backbone.width_multiplier,
         expansion=backbone.auxiliary_expansion,
         activation=backbone.activation,
     )
+    if name is None or not is_teacher(name):
+        return context
+    around = Around(
+        boundary=boundary,
+        images=backbone.images,
+        inputs=backbone.shapes[first - 1] if first else backbone.images,
+        above=tuple(backbone.layers[boundary + 1 :]),
+        shapes=tuple(backbone.shapes),
+    )
+    return replace(context, around=around)
+
+
+def is_teacher(name: str) -> bool:
+    """Return whether a `Teacher` has this name: a subclass, or a `functools.partial` of one.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    made = _made_by(AUXILIARY[name])
+    return isinstance(made, type) and issubclass(made, Teacher)
+
+
+def _made_by(builder: Builder) -> object:
+    return builder.func if isinstance(builder, partial) else builder
 
 
 def build_auxiliary(name: str, context: AuxiliaryContext) -> AuxiliaryNetwork:
     """Build an auxiliary network with freshly drawn weights, on torch's default device.
 
     Returns:
-        The network; where no maps cross the boundary, in an `OnMaps`.
+        The network; where no maps cross the boundary, in an `OnMaps`, but for a `Teacher`.
 
     Raises:
-        InputError: if the name is unknown, or stands for something that makes no such network.
+        InputError: if the name is unknown, stands for something that makes no such network, or for
+            a teacher that cannot stand there.
     """
-    on_maps = replace(context, shape=context.shape.maps)
+    on_maps = context if is_teacher(name) else replace(context, shape=context.shape.maps)
     network: object = AUXILIARY[name](on_maps)  # whatever a plug-in returns
     if not isinstance(network, AuxiliaryNetwork):
         rule = f"{name} must make an AuxiliaryNetwork"
         raise InputError.rule("aux", rule, type(network).__name__)
     initialise(network)
+    if isinstance(network, Teacher):
+        network.drawn()
     return network if on_maps == context else OnMaps(network, context.shape)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
 from sedona_nni.decouplings.decoupled import Block
+from sedona_nni.teachers.auxiliary import Seen
 from sedona_nni.training.precision import autocast
 from sedona_nni.training.settings import Precision
 
@@ -21,6 +24,7 @@ def block_step(
     scaler: torch.amp.GradScaler,
     amp: Precision = "no",
     accumulate: int = 1,
+    images: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Update a block once from its own loss.
 
@@ -41,17 +45,20 @@ def block_step(
         scaler: Scales the loss against underflow in half precision, and is updated.
         amp: Mixed precision of the forward pass.
         accumulate: n, in how many parts the batch is taken; fewer where it has fewer images.
+        images: The batch's images, for a teacher that looks at them and at ``features``.
 
     Returns:
         What the block made of its input, and its loss, shape (), both before the update and
         without a graph.
     """
     outputs, total = [], torch.zeros((), device=features.device)
+    pixels = itertools.repeat(None) if images is None else iter(images.chunk(accumulate))
     parts = zip(features.chunk(accumulate), labels.chunk(accumulate), strict=True)
-    for part, targets in parts:
+    for (part, targets), shown in zip(parts, pixels, strict=False):
+        seen = None if shown is None else Seen(shown, part)
         with autocast(features.device, amp):
             output = block(part)
-            loss, _ = block.local_loss(output, targets, criterion)
+            loss, _ = block.local_loss(output, targets, criterion, seen)
         share = len(part) / len(features)
         scaler.scale(loss if share == 1 else share * loss).backward()
         outputs.append(output.detach())  # the cut: nothing here learns from the block above

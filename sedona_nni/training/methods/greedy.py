@@ -30,6 +30,7 @@ class GreedySettings(MethodSettings):
 
     name: Literal["greedy"] = "greedy"
     takes_block_steps: ClassVar[bool] = True
+    shows_images: ClassVar[bool] = True
     has_replicas: ClassVar[bool] = True
 
     @property
@@ -60,7 +61,9 @@ class GreedyLearning(TrainingMethod):
         (features,) = self.stage.receive(images)
         for place in range(len(self.network.blocks)):
             rewind(self.stage.replica)
-            features, losses[self.stage.first + place] = self.block_step(place, features, labels)
+            features, losses[self.stage.first + place] = self.block_step(
+                place, features, labels, images
+            )
         self.stage.send(features)
         for schedule in self.schedules:
             schedule.step()

@@ -22,6 +22,7 @@ from sedona_nni.decouplings.cost import Cost
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
 from sedona_nni.models.pretrained import is_pretrained
 from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers.auxiliary import Teacher
 from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training.method_settings import METHODS, Method, MethodSettings
 from sedona_nni.training.methods.block_step import block_step
@@ -191,6 +192,10 @@ class TrainingMethod(ABC):
             [NO_AUXILIARY if b.classifier is None else type(b.classifier).__name__ for b in lower]
         )
         for block in network.blocks:
+            if block.looks:
+                here = len(network.blocks) == self.stage.num_blocks
+                settings.check_looking(type(block.classifier).__name__, here=here)
+        for block in network.blocks:
             block.checkpointed = settings.checkpoint == "layers"
         self._learners = [self.stage.shared(block) for block in network.blocks]
         self.network = network
@@ -220,6 +225,8 @@ class TrainingMethod(ABC):
             if self.settings.clip_norm is not None:
                 members = module if isinstance(module, nn.ModuleList) else [module]
                 optimizer.register_step_pre_hook(self._clipping(members))
+            if isinstance(block.classifier, Teacher):
+                optimizer.register_step_post_hook(self._told(block.classifier))
             if self.settings.ema_decay is not None:
                 average = build_average(block, self.settings)
                 optimizer.register_step_post_hook(self._following(average, block))
@@ -241,6 +248,12 @@ class TrainingMethod(ABC):
                 clip_grad_norm_(own, longest)
 
         return clip
+
+    def _told(self, teacher: Teacher) -> Callable[..., None]:
+        def tell(*unused: Any) -> None:
+            teacher.after_step()
+
+        return tell
 
     def _following(self, average: AveragedModel, block: Block) -> Callable[..., None]:
         def follow(*unused: Any) -> None:
@@ -289,13 +302,16 @@ class TrainingMethod(ABC):
             where one was updated more than once.
         """
 
-    def block_step(self, place: int, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def block_step(
+        self, place: int, features: Tensor, labels: Tensor, images: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Let a block learn from its own loss, see `sedona_nni.training.methods.block_step`.
 
         Args:
             place: Its place among the blocks here, from 0.
             features: What the block below returned, (B, C, S, S), or the images.
             labels: As for `step`.
+            images: Likewise, for a teacher that looks at them; from methods that show them.
         """
         return block_step(
             self._learners[place],
@@ -306,6 +322,7 @@ class TrainingMethod(ABC):
             self.scalers[place],
             self.settings.amp,
             self.settings.accumulate,
+            images if self.network.blocks[place].looks else None,
         )
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:

@@ -30,6 +30,7 @@ class SequentialSettings(MethodSettings):
 
     name: Literal["sequential"] = "sequential"
     takes_block_steps: ClassVar[bool] = True
+    shows_images: ClassVar[bool] = True
     has_replicas: ClassVar[bool] = True
 
     @property
@@ -91,7 +92,7 @@ class SequentialLearning(TrainingMethod):
             self.stage.send(features)
             return {}
         rewind(self.stage.replica)
-        _, loss = self.block_step(place, features, labels)
+        _, loss = self.block_step(place, features, labels, images)
         self.schedules[place].step()
         return {self.learning: loss}
 
