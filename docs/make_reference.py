@@ -286,6 +286,7 @@ SOURCES: dict[str, str] = {
     "Exploration.num_blocks": _OURS,
     "Exploration.max_trials": _NNI,
     "Grid.parts": _OURS,
+    "Grid.trained": _OURS,
     "GridPart.num_blocks": _OURS,
     "GridPart.seeds": _OURS,
     "GridPart.sample": _OURS,

@@ -54,9 +54,15 @@ def collect(
     commit: Annotated[
         str | None, typer.Option(help="Of the code that trained, by default the present one.")
     ] = None,
+    add: Annotated[
+        bool,
+        typer.Option("--add", help="To what the table has already, if it is of the same kind."),
+    ] = False,
 ) -> None:
     """Make a table of an experiment's trainings, which may be spread over several runs of it."""
     from benchmarks.tabular.collect import collect as collected
+    from benchmarks.tabular.collect import joined
+    from benchmarks.tabular.table import Table
     from sedona_nni.reporting.ledger import Ledger
     from sedona_nni.strategies.experiment import read_experiment
 
@@ -66,6 +72,8 @@ def collect(
     if commit is not None:
         head = head.model_copy(update={"commit": commit, "dirty": False})
     table = collected([Ledger(path) for path in ledgers], head, settings.training.aux)
+    if add:
+        table = joined(Table.load(output), table)
     _write(output, table.model_dump_json(indent=1) + "\n")
     trainings = sum(len(entry.trainings) for entry in table.entries)
     print(f"{output}: {len(table.entries)} decouplings, {trainings} trainings")

@@ -18,8 +18,9 @@ from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import task_backbone
 
-__all__ = ["collect"]
+__all__ = ["collect", "joined"]
 
+_ALIKE = ("task", "aux_choices", "train", "compute")  # of tables that can be joined
 _DIGITS = 5  # more than one test image in 10,000
 
 
@@ -49,15 +50,37 @@ def collect(ledgers: Sequence[Ledger], header: Header, aux_choices: tuple[str, .
             raise InputError(f"trial {trial.key}: must have the task and training of the others")
     task = first.task
     compute = _compute(task, aux_choices)
-    entries = tuple(_entry(trial.decoupling, result, compute) for trial, result in found.values())
+    entries = [_entry(trial.decoupling, result, compute) for trial, result in found.values()]
     return Table(
         header=header,
         task=task,
         aux_choices=aux_choices,
         train=TrainSettings.model_validate(first.train),
         compute=compute,
-        entries=tuple(sorted(entries, key=lambda entry: (len(entry.cuts), entry.cuts, entry.aux))),
+        entries=_sorted(entries),
     )
+
+
+def joined(before: Table, after: Table) -> Table:
+    """Return the entries of both tables, of a decoupling that of the more trainings, or the former.
+
+    Raises:
+        InputError: if they are not of the same task, training and space.
+    """
+    for field in _ALIKE:
+        if getattr(before, field) != getattr(after, field):
+            raise InputError(f"--add: the tables must have the same {field}")
+    entries = {(entry.cuts, entry.aux): entry for entry in before.entries}
+    for entry in after.entries:
+        known = entries.get((entry.cuts, entry.aux))
+        if known is None or len(known.trainings) < len(entry.trainings):
+            entries[entry.cuts, entry.aux] = entry
+    fields = {name: getattr(after, name) for name in ("header", *_ALIKE)}
+    return Table(**fields, entries=_sorted(entries.values()))
+
+
+def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    return tuple(sorted(entries, key=lambda entry: (len(entry.cuts), entry.cuts, entry.aux)))
 
 
 def _compute(task: Task, aux_choices: tuple[str, ...]) -> Compute:

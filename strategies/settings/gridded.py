@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks, every_decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.machine import Machine
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.reporting.trial import RepeatedTrial
 from sedona_nni.strategies.settings.parts import Grid, GridPart, Plugins, Training
 from sedona_nni.strategies.settings.reading import (
     check_training,
@@ -33,20 +35,20 @@ class GridSettings:
         machine: What each trial may use.
         plugins: What is loaded first.
         grid: Which decouplings.
+        wanted: Those that no earlier run has trained, each with its part and its number in the
+            whole grid.
     """
 
     training: Training
     machine: Machine
     plugins: Plugins
     grid: Grid
+    wanted: tuple[tuple[int, GridPart, Decoupling], ...]
 
     @property
     def trainings(self) -> dict[str, int]:
         """How many trials train the decouplings of each name in the table."""
-        found: Counter[str] = Counter()
-        for part in self.grid.parts:
-            found[part.name] += len(grid_decouplings(self.training, part))
-        return dict(found)
+        return dict(Counter(part.name for _, part, _ in self.wanted))
 
     @property
     def num_trials(self) -> int:
@@ -75,7 +77,41 @@ def read_grid(class_args: Mapping[str, Any], folder: Path) -> GridSettings:
         if sample > all_:
             rule = f"must be at most {all_}, the decouplings into {part.num_blocks} blocks"
             raise InputError.rule(f"parts.{number}.sample", rule, sample)
-    return GridSettings(training, parts[Machine], parts[Plugins], grid)
+    whole = [
+        (part, decoupling) for part in grid.parts for decoupling in grid_decouplings(training, part)
+    ]
+    seeds = _trained(training, [folder / path for path in grid.trained])
+    wanted = tuple(
+        (number, part, decoupling)
+        for number, (part, decoupling) in enumerate(whole)
+        if seeds.get(decoupling, 0) < part.seeds
+    )
+    if not wanted:
+        rule = "must leave something to train"
+        raise InputError.rule("trained", rule, [str(path) for path in grid.trained])
+    return GridSettings(training, parts[Machine], parts[Plugins], grid, wanted)
+
+
+def _trained(training: Training, ledgers: Iterable[Path]) -> dict[Decoupling, int]:
+    """Return with how many seeds earlier runs have trained decouplings.
+
+    Raises:
+        InputError: if a file is no ledger, or has trainings of another kind.
+    """
+    train = training.train.model_dump(mode="json")
+    found: dict[Decoupling, int] = {}
+    for path in ledgers:
+        if not path.is_file():
+            raise InputError.rule("trained", "must be ledgers, trials.jsonl", str(path))
+        for record in Ledger(path):
+            trial = record.parameters
+            if record.result is None or not isinstance(trial, RepeatedTrial):
+                continue
+            if (trial.task, trial.train) != (training.task, train):
+                rule = f"must have the same task and training, but {trial.key} has not"
+                raise InputError.rule("trained", rule, str(path))
+            found[trial.decoupling] = max(found.get(trial.decoupling, 0), trial.repetitions)
+    return found
 
 
 def grid_decouplings(training: Training, part: GridPart) -> list[Decoupling]:

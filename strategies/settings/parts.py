@@ -7,6 +7,7 @@ Parts know nothing of each other, and an experiment is what it has, see
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -234,9 +235,12 @@ class Grid(_Part):
 
     Attributes:
         parts: What is trained, in this order.
+        trained: Ledgers (``trials.jsonl``) of earlier runs, on other machines for instance. What has
+            been trained there, alike and with as many seeds, is not trained again.
     """
 
     parts: tuple[GridPart, ...] = Field(min_length=1)
+    trained: tuple[Path, ...] = ()
 
 
 class Study(_Part):

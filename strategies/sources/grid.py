@@ -24,25 +24,22 @@ class GridSource(LedgerSource):
 
     def configure(self, search_space: dict[str, Any]) -> None:
         """See `TrialSource.configure`."""
-        from sedona_nni.strategies.settings.gridded import grid_decouplings
-
         super().configure(search_space)
-        self._grid = [
-            (part, decoupling)
-            for part in self.settings.grid.parts
-            for decoupling in grid_decouplings(self.settings.training, part)
-        ]
+        self._grid = {
+            f"{part.name}-{number:03d}": (part, decoupling)
+            for number, part, decoupling in self.settings.wanted
+        }
 
     def new_trial(self) -> AnyTrial | None:
         """Return the next decoupling's trainings."""
         from sedona_nni.reporting.trial import RepeatedTrial
 
-        if self.no_more():
+        key = self._next()
+        if key is None:
             return None
-        number = len(self.ledger)
-        part, decoupling = self._grid[number]
+        part, decoupling = self._grid[key]
         return RepeatedTrial(
-            key=f"{part.name}-{number:03d}",
+            key=key,
             strategy=part.name,
             **self.common,
             decoupling=decoupling,
@@ -52,7 +49,10 @@ class GridSource(LedgerSource):
 
     def no_more(self) -> bool:
         """See `LedgerSource.no_more`."""
-        return len(self.ledger) == len(self._grid)
+        return self._next() is None
+
+    def _next(self) -> str | None:
+        return next((key for key in self._grid if key not in self.ledger), None)
 
     def take(self, key: str, result: AnyResult) -> None:
         """Do nothing: the grid does not depend on results."""

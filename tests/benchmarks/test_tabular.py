@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.record import ROOT, header
 from benchmarks.tabular.__main__ import DATA, main
-from benchmarks.tabular.collect import collect
+from benchmarks.tabular.collect import collect, joined
 from benchmarks.tabular.evidence import VARIANTS, agreement, full_evidence, judge, probing_of
 from benchmarks.tabular.figure import draw
 from benchmarks.tabular.score import STRATEGIES, expected_random_regret, queries, score
@@ -358,6 +358,23 @@ def test_collecting_what_an_experiment_left(tmp_path: Path) -> None:
     succeed("d")
     with pytest.raises(InputError, match="trial d: must have the task"):
         collect([ledger], header(n=1), AUX)
+
+
+def test_a_table_grows(complete: Table) -> None:
+    """Of a decoupling that both have that of the more trainings stays."""
+    few = [entry(at(1), [training(1, 0.5, 0.5)]), entry(at(2), [training(1, 0.1, 0.1)])]
+    more = [
+        entry(at(1), [training(s, 0.6, 0.6) for s in (1, 2)]),
+        entry(at(3), [training(1, 1, 1)]),
+    ]
+    before, after = (complete.model_copy(update={"entries": tuple(e)}) for e in (few, more))
+    for one, other in ((before, after), (after, before)):
+        found = joined(one, other)
+        assert found.decouplings(2) == [at(1), at(2), at(3)]
+        assert [len(found[at(cut)].trainings) for cut in (1, 2, 3)] == [2, 1, 1]
+    other = after.model_copy(update={"aux_choices": ("conv1",)})
+    with pytest.raises(InputError, match="^--add: the tables must have the same aux_choices"):
+        joined(before, other)
 
 
 def test_trainings_cut_short_are_a_probing(complete: Table) -> None:

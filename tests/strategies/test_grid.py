@@ -64,6 +64,48 @@ def test_the_whole_grid_is_trained_and_no_more(dispatch: Any) -> None:
     assert resumed.source.settings.num_trials == 18
 
 
+def test_what_an_earlier_run_has_trained_is_left_out(dispatch: Any, tmp_path: Path) -> None:
+    """With as many seeds: what a part wants more of is trained again; keys stay those of the grid,
+    so that an interrupted run goes on with whatever ledgers it is given."""
+    first = dispatch(GridTuner(**GRID))
+    first.initialize({})
+    first.request()
+    for _ in range(4):
+        first.succeed(first.started[-1])
+    ledger = tmp_path / "earlier.jsonl"
+    ledger.write_bytes((first.folder / LEDGER_FILE).read_bytes())
+    earlier = [r.parameters.decoupling for r in Ledger(ledger) if r.result is not None]
+    assert len(earlier) == 4
+    more = {**GRID, "trained": [str(ledger)]}
+    settings = read_grid(more, tmp_path)
+    assert settings.num_trials == 18 - 4
+    assert settings.trainings == {"grid-k2": 14}
+    assert {decoupling for _, _, decoupling in settings.wanted}.isdisjoint(earlier)
+    assert [number for number, _, _ in settings.wanted] == [*range(4, 18)]
+    parts = [{"num_blocks": 1, "seeds": 6}, *GRID["parts"][1:]]
+    assert read_grid({**more, "parts": parts}, tmp_path).trainings == {"backprop": 1, "grid-k2": 14}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trained": ["nowhere.jsonl"]}, "trained: must be ledgers, trials.jsonl, but got '"),
+        ({"train": {"seed": 4, "lr": 0.5}}, "trained: must have the same task and training, but b"),
+        ({"parts": [{"num_blocks": 1}]}, "trained: must leave something to train, but got"),
+    ],
+)
+def test_earlier_runs_that_are_not_alike(
+    dispatch: Any, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    first = dispatch(GridTuner(**GRID))
+    first.initialize({})
+    first.request()
+    first.succeed(first.started[-1])
+    (tmp_path / "earlier.jsonl").write_bytes((first.folder / LEDGER_FILE).read_bytes())
+    with pytest.raises(InputError, match=f"^{message}"):
+        read_grid({**GRID, "trained": ["earlier.jsonl"], **changes}, tmp_path)
+
+
 def test_a_sample_is_the_same_each_time_and_the_seed_decides() -> None:
     def sample(seed: int) -> list[Decoupling]:
         settings = read_grid({**GRID, "seed": seed}, Path())
