@@ -56,7 +56,7 @@ def collect(
     ] = None,
     add: Annotated[
         bool,
-        typer.Option("--add", help="To what the table has already, if it is of the same kind."),
+        typer.Option("--add", help="To what the table has, if it is of the same kind."),
     ] = False,
 ) -> None:
     """Make a table of an experiment's trainings, which may be spread over several runs of it."""

@@ -235,8 +235,8 @@ class Grid(_Part):
 
     Attributes:
         parts: What is trained, in this order.
-        trained: Ledgers (``trials.jsonl``) of earlier runs, on other machines for instance. What has
-            been trained there, alike and with as many seeds, is not trained again.
+        trained: Ledgers (``trials.jsonl``) of earlier runs, on other machines for instance. What
+            has been trained there, alike and with as many seeds, is not trained again.
     """
 
     parts: tuple[GridPart, ...] = Field(min_length=1)

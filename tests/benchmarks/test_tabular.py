@@ -360,20 +360,17 @@ def test_collecting_what_an_experiment_left(tmp_path: Path) -> None:
         collect([ledger], header(n=1), AUX)
 
 
-def test_a_table_grows(complete: Table) -> None:
+def test_a_table_grows() -> None:
     """Of a decoupling that both have that of the more trainings stays."""
     few = [entry(at(1), [training(1, 0.5, 0.5)]), entry(at(2), [training(1, 0.1, 0.1)])]
-    more = [
-        entry(at(1), [training(s, 0.6, 0.6) for s in (1, 2)]),
-        entry(at(3), [training(1, 1, 1)]),
-    ]
-    before, after = (complete.model_copy(update={"entries": tuple(e)}) for e in (few, more))
+    twice = [training(seed, 0.6, 0.6) for seed in (1, 2)]
+    before, after = table(few), table([entry(at(1), twice), entry(at(3), [training(1, 1, 1)])])
     for one, other in ((before, after), (after, before)):
         found = joined(one, other)
         assert found.decouplings(2) == [at(1), at(2), at(3)]
         assert [len(found[at(cut)].trainings) for cut in (1, 2, 3)] == [2, 1, 1]
-    other = after.model_copy(update={"aux_choices": ("conv1",)})
-    with pytest.raises(InputError, match="^--add: the tables must have the same aux_choices"):
+    other = after.model_copy(update={"train": TrainSettings(epochs=9)})
+    with pytest.raises(InputError, match=r"^--add: the tables must have the same train$"):
         joined(before, other)
 
 
