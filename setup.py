@@ -60,7 +60,7 @@ setup(
         "pydantic>=2.7",
         "safetensors>=0.4",
         "scikit-learn>=1.4",  # the embedded digits; its scipy reads SVHN
-        "typer>=0.12",
+        "typer>=0.26",  # before, it uses what click 8.5 deprecates
         "rich>=13",
         "pyyaml>=6",
         "filelock>=3.9",

@@ -222,6 +222,8 @@ SOURCES: dict[str, str] = {
     "TrainSettings.epochs": "release's README, `--train-iters 64000`",
     "TrainSettings.batch_size": "release, `--batch-size`",
     "TrainSettings.accumulate": _OURS,
+    "TrainSettings.transport": "ours, after TRGL",
+    "TrainSettings.views": _OURS,
     "TrainSettings.checkpoint": "ours; torch.utils.checkpoint",
     "TrainSettings.parallel": _OURS,
     "Parallel.name": _OURS,

@@ -308,6 +308,7 @@ class BatchStream:
         *,
         classes_per_batch: int | None = None,
         class_limited_passes: int | None = None,
+        views: int = 1,
     ) -> None:
         """Choose the images and their order.
 
@@ -319,18 +320,22 @@ class BatchStream:
             classes_per_batch: Classes that batches of class-limited passes are made of; by default
                 no pass is limited.
             class_limited_passes: So many passes are limited, then none; by default all.
+            views: How often each image is in a batch, one after the other, distorted each time in
+                its own way; B counts all.
         """
         self.dataset = dataset
-        self.batch_size = min(batch_size, len(dataset))
+        self.batch_size = min(batch_size, len(dataset) * views) // views * views
         self.seed = seed
         self.device = torch.device(device)
         self.classes_per_batch = classes_per_batch
         self.class_limited_passes = class_limited_passes
+        self.views = views
+        self._images = max(1, self.batch_size // views)  # of a batch, that are different
 
     @property
     def batches_per_epoch(self) -> int:
         """Batches after which every image has been used, rounded up."""
-        return -(-len(self.dataset) // self.batch_size)
+        return -(-len(self.dataset) // self._images)
 
     def iterate(self, start: int = 0) -> Iterator[Batch]:
         """Yield the batches number ``start``, ``start + 1``, and so on for ever."""
@@ -346,9 +351,10 @@ class BatchStream:
 
         number = start
         while True:
-            first = number * self.batch_size
-            positions = range(first, first + self.batch_size)
+            first = number * self._images
+            positions = range(first, first + self._images)
             indices = np.array([order(place // count)[place % count] for place in positions])
+            indices = np.repeat(indices, self.views)
             yield Draw(indices, (self.seed, _DISTORTION, number))
             number += 1
 
@@ -362,9 +368,9 @@ class BatchStream:
         return class_limited_order(
             shuffled,
             self.dataset.labels,
-            self.batch_size,
+            self._images,
             self.classes_per_batch,
-            first_batch=-epoch * count % self.batch_size,  # what the last pass's last batch lacks
+            first_batch=-epoch * count % self._images,  # what the last pass's last batch lacks
         )
 
 

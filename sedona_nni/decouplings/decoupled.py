@@ -52,12 +52,31 @@ class Block(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map the features (or images) below the block to those above it, (B, C, S, S)."""
+        for layer in self.layers:
+            features = self._through(layer, features)
+        return features
+
+    def _through(self, layer: nn.Module, features: Tensor) -> Tensor:
         if self.checkpointed and self.training and torch.is_grad_enabled():
-            for layer in self.layers:
-                features = _checkpointed(layer, features)
-            return features
-        out: Tensor = self.layers(features)
+            return _checkpointed(layer, features)
+        out: Tensor = layer(features)
         return out
+
+    def transported(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, and how far the layers move what they are given, shape ():
+
+            sum over layers f that keep its shape of mean over images of |f(h) - h|^2
+
+        Args:
+            features: As for `forward`.
+        """
+        cost = torch.zeros((), device=features.device)
+        for layer in self.layers:
+            moved = self._through(layer, features)
+            if moved.shape == features.shape:
+                cost = cost + (moved - features).flatten(1).square().sum(1).mean()
+            features = moved
+        return features, cost
 
     def local_loss(
         self,

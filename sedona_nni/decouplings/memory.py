@@ -98,6 +98,7 @@ class StepForm:
         optimizer: Makes the optimizer of some weights.
         accumulate: In how many parts a batch is taken, one after the other.
         checkpointed: Whether layers keep only their inputs, and are computed again.
+        transports: Whether a block's loss counts by how much its layers move what they are given.
         averaged: Whether there are moving averages of weights and statistics.
         amp: Mixed precision: ``no``, ``fp16`` or ``bf16``.
         criterion: Mean loss of logits and labels.
@@ -110,6 +111,7 @@ class StepForm:
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     accumulate: int = 1
     checkpointed: bool = False
+    transports: bool = False
     averaged: bool = False
     amp: str = "no"
     criterion: nn.Module = field(default_factory=LabelSmoothing)
@@ -226,7 +228,9 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
             found = kept(module, features[-1], first=index == 0)
             features.append(found.result.detach())
             again = form.checkpointed and index < len(backbone.layers)
-            inner.append(replace(found, own=0, input=True, output=False) if again else found)
+            if again:
+                found = replace(found, own=found.moved, input=True, output=False)
+            inner.append(found)
         *outputs, _ = features[1:]
         sizes = [output.untyped_storage().nbytes() for output in outputs]
         whole = [size * form.batch_size // form.part_size for size in sizes]
@@ -273,10 +277,12 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
 
 @dataclass(frozen=True)
 class _Kept:
-    """What a forward pass keeps: of its own, and whether its input and its output."""
+    """What a forward pass keeps: of its own, ``moved`` of it for what `Block.transported` counts,
+    and whether its input and its output."""
 
     result: Tensor
     own: int
+    moved: int
     input: bool
     output: bool
 
@@ -303,10 +309,13 @@ def _kept(
     # What is shown is there anyway
     for tensor in (*module.parameters(), *module.buffers(), labels, *(seen or ())):
         saved.pop(id(tensor.untyped_storage()), None)
+    is_moved = form.transports and result.shape == features.shape
+    moved = result.nbytes if is_moved else 0
     return _Kept(
         input=saved.pop(id(features.untyped_storage()), None) is not None,
         output=saved.pop(id(result.untyped_storage()), None) is not None,
-        own=sum(storage.nbytes() for storage in saved.values()),
+        own=sum(storage.nbytes() for storage in saved.values()) + moved,
+        moved=moved,
         result=result,
     )
 
@@ -464,12 +473,15 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
                 )
                 for part, targets, pixels in zip(*parts, strict=True):
                     with as_amp(form.amp):
-                        output = block(part)
+                        output, moved = (
+                            block.transported(part) if form.transports else (block(part), 0)
+                        )
                         if block.classifier is None:
                             loss = output
                         else:
                             seen = Seen(pixels, part) if block.looks else None
                             loss, _ = block.local_loss(output, targets, form.criterion, seen)
+                            loss = loss + moved
                     loss.backward(torch.ones_like(loss))
                     outputs.append(output.detach())
             output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)

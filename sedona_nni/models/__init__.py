@@ -11,10 +11,13 @@ their published widths at 1:
     dgl-vgg11 ... dgl-vgg19    its VGGs on ImageNet: biases, no dropout
     dni-cnn                    the network on which it compares with DNI
     cifar-resnet110            that on which it compares with DDG, shortcuts without weights
+    cifar-resnet56             the like, on which FDG compares
+    local-resnet32, -110       those of InfoPro and AugLocal: the stem is a layer of its own
 
 `register_backbone` adds one of your own, and any classifier of torchvision, timm or one's own code
 can be cut where a single tensor crosses, see `sedona_nni.models.sources` and `cutting`.
-Sources: Pyeon et al., ICLR 2021 (widths, layers, stems); Belilovsky et al., ICML 2020 (DGL).
+Sources: Pyeon et al., ICLR 2021 (widths, layers, stems); Belilovsky et al., ICML 2020 (DGL);
+Wang et al., ICLR 2021 (InfoPro); Zhuang et al., TNNLS 2021 (FDG).
 """
 
 from __future__ import annotations
@@ -125,6 +128,21 @@ _OURS = {
         smallest_image=8,
         auxiliary_expansion=1,
     ),
+    "cifar-resnet56": Architecture(
+        27,
+        partial(resnet, False, (9, 9, 9), padded_shortcuts=True),
+        smallest_image=8,
+        auxiliary_expansion=1,
+    ),
+    **{
+        f"local-resnet{6 * depth + 2}": Architecture(
+            1 + 3 * depth,
+            partial(resnet, False, (depth, depth, depth), own_stem=True),
+            smallest_image=8,
+            auxiliary_expansion=1,
+        )
+        for depth in (5, 18)
+    },
 }
 
 BACKBONES: Registry[Architecture] = Registry(

@@ -102,6 +102,7 @@ def resnet(
     context: BackboneContext,
     *,
     padded_shortcuts: bool = False,
+    own_stem: bool = False,
 ) -> Parts:
     """Return a ResNet.
 
@@ -110,13 +111,14 @@ def resnet(
         depths: Residual blocks of each stage, four stages at most.
         context: See `BackboneContext`.
         padded_shortcuts: Whether shortcuts between stages have no weights; only for basic blocks.
+        own_stem: Whether the stem is a layer of its own, above which the network can be cut.
     """
     # Imported here because it takes about a second and only ResNets need it
     from torchvision.models.resnet import BasicBlock, Bottleneck
 
     kind = Bottleneck if bottleneck else BasicBlock
     stem, shape = _resnet_stem(context)
-    layers: list[Layer] = []
+    layers = [Layer("stem", stem, shape)] if own_stem else []
     for stage, (base, depth) in enumerate(zip((16, 32, 64, 128), depths, strict=False)):
         width = context.width(base)
         for index in range(depth):

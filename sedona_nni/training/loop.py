@@ -111,6 +111,7 @@ def training_stream(
         device,
         classes_per_batch=settings.classes_per_batch,
         class_limited_passes=settings.class_limited_epochs,
+        views=settings.views,
     )
 
 

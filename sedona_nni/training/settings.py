@@ -23,7 +23,7 @@ from sedona_nni.data.augmentation import Augmentation
 from sedona_nni.errors import InputError
 from sedona_nni.seed import Seed
 from sedona_nni.teachers import NO_AUXILIARY
-from sedona_nni.teachers.auxiliary import looks
+from sedona_nni.teachers.auxiliary import looks, views_for
 from sedona_nni.training.method_settings import AnyMethod
 
 __all__ = ["Checkpointing", "Parallel", "Precision", "TrainSettings", "Vote"]
@@ -141,10 +141,15 @@ class TrainSettings(BaseModel):
         ema_decay: Share d that moving averages keep at each update of a block, of its weights and
             its batch norms' statistics: d average + (1 - d) value. The network of averages is then
             what is validated, tested and kept. By default there are none.
+        transport: t; t/2 times the squared distance by which a block's layers move what they are
+            given, where they keep its shape, is added to its loss, see
+            `sedona_nni.decouplings.decoupled.Block.transported`.
         label_smoothing: eps of `sedona_nni.teachers.losses.LabelSmoothing`.
         augmentation: How training images are distorted: as the ``dataset`` says, see
             `data.sets`; ``none``; or so and further by ``randaugment``, ``trivialaugment`` or
             ``augmix``, see `sedona_nni.data.augmentation`.
+        views: How often each image is in a batch, distorted each time in its own way, of whose
+            ``batch_size`` all count; for a teacher that compares them.
         mixup: alpha of mixup, which adds up images in pairs, and their labels; 0 for none.
         cutmix: alpha of CutMix, which puts a part of one image into another; with both, one is
             drawn for each batch.
@@ -188,8 +193,10 @@ class TrainSettings(BaseModel):
     lr_decay: float = Field(default=0.1, gt=0, lt=1)
     clip_norm: float | None = Field(default=None, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    transport: float = Field(default=0, ge=0, allow_inf_nan=False)
     label_smoothing: float = Field(default=0.1, ge=0, le=0.5)
     augmentation: Augmentation = "dataset"
+    views: int = Field(default=1, ge=1)
     mixup: float = Field(default=0, ge=0)
     cutmix: float = Field(default=0, ge=0)
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
@@ -219,6 +226,22 @@ class TrainSettings(BaseModel):
                 f"accumulate must be 1 for the method {self.method.name}, which needs the whole "
                 f"batch at once, but got {self.accumulate}"
             )
+        if self.batch_size % self.views:
+            raise ValueError(
+                f"batch_size must be a multiple of views, {self.views}, but got {self.batch_size}"
+            )
+        if self.views > 1 and (self.mixup or self.cutmix):
+            raise ValueError(
+                "views must be 1 where images are mixed, by mixup or cutmix, which would make "
+                f"different ones of an image, but got {self.views}"
+            )
+        if self.transport and not self.method.takes_block_steps:
+            raise ValueError(
+                f"transport must be 0 for the method {self.method.name}, whose blocks do not learn "
+                f"from losses of their own alone, but got {self.transport}"
+            )
+        if self.transport and self.has_replicas:
+            raise ValueError(f"transport must be 0 with replicas, but got {self.transport}")
         if self.checkpoint != "no" and self.method.name == "ddg":
             raise ValueError(
                 "checkpoint must be no for the method ddg, whose backward passes come after its "
@@ -229,13 +252,12 @@ class TrainSettings(BaseModel):
                 f"parallel must be no for the method {self.method.name}, as "
                 f"{self.method.not_parallel}, but got {self.parallel.name}"
             )
-        if self.parallel is not None and not self.method.has_replicas:
-            replicas = self.parallel.replicas
-            if set(replicas if isinstance(replicas, tuple) else [replicas]) != {1}:
-                raise ValueError(
-                    f"parallel.replicas must be 1 for the method {self.method.name}, "
-                    f"but got {replicas}"
-                )
+        if self.has_replicas and not self.method.has_replicas:
+            assert self.parallel is not None
+            raise ValueError(
+                f"parallel.replicas must be 1 for the method {self.method.name}, "
+                f"but got {self.parallel.replicas}"
+            )
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError(
                 "nesterov must come with sgd and a momentum above 0, "
@@ -253,6 +275,12 @@ class TrainSettings(BaseModel):
             )
         return self
 
+    @property
+    def has_replicas(self) -> bool:
+        """Whether several processes share a block."""
+        replicas = 1 if self.parallel is None else self.parallel.replicas
+        return set(replicas if isinstance(replicas, tuple) else [replicas]) != {1}
+
     def check_aux(self, aux: Sequence[str]) -> None:
         """Check that blocks with such teachers can be trained so.
 
@@ -266,8 +294,12 @@ class TrainSettings(BaseModel):
         """
         self.method.check(aux)
         for name in dict.fromkeys(aux):
-            if name != NO_AUXILIARY and looks(name):
+            if name == NO_AUXILIARY:
+                continue
+            if looks(name):
                 self.check_looking(name, here=self.parallel is None)
+            if (views := views_for(name)) not in (1, self.views):
+                raise InputError.rule("views", f"must be {views} for {name}", self.views)
 
     def check_looking(self, name: str, *, here: bool) -> None:
         """Check that a teacher that looks beyond its boundary can.

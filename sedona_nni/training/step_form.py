@@ -33,9 +33,11 @@ def step_form(settings: TrainSettings, device: torch.device | str = "cpu") -> St
         optimizer=partial(build_optimizer, settings=settings),
         accumulate=settings.accumulate,
         checkpointed=settings.checkpoint == "layers",
+        transports=settings.transport > 0,
         averaged=settings.ema_decay is not None,
         amp=settings.amp,
         criterion=LabelSmoothing(settings.label_smoothing),
         on_gpu=torch.device(device).type == "cuda",
-        provenance={name: getattr(settings, name) for name in _TOLD},
+        provenance={name: getattr(settings, name) for name in _TOLD}
+        | ({"transport": settings.transport} if settings.transport else {}),
     )

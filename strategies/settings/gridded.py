@@ -21,6 +21,7 @@ from sedona_nni.strategies.settings.reading import (
     load_named_plugins,
     read_parts,
 )
+from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import task_layers
 
 __all__ = ["GridSettings", "grid_decouplings", "read_grid"]
@@ -98,7 +99,6 @@ def _trained(training: Training, ledgers: Iterable[Path]) -> dict[Decoupling, in
     Raises:
         InputError: if a file is no ledger, or has trainings of another kind.
     """
-    train = training.train.model_dump(mode="json")
     found: dict[Decoupling, int] = {}
     for path in ledgers:
         if not path.is_file():
@@ -107,7 +107,8 @@ def _trained(training: Training, ledgers: Iterable[Path]) -> dict[Decoupling, in
             trial = record.parameters
             if record.result is None or not isinstance(trial, RepeatedTrial):
                 continue
-            if (trial.task, trial.train) != (training.task, train):
+            train = TrainSettings.model_validate(trial.train)  # that of before may lack settings
+            if (trial.task, train) != (training.task, training.train):
                 rule = f"must have the same task and training, but {trial.key} has not"
                 raise InputError.rule("trained", rule, str(path))
             found[trial.decoupling] = max(found.get(trial.decoupling, 0), trial.repetitions)

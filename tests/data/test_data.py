@@ -415,6 +415,27 @@ def test_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
 # ---- Streams -------------------------------------------------------------------------------------
 
 
+def test_views_are_of_one_image_each_distorted_in_its_own_way() -> None:
+    """Six images of a batch are three twice; in four batches all ten are there."""
+    stream = BatchStream(numbered(10), 6, 0, "cpu", views=2)
+    assert (stream.batch_size, stream.batches_per_epoch) == (6, 4)
+    seen = []
+    for draw in islice(stream.draws(0), 4):
+        one, other = draw.indices[::2], draw.indices[1::2]
+        assert one.tolist() == other.tolist()
+        seen += one.tolist()
+    assert sorted(seen[:10]) == [*range(10)]
+    assert [d.indices.tolist() for d in islice(stream.draws(2), 2)] == [
+        d.indices.tolist() for d in islice(stream.draws(0), 2, 4)
+    ]
+    splits = load_splits(Task(train_limit=100), 0.25)
+    images, labels = next(BatchStream(splits.train, 50, 0, "cpu", views=2).iterate())
+    assert torch.equal(labels[::2], labels[1::2])
+    assert (images[::2] != images[1::2]).flatten(1).any(1).float().mean() > 0.5
+    few = BatchStream(numbered(3), 128, 0, "cpu", views=2)
+    assert (few.batch_size, few.batches_per_epoch) == (6, 1)
+
+
 def numbered(count: int, augmentation: ShiftAndFlip | None = None) -> MemoryImages:
     """Images whose label is their number and whose pixels are all different."""
     pixels = torch.arange(count * 16).remainder(251).view(count, 1, 4, 4).to(torch.uint8)

@@ -71,6 +71,17 @@ def perceptron(*widths: int, norm: int = 2) -> int:
 # DGL's and DNI's, likewise. cifar-resnet110: stem, 18 blocks of 16, then two stages whose first
 # block widens: 9 * 32 * 48 + 128 and 9 * 64 * 96 + 256
 R110 = (27 * 16 + 32) + 18 * 4_672 + (13_952 + 17 * 18_560) + (55_552 + 17 * 73_984)
+R56 = (27 * 16 + 32) + 9 * 4_672 + (13_952 + 8 * 18_560) + (55_552 + 8 * 73_984)
+
+
+def local_resnet(depth: int) -> int:
+    """Count those of InfoPro's, whose two shortcuts between stages have weights."""
+    shortcuts = (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
+    rest = depth - 1
+    stages = depth * 4_672 + (13_952 + rest * 18_560) + (55_552 + rest * 73_984)
+    return (27 * 16 + 32) + stages + shortcuts
+
+
 DGL = [
     ("dgl-cnn6", 6, units(128, 256, 256, 512, 512, 512), perceptron(2048, 2048, 2048, 10)),
     ("dgl-cnn4", 4, units(64, 128, 128, 256), perceptron(1024, 1024, 1024, 10)),
@@ -106,6 +117,9 @@ DGL = [
     ),
     ("dni-cnn", 4, units(128, 128, 128, kernel=5), 1_290),
     ("cifar-resnet110", 54, R110, 650),
+    ("cifar-resnet56", 27, R56, 650),
+    ("local-resnet32", 16, local_resnet(5), 650),
+    ("local-resnet110", 55, local_resnet(18), 650),
 ]
 
 
@@ -188,6 +202,8 @@ def test_parameters_at_imagenet_size(name: str, parameters: int) -> None:
         ("dni-cnn", {}, [(1, 128, 10), (1, 128, 3), (2, 128, 1)]),
         ("dni-cnn", {"image_size": 224}, [(1, 128, 74), (1, 128, 24), (1, 128, 8), (1, 128, 1)]),
         ("cifar-resnet110", {}, [(18, 16, 32), (18, 32, 16), (18, 64, 8)]),
+        ("cifar-resnet56", {}, [(9, 16, 32), (9, 32, 16), (9, 64, 8)]),
+        ("local-resnet32", {}, [(6, 16, 32), (5, 32, 16), (5, 64, 8)]),
         ("cifar-resnet110", {"image_size": 9}, [(18, 16, 9), (18, 32, 5), (18, 64, 3)]),
         ("resnet18", {"image_size": 8}, [(2, 16, 8), (2, 32, 4), (2, 64, 2), (2, 128, 1)]),
         (

@@ -75,6 +75,8 @@ def flat(settings: Any) -> dict[str, Any]:
 def _flat(settings: Any) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
+        if field.name == "wanted":  # what follows from the others
+            continue
         if isinstance(value, BaseModel):
             yield from value.model_dump(mode="json").items()
         elif field.name == "source":
@@ -103,6 +105,8 @@ SINCE_IN_TRAIN = {
     "checkpoint": "no",
     "parallel": None,
     "lr_pretrained": 1.0,
+    "transport": 0.0,
+    "views": 1,
 }
 
 
@@ -117,6 +121,8 @@ def _changed_since(then: dict[str, Any]) -> dict[str, Any]:
         del changed["probe"]["batch_split"]
     if "search" in then:
         changed["search"] = {**SINCE_IN_SEARCH, **then["search"]}
+    if "parts" in then:
+        changed["trained"] = []
     if "max_block_share" in then:
         changed["max_block_memory"] = None
     if "uniform_aux" in then and then["published"] is None:

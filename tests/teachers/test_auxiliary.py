@@ -29,7 +29,7 @@ from sedona_nni.teachers.auxiliary import (
 
 NAMES = ["conv1", "conv2", "conv3", "conv4", "mlp-sr", "mlp", "linear", "cnn", "cnn5x5"]
 NAMES += ["predsim", "predsim-flat"]
-TEACHERS = ["infopro", "infopro-contrast", "recon", "man", "man++"]
+TEACHERS = ["infopro", "infopro-contrast", "recon", "man", "man++", "barlow"]
 
 
 def context(channels: int, size: ImageSize, **settings: object) -> AuxiliaryContext:
@@ -429,7 +429,8 @@ class TestRegistry:
     def test_unknown_name(self, name: str) -> None:
         message = (
             "aux: must be one of conv1, conv2, conv3, conv4, mlp-sr, mlp, linear, cnn, cnn5x5, "
-            "predsim, predsim-flat, aug1, aug2, aug3, infopro, infopro-contrast, recon, man, man++ "
+            "predsim, predsim-flat, aug1, aug2, aug3, infopro, infopro-contrast, recon, man, "
+            "man++, barlow "
             f"(or a deeper convN) (or a deeper augN), but got {name!r}"
         )
         for call in (check_auxiliary, lambda n: build_auxiliary(n, context(4, 4))):

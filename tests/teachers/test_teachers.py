@@ -21,6 +21,7 @@ from sedona_nni.task import Task
 from sedona_nni.teachers.auxiliary import (
     AugmentedAuxiliary,
     AuxiliaryNetwork,
+    BarlowTwins,
     InfoPro,
     MomentumAuxiliary,
     Reconstruction,
@@ -31,6 +32,7 @@ from sedona_nni.teachers.auxiliary import (
     looks,
     sampled_layers,
 )
+from sedona_nni.teachers.auxiliary.barlow import redundancy
 from sedona_nni.teachers.auxiliary.infopro import contrast
 from sedona_nni.training.methods import build_method
 from sedona_nni.training.settings import TrainSettings
@@ -68,41 +70,38 @@ def learned_from(network: AuxiliaryNetwork, features: Tensor, seen: Seen) -> tup
 
 
 @pytest.mark.parametrize(
-    ("depth", "num_layers", "expected"),
+    ("depth", "expected"),
     [
-        # By the release's formulas, for its ResNet-32 with a cut after every layer
+        (1, [[15]] * 14),
         (
             3,
-            16,
             [
                 *([5, 10, 15], [6, 10, 15], [6, 11, 15], [7, 11, 15], [8, 11, 15], [8, 12, 15]),
-                *([9, 12, 15], [11, 15], [12, 15], [12, 15], [12, 15], [13, 15], [14, 15]),
-                *([14, 15], [15]),
+                *([10, 15], [11, 15], [12, 15], [12, 15], [12, 15], [13, 15]),
             ],
         ),
         (
             5,
-            16,
             [
-                *([3, 6, 9, 12, 15], [4, 7, 9, 12, 15], [5, 7, 10, 12, 15], [5, 8, 10, 13, 15]),
-                *([7, 10, 12, 15], [8, 10, 12, 15], [8, 10, 13, 15], [9, 11, 13, 15]),
-                *([10, 12, 13, 15], [10, 12, 14, 15], [11, 12, 14, 15], [12, 14, 15]),
-                *([13, 14, 15], [14, 15], [15]),
+                *([3, 6, 9, 12, 15], [4, 7, 9, 12, 15], [5, 7, 10, 12, 15], [6, 9, 12, 15]),
+                *([7, 10, 12, 15], [8, 10, 12, 15], [8, 10, 13, 15], [10, 12, 15]),
+                *([10, 13, 15], [11, 13, 15]),
             ],
         ),
     ],
 )
-def test_sampled_layers(depth: int, num_layers: int, expected: list[list[int]]) -> None:
-    found = [sampled_layers(depth, i, num_layers) for i in range(num_layers - 1)]
-    assert found == expected
+def test_sampled_layers(depth: int, expected: list[list[int]]) -> None:
+    """By the release's formulas, for its ResNet-32, which has 16 - d blocks then."""
+    assert [sampled_layers(depth, i, 16) for i in range(len(expected))] == expected
+    assert sampled_layers(depth, 14, 16) == [15]
 
 
 def test_sampled_layers_of_a_deep_network() -> None:
-    """That of the release with 55 layers: two of its lists, and how long all are."""
+    """ResNet-110 with d = 5 in 50 blocks: three of the release's lists, and how long all are."""
     assert sampled_layers(5, 10, 55) == [19, 28, 36, 45, 54]
     assert sampled_layers(5, 30, 55) == [36, 42, 48, 54]
-    lengths = [len(sampled_layers(5, i, 55)) for i in range(54)]
-    assert lengths == [5] * 14 + [4] * 26 + [3] * 12 + [2, 1]
+    assert sampled_layers(5, 48, 55) == [50, 52, 54]
+    assert [len(sampled_layers(5, i, 55)) for i in range(49)] == [5] * 12 + [4] * 25 + [3] * 12
 
 
 def test_layers_are_like_those_above_but_new() -> None:
@@ -112,7 +111,7 @@ def test_layers_are_like_those_above_but_new() -> None:
     context = auxiliary_context(backbone, 4, "aug3")
     network = build_auxiliary("aug3", context)
     assert isinstance(network, AugmentedAuxiliary)
-    # d = max(1, round(3 (1 - 1/3) + 1/3)) = 2 of the three above: round(4 + 3/2), round(4 + 3)
+    # max(1, round(3/2 + 1/2)) = 2 of the three above: round(4 + 3/2), round(4 + 3)
     assert sampled_layers(3, 4, 8) == [6, 7]
     sixth, seventh = network.layers
     for new, above in ((sixth, backbone.layers[6]), (seventh, backbone.layers[7])):
@@ -234,16 +233,66 @@ def test_infopro_weighs_by_height(cut: int, keep: float, tell: float) -> None:
 def test_contrast_classifies_by_running_means_of_classes() -> None:
     network = boundary("infopro-contrast", 0)
     assert isinstance(network, InfoPro)
-    assert network.means is not None
+    assert network.classes is not None
     features, images = waves(4, 16, 32, 32), waves(4, 3, 32, 32)
     labels = torch.tensor([0, 2, 0, 2])
     z = F.normalize(network.encoder(features)).detach()
     network.teach(features, labels, F.cross_entropy, Seen(images, images))
-    assert network.means[1].eq(0).all()
+    means = network.classes.means
+    assert means[1].eq(0).all()
     for label, rows in ((0, z[::2]), (2, z[1::2])):
-        torch.testing.assert_close(network.means[label], 0.1 * rows.mean(0))
-    expected = F.normalize(network.encoder(features)) @ network.means.T / 0.07
+        torch.testing.assert_close(means[label], 0.1 * rows.mean(0))
+    expected = F.normalize(network.encoder(features)) @ means.T / 0.07
     torch.testing.assert_close(network(features), expected)
+
+
+# ---- Barlow Twins --------------------------------------------------------------------------------
+
+
+def test_redundancy_written_out() -> None:
+    """Six images of which each is twice, and five numbers of each."""
+    projected = waves(12, 5, step=0.9).square() + waves(12, 5)
+    z = torch.empty_like(projected)
+    for d in range(5):
+        column = projected[:, d]
+        mean = column.sum() / 12
+        z[:, d] = (column - mean) / (((column - mean) ** 2).sum() / 12 + 1e-5).sqrt()
+    total = 0.0
+    for i in range(5):
+        for j in range(5):
+            alike = sum(float(z[2 * k, i] * z[2 * k + 1, j]) for k in range(6)) / 6
+            total += (1 - alike) ** 2 if i == j else 0.005 * alike**2
+    assert float(redundancy(projected)) == pytest.approx(total / 5, rel=1e-10)
+
+
+def test_equal_views_of_independent_numbers_are_no_redundancy() -> None:
+    rows = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
+    assert float(redundancy(rows.repeat_interleave(2, 0))) < 1e-9
+
+
+def test_labels_teach_a_block_nothing(splits: Splits) -> None:
+    """They only move the means of classes."""
+    settings = TrainSettings.model_validate({"views": 2, "batch_size": 8})
+    found = []
+    for labels in (torch.arange(4), torch.zeros(4, dtype=torch.long)):
+        network = cut_in_two("barlow")
+        method = build_method(network, settings, splits, 5)
+        method.start_epoch(1)
+        images = waves(8, 1, 8, 8).float()
+        method.step(images, labels.repeat_interleave(2))
+        lower = network.blocks[0]
+        assert isinstance(lower.classifier, BarlowTwins)
+        found.append(nn.utils.parameters_to_vector(lower.parameters()))
+        assert lower.classifier.classes.means.any()
+    assert torch.equal(*found)
+
+
+def test_each_image_has_to_be_there_twice(splits: Splits) -> None:
+    with pytest.raises(InputError, match=r"^views: must be 2 for barlow, but got 1$"):
+        TrainSettings().check_aux(["barlow"])
+    TrainSettings(views=2).check_aux(["barlow", "conv1"])
+    with pytest.raises(InputError, match=r"^views: must be 2 for BarlowTwins, but got 1$"):
+        build_method(cut_in_two("barlow"), TrainSettings(), splits, 5)
 
 
 # ---- Reconstruction ------------------------------------------------------------------------------

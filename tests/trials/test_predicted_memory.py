@@ -42,6 +42,13 @@ from sedona_nni.trials import train as trial
         ("dgl-cnn6", "backprop", {"batch_size": 2, "optimizer": "adam"}),
         ("dgl-cnn6", "uniform:2:predsim", {}),
         ("dgl-cnn6", "uniform:4:mlp", {"method": "sequential"}),
+        ("resnet18", "uniform:2:conv1", {"transport": 0.1}),
+        ("resnet18", "uniform:2:mlp-sr", {"transport": 0.1, "checkpoint": "layers"}),
+        ("resnet18", "uniform:3:infopro", {}),
+        ("resnet18", "uniform:3:infopro-contrast", {}),
+        ("resnet18", "uniform:3:aug2", {"optimizer": "adam"}),
+        ("resnet18", "uniform:3:recon", {"accumulate": 2, "batch_size": 32}),
+        ("resnet18", "uniform:3:man++", {}),
     ],
 )
 def test_predicted_within_a_tenth(backbone: str, rule: str, changes: dict[str, Any]) -> None:

@@ -105,7 +105,13 @@ class Probing(SearchKind[ProbeSettings]):
 def _trainings(setup: SearchSetup) -> tuple[Compute, TrainSettings, int]:
     """Return what layers cost, and the trainings that the probes are for, with their steps."""
     assert setup.train is not None
-    stream = BatchStream(setup.splits.train, setup.train.batch_size, setup.train.seed, "cpu")
+    stream = BatchStream(
+        setup.splits.train,
+        setup.train.batch_size,
+        setup.train.seed,
+        "cpu",
+        views=setup.train.views,
+    )
     # A batch has at most the images that there are
     train = setup.train.model_copy(update={"batch_size": stream.batch_size})
     with torch.device("meta"):

@@ -21,6 +21,7 @@ from sedona_nni.teachers.auxiliary.network import (
     looks,
     register_auxiliary,
     taught,
+    views_for,
 )
 
 # Lists name them in this order
@@ -34,6 +35,7 @@ from sedona_nni.teachers.auxiliary.augmented import AugmentedAuxiliary, sampled_
 from sedona_nni.teachers.auxiliary.infopro import InfoPro
 from sedona_nni.teachers.auxiliary.reconstruction import Reconstruction
 from sedona_nni.teachers.auxiliary.momentum import MomentumAuxiliary
+from sedona_nni.teachers.auxiliary.barlow import BarlowTwins
 # isort: on
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "AugmentedAuxiliary",
     "AuxiliaryContext",
     "AuxiliaryNetwork",
+    "BarlowTwins",
     "CnnAuxiliary",
     "ConvAuxiliary",
     "Criterion",
@@ -67,4 +70,5 @@ __all__ = [
     "sampled_layers",
     "similarity_matrix",
     "taught",
+    "views_for",
 ]

@@ -2,7 +2,7 @@
 
 Notation (L layers of the network, boundary i above layer i, 0 to L-2):
     d        the number in the name: layers of the lowest boundary's network
-    d_i      max(1, round(d (1 - i/2(L-2)) + i/2(L-2))): they become fewer with height, a pyramid
+    d_i      max(1, round(d (1 - f/2) + f/2)), f = min(1, i / (L-2-d)): fewer with height, a pyramid
     n        L - 1 - i layers above the boundary
     j_1...   layers of the network: all above if d_i >= n, else round(i + m n / d_i), m = 1 ... d_i
 
@@ -47,7 +47,7 @@ def sampled_layers(depth: int, boundary: int, num_layers: int) -> list[int]:
         >>> sampled_layers(3, 0, 16), sampled_layers(3, 7, 16), sampled_layers(3, 14, 16)
         ([5, 10, 15], [11, 15], [15])
     """
-    height = _PYRAMID * boundary / max(1, num_layers - 2)
+    height = _PYRAMID * min(1, boundary / max(1, num_layers - 2 - depth))
     own = max(1, round(depth * (1 - height) + height))
     above = num_layers - 1 - boundary
     if own >= above:

@@ -19,8 +19,8 @@ with l_y = CE(f(h), y), or by contrast, with z = f(h) / |f(h)| of 128 numbers an
     p_ij = exp(z_i.z_j / t) / sum_{k != i} exp(z_i.z_k / t)
 
 with w_ij = 1 where i and j are of one class (y_i.y_j of shares, where images were mixed) and 0
-else; images alone of their class add nothing. The release has no logits then; here they are
-z.m / t with the mean m of each class, which follows the batches as running statistics do.
+else; images alone of their class add nothing. The release has no logits then; here they are by
+running means of classes, `sedona_nni.teachers.class_means`.
 
 The published weights u and v are tuned for each K, from bottom to top between 0 and 20 for u and 0
 and 2 for v, and shift with the number of the block; ours are those of ResNet-110 on CIFAR-10 with
@@ -48,6 +48,7 @@ from sedona_nni.teachers.auxiliary.network import (
     Seen,
     Teacher,
 )
+from sedona_nni.teachers.class_means import ClassMeans
 from sedona_nni.teachers.losses import class_shares
 
 __all__ = ["InfoPro", "between", "contrast"]
@@ -55,7 +56,6 @@ __all__ = ["InfoPro", "between", "contrast"]
 _DECODER_WIDTH, _WIDTH = 12, 128
 _KEEP, _TELL = (5.0, 0.5), (0.5, 1.0)  # u and v at the bottom and at the top
 _TEMPERATURE = 0.07
-_MOMENTUM = 0.1  # of the means of classes, that of batch norms
 
 
 class InfoPro(Teacher):
@@ -84,18 +84,15 @@ class InfoPro(Teacher):
             act(),
             nn.Linear(_WIDTH, _WIDTH if contrasts else context.num_classes),
         )
-        self.means: Tensor | None
-        self.register_buffer(
-            "means", torch.zeros(context.num_classes, _WIDTH) if contrasts else None
-        )
+        self.classes = ClassMeans(context.num_classes, _WIDTH, _TEMPERATURE) if contrasts else None
 
     def forward(self, features: Tensor) -> Tensor:
         """Map what crosses the boundary to (B, num_classes)."""
         encoded: Tensor = self.encoder(self.shape.as_maps(features))
-        if self.means is None:
+        if self.classes is None:
             return encoded
-        z = F.normalize(encoded.to(self.means.dtype))
-        return z @ self.means.T / _TEMPERATURE
+        logits: Tensor = self.classes(F.normalize(encoded.to(self.classes.means.dtype)))
+        return logits
 
     def teach(
         self, features: Tensor, labels: Tensor, criterion: Criterion, seen: Seen
@@ -107,22 +104,14 @@ class InfoPro(Teacher):
         target = _in_unit_range(seen.images)
         kept = F.binary_cross_entropy_with_logits(decoded.to(target.dtype), target)
         encoded: Tensor = self.encoder(maps)
-        if self.means is None:
+        if self.classes is None:
             return self.keep * kept + self.tell * criterion(encoded, labels), encoded
-        z = F.normalize(encoded.to(self.means.dtype))
+        z = F.normalize(encoded.to(self.classes.means.dtype))
         shares = class_shares(labels, self.num_classes).to(z.dtype)
-        logits = z @ self.means.T / _TEMPERATURE
+        logits: Tensor = self.classes(z)
         if self.training:
-            self._follow(z.detach(), shares)
+            self.classes.follow(z.detach(), shares)
         return self.keep * kept + self.tell * contrast(z, shares, _TEMPERATURE), logits
-
-    @torch.no_grad()
-    def _follow(self, z: Tensor, shares: Tensor) -> None:
-        """Let the means of the classes that are there follow."""
-        assert self.means is not None
-        number = shares.sum(0)[:, None]
-        means = shares.T @ z / number.clamp(min=torch.finfo(z.dtype).tiny)
-        self.means.lerp_(means, _MOMENTUM * (number > 0).to(z.dtype))
 
 
 def between(bottom: float, top: float, height: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ __all__ = [
     "looks",
     "register_auxiliary",
     "taught",
+    "views_for",
 ]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -121,6 +122,9 @@ class AuxiliaryNetwork(nn.Module):
     `sedona_nni.models.feature_shape`. A subclass defines `forward`, and `local_loss` too where its
     loss is not a function of the logits alone.
 
+    Attributes:
+        views: How often each image has to be in a batch, see `TrainSettings.views`.
+
     Examples:
         >>> import torch
         >>> from sedona_nni import AuxiliaryNetwork, Decoupling, build_backbone, build_decoupled
@@ -132,6 +136,8 @@ class AuxiliaryNetwork(nn.Module):
         >>> lower.classifier(lower(torch.zeros(2, 3, 32, 32))).shape
         torch.Size([2, 10])
     """
+
+    views: ClassVar[int] = 1
 
     def local_loss(
         self, features: Tensor, labels: Tensor, criterion: Criterion
@@ -314,6 +320,17 @@ def looks(name: str) -> bool:
     """
     made = _made_by(AUXILIARY[name])
     return isinstance(made, type) and issubclass(made, Teacher) and made.sees()
+
+
+def views_for(name: str) -> int:
+    """Return how often an auxiliary network needs each image in a batch.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    made = _made_by(AUXILIARY[name])
+    told = isinstance(made, type) and issubclass(made, AuxiliaryNetwork)
+    return made.views if told else 1  # type: ignore[attr-defined]
 
 
 def check_choices(names: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ def block_step(
     amp: Precision = "no",
     accumulate: int = 1,
     images: Tensor | None = None,
+    transport: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Update a block once from its own loss.
 
@@ -46,6 +47,7 @@ def block_step(
         amp: Mixed precision of the forward pass.
         accumulate: n, in how many parts the batch is taken; fewer where it has fewer images.
         images: The batch's images, for a teacher that looks at them and at ``features``.
+        transport: t, of t/2 times what `Block.transported` counts, which is added to the loss.
 
     Returns:
         What the block made of its input, and its loss, shape (), both before the update and
@@ -57,8 +59,10 @@ def block_step(
     for (part, targets), shown in zip(parts, pixels, strict=False):
         seen = None if shown is None else Seen(shown, part)
         with autocast(features.device, amp):
-            output = block(part)
+            output, moved = block.transported(part) if transport else (block(part), 0.0)
             loss, _ = block.local_loss(output, targets, criterion, seen)
+            if transport:
+                loss = loss + transport / 2 * moved
         share = len(part) / len(features)
         scaler.scale(loss if share == 1 else share * loss).backward()
         outputs.append(output.detach())  # the cut: nothing here learns from the block above

@@ -20,9 +20,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.cost import Cost
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
+from sedona_nni.errors import InputError
 from sedona_nni.models.pretrained import is_pretrained
 from sedona_nni.teachers import NO_AUXILIARY
-from sedona_nni.teachers.auxiliary import Teacher
+from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, OnMaps, Teacher
 from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training.method_settings import METHODS, Method, MethodSettings
 from sedona_nni.training.methods.block_step import block_step
@@ -195,6 +196,12 @@ class TrainingMethod(ABC):
             if block.looks:
                 here = len(network.blocks) == self.stage.num_blocks
                 settings.check_looking(type(block.classifier).__name__, here=here)
+            teacher = block.classifier
+            if isinstance(teacher, OnMaps):
+                teacher = teacher.network
+            if isinstance(teacher, AuxiliaryNetwork) and teacher.views not in (1, settings.views):
+                rule = f"must be {teacher.views} for {type(teacher).__name__}"
+                raise InputError.rule("views", rule, settings.views)
         for block in network.blocks:
             block.checkpointed = settings.checkpoint == "layers"
         self._learners = [self.stage.shared(block) for block in network.blocks]
@@ -323,6 +330,7 @@ class TrainingMethod(ABC):
             self.settings.amp,
             self.settings.accumulate,
             images if self.network.blocks[place].looks else None,
+            self.settings.transport,
         )
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
