@@ -24,6 +24,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
+_MOST = 1024  # threads or processes; what a system refuses beyond ends without a word of reason
+
+
 class Machine(BaseModel):
     """What a trial may use of the machine that it runs on.
 
@@ -43,8 +46,8 @@ class Machine(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: DeviceName = "auto"
-    threads: int | None = Field(default=None, ge=1)
-    workers: int | None = Field(default=None, ge=0)
+    threads: int | None = Field(default=None, ge=1, le=_MOST)
+    workers: int | None = Field(default=None, ge=0, le=_MOST)
     check_memory: bool = True
 
 

@@ -16,7 +16,7 @@ import sedona_nni
 from sedona_nni.data.sets import Contents, load_splits
 from sedona_nni.errors import InputError
 from sedona_nni.strategies.experiment_file import LOOPBACK, TAKES_A_GPU, find_experiment
-from sedona_nni.strategies.nni_border.devices import check_device
+from sedona_nni.strategies.nni_border.devices import check_device, check_threads
 from sedona_nni.strategies.nni_border.scripts import TRIAL, path_of_trials
 from sedona_nni.strategies.settings import AnySettings, read_settings
 from sedona_nni.strategies.settings.costs import MEASURED
@@ -100,6 +100,7 @@ class Experiment:
         if self.platform != "local":
             return None
         check_device(self.settings.machine.device)
+        check_threads(self.settings.machine.threads)
         return self.contents()
 
     def contents(self) -> Contents | None:

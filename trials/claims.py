@@ -11,7 +11,12 @@ import torch
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.searches.sedona.result import SearchResult
-from sedona_nni.strategies.nni_border.devices import check_device, claim_device, claim_devices
+from sedona_nni.strategies.nni_border.devices import (
+    check_device,
+    check_threads,
+    claim_device,
+    claim_devices,
+)
 from sedona_nni.training.parallel.host import is_launched
 from sedona_nni.training.settings import TrainSettings
 
@@ -45,6 +50,7 @@ def claim_for_training(
         return
     assert isinstance(decoupling, Decoupling)
     count = sum(settings.parallel.replicas_of(decoupling.num_blocks))
+    check_threads(threads)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:

@@ -67,7 +67,7 @@ def _train(*words: str, experiment: str = "tuned.yml", to: str = "d") -> tuple[s
 _TRAINED = tuple(
     f"work/d/{name}" for name in ("run.json", "results.json", "model.safetensors", "images.json")
 )
-_BEGUN = ("", "/run.json", "/images.json", "/decoupling.json", "/checkpoint.pt")
+_BEGUN = ("", "/.lock", "/run.json", "/images.json", "/decoupling.json", "/checkpoint.pt")
 _TRAINED_FILES = ("run.json", "decoupling.json", "images.json", "results.json", "model.safetensors")
 _RUN_FILES = (
     *("experiment.json", "checkpoint/trials.jsonl", "checkpoint/optuna.db", ".lock"),

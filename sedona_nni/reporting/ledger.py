@@ -148,7 +148,10 @@ class Ledger:
             InputError: if the file is not a ledger, or is one no more.
         """
         with nothing_collected():
-            self._read_on()
+            try:
+                self._read_on()
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot be read ({error.strerror})") from None
 
     def _read_on(self) -> None:
         if self._end == 0 and not _has_lines(self.path):
@@ -227,7 +230,7 @@ class Ledger:
                 key = event.pop("key")
                 started = stories.get(key) or {"parameters": self._records[key].parameters}
                 stories[key] = {"parameters": started["parameters"], **event}
-            except (ValueError, LookupError, TypeError, AttributeError):
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 shown = line.decode(errors="replace")[:60]
                 raise InputError(
                     f"{self.path}: must have events of trials, but got {shown}"

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from sedona_nni.errors import InputError
+from sedona_nni.machine import usable_cores
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_device", "claim_device", "claim_devices", "visible_gpus"]
+__all__ = ["check_device", "check_threads", "claim_device", "claim_devices", "visible_gpus"]
 
+_MOST_FOR_A_CORE = 16  # threads
 RETRY_S = 0.5  # between two looks for a free GPU
 
 
@@ -44,6 +46,19 @@ def check_device(name: str) -> None:
         )
 
 
+def check_threads(threads: int | None) -> None:
+    """Check that this machine can have so many threads: a system refuses too many without a word
+    of reason.
+
+    Raises:
+        InputError: if they are more than 16 for each processor.
+    """
+    most = _MOST_FOR_A_CORE * usable_cores()
+    if threads is not None and threads > most:
+        rule = f"must be at most {most} here, {_MOST_FOR_A_CORE} for each processor"
+        raise InputError.rule("threads", rule, threads)
+
+
 @contextlib.contextmanager
 def claim_device(name: str, *, threads: int | None = None) -> Iterator[torch.device]:
     """Hold a device: the CPU, or a GPU that no other trial of this user holds meanwhile.
@@ -56,11 +71,12 @@ def claim_device(name: str, *, threads: int | None = None) -> Iterator[torch.dev
         threads: CPU threads that PyTorch uses meanwhile; by default as many as it likes.
 
     Raises:
-        InputError: see `check_device`.
+        InputError: see `check_device` and `check_threads`.
     """
     import torch
 
     check_device(name)
+    check_threads(threads)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:

@@ -224,6 +224,7 @@ def test_the_document_of_an_experiment_of_before_is_taken_over(
     [
         ("what?", r"trials\.jsonl: must have events of trials, but got what\?$"),
         ("7", "must have events of trials, but got 7$"),
+        ("[" * 100_000, r"must have events of trials, but got \[+$"),
         ('{"key": "nobody", "status": "failed"}', 'events of trials, but got {"key": "nobody"'),
         ('{"parameters": {}}', 'events of trials, but got {"parameters": {}}$'),
         ('{"key": "sedona-000", "status": "lost"}', r"trials\.jsonl: sedona-000\.status: "),
@@ -235,6 +236,13 @@ def test_a_line_that_makes_no_sense_is_named(ledger: Ledger, line: str, message:
     with pytest.raises(InputError, match=message) as refused:
         Ledger(ledger.path)
     assert "\n" not in str(refused.value)
+
+
+def test_a_ledger_that_the_system_does_not_let_read(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    path.symlink_to("/proc/self/mem")  # a regular file, whose first page nobody has
+    with pytest.raises(InputError, match=r"trials\.jsonl: cannot be read \(Input/output error\)$"):
+        Ledger(path)
 
 
 @pytest.mark.slow(reason="reads ten thousand trials")

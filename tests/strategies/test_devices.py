@@ -12,8 +12,14 @@ import pytest
 import torch
 
 from sedona_nni.errors import InputError
+from sedona_nni.machine import usable_cores
 from sedona_nni.strategies.nni_border import devices
-from sedona_nni.strategies.nni_border.devices import check_device, claim_device, claim_devices
+from sedona_nni.strategies.nni_border.devices import (
+    check_device,
+    check_threads,
+    claim_device,
+    claim_devices,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +125,14 @@ def test_threads_are_those_asked_for_and_set_back() -> None:
     assert torch.get_num_threads() == before
     with claim_device("cpu"):
         assert torch.get_num_threads() == before
+
+
+def test_more_threads_than_a_system_gives_are_refused() -> None:
+    most = 16 * usable_cores()
+    check_threads(None)
+    check_threads(most)
+    message = f"^threads: must be at most {most} here, 16 for each processor, but got {most + 1}$"
+    with pytest.raises(InputError, match=message):
+        check_threads(most + 1)
+    with pytest.raises(InputError, match=message), claim_device("cpu", threads=most + 1):
+        pass

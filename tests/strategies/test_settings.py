@@ -171,6 +171,8 @@ SMALL: dict[str, dict[str, Any]] = {
         (SEDONA, {"num_blocks": []}, "tuner.classArgs.num_blocks: "),
         (SEDONA, {"device": "gpu"}, "tuner.classArgs.device: Input should be 'auto', 'cpu' or"),
         (SEDONA, {"threads": 0}, "tuner.classArgs.threads: Input should be greater than or equal"),
+        (SEDONA, {"threads": 1025}, "tuner.classArgs.threads: Input should be less than or equal"),
+        (SEDONA, {"workers": 10**6}, "tuner.classArgs.workers: Input should be less than or equal"),
         (SEDONA, {"max_block_share": "2/L"}, "tuner.classArgs.max_block_share: "),
         (SEDONA, {"trials_per_strategy": 0}, "tuner.classArgs.trials_per_strategy: "),
         (SEDONA, {"search": {"inner": 1}}, "tuner.classArgs.search.inner: unknown field, please"),
