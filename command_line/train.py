@@ -116,6 +116,7 @@ def train(
         name = planned.task.backbone
         size = image_size_of(planned.task)
         chosen = decoupling_of(decoupling, num_blocks, name, size, bound_for, counted)
+        settings.check_aux(chosen.aux)
     threads = planned.settings.machine.threads
     with claim_for_training(device, settings, chosen, threads=threads) as claimed:
         if shows():

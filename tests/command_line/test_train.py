@@ -94,6 +94,39 @@ def test_settings_that_are_wrong(
     assert not Path("d").exists()
 
 
+@pytest.mark.parametrize(
+    ("decoupling", "options", "message"),
+    [
+        ("uniform:2:none", (), "aux: must be an auxiliary network at every cut for the method"),
+        ("uniform:2:conv1", ("--method", "ddg"), "aux: must be none at every cut for the method"),
+        ("uniform:2:barlow", (), "views: must be 2 for barlow, but got 1"),
+        (
+            "uniform:2:infopro",
+            ("--parallel", "blocks"),
+            "aux: must not look beyond its boundary where blocks are trained in parallel, but got "
+            "'infopro'",
+        ),
+        (
+            "uniform:2:man",
+            ("--method", "asynchronous"),
+            "aux: must not look beyond its boundary for the method asynchronous, but got 'man'",
+        ),
+    ],
+)
+def test_teachers_that_a_training_cannot_have(
+    decoupling: str,
+    options: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before anything is written, and before a process is started."""
+    train = ("train", QUICKSTART, "--directory", "d", "--decoupling", decoupling, *options)
+    assert sedona(monkeypatch, *train) == 2
+    assert capsys.readouterr().err.startswith(f"sedona-nni: {message}")
+    assert not Path("d").exists()
+
+
 @pytest.mark.slow(reason="every command imports PyTorch")
 def test_train_by_another_method(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
