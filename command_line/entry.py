@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from sedona_nni.command_line.application import app
 from sedona_nni.command_line.versions import check_versions
-from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.errors import InputError, SedonaError, lost_memory_error
 
 
 def main() -> None:
@@ -29,6 +29,10 @@ def main() -> None:
         print(f"sedona-nni: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except MemoryError:
+        _end_used_up(errno.ENOMEM)
+    except SystemError as error:
+        if not lost_memory_error(error):
+            raise
         _end_used_up(errno.ENOMEM)
     except OSError as error:
         if error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):

@@ -14,7 +14,13 @@ from pydantic import ValidationError
 
 from sedona_nni.printable import printable
 
-__all__ = ["CircumstanceError", "InputError", "SedonaError", "UnwritableError"]
+__all__ = [
+    "CircumstanceError",
+    "InputError",
+    "SedonaError",
+    "UnwritableError",
+    "lost_memory_error",
+]
 
 
 class SedonaError(Exception):
@@ -102,3 +108,9 @@ class _Values(reprlib.Repr):
 _VALUES = _Values()
 _LONGEST = 2000
 _POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 wants a point and a sign in it
+
+
+def lost_memory_error(error: BaseException) -> bool:
+    """Return whether an error is what Python makes of one that a call has lost on its way: so ends
+    an import that runs out of memory."""
+    return isinstance(error, SystemError) and "without exception set" in str(error)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import torch
 from pydantic import ValidationError
 
-from sedona_nni.errors import CircumstanceError, InputError, SedonaError
+from sedona_nni.errors import CircumstanceError, InputError, SedonaError, lost_memory_error
 from sedona_nni.plugins import load_plugins
 from sedona_nni.reporting.trial import (
     AnyResult,
@@ -75,6 +75,11 @@ def main() -> int:
             _end_as_killed()
         return 2 if isinstance(error, InputError) else 1
     except (OSError, MemoryError):
+        traceback.print_exc()
+        _end_as_killed()
+    except SystemError as error:
+        if not lost_memory_error(error):
+            raise
         traceback.print_exc()
         _end_as_killed()
     except KeyboardInterrupt:  # so a trial is stopped; there is a checkpoint

@@ -108,6 +108,11 @@ def test_a_full_disk_behind_the_standard_output() -> None:
     ("error", "line"),
     [
         (MemoryError(), "sedona-nni: Cannot allocate memory\n"),
+        # What an import makes of it
+        (
+            SystemError("error return without exception set"),
+            "sedona-nni: Cannot allocate memory\n",
+        ),
         (OSError(errno.EMFILE, "at a file"), "sedona-nni: Too many open files\n"),
     ],
 )

@@ -21,7 +21,7 @@ from pydantic import Field
 from sedona_nni.data.sets import Splits, load_splits
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.decouplings.decoupling import Decoupling
-from sedona_nni.errors import InputError, SedonaError, UnwritableError
+from sedona_nni.errors import InputError, SedonaError, UnwritableError, lost_memory_error
 from sedona_nni.files import Document
 from sedona_nni.machine import keep_freed_memory, peak_resident_mib
 from sedona_nni.models import FeatureShape
@@ -201,7 +201,10 @@ def run_rank(
     except Exception as error:  # a defect, or what another's end has caused here
         time.sleep(_BETTER_REASON_S)
         reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-        failure, defect = Failure("SedonaError", f"{words}: {reason}"), error
+        if lost_memory_error(error):
+            failure = Failure("LostRank", f"{words}: {reason}")
+        else:
+            failure, defect = Failure("SedonaError", f"{words}: {reason}"), error
     recorded = watch.fail(store, failure)
     if defect is not None and recorded == failure:
         traceback.print_exception(defect)
