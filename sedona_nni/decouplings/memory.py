@@ -466,12 +466,9 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
             with LiveMemory(on_cpu=not form.on_gpu) as live:
                 shown = [whole_images] if block.looks and index else []
                 live.follow([*weights, labels, features, *shown])  # else views of them would count
-                parts = (
-                    features.chunk(form.accumulate),
-                    labels.chunk(form.accumulate),
-                    whole_images.chunk(form.accumulate),
-                )
-                for part, targets, pixels in zip(*parts, strict=True):
+                pixels = whole_images if block.looks else features  # who looks not is shown nothing
+                parts = (x.chunk(form.accumulate) for x in (features, labels, pixels))
+                for part, targets, images_of_part in zip(*parts, strict=True):
                     with as_amp(form.amp):
                         output, moved = (
                             block.transported(part) if form.transports else (block(part), 0)
@@ -479,7 +476,7 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
                         if block.classifier is None:
                             loss = output
                         else:
-                            seen = Seen(pixels, part) if block.looks else None
+                            seen = Seen(images_of_part, part) if block.looks else None
                             loss, _ = block.local_loss(output, targets, form.criterion, seen)
                             loss = loss + moved
                     loss.backward(torch.ones_like(loss))

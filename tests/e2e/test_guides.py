@@ -24,8 +24,9 @@ GUIDES = {  # and how many blocks of each are saved or run
     "experiments.md": 3,
     "first-search.md": 6,
     "in-python.md": 8,
-    "own-auxiliary-network.md": 5,
+    "own-auxiliary-network.md": 6,
     "own-data.md": 6,
+    "teachers.md": 2,
     "your-own-model.md": 7,
     "pretrained-weights.md": 7,
 }
