@@ -24,7 +24,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 from sedona_nni.errors import InputError, UnwritableError
 from sedona_nni.files import check_no_links, read_json, reading, write_json
 from sedona_nni.reporting.ledger import Ledger
-from sedona_nni.strategies.checkpoint import LEDGER_FILE
+from sedona_nni.strategies.checkpoint import LEDGER_FILE, ledger_in
 from sedona_nni.strategies.experiment_file import differences
 from sedona_nni.strategies.nni_border.scripts import path_of_trials
 from sedona_nni.strategies.nni_border.terminal import TunerError, finish_mark
@@ -447,7 +447,7 @@ def in_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[ProcessExperi
     _check_config(config)
     path = folder / _EXPERIMENT_FILE
     others = [each.name for each in folder.iterdir()] if folder.exists() else []
-    if not path.exists() and {*others} - {_LOCK_FILE}:
+    if not path.exists() and not _is_without_any(folder, others):
         rule = "must be a new folder, or one in which this experiment was run before"
         raise InputError.rule("--directory", rule, str(folder))
     for name in others:
@@ -468,6 +468,11 @@ def in_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[ProcessExperi
             yield experiment
         finally:
             experiment.end()
+
+
+def _is_without_any(folder: Path, names: Iterable[str]) -> bool:
+    """Return whether a folder is empty but for what a run has left that ended before it began."""
+    return {*names} <= {_LOCK_FILE, "checkpoint"} and ledger_in(folder / "checkpoint") is None
 
 
 def _check_config(config: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -252,7 +253,10 @@ def _do(
         fault.undo()
     _check_none_left(home)
     said, code = command.said()[before:], command.code
-    if code not in (0, -9, 130) and not any(reason in said for reason in fault.reasons):
+    # Interrupted while Python itself begins or ends, it dies of the signal
+    if code not in (0, -9, 130, -signal.SIGINT) and not any(
+        reason in said for reason in fault.reasons
+    ):
         raise Broken(f"it ended with exit code {code} and {said!r}")
     last = (said.strip().splitlines() or [""])[-1]
     return {"end_s": round(end_s, 1), "ended": f"{code}", "said": last}

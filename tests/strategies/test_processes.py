@@ -347,6 +347,22 @@ def test_limits_end_it_and_can_be_raised(configured: Configured, tmp_path: Path)
     assert len(statuses(folder)) == 5
 
 
+def test_what_a_run_left_that_ended_before_it_began_is_no_obstacle(
+    configured: Configured, tmp_path: Path
+) -> None:
+    """As one without file descriptors does, between the folder and the note of what is run in it."""
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "run" / ".lock").touch()
+    with in_folder(tmp_path / "run", configured()):
+        pass
+    assert (tmp_path / "run" / "experiment.json").exists()
+    other = tmp_path / "other" / "checkpoint"
+    other.mkdir(parents=True)
+    (other / LEDGER_FILE).write_text("{}\n")  # whatever it holds
+    with pytest.raises(InputError, match=r"^--directory: must be a new folder, or one in which"):
+        run(tmp_path / "other", configured())
+
+
 def test_what_cannot_be_run_there(configured: Configured, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     at_work = pytest.raises(InputError, match=f"^--directory: another run is at work in {folder}$")
