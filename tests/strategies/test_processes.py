@@ -350,7 +350,7 @@ def test_limits_end_it_and_can_be_raised(configured: Configured, tmp_path: Path)
 def test_what_a_run_left_that_ended_before_it_began_is_no_obstacle(
     configured: Configured, tmp_path: Path
 ) -> None:
-    """As one without file descriptors does, between the folder and the note of what is run in it."""
+    """As one without file descriptors does, between the folder and the note of what runs there."""
     (tmp_path / "run" / "checkpoint").mkdir(parents=True)
     (tmp_path / "run" / ".lock").touch()
     with in_folder(tmp_path / "run", configured()):
