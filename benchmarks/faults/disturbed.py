@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from benchmarks.faults.home import Command, Home
 from benchmarks.faults.processes import Killed, OutOfDescriptors, OutOfMemory, Stopped
 from benchmarks.faults.subject import Subject, lasting
 from benchmarks.faults.surroundings import AtTheSameTime, ClockSetBack, DiskFull, ReadOnly
+from benchmarks.record import ROOT
 from sedona_nni.errors import SedonaError
 from sedona_nni.files import read_json, read_tensors
 
@@ -257,9 +259,16 @@ def _do(
     if code not in (0, -9, 130, -signal.SIGINT) and not any(
         reason in said for reason in fault.reasons
     ):
-        raise Broken(f"it ended with exit code {code} and {said!r}")
-    last = (said.strip().splitlines() or [""])[-1]
+        raise Broken(f"it ended with exit code {code} and {_of_no_machine(said, home)!r}")
+    last = _of_no_machine((said.strip().splitlines() or [""])[-1], home)
     return {"end_s": round(end_s, 1), "ended": f"{code}", "said": last}
+
+
+def _of_no_machine(text: str, home: Home) -> str:
+    """Return what was said without the folders of this machine, for records."""
+    for folder, name in ((home.folder, "~"), (Path(sys.prefix), "ENV"), (ROOT, ".")):
+        text = text.replace(str(folder), name)
+    return text
 
 
 def _wait(command: Command, seconds: float) -> None:
