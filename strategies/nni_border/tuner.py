@@ -61,6 +61,8 @@ _logger = logging.getLogger(__name__)
 _FINAL_RESULT_GRACE_S = 10.0
 _STDERR_LINES = 15
 _KILLED = "USER_CANCELED"  # so NNI calls every trial that a signal has ended
+_SUCCEEDED = "SUCCEEDED"
+_ENDED = (_SUCCEEDED, _KILLED, "FAILED", "SYS_CANCELED", "EARLY_STOPPED")
 _MESSENGER_S = 60.0
 
 
@@ -150,7 +152,6 @@ class BorderTuner(Tuner):
         self._report_error: Callable[[str], None] | None = None
         self._dispatcher: Any = None
         self._running: dict[int, Parameters] = {}
-        self._ended_early: dict[int, bool] = {}
         self._owed = 0
         self._announced: int | None = None
         self._ending = False
@@ -261,7 +262,8 @@ class BorderTuner(Tuner):
                 self._owed += len(wanted)
                 return []
             # After a resume, NNI asks for a full set of trials in addition to those it runs again.
-            wanted = wanted[self._connect(kwargs["st_callback"]) :]
+            # The first numbers are those that NNI uses.
+            wanted = wanted[: max(0, len(wanted) - self._connect(kwargs["st_callback"]))]
         found: list[Parameters] = []
         for parameter_id in wanted:
             parameters = self.source.next_parameters()
@@ -290,8 +292,6 @@ class BorderTuner(Tuner):
             self._make_room()
         elif parameter_id == self._messenger:
             self._report(self._error)
-        elif self._send is None:
-            self._ended_early[parameter_id] = success
         elif parameter_id in self._running:
             self._trial_ended(parameter_id, success)
 
@@ -367,7 +367,7 @@ class BorderTuner(Tuner):
         """Start to hand out trials, and take over those that NNI runs again after a resume.
 
         NNI by itself would call nobody when one of those fails, and hand over their results as
-        imports.
+        imports. One that has ended meanwhile may have been told of to nobody, see its record.
 
         Args:
             send: Starts a trial.
@@ -385,9 +385,10 @@ class BorderTuner(Tuner):
         remaining = self.source.remaining()
         if remaining is not None and self._may_announce():
             self._announce(len(self._jobs()) + remaining)
-        for parameter_id, success in self._ended_early.items():
-            if parameter_id in recovered:
-                self._trial_ended(parameter_id, success)
+        for parameter_id in recovered:
+            job = self._job(parameter_id)
+            if job is not None and job["status"] in _ENDED:
+                self._trial_ended(parameter_id, job["status"] == _SUCCEEDED)
         return len(recovered)
 
     def _make_room(self) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import pytest
 import requests
+from connections import listening
 from nni_world import World, get, new_world, status, unused_port, wait_for
 
 pytestmark = pytest.mark.nni
@@ -38,13 +39,7 @@ def test_run_to_the_end(world: World, port: int) -> None:
         run = world.sedona("run", experiment, "--port", str(port))
         # listening to this machine only
         wait_for(world.log.exists, process=run)
-        listening = {
-            connection.laddr.ip
-            for process in world.processes()
-            for connection in process.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN
-        }
-        assert listening == {"127.0.0.1"}
+        assert {*listening(world.processes())} == {"127.0.0.1"}
         out, err = run.communicate(timeout=200)
     assert run.returncode == 0, err
     assert f"port {port} is taken" in err

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import nni_node
-import psutil
 import pytest
+from connections import listening
 from nni_world import FAKE_TRIAL, World, wait_for
 from ssh_machines import SSHD, Machine, new_key, new_machines
 
@@ -88,13 +88,7 @@ def test_a_search_and_trainings_stopped_and_resumed(
 
     # nobody else reaches the manager or what NNI runs on the machines
     processes = [*world.processes(), *machines[0].processes(), *machines[1].processes()]
-    listening = {
-        connection.laddr.ip
-        for process in processes
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    assert listening == {"127.0.0.1"}
+    assert {*listening(processes)} == {"127.0.0.1"}
     ways = set[Path]().union(*(machine.ways_back() for machine in machines))
     assert [stat.S_IMODE(way.stat().st_mode) for way in ways] == [0o600, 0o600]
 

@@ -25,7 +25,7 @@ class Dispatch:
         self.started: list[str] = []
         self.finals: dict[int, dict[str, Any]] = {}
         self.stopped: list[str] = []
-        self.statuses: dict[str, str] = {}
+        self.statuses: dict[int, str] = {}
         self.error: str | None = None
         self.ended = False
         self.max_trials: int | None = None
@@ -56,7 +56,7 @@ class Dispatch:
             return [
                 {
                     "trialJobId": f"job{number}",
-                    "status": self.statuses.get(trial["parameters"]["key"], "FAILED"),
+                    "status": self.statuses.get(number, "RUNNING"),
                     "hyperParameters": [json.dumps(trial)],
                     "finalMetricData": [
                         {"data": json.dumps(json.dumps(value))}
@@ -95,7 +95,9 @@ class Dispatch:
 
     def end(self, key: str, event: str = "SUCCEEDED", *, asks: bool = True) -> None:
         """End a trial; the manager then asks for another one, unless there are enough."""
-        trial = self.trials[self.number(key)]
+        number = self.number(key)
+        trial = self.trials[number]
+        self.statuses[number] = event  # first, as NNI does it
         self.dispatcher.handle_trial_end(
             {"trial_job_id": "job", "event": event, "hyper_params": json.dumps(trial)}
         )

@@ -274,15 +274,12 @@ def test_a_trial_that_ends_without_a_result_has_failed(
 def test_a_trial_that_was_killed_runs_again_in_its_place(dispatch: Any) -> None:
     nni = started(dispatch, concurrency=1, total=2, remaining=2)
     assert nni.max_trials == 2
-    nni.statuses["t1"] = "USER_CANCELED"
     nni.end("t1", "USER_CANCELED")
     assert nni.started == ["t1", "t1"]
     assert nni.max_trials == 3, "each of NNI's trials counts"
     nni.end("t1", "USER_CANCELED")
-    nni.statuses.clear()
     nni.succeed("t1")
     assert nni.started == ["t1", "t1", "t1", "t2"]
-    nni.statuses["t2"] = "USER_CANCELED"
     assert nni.max_trials == len(nni.trials) == 4
     nni.end("t2", "USER_CANCELED", asks=False)
     assert (nni.started[4:], nni.max_trials) == (["t2"], 5)
@@ -338,6 +335,9 @@ def test_trials_that_run_again_after_a_resume_take_their_slots(dispatch: Any) ->
     assert nni.started == ["t1"]
     nni.succeed("old1")
     assert nni.started == ["t1", "t2"]
+    nni.succeed("t1", default=0.25)
+    nni.succeed("t2", default=0.75)
+    assert nni.source.results == {"old1": 0.5, "t1": 0.25, "t2": 0.75}
 
 
 def test_a_trial_that_fails_again_before_nni_has_introduced_it_is_not_forgotten(
@@ -347,9 +347,7 @@ def test_a_trial_that_fails_again_before_nni_has_introduced_it_is_not_forgotten(
     nni.initialize()
     trial = {"parameter_id": 4, "parameters": {"key": "old1"}}
     nni.trials = {4: trial}
-    nni.dispatcher.handle_trial_end(
-        {"trial_job_id": "j", "event": "FAILED", "hyper_params": json.dumps(trial)}
-    )
+    nni.end("old1", "FAILED", asks=False)
     nni.dispatcher.handle_add_customized_trial([trial])
     nni.request(1)
     assert "old1" in nni.source.failures
@@ -375,6 +373,29 @@ def test_a_trial_that_ends_again_before_nni_has_introduced_it_keeps_its_result(
     assert nni.source.again == ["old1"]
     assert nni.source.results == {"old1": 0.25}
     assert sorted(nni.started) == ["t1", "t2"]
+
+
+def test_a_trial_that_ends_again_while_nni_introduces_it_keeps_its_result(
+    dispatch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its result comes too early for NNI's dispatcher, and its end is taken for one of before."""
+    monkeypatch.setenv("NNI_MODE", "resume")
+    monkeypatch.setattr(border.threading, "Timer", AtOnce)
+    nni = dispatch(Counting(total=0))
+    nni.initialize()
+    trials = [{"parameter_id": n, "parameters": {"key": f"old{n}"}} for n in (4, 5, 6)]
+    nni.trials = {4: trials[0], 5: trials[1], 6: trials[2]}
+    nni.finals = {4: {"key": "old4", "default": 0.25}}
+    nni.final("old4", default=0.25)
+    nni.dispatcher.handle_add_customized_trial(trials)
+    nni.end("old4", asks=False)
+    nni.end("old5", "FAILED", asks=False)
+    nni.request(2)
+    assert nni.source.results == {"old4": 0.25}
+    assert [*nni.source.failures] == ["old5"]
+    assert not nni.ended  # the third runs still
+    nni.succeed("old6")
+    assert nni.ended
 
 
 def test_imported_results_are_recognised_by_their_key(dispatch: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from connections import open_connections
 from nni_world import ROOT, unused_port, wait_for
 
 SSHD = shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
@@ -93,7 +94,7 @@ class Machine:
         return {
             Path(connection.laddr)
             for process in self._server.children(recursive=True)
-            for connection in process.net_connections("unix")
+            for connection in open_connections(process, "unix")
             if connection.laddr.startswith("/tmp/")
         }
 

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from connections import listening
 from launched_ranks import launched
 from shell import QUICKSTART
 
@@ -363,14 +364,9 @@ def test_only_this_host_can_reach_it(tmp_path: Path) -> None:
     try:
         training.wait_for_epoch(1)
         caller = psutil.Process(training.process.pid)
-        listening = [
-            connection.laddr.ip
-            for process in (caller, *caller.children(recursive=True))
-            for connection in process.net_connections()
-            if connection.status == psutil.CONN_LISTEN
-        ]
-        assert len(listening) >= 3  # the store, and gloo in each rank
-        assert {*listening} <= {"127.0.0.1", "::1"}
+        addresses = listening([caller, *caller.children(recursive=True)])
+        assert len(addresses) >= 3  # the store, and gloo in each rank
+        assert {*addresses} <= {"127.0.0.1", "::1"}
         rank = training.rank(1)
         assert rank is not None
         # Whatever this host's name leads to, which may be this address here
