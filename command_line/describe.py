@@ -236,6 +236,22 @@ def _show_blocks(described: dict[str, Any]) -> None:
         f"{described['ideal_speedup']:.2f} ({described['ideal_speedup_with_auxiliary']:.2f} with "
         "auxiliary networks)"
     )
+    for block in described["blocks"]:
+        if block["kind"] is not None:
+            print(_beginning_in_words(block))
+    if not described["parallel"]:
+        used = _short(described["inference"])
+        print(f"such blocks are trained in one process; parameters / MACs in inference: {used}")
+
+
+def _beginning_in_words(block: dict[str, Any]) -> str:
+    """Say what a cut of a further kind costs the block above it."""
+    where, first = f"block {block['index']}", block["first_layer"]
+    if block["kind"] == "overlap":
+        again = f"{block['beginning']['macs']:,} MACs, in training alone"
+        return f"{where} also learns through layer {first - 1}: {again}"
+    source = "the images" if block["kind"] == "image" else "what the block below is given"
+    return f"{where} has a context of {source}: {_short(block['beginning'])}, in inference, too"
 
 
 def _show_memory(described: dict[str, Any]) -> None:

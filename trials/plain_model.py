@@ -38,6 +38,9 @@ def trained_plain_model(directory: Path) -> tuple[nn.Module, ExpectedImages]:
     """
     folder = model_folder(directory)
     run = TrainingRun.load(folder / RUN_FILE)
+    if isinstance(run.decoupling, Decoupling) and {"image", "previous"} & {*run.decoupling.kinds}:
+        rule = "must have no context to be a plain network again"
+        raise InputError.rule(f"{folder}: decoupling", rule, run.decoupling.aux)
     if finished_results(folder) is None:
         raise InputError(f"{folder}: must hold a training that has finished, but it has not")
     if (folder / IMAGES_FILE).exists():

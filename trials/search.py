@@ -21,7 +21,7 @@ from sedona_nni.files import check_no_links, check_output_folder, write_json
 from sedona_nni.searches import SEARCHES, SearchKind, SearchSetup
 from sedona_nni.searches.progress import SearchProgress
 from sedona_nni.task import Task
-from sedona_nni.teachers.auxiliary import check_choices
+from sedona_nni.teachers.auxiliary import check_choices, check_plain
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import fresh_in_words
 from sedona_nni.trials.finished import finished_results
@@ -86,6 +86,7 @@ def run_search(
         check_output_folder("directory", directory)
         check_no_links(directory / "checkpoint")
     check_choices(aux)
+    check_plain(aux, "in a search")
     splits = load_splits(task, kind.validation_fraction(settings, train), workers=workers)
     weights = weights_of(task)
     what = {

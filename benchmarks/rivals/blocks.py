@@ -46,7 +46,7 @@ def in_parallel(setting: RivalSetting, rank: int, *, parts: int = 1, wire: str =
     def step() -> None:
         (features,) = stage.receive(images)
         start = time.perf_counter()
-        features, _ = block_step(
+        features, *_ = block_step(
             block, optimizer, features, labels, criterion, scaler, accumulate=parts
         )
         work.busy_s.append(time.perf_counter() - start)

@@ -106,7 +106,7 @@ def in_turn(
         features = images
         times = [time.perf_counter()]
         for block, optimizer in zip(network.blocks, optimizers, strict=True):
-            features, _ = block_step(
+            features, *_ = block_step(
                 block, optimizer, features, labels, criterion, scaler, accumulate=parts
             )
             times.append(time.perf_counter())

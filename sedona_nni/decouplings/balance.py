@@ -17,6 +17,7 @@ from sedona_nni.decouplings.best_cuts import best_cuts
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
 from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers.auxiliary import check_plain
 
 __all__ = ["balanced_decoupling"]
 
@@ -30,7 +31,8 @@ def balanced_decoupling(costs: Compute, num_blocks: int, aux: str) -> Decoupling
         aux: Name of the auxiliary network, which its block pays for; or that of none.
 
     Raises:
-        InputError: unless 1 <= K <= L, or if the costs lack the auxiliary network.
+        InputError: unless 1 <= K <= L, or if the costs lack the auxiliary network, or the cut is
+            not a plain one.
 
     Examples:
         >>> from sedona_nni import Compute, balanced_decoupling
@@ -43,6 +45,7 @@ def balanced_decoupling(costs: Compute, num_blocks: int, aux: str) -> Decoupling
     """
     num_layers = len(costs.layers)
     check_num_blocks(num_blocks, num_layers)
+    check_plain([aux], "in balanced blocks")  # this knows nothing of their costs above
     costs.check_covers(costs.backbone, {aux} - {NO_AUXILIARY})
     blocks = {
         (start, end): costs.block(start, end, aux)

@@ -27,6 +27,7 @@ from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling, check_num_blocks
 from sedona_nni.errors import InputError
 from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers.auxiliary import check_plain
 
 __all__ = [
     "BlockBound",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 _MIB = 2**20
+_WHERE = "with a bound on blocks"  # which does not know what a kind of cut costs above it
 _Field = Literal["max_block_share", "max_block_memory"]
 _Ways = tuple[dict[tuple[int, int], list[str]], list[dict[int, int]]]  # see `BlockBound._ways`
 
@@ -205,6 +207,7 @@ class BlockBound:
             InputError: if it is about another backbone or lacks one of them.
         """
         names = [*aux_names]
+        check_plain(names, _WHERE)
         for costs in (self.compute, *([] if self.memory is None else [self.memory])):
             costs.check_covers(backbone, names)
 
@@ -240,6 +243,7 @@ class BlockBound:
         Raises:
             InputError: if it is not.
         """
+        check_plain(decoupling.aux, _WHERE)
         for broken in self._broken(decoupling):
             costs = self._limits(decoupling.num_blocks)[broken].costs
             if broken == "max_block_share":
@@ -258,7 +262,9 @@ class BlockBound:
             aux: Names for each of the L-1 boundaries.
             costliest: Blocks have to be within the bound with every one of them.
         """
-        return Ends([*aux], costliest)
+        choices = [*aux]
+        check_plain(itertools.chain(*choices), _WHERE)
+        return Ends(choices, costliest)
 
     def check(self, num_blocks: int, ends: Ends, which: str = "") -> None:
         """Check that K blocks can respect the bound, for K = 0 that any number of blocks can.

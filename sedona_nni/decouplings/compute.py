@@ -4,7 +4,8 @@ Notation (L layers; boundary i is the place after layer i):
     c_j         compute of layer j; that of the last layer includes the head
     d_i         compute of the auxiliary network at boundary i
     block i..j  s_{i-1} + c_i + ... + c_j, and d_j if it ends with a cut
-    s_i         what a block has more because it begins behind boundary i; 0 but for memory
+    s_i         what a block has more because it begins behind boundary i; 0 but for memory, and
+                above a cut of a further kind, where it also depends on where the block below begins
     share       block / (c_0 + ... + c_{L-1}): of what back-propagation computes
 Compute is counted in MACs, see `sedona_nni.decouplings.cost`, or measured in nanoseconds, see
 `sedona_nni.decouplings.layer_time`. Memory is such a sum, too, of bytes, see
@@ -28,12 +29,17 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from sedona_nni.decouplings.cost import auxiliary_costs, head_cost, layer_costs
+from sedona_nni.decouplings.cost import (
+    auxiliary_costs,
+    beginning_cost,
+    head_cost,
+    layer_costs,
+)
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.files import Document, read_json
 from sedona_nni.models import Backbone, stem_words
-from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers import CUT_KINDS, NO_AUXILIARY, CutKind, cut_kind
 
 __all__ = ["Compute", "compute_in_macs", "load_compute", "provenance_of"]
 
@@ -50,6 +56,8 @@ class Compute(Document):
         layers: Of each layer, L numbers; the last includes the head.
         starts: Of beginning a block behind each of the L-1 boundaries; none: it costs nothing.
         auxiliary: Of each auxiliary network by name, at each of the L-1 boundaries.
+        kinds: Of beginning a block behind a cut of a further kind, by that, at each of the L-1
+            boundaries i, by the first layer of the block below, 0 to i.
         provenance: What was counted, or measured how.
 
     Examples:
@@ -68,6 +76,7 @@ class Compute(Document):
     layers: list[_Amount] = Field(min_length=1)
     starts: list[int] = Field(default_factory=list)
     auxiliary: list[dict[str, _Amount]]
+    kinds: dict[CutKind, list[list[_Amount]]] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -84,13 +93,20 @@ class Compute(Document):
             )
         if not any(self.layers):
             raise ValueError("layers must not all be free")
+        for kind, amounts in self.kinds.items():
+            if [len(here) for here in amounts] != [*range(1, len(self.layers))]:
+                raise ValueError(
+                    f"kinds.{kind} must have a number for each first layer of the block below, at "
+                    f"each boundary, but got {amounts!r}"
+                )
         return self
 
     @model_serializer(mode="wrap")
     def _without_free_starts(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         described: dict[str, Any] = dump(self)
-        if not self.starts:
-            del described["starts"]
+        for optional in ("starts", "kinds"):
+            if not described[optional]:
+                del described[optional]
         return described
 
     @cached_property
@@ -116,6 +132,9 @@ class Compute(Document):
             if any(name not in costs for costs in self.auxiliary):
                 known = sorted(set.intersection(*map(set, self.auxiliary)))
                 raise InputError.rule("compute", f"must include {name} at each boundary", known)
+            if (kind := cut_kind(name)) is not None and kind not in self.kinds:
+                rule = f"must include cuts of the kind {kind}, or all must be plain"
+                raise InputError.rule("compute", rule, [*self.kinds])
 
     @cached_property
     def _sums(self) -> list[int]:
@@ -141,10 +160,15 @@ class Compute(Document):
         """
         self.check_covers(decoupling.backbone, set(decoupling.aux) - {NO_AUXILIARY})
         blocks = decoupling.blocks(len(self.layers))
-        return [
+        costs = [
             self.block(block.start - 1, block.stop - 1, name)
             for block, name in zip(blocks, [*decoupling.aux, NO_AUXILIARY], strict=True)
         ]
+        for place, kind in enumerate(decoupling.kinds):
+            if kind is not None:
+                below = blocks[place]
+                costs[place + 1] += self.kinds[kind][below.stop - 1][below.start]
+        return costs
 
     def largest_share(self, decoupling: Decoupling) -> float:
         """Return the largest block's share of the backbone's compute; 1 without a cut.
@@ -177,7 +201,8 @@ def compute_in_macs(backbone: Backbone, aux_names: Iterable[str]) -> Compute:
         ('macs', 11069440)
     """
     names = list(aux_names)
-    layers = [cost.macs for cost in layer_costs(backbone)]
+    own = layer_costs(backbone)
+    layers = [cost.macs for cost in own]
     layers[-1] += head_cost(backbone).macs
     return Compute(
         backbone=backbone.name,
@@ -187,6 +212,17 @@ def compute_in_macs(backbone: Backbone, aux_names: Iterable[str]) -> Compute:
             {name: cost.macs for name, cost in here.items()}
             for here in auxiliary_costs(backbone, names)
         ],
+        kinds={
+            kind: [
+                [
+                    beginning_cost(backbone, kind, cut, first, own[cut]).macs
+                    for first in range(cut + 1)
+                ]
+                for cut in range(backbone.num_layers - 1)
+            ]
+            for kind in CUT_KINDS
+            if kind in {cut_kind(name) for name in names}
+        },
         provenance=provenance_of(backbone),
     )
 

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sedona_nni.decouplings.decoupled import build_context
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.dry_run import MacCounter
 from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone, FeatureShape, stem_words
 from sedona_nni.models.batch_norm import BatchNorm
 from sedona_nni.models.form import form_of
-from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers import NO_AUXILIARY, CutKind, network_at
 from sedona_nni.teachers.auxiliary import (
     Around,
     AuxiliaryContext,
@@ -40,6 +41,7 @@ __all__ = [
     "Cost",
     "auxiliary_cost",
     "auxiliary_costs",
+    "beginning_cost",
     "block_costs",
     "count_macs",
     "count_parameters",
@@ -72,8 +74,10 @@ class BlockCost:
         first_layer: Its first layer.
         last_layer: Its last layer.
         backbone: Cost of its part of the backbone; the last block's includes the head.
-        aux: Name of its auxiliary network; None for the last block.
+        aux: Name of the cut at its end; None for the last block.
         auxiliary: Cost of its auxiliary network.
+        kind: Of the cut where it begins, see `sedona_nni.decouplings.cut_kinds`.
+        beginning: What that costs, see `beginning_cost`.
     """
 
     first_layer: int
@@ -81,6 +85,13 @@ class BlockCost:
     backbone: Cost
     aux: str | None
     auxiliary: Cost
+    kind: CutKind | None = None
+    beginning: Cost = Cost(0, 0)
+
+    @property
+    def context(self) -> Cost:
+        """What of that is there in inference, too."""
+        return Cost(0, 0) if self.kind == "overlap" else self.beginning
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -200,6 +211,28 @@ def relaxed_cost(backbone: Backbone, aux_choices: Sequence[str]) -> Cost:
     return sum([*layer_costs(backbone), head_cost(backbone), *candidates], Cost(0, 0))
 
 
+def beginning_cost(
+    backbone: Backbone, kind: CutKind | None, cut: int, first: int, shared: Cost
+) -> Cost:
+    """Return what a block costs more in training because of the kind of the cut below it.
+
+    That is the encoder of its context or, above an overlap, the layer that it computes again, whose
+    parameters are there anyway.
+
+    Args:
+        backbone: The network.
+        kind: Of the cut, None of a plain one.
+        cut: At which boundary it is.
+        first: The first layer of the block below.
+        shared: Cost of the layer below the cut.
+    """
+    if kind == "overlap":
+        return Cost(0, shared.macs)
+    with torch.device("meta"):
+        context = build_context(backbone, kind, cut, first)
+    return Cost(0, 0) if context is None else _cost(context, context.source)
+
+
 def block_costs(backbone: Backbone, decoupling: Decoupling) -> list[BlockCost]:
     """Return the cost of each block, K of them.
 
@@ -212,18 +245,23 @@ def block_costs(backbone: Backbone, decoupling: Decoupling) -> list[BlockCost]:
         )
     layers = layer_costs(backbone)
     costs = []
+    kinds, first = [None, *decoupling.kinds], 0
     for index, block in enumerate(decoupling.blocks(backbone.num_layers)):
+        kind, cut = kinds[index], block.start - 1
+        beginning = beginning_cost(backbone, kind, cut, first, layers[cut])
+        first = block.start
         own = sum((layers[layer] for layer in block), Cost(0, 0))
         if index < len(decoupling.cuts):
             aux = decoupling.aux[index]
             auxiliary = Cost(0, 0)
-            if aux != NO_AUXILIARY:
+            if network_at(aux) != NO_AUXILIARY:
                 context = auxiliary_context(backbone, decoupling.cuts[index], aux, block.start)
                 auxiliary = auxiliary_cost(aux, context)
-            costs.append(BlockCost(block[0], block[-1], own, aux, auxiliary))
+            costs.append(BlockCost(block[0], block[-1], own, aux, auxiliary, kind, beginning))
         else:
             whole = own + head_cost(backbone)
-            costs.append(BlockCost(block[0], block[-1], whole, None, Cost(0, 0)))
+            nothing = Cost(0, 0)
+            costs.append(BlockCost(block[0], block[-1], whole, None, nothing, kind, beginning))
     return costs
 
 
@@ -234,11 +272,13 @@ def summarise_blocks(blocks: Sequence[BlockCost]) -> dict[str, float]:
         ``largest_share``: share of the backbone's MACs in the largest block, auxiliary networks
         left out. ``ideal_speedup``: 1 / largest_share, the gain of a K-stage pipeline over
         back-propagation on one device when transfers and auxiliary networks cost nothing.
-        ``ideal_speedup_with_auxiliary``: the same with each auxiliary network counted in its block.
+        ``ideal_speedup_with_auxiliary``: the same with each auxiliary network counted in its block,
+        and what a cut of a further kind costs in the block above it. With such cuts blocks are
+        trained in one process, and both are what one would gain otherwise.
     """
     total = sum(block.backbone.macs for block in blocks)
     largest = max(block.backbone.macs for block in blocks)
-    slowest = max(block.backbone.macs + block.auxiliary.macs for block in blocks)
+    slowest = max((block.backbone + block.auxiliary + block.beginning).macs for block in blocks)
     return {
         "largest_share": largest / total,
         "ideal_speedup": total / largest,
@@ -286,7 +326,10 @@ def describe(
         of the backbone's MACs below and, under ``auxiliary``, each candidate's parameters and macs;
         ``blocks`` with
         index, first_layer, last_layer, parameters, macs, share of the backbone's MACs, aux and,
-        under ``auxiliary``, its parameters and macs; what `summarise_blocks` returns; and
+        under ``auxiliary``, its parameters and macs, kind of the cut below and, under
+        ``beginning``, what that costs; ``inference`` with the parameters and macs of the network
+        without auxiliary networks, and ``parallel``, whether blocks can be trained in processes of
+        their own, as far as cuts are concerned; what `summarise_blocks` returns; and
         ``decoupling``.
 
     Raises:
@@ -347,9 +390,14 @@ def describe(
             "share": block.backbone.macs / described["macs"]["total"],
             "aux": block.aux,
             "auxiliary": asdict(block.auxiliary),
+            "kind": block.kind,
+            "beginning": asdict(block.beginning),
         }
         for i, block in enumerate(blocks)
     ]
+    used = sum((block.backbone + block.context for block in blocks), Cost(0, 0))
+    described["inference"] = asdict(used)
+    described["parallel"] = not any(decoupling.kinds)
     return described | summarise_blocks(blocks)
 
 

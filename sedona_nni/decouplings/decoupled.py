@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sedona_nni.decouplings.cut_kinds import Context
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone
 from sedona_nni.models.batch_norm import BatchNorm
-from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers import NO_AUXILIARY, CutKind, network_at
 from sedona_nni.teachers.auxiliary import (
     AuxiliaryNetwork,
     Seen,
@@ -25,7 +26,22 @@ from sedona_nni.teachers.auxiliary import (
     taught,
 )
 
-__all__ = ["Block", "DecoupledNetwork", "build_decoupled"]
+__all__ = ["Block", "DecoupledNetwork", "Passed", "build_context", "build_decoupled"]
+
+
+class Passed(NamedTuple):
+    """What a block makes of its input.
+
+    Attributes:
+        features: What its last layer returns.
+        lent: What its last layer is given, of which a block above an overlap learns.
+        moved: How far the layers move what they are given, shape (), None if not asked for:
+            sum over layers f that keep its shape of mean over images of |f(h) - h|^2
+    """
+
+    features: Tensor
+    lent: Tensor
+    moved: Tensor | None
 
 
 class Block(nn.Module):
@@ -35,48 +51,87 @@ class Block(nn.Module):
         layers: The layers, in order.
         classifier: Their auxiliary network or, in the last block, the backbone's head. None below
             a cut without auxiliary network; such a block needs another teacher.
+        kind: Of the cut below, see `sedona_nni.decouplings.cut_kinds`; None of a plain one.
+        context: What encodes a context, above a cut of the kinds that have one.
         checkpointed: Whether a backward pass computes the inside of each layer again, from the
             layer's input, instead of having kept it.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], classifier: nn.Module | None) -> None:
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        classifier: nn.Module | None,
+        kind: CutKind | None = None,
+        context: Context | None = None,
+    ) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
         self.classifier = classifier
+        self.kind = kind
+        self.context = context
         self.checkpointed = False
 
     @property
     def looks(self) -> bool:
-        """Whether its teacher looks beyond the boundary at each step."""
-        return isinstance(self.classifier, Teacher) and self.classifier.sees()
+        """Whether it, or its teacher, needs more at each step of training than its input."""
+        sees = isinstance(self.classifier, Teacher) and self.classifier.sees()
+        return sees or self.kind is not None
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map the features (or images) below the block to those above it, (B, C, S, S)."""
+    def beside(self, images: Tensor | None, below: Tensor | None) -> Tensor | None:
+        """Return what its context is made of, None if it has none.
+
+        Args:
+            images: The images.
+            below: What the block below is given.
+        """
+        if self.context is None:
+            return None
+        return images if self.kind == "image" else below
+
+    def forward(self, features: Tensor, beside: Tensor | None = None) -> Tensor:
+        """Map the features (or images) below the block to those above it, (B, C, S, S).
+
+        Args:
+            features: What crosses below.
+            beside: What its context is made of, see `beside`.
+        """
+        return self.through(features, beside).features
+
+    def through(
+        self,
+        features: Tensor,
+        beside: Tensor | None = None,
+        *,
+        shared: tuple[nn.Module, Tensor] | None = None,
+        transports: bool = False,
+    ) -> Passed:
+        """Return what `forward` does, and what else comes of it.
+
+        Args:
+            features: As for `forward`.
+            beside: Likewise.
+            shared: Above an overlap, in training: the last layer of the block below, and what that
+                was given; ``features`` are then not read.
+            transports: Whether to add up how far features move.
+        """
+        if shared is not None:
+            layer, given = shared
+            with _counted_once(layer):
+                features = self._through(layer, given)
+        if self.context is not None:
+            features = features + self.context(beside)
+        lent, moved = features, torch.zeros((), device=features.device) if transports else None
         for layer in self.layers:
-            features = self._through(layer, features)
-        return features
+            lent, features = features, self._through(layer, features)
+            if moved is not None and lent.shape == features.shape:
+                moved = moved + (features - lent).flatten(1).square().sum(1).mean()
+        return Passed(features, lent, moved)
 
     def _through(self, layer: nn.Module, features: Tensor) -> Tensor:
         if self.checkpointed and self.training and torch.is_grad_enabled():
             return _checkpointed(layer, features)
         out: Tensor = layer(features)
         return out
-
-    def transported(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `forward` does, and how far the layers move what they are given, shape ():
-
-            sum over layers f that keep its shape of mean over images of |f(h) - h|^2
-
-        Args:
-            features: As for `forward`.
-        """
-        cost = torch.zeros((), device=features.device)
-        for layer in self.layers:
-            moved = self._through(layer, features)
-            if moved.shape == features.shape:
-                cost = cost + (moved - features).flatten(1).square().sum(1).mean()
-            features = moved
-        return features, cost
 
     def local_loss(
         self,
@@ -160,10 +215,24 @@ class DecoupledNetwork(nn.Module):
 
         Each depends on its own block's weights only.
         """
-        outputs = [images]
+        outputs: list[Tensor] = []
+        given, below = images, None
         for block in self.blocks:
-            outputs.append(block(outputs[-1].detach()))
-        return outputs[1:]
+            outputs.append(block(given, block.beside(images, below)))
+            given, below = outputs[-1].detach(), given
+        return outputs
+
+    def kind_above(self, place: int) -> CutKind | None:
+        """Return the kind of the cut above a block, None of a plain one and above the last.
+
+        Args:
+            place: Of the block, from 0.
+        """
+        return self.blocks[place + 1].kind if place + 1 < len(self.blocks) else None
+
+    def lends(self, place: int) -> bool:
+        """Return whether the block above one learns through that one's last layer, too."""
+        return self.kind_above(place) == "overlap"
 
     @property
     def classified(self) -> list[int]:
@@ -189,8 +258,8 @@ class DecoupledNetwork(nn.Module):
 def build_decoupled(backbone: Backbone, decoupling: Decoupling) -> DecoupledNetwork:
     """Cut a backbone.
 
-    The layers and the head are the backbone's own, not copies. Auxiliary networks are new; their
-    weights come from torch's global generator.
+    The layers and the head are the backbone's own, not copies. Auxiliary networks are new, and so
+    are what encodes contexts; their weights come from torch's global generator.
 
     Raises:
         InputError: if the decoupling is of another backbone, a cut is not one of its boundaries,
@@ -211,13 +280,37 @@ def build_decoupled(backbone: Backbone, decoupling: Decoupling) -> DecoupledNetw
     runs = decoupling.blocks(backbone.num_layers)
     classifiers = [
         None
-        if name == NO_AUXILIARY
+        if network_at(name) == NO_AUXILIARY
         else build_auxiliary(name, auxiliary_context(backbone, cut, name, run.start))
         for cut, name, run in zip(decoupling.cuts, decoupling.aux, runs, strict=False)
     ]
+    kinds = [None, *decoupling.kinds]
     return DecoupledNetwork(
         [
-            Block([backbone.layers[index] for index in run], classifier)
-            for run, classifier in zip(runs, [*classifiers, backbone.head], strict=True)
+            Block(
+                [backbone.layers[index] for index in run],
+                classifier,
+                kind,
+                build_context(backbone, kind, run.start - 1, below.start),
+            )
+            for run, below, classifier, kind in zip(
+                runs, [range(0), *runs], [*classifiers, backbone.head], kinds, strict=False
+            )
         ]
     )
+
+
+def build_context(backbone: Backbone, kind: CutKind | None, cut: int, first: int) -> Context | None:
+    """Return a new encoder of the context of a block, None if the cut below it is of no such kind.
+
+    Args:
+        backbone: The network.
+        kind: Of the cut.
+        cut: At which boundary it is.
+        first: The first layer of the block below.
+    """
+    if kind not in ("image", "previous"):
+        return None
+    is_inside = kind == "previous" and first > 0
+    source = backbone.shapes[first - 1] if is_inside else backbone.images
+    return Context(source, backbone.boundaries[cut])

@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from sedona_nni.errors import InputError
 from sedona_nni.files import Document
-from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers import NO_AUXILIARY, CutKind, cut_kind
 
 __all__ = [
     "Decoupling",
@@ -53,6 +53,9 @@ def uniform_cuts(num_layers: int, num_blocks: int) -> list[int]:
 
 class Decoupling(Document):
     """The cuts of a backbone and the auxiliary network at each: K-1 of both for K blocks.
+
+    A cut of a further kind has it behind the name of its auxiliary network, as in ``conv1+image``,
+    see `sedona_nni.decouplings.cut_kinds`.
 
     ``cuts=[]`` is plain back-propagation. Two decouplings are equal when they train the same
     network, whatever their provenance.
@@ -92,6 +95,11 @@ class Decoupling(Document):
     def num_blocks(self) -> int:
         """K, the number of gradient-isolated blocks."""
         return len(self.cuts) + 1
+
+    @property
+    def kinds(self) -> list[CutKind | None]:
+        """The kind of each cut, None of a plain one."""
+        return [cut_kind(name) for name in self.aux]
 
     @property
     def key(self) -> str:

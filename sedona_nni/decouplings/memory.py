@@ -48,7 +48,7 @@ import torch
 from torch import Tensor, nn
 
 from sedona_nni.decouplings.compute import Compute, provenance_of
-from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
+from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_context, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.dry_run import (
     ComputedAgain,
@@ -453,39 +453,64 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
     held, passing, travelling = [], [], []
     labels = torch.empty(form.batch_size, dtype=torch.long, device="meta")
     with dry_run():
-        whole_images = features = dry_features(images, form.batch_size)
+        whole_images = features = below = lent = dry_features(images, form.batch_size)
         for index, original in enumerate(network.blocks):
             own = _held(original, form)
-            block = skeleton(original)
+            block, layer = skeleton(original), None  # the layer of the block below that it shares
+            if block.kind == "overlap":
+                layer = skeleton(network.blocks[index - 1].layers[-1])
             if form.checkpointed:
                 block.checkpointed = True
                 again = (ComputedAgain(layer, form.amp) for layer in block.layers)
                 block.layers = nn.Sequential(*again)
             weights = [*block.parameters(), *block.buffers()]
-            outputs = []
+            # Whoever looks at nothing else is shown nothing else
+            pixels = whole_images if block.looks else features
+            under = below if block.kind == "previous" else features
+            given = features if layer is None else lent
+            others = {id(each): each for each in (pixels, under, given)}
+            shown = [each for each in others.values() if each is not features]
+            if layer is not None:  # it has gradients of the block below
+                weights += [*layer.parameters(), *layer.buffers()]
+                for parameter in layer.parameters():
+                    parameter.grad = torch.empty_like(parameter)
+            outputs, lent_parts = [], []
             with LiveMemory(on_cpu=not form.on_gpu) as live:
-                shown = [whole_images] if block.looks and index else []
-                live.follow([*weights, labels, features, *shown])  # else views of them would count
-                pixels = whole_images if block.looks else features  # who looks not is shown nothing
-                parts = (x.chunk(form.accumulate) for x in (features, labels, pixels))
-                for part, targets, images_of_part in zip(*parts, strict=True):
+                # Else views of them would count
+                live.follow([*weights, *_gradients(layer), labels, features, *shown])
+                whole = (features, labels, pixels, under, given)
+                parts = zip(*(each.chunk(form.accumulate) for each in whole), strict=True)
+                for part, targets, images_of_part, part_under, part_given in parts:
                     with as_amp(form.amp):
-                        output, moved = (
-                            block.transported(part) if form.transports else (block(part), 0)
+                        passed = block.through(
+                            part,
+                            block.beside(images_of_part, part_under),
+                            shared=None if layer is None else (layer, part_given),
+                            transports=form.transports,
                         )
                         if block.classifier is None:
-                            loss = output
+                            loss = passed.features
                         else:
                             seen = Seen(images_of_part, part) if block.looks else None
-                            loss, _ = block.local_loss(output, targets, form.criterion, seen)
-                            loss = loss + moved
+                            loss, _ = block.local_loss(
+                                passed.features, targets, form.criterion, seen
+                            )
+                            if passed.moved is not None:
+                                loss = loss + passed.moved
                     loss.backward(torch.ones_like(loss))
-                    outputs.append(output.detach())
+                    outputs.append(passed.features.detach())
+                    if network.lends(index):
+                        lent_parts.append(passed.lent.detach())
+                    del passed
             output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
             batch = _bytes([labels, *shown] if index else [labels, features])
             update = (
-                own.gradients + _bytes([labels, features, output]) + _optimize(original, form)[1]
+                own.gradients
+                + _bytes([labels, features, output, *shown])
+                + _optimize(original, form)[1]
             )
+            below = features
+            lent = torch.cat(lent_parts) if lent_parts else features
             held.append(own.held)
             passing.append(max(live.peak - _bytes(weights), update) - batch)
             coming = _bytes([features]) if index else 0
@@ -493,6 +518,33 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
             travelling.append(coming + (0 if is_last else BATCHES_UNDER_WAY * _bytes([output])))
             features = output
     return StepPeaks(held, passing, travelling)
+
+
+def _gradients(layer: nn.Module | None) -> list[Tensor]:
+    parameters = () if layer is None else layer.parameters()
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def _beginning(
+    backbone: Backbone, decoupling: Decoupling, parts: MemoryOfParts, form: StepForm
+) -> list[Memory]:
+    """Return what each block takes more because of the kind of the cut below it, K of them."""
+    found = [Memory()]
+    labels = torch.empty(form.part_size, dtype=torch.long, device="meta")
+    blocks = decoupling.blocks(backbone.num_layers)
+    for kind, cut, below in zip(decoupling.kinds, decoupling.cuts, blocks, strict=False):
+        with torch.device("meta"):
+            context = build_context(backbone, kind, cut, below.start)
+        if context is not None:
+            with dry_run(), as_amp(form.amp):
+                encoder, features = skeleton(context), dry_features(context.source, form.part_size)
+                kept = _kept(encoder, features, labels, form, first=True, around=None)
+            own = kept.own + kept.result.nbytes  # what it is added to is there, too
+            found.append(_held(context, form) + Memory(activations=own))
+        else:
+            again = parts.layers[cut].activations if kind == "overlap" else 0
+            found.append(Memory(activations=again))
+    return found
 
 
 def describe_memory(backbone: Backbone, decoupling: Decoupling, form: StepForm) -> dict[str, Any]:
@@ -515,7 +567,8 @@ def describe_memory(backbone: Backbone, decoupling: Decoupling, form: StepForm) 
         InputError: if the decoupling does not fit the backbone.
     """
     parts = memory_of_parts(backbone, set(decoupling.aux), form)
-    blocks = parts.blocks(decoupling)
+    more = _beginning(backbone, decoupling, parts, form)
+    blocks = [own + kind for own, kind in zip(parts.blocks(decoupling), more, strict=True)]
     below = itertools.accumulate(parts.layers[:-1])
     cut_off = [
         layers + end[NO_AUXILIARY] for layers, end in zip(below, parts.auxiliary, strict=True)

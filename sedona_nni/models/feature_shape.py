@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from sedona_nni.errors import InputError
 from sedona_nni.image_size import ImageSize, height_and_width
@@ -103,6 +104,24 @@ class FeatureShape:
         if self.extra:
             grid = grid + features[:, : self.extra].mean(1, keepdim=True)
         return grid.transpose(1, 2).unflatten(2, (self.height, self.width))
+
+    def from_maps(self, maps: Tensor) -> Tensor:
+        """Return maps, (B, C, H, W), as features of this shape; tokens of the whole image are 0.
+
+        Examples:
+            >>> import torch
+            >>> from sedona_nni import FeatureShape
+            >>> shape = FeatureShape(channels=3, size=2, layout="tokens", extra=1)
+            >>> shape.from_maps(torch.ones(1, 3, 2, 2)).sum(2).tolist()
+            [[0.0, 3.0, 3.0, 3.0, 3.0]]
+        """
+        if self.layout == "map":
+            return maps
+        if self.layout == "vector":
+            return maps.flatten(1)
+        if self.layout == "channels-last":
+            return maps.permute(0, 2, 3, 1)
+        return F.pad(maps.flatten(2).transpose(1, 2), (0, 0, self.extra, 0))
 
     def laid_out(self, features: Tensor) -> Tensor:
         """Return features of this shape in the memory layout that trainings have."""

@@ -105,10 +105,11 @@ def evaluate(
         images, labels = stage.rows(images), stage.rows(labels)
         if not len(labels):  # a replica may have none of a small last batch
             continue
-        features, *votes = stage.receive(lay_out(images))
+        pixels, below = lay_out(images), None
+        features, *votes = stage.receive(pixels)
         for index, block in enumerate(network.blocks, stage.first):
             with autocast(images.device, settings.amp):
-                features = block(features)
+                features, below = block(features, block.beside(pixels, below)), features
                 logits = None if block.classifier is None else block.classifier(features)
             if logits is not None:
                 votes = [*votes, logits.float()][-settings.ensemble :]

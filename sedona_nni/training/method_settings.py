@@ -26,6 +26,8 @@ class MethodSettings(BaseModel):
         shows_images: Whether every block's teacher can be shown the batch's images and what the
             block is given, see `sedona_nni.teachers.auxiliary.Teacher`.
         has_replicas: Whether several processes can share a block, see `Parallel.replicas`.
+        takes_every_cut: Whether cuts may be of the further kinds of
+            `sedona_nni.decouplings.cut_kinds`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +37,7 @@ class MethodSettings(BaseModel):
     takes_block_steps: ClassVar[bool] = False
     shows_images: ClassVar[bool] = False
     has_replicas: ClassVar[bool] = False
+    takes_every_cut: ClassVar[bool] = False
 
     @property
     def not_parallel(self) -> str | None:

@@ -22,7 +22,7 @@ from typing_extensions import Self
 from sedona_nni.data.augmentation import Augmentation
 from sedona_nni.errors import InputError
 from sedona_nni.seed import Seed
-from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers import NO_AUXILIARY, CutKind, cut_kind
 from sedona_nni.teachers.auxiliary import looks, views_for
 from sedona_nni.training.method_settings import AnyMethod
 
@@ -143,7 +143,7 @@ class TrainSettings(BaseModel):
             what is validated, tested and kept. By default there are none.
         transport: t; t/2 times the squared distance by which a block's layers move what they are
             given, where they keep its shape, is added to its loss, see
-            `sedona_nni.decouplings.decoupled.Block.transported`.
+            `sedona_nni.decouplings.decoupled.Passed`.
         label_smoothing: eps of `sedona_nni.teachers.losses.LabelSmoothing`.
         augmentation: How training images are distorted: as the ``dataset`` says, see
             `data.sets`; ``none``; or so and further by ``randaugment``, ``trivialaugment`` or
@@ -296,10 +296,25 @@ class TrainSettings(BaseModel):
         for name in dict.fromkeys(aux):
             if name == NO_AUXILIARY:
                 continue
+            if (kind := cut_kind(name)) is not None:
+                self.check_kind(kind)
             if looks(name):
                 self.check_looking(name, here=self.parallel is None)
             if (views := views_for(name)) not in (1, self.views):
                 raise InputError.rule("views", f"must be {views} for {name}", self.views)
+
+    def check_kind(self, kind: CutKind) -> None:
+        """Check that a cut of a further kind can be.
+
+        Raises:
+            InputError: if it cannot.
+        """
+        if not self.method.takes_every_cut:
+            rule = f"must be a plain cut for the method {self.method.name}"
+            raise InputError.rule("aux", rule, kind)
+        if kind == "overlap" and self.amp == "fp16":
+            rule = "must not overlap with amp fp16, which scales the gradients of two blocks apart"
+            raise InputError.rule("aux", rule, kind)
 
     def check_looking(self, name: str, *, here: bool) -> None:
         """Check that a teacher that looks beyond its boundary can.

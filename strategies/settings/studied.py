@@ -25,7 +25,7 @@ from sedona_nni.strategies.settings.reading import (
 )
 from sedona_nni.strategies.study_spaces import check_space, fixed_aux, why_not_uniform
 from sedona_nni.task import Task
-from sedona_nni.teachers.auxiliary import check_auxiliary
+from sedona_nni.teachers.auxiliary import check_auxiliary, check_plain
 
 __all__ = [
     "EVOLUTION",
@@ -148,6 +148,7 @@ def _check_strategy(settings: StudySettings, strategy: str, task: Task) -> None:
         if all(reasons):
             raise InputError(f"replicates.{strategy}: fits into none of the spaces; {reasons[0]}")
     elif strategy in SEARCHES:
+        check_plain(settings.training.aux, "in a search")
         kind, budget = SEARCHES[strategy], settings.study.budget
         how = settings.searches[strategy].settings
         if kind.cost is not None and getattr(how, kind.cost) is None:

@@ -39,7 +39,7 @@ from sedona_nni.strategies.settings.reading import (
     read_parts,
 )
 from sedona_nni.teachers import NO_AUXILIARY
-from sedona_nni.teachers.auxiliary import check_auxiliary
+from sedona_nni.teachers.auxiliary import check_auxiliary, check_plain
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import check_pretrained_rate, task_layers
 
@@ -366,6 +366,8 @@ def _check_names(settings: TunedSettings) -> None:
         if name not in known:
             where = f"tuner.classArgs.compare.{number}"
             raise InputError.rule(where, f"must be one of {', '.join(known)}", name)
+    if settings.searches or any(name in SEARCHES for name in comparison.compare):
+        check_plain(settings.training.aux, "in a search")
     if comparison.uniform_aux != NO_AUXILIARY:
         check_auxiliary(comparison.uniform_aux)
     if len(set(comparison.compare)) < len(comparison.compare):

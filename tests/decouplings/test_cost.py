@@ -263,6 +263,8 @@ class TestDescribe:
             "share": first / 26_404_864,
             "aux": "conv3",
             "auxiliary": {"parameters": 26_026, "macs": 188_928},
+            "kind": None,
+            "beginning": {"parameters": 0, "macs": 0},
         }
         assert described["blocks"][1]["macs"] == 26_404_864 - first
         assert described["blocks"][1]["aux"] is None

@@ -26,7 +26,7 @@ def greedy_step(
     losses, features = [], images
     for block, optimizer in zip(network.blocks, optimizers, strict=True):
         scaler = torch.amp.GradScaler("cpu", enabled=amp == "fp16")
-        features, loss = block_step(
+        features, loss, _ = block_step(
             block, optimizer, features, labels, criterion, scaler, amp, images=images
         )
         losses.append(loss)

@@ -53,7 +53,8 @@ def test_how_far_layers_move_what_they_are_given(checkpointed: bool) -> None:
     images, _ = batch()
     (block,) = network().blocks
     block.checkpointed = checkpointed
-    output, cost = block.transported(images)
+    output, _, cost = block.through(images, transports=True)
+    assert cost is not None
     assert torch.equal(output, block(images))
     torch.testing.assert_close(cost, moved(images))
 
@@ -79,7 +80,8 @@ def test_a_step_follows_loss_and_transport(method: str, accumulate: int, splits:
     losses = learning.step(images, labels)
     (block,) = other.blocks
     assert block.classifier is not None
-    output, cost = block.transported(images)
+    output, _, cost = block.through(images, transports=True)
+    assert cost is not None
     loss = F.cross_entropy(block.classifier(output), labels) + 0.15 * cost
     loss.backward()
     torch.testing.assert_close(losses[0], loss.detach())

@@ -49,7 +49,7 @@ def test_parts_add_up_to_the_batch(parts: int, shares: bool) -> None:
         block = plain_block()
         optimizer = torch.optim.SGD(block.parameters(), lr=1.0)
         criterion = LabelSmoothing(0.1)
-        features, loss = block_step(
+        features, loss, _ = block_step(
             block, optimizer, images, targets, criterion, NO_SCALING, accumulate=accumulate
         )
         assert not features.requires_grad

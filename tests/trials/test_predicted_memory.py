@@ -49,6 +49,11 @@ from sedona_nni.trials import train as trial
         ("resnet18", "uniform:3:aug2", {"optimizer": "adam"}),
         ("resnet18", "uniform:3:recon", {"accumulate": 2, "batch_size": 32}),
         ("resnet18", "uniform:3:man++", {}),
+        ("resnet18", "uniform:3:conv1+image", {}),
+        ("resnet18", "uniform:4:conv1+previous", {"checkpoint": "layers"}),
+        ("resnet18", "uniform:4:conv1+overlap", {"accumulate": 2, "batch_size": 32}),
+        ("vgg11", "uniform:3:conv1+overlap", {"optimizer": "adam", "ema_decay": 0.9}),
+        ("dgl-cnn6", "uniform:3:mlp+image", {"batch_size": 2}),
     ],
 )
 def test_predicted_within_a_tenth(backbone: str, rule: str, changes: dict[str, Any]) -> None:

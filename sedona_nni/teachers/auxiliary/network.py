@@ -6,7 +6,7 @@ project can, if its module is loaded as a plug-in, see `sedona_nni.plugins`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, NamedTuple, TypeVar
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sedona_nni.errors import InputError
 from sedona_nni.models import Activation, Backbone, FeatureShape, initialise
 from sedona_nni.registry import Registry
-from sedona_nni.teachers import NO_AUXILIARY
+from sedona_nni.teachers import NO_AUXILIARY, cut_kind, network_at
 
 __all__ = [
     "AUXILIARY",
@@ -33,6 +33,7 @@ __all__ = [
     "build_auxiliary",
     "check_auxiliary",
     "check_choices",
+    "check_plain",
     "is_teacher",
     "looks",
     "register_auxiliary",
@@ -262,8 +263,8 @@ def register_auxiliary(name: str) -> Callable[[BuilderT], BuilderT]:
     `build_auxiliary` then draws.
 
     Raises:
-        InputError: if the name is none or taken, or a class is registered that is no
-            `AuxiliaryNetwork`.
+        InputError: if the name is none or taken or ends like a kind of cut, or a class is
+            registered that is no `AuxiliaryNetwork`.
 
     Examples:
         >>> from torch import Tensor, nn
@@ -283,6 +284,8 @@ def register_auxiliary(name: str) -> Callable[[BuilderT], BuilderT]:
         raise InputError.rule("register_auxiliary", "must be given a name", name)
 
     def register(builder: BuilderT) -> BuilderT:
+        if cut_kind(name) is not None:
+            raise InputError.rule("aux", "must not end like a kind of cut", name)
         if isinstance(builder, type) and not issubclass(builder, AuxiliaryNetwork):
             rule = f"{name} must be a subclass of AuxiliaryNetwork, or a function that makes one"
             raise InputError.rule("aux", rule, builder.__name__)
@@ -304,22 +307,28 @@ def auxiliary_names() -> list[str]:
 
 
 def check_auxiliary(name: str) -> None:
-    """Check that an auxiliary network of this name exists.
+    """Check that there is an auxiliary network for a cut of this name.
 
     Raises:
         InputError: if the name is unknown.
     """
-    AUXILIARY[name]
+    _builder(name)
+
+
+def _builder(name: str) -> Builder:
+    return AUXILIARY[network_at(name)]
 
 
 def looks(name: str) -> bool:
-    """Return whether an auxiliary network looks beyond its boundary at each step.
+    """Return whether a cut of this name needs more, at each step of training, than the features
+    there: its auxiliary network, or the block above.
 
     Raises:
         InputError: if the name is unknown.
     """
-    made = _made_by(AUXILIARY[name])
-    return isinstance(made, type) and issubclass(made, Teacher) and made.sees()
+    made = _made_by(_builder(name))
+    sees = isinstance(made, type) and issubclass(made, Teacher) and made.sees()
+    return sees or cut_kind(name) is not None
 
 
 def views_for(name: str) -> int:
@@ -328,7 +337,7 @@ def views_for(name: str) -> int:
     Raises:
         InputError: if the name is unknown.
     """
-    made = _made_by(AUXILIARY[name])
+    made = _made_by(_builder(name))
     told = isinstance(made, type) and issubclass(made, AuxiliaryNetwork)
     return made.views if told else 1  # type: ignore[attr-defined]
 
@@ -345,6 +354,21 @@ def check_choices(names: Sequence[str]) -> None:
         check_auxiliary(name)
     if len(set(names)) < len(names):
         raise InputError.rule("aux", "must name each choice once", list(names))
+
+
+def check_plain(names: Iterable[str], where: str) -> None:
+    """Check that cuts give the blocks above nothing but features.
+
+    Args:
+        names: Of the cuts.
+        where: Why they have to, in words, e.g. ``"in a search"``.
+
+    Raises:
+        InputError: if one does.
+    """
+    for name in names:
+        if cut_kind(name) is not None:
+            raise InputError.rule("aux", f"must be plain cuts {where}", name)
 
 
 def auxiliary_context(
@@ -386,7 +410,7 @@ def is_teacher(name: str) -> bool:
     Raises:
         InputError: if the name is unknown.
     """
-    made = _made_by(AUXILIARY[name])
+    made = _made_by(_builder(name))
     return isinstance(made, type) and issubclass(made, Teacher)
 
 
@@ -405,7 +429,7 @@ def build_auxiliary(name: str, context: AuxiliaryContext) -> AuxiliaryNetwork:
             a teacher that cannot stand there.
     """
     on_maps = context if is_teacher(name) else replace(context, shape=context.shape.maps)
-    network: object = AUXILIARY[name](on_maps)  # whatever a plug-in returns
+    network: object = _builder(name)(on_maps)  # whatever a plug-in returns
     if not isinstance(network, AuxiliaryNetwork):
         rule = f"{name} must make an AuxiliaryNetwork"
         raise InputError.rule("aux", rule, type(network).__name__)

@@ -289,7 +289,7 @@ class AsynchronousLearning(TrainingMethod):
             with torch.no_grad(), autocast(self.device, self.settings.amp):
                 features = block(features)
         else:
-            features, loss = self.block_step(index, features, labels)
+            features, loss, _ = self.block_step(index, features, labels)
             self.schedules[index].step()
             self.updates[index] += 1
             if self._is_done(index):

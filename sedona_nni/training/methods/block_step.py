@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,21 @@ from sedona_nni.teachers.auxiliary import Seen
 from sedona_nni.training.precision import autocast
 from sedona_nni.training.settings import Precision
 
-__all__ = ["block_step"]
+__all__ = ["Stepped", "block_step"]
+
+
+class Stepped(NamedTuple):
+    """What came of a step of a block.
+
+    Attributes:
+        features: What the block made of its input.
+        loss: Its loss, shape ().
+        lent: What its last layer was given, where the block above learns through it; else None.
+    """
+
+    features: Tensor
+    loss: Tensor
+    lent: Tensor | None
 
 
 def block_step(
@@ -26,7 +42,10 @@ def block_step(
     accumulate: int = 1,
     images: Tensor | None = None,
     transport: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+    below: Tensor | None = None,
+    shared: tuple[nn.Module, Tensor] | None = None,
+    lends: bool = False,
+) -> Stepped:
     """Update a block once from its own loss.
 
     With n > 1 parts the block goes forward and backward with one part of the batch after another
@@ -46,28 +65,56 @@ def block_step(
         scaler: Scales the loss against underflow in half precision, and is updated.
         amp: Mixed precision of the forward pass.
         accumulate: n, in how many parts the batch is taken; fewer where it has fewer images.
-        images: The batch's images, for a teacher that looks at them and at ``features``.
-        transport: t, of t/2 times what `Block.transported` counts, which is added to the loss.
+        images: The batch's images, for a block that looks at them, or whose teacher does, also at
+            ``features``.
+        transport: t, of t/2 times `Passed.moved`, which is added to the loss.
+        below: What the block below was given, for a context made of it.
+        shared: Above an overlap the last layer of the block below, and what that was given. Its
+            gradient of this loss is added to what it has.
+        lends: Whether the block above is to be shared the last layer with.
 
     Returns:
-        What the block made of its input, and its loss, shape (), both before the update and
-        without a graph.
+        What came of it before the update, without a graph.
     """
-    outputs, total = [], torch.zeros((), device=features.device)
-    pixels = itertools.repeat(None) if images is None else iter(images.chunk(accumulate))
-    parts = zip(features.chunk(accumulate), labels.chunk(accumulate), strict=True)
-    for (part, targets), shown in zip(parts, pixels, strict=False):
+    outputs, lent, total = [], [], torch.zeros((), device=features.device)
+
+    def parts(whole: Tensor | None) -> Iterable[Tensor | None]:
+        return itertools.repeat(None) if whole is None else whole.chunk(accumulate)
+
+    several = zip(
+        features.chunk(accumulate),
+        labels.chunk(accumulate),
+        parts(images),
+        parts(below),
+        parts(None if shared is None else shared[1]),
+        strict=False,
+    )
+    for part, targets, shown, under, given in several:
         seen = None if shown is None else Seen(shown, part)
         with autocast(features.device, amp):
-            output, moved = block.transported(part) if transport else (block(part), 0.0)
+            beside, moved = block.beside(shown, under), None
+            if transport or lends or shared is not None:
+                again = None if shared is None or given is None else (shared[0], given)
+                output, last, moved = block.through(
+                    part, beside, shared=again, transports=transport > 0
+                )
+            else:
+                output = last = block(part, beside)  # as a module, with its hooks
             loss, _ = block.local_loss(output, targets, criterion, seen)
-            if transport:
+            if moved is not None:
                 loss = loss + transport / 2 * moved
         share = len(part) / len(features)
         scaler.scale(loss if share == 1 else share * loss).backward()
-        outputs.append(output.detach())  # the cut: nothing here learns from the block above
+        # The cut: nothing here learns from the block above
+        outputs.append(output.detach())
+        if lends:
+            lent.append(last.detach())
         total = total + share * loss.detach()
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs), total
+    return Stepped(_joined(outputs), total, _joined(lent) if lends else None)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])

@@ -32,6 +32,7 @@ class GreedySettings(MethodSettings):
     takes_block_steps: ClassVar[bool] = True
     shows_images: ClassVar[bool] = True
     has_replicas: ClassVar[bool] = True
+    takes_every_cut: ClassVar[bool] = True
 
     @property
     def not_parallel(self) -> str | None:
@@ -59,11 +60,13 @@ class GreedyLearning(TrainingMethod):
         """Update every block once from the batch, from the lowest up."""
         losses = {}
         (features,) = self.stage.receive(images)
+        below = lent = None
         for place in range(len(self.network.blocks)):
             rewind(self.stage.replica)
-            features, losses[self.stage.first + place] = self.block_step(
-                place, features, labels, images
-            )
+            done = self.block_step(place, features, labels, images, below, lent)
+            losses[self.stage.first + place] = done.loss
+            below = features if self.network.kind_above(place) == "previous" else None
+            features, lent = done.features, done.lent
         self.stage.send(features)
         for schedule in self.schedules:
             schedule.step()

@@ -26,7 +26,7 @@ from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, OnMaps, Teacher
 from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training.method_settings import METHODS, Method, MethodSettings
-from sedona_nni.training.methods.block_step import block_step
+from sedona_nni.training.methods.block_step import Stepped, block_step
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.stage import Stage
 
@@ -193,9 +193,13 @@ class TrainingMethod(ABC):
             [NO_AUXILIARY if b.classifier is None else type(b.classifier).__name__ for b in lower]
         )
         for block in network.blocks:
+            if block.kind is not None:
+                settings.check_kind(block.kind)
             if block.looks:
                 here = len(network.blocks) == self.stage.num_blocks
-                settings.check_looking(type(block.classifier).__name__, here=here)
+                settings.check_looking(
+                    f"{block.kind or type(block.classifier).__name__}", here=here
+                )
             teacher = block.classifier
             if isinstance(teacher, OnMaps):
                 teacher = teacher.network
@@ -224,19 +228,30 @@ class TrainingMethod(ABC):
 
         Around each of their updates gradients are clipped and averages follow, if so wanted. A
         module may be an `nn.ModuleList`, of which each member's gradients are clipped by their own
-        norm.
+        norm. A layer that two blocks share is updated, and followed, with the upper one.
         """
-        for module, block in zip(modules, self.network.blocks, strict=True):
-            optimizer = build_optimizer(module.parameters(), self.settings)
+        late: list[Callable[..., None]] = []
+        for place, (module, block) in enumerate(zip(modules, self.network.blocks, strict=True)):
+            learned = self._learned(place, module)
+            optimizer = build_optimizer(learned, self.settings)
             # An optimizer's hooks see gradients that are unscaled, and only updates that are done
             if self.settings.clip_norm is not None:
-                members = module if isinstance(module, nn.ModuleList) else [module]
+                members = [learned]
+                if isinstance(module, nn.ModuleList):
+                    members = [[*each.parameters()] for each in module]
                 optimizer.register_step_pre_hook(self._clipping(members))
             if isinstance(block.classifier, Teacher):
                 optimizer.register_step_post_hook(self._told(block.classifier))
+            for follow in late:
+                optimizer.register_step_post_hook(follow)
+            late = []
             if self.settings.ema_decay is not None:
                 average = build_average(block, self.settings)
-                optimizer.register_step_post_hook(self._following(average, block))
+                follow = self._following(average, block)
+                if self.network.lends(place):
+                    late = [follow]
+                else:
+                    optimizer.register_step_post_hook(follow)
                 self.averages.append(average)
             self.optimizers.append(optimizer)
         self.schedules = [
@@ -245,13 +260,25 @@ class TrainingMethod(ABC):
         ]
         self.parts += [*self.optimizers, *self.schedules, *self.averages]
 
-    def _clipping(self, members: Iterable[nn.Module]) -> Callable[..., None]:
+    def _learned(self, place: int, module: nn.Module) -> list[nn.Parameter]:
+        """Return what is updated with a block: of the layers that are shared, the one below."""
+        shared = [*self._shared_below(place).parameters()]
+        lent = self._shared_below(place + 1) if self.network.lends(place) else nn.Identity()
+        later = {id(parameter) for parameter in lent.parameters()}
+        return shared + [each for each in module.parameters() if id(each) not in later]
+
+    def _shared_below(self, place: int) -> nn.Module:
+        """Return the layer that a block shares with the one below; one without weights if none."""
+        if place == 0 or not self.network.lends(place - 1):
+            return nn.Identity()
+        return self.network.blocks[place - 1].layers[-1]
+
+    def _clipping(self, members: list[list[nn.Parameter]]) -> Callable[..., None]:
         assert self.settings.clip_norm is not None
         longest = self.settings.clip_norm
-        parameters = [[*member.parameters()] for member in members]
 
         def clip(*unused: Any) -> None:
-            for own in parameters:
+            for own in members:
                 clip_grad_norm_(own, longest)
 
         return clip
@@ -310,16 +337,26 @@ class TrainingMethod(ABC):
         """
 
     def block_step(
-        self, place: int, features: Tensor, labels: Tensor, images: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        place: int,
+        features: Tensor,
+        labels: Tensor,
+        images: Tensor | None = None,
+        below: Tensor | None = None,
+        lent: Tensor | None = None,
+    ) -> Stepped:
         """Let a block learn from its own loss, see `sedona_nni.training.methods.block_step`.
 
         Args:
             place: Its place among the blocks here, from 0.
             features: What the block below returned, (B, C, S, S), or the images.
             labels: As for `step`.
-            images: Likewise, for a teacher that looks at them; from methods that show them.
+            images: Likewise, for a block or a teacher that looks at them; from methods that show
+                them.
+            below: What the block below was given; from methods that take every kind of cut.
+            lent: What the last layer of the block below was given, if the two share it; likewise.
         """
+        shared = None if lent is None else (self._shared_below(place), lent)
         return block_step(
             self._learners[place],
             self.optimizers[place],
@@ -331,6 +368,9 @@ class TrainingMethod(ABC):
             self.settings.accumulate,
             images if self.network.blocks[place].looks else None,
             self.settings.transport,
+            below,
+            shared,
+            self.network.lends(place),
         )
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:

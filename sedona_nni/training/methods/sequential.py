@@ -92,7 +92,7 @@ class SequentialLearning(TrainingMethod):
             self.stage.send(features)
             return {}
         rewind(self.stage.replica)
-        _, loss = self.block_step(place, features, labels, images)
+        loss = self.block_step(place, features, labels, images).loss
         self.schedules[place].step()
         return {self.learning: loss}
 

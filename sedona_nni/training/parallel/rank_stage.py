@@ -442,9 +442,12 @@ class _Replicated(nn.Module):
                 block, process_group=group, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, beside: None = None) -> Tensor:
         out: Tensor = self.averaging(features)
         return out
+
+    def beside(self, *unused: Any) -> None:
+        """Nothing: cuts of blocks in parallel are plain."""
 
     def local_loss(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         return self.block.local_loss(*arguments)

@@ -66,7 +66,7 @@ def test_gradients_are_those_of_the_parts(replicas: tuple[int, ...], tmp_path: P
             strict=True,
         ):
             criterion = LabelSmoothing(SETTINGS.label_smoothing)
-            features, _ = block_step(
+            features, *_ = block_step(
                 block, optimizer, features, labels, criterion, scaler, accumulate=count
             )
             schedule.step()
