@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,7 +42,6 @@ from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone
 from sedona_nni.models.placement import place
 from sedona_nni.seed import Seed
-from sedona_nni.teachers.auxiliary import OnMaps
 from sedona_nni.training.loop import DivergedError, training_stream
 from sedona_nni.training.methods import build_method
 from sedona_nni.training.methods.greedy import GreedySettings
@@ -160,18 +160,20 @@ def local_losses(
     stream = training_stream(splits, train, device)
     logits: list[Tensor] = []
     (lowest,) = block.blocks
-    classifier = lowest.classifier
-    assert classifier is not None
-    if isinstance(classifier, OnMaps):
-        classifier = classifier.network  # also where its own loss calls it
-    classifier.register_forward_hook(
-        lambda module, inputs, output: logits.append(output.detach().float())
-    )
+    own_loss = lowest.local_loss
+
+    def recorded(*arguments: Any) -> tuple[Tensor, Tensor]:
+        loss, found = own_loss(*arguments)
+        logits.append(found.detach().float())
+        return loss, found
+
+    lowest.local_loss = recorded  # type: ignore[method-assign, assignment]
     losses = []
     method.start_epoch(1)
     for _, (images, labels) in zip(range(steps), stream.iterate(), strict=False):
         method.step(images, labels)
-        losses.append(method.criterion(logits.pop(), labels))
+        losses.append(method.criterion(torch.cat(logits), labels))
+        logits.clear()
     found = [float(loss) for loss in torch.stack(losses).tolist()]
     if not all(math.isfinite(loss) for loss in found):
         raise DivergedError(

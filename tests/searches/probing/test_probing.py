@@ -31,6 +31,7 @@ from sedona_nni.searches.probing.probing import (
 )
 from sedona_nni.searches.probing.result import ProbeResult
 from sedona_nni.task import Task
+from sedona_nni.teachers.auxiliary import auxiliary_names, views_for
 from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training import loop
 from sedona_nni.training.loop import DivergedError, train
@@ -266,6 +267,16 @@ class TestLocalLoss:
         probe = Decoupling(backbone="vgg11", cuts=[3], aux=["predsim"])
         torch.manual_seed(0)
         assert min(local_losses(vgg(), probe, splits, TRAIN, 2, torch.device("cpu"))) > 2
+
+    @pytest.mark.parametrize("name", [*auxiliary_names(), "conv7"])
+    def test_it_is_there_for_every_teacher(self, name: str, splits: Splits) -> None:
+        """However it comes to its logits, also where a batch is taken in parts."""
+        probe = Decoupling(backbone="vgg11", cuts=[3], aux=[name])
+        settings = TRAIN.model_copy(update={"accumulate": 3, "views": views_for(name)})
+        torch.manual_seed(0)
+        found = local_losses(vgg(), probe, splits, settings, 2, torch.device("cpu"))
+        assert min(found) > 1.5
+        assert max(found) < 10
 
     def test_divergence(self, splits: Splits) -> None:
         probe = Decoupling(backbone="vgg11", cuts=[3], aux=["conv1"])
