@@ -273,7 +273,9 @@ class ProcessExperiment:
                     process.kill()
             wait_for_end(self._mark, _KILL_S)
             for trial in self._running():
-                trial.process.poll()  # so that the system can forget it
+                # So that the system can forget it; in its last moment it shows its mark no more
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    trial.process.wait(_KILL_S)
             with contextlib.suppress(UnwritableError):  # it is not worth another's place
                 write_json(self.checkpoint / _SECONDS_FILE, self._seconds())
 
