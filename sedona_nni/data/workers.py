@@ -78,12 +78,23 @@ def read_ahead(
         yield from loader
     except InputError as error:  # a worker's whole traceback; its last line is the message
         last = str(error).strip().rsplit(f"{type(error).__name__}: ", 1)[-1]
+        _forget_frames(error)
         raise InputError(last) from None
     except (RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[-1]
         if not any(words in reason for words in _ENDED_WORKER):
             raise  # a defect
+        _forget_frames(error)
         raise SedonaError(
             "a process that reads images has ended, probably for want of memory or of "
             f"{_SHARED_MEMORY}: fewer `workers` need less, 0 none ({reason})"
         ) from None
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Let go of the loader's iterator, which the frames of its error hold.
+
+    Then its queues are closed at once and in order. Left to the garbage collector, which may come
+    at any time, threads of theirs can be found closing what it closes.
+    """
+    error.__traceback__ = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,6 +190,21 @@ def test_one_that_is_damaged_later_is_named(folder: Path, workers: int, on_bad_i
         list(evaluation_batches(splits.test, 2, "cpu"))
     assert str(error.value).startswith(f"{victim}: is not a readable image (image file is trunc")
     assert "\n" not in str(error.value)
+
+
+def test_processes_that_read_are_gone_with_their_error(folder: Path) -> None:
+    """At once: their queues are not left to the garbage collector, which closes some twice."""
+    splits = load(folder, workers=2)
+    assert isinstance(splits.test, FolderImages)
+    cut_off(Path(splits.test.files[4]))
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(InputError):
+            list(evaluation_batches(splits.test, 2, "cpu"))
+        assert multiprocessing.active_children() == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
