@@ -1,9 +1,10 @@
 """What follows from ``benchmarks/data`` alone: built when it is wanted, and not stored.
 
-Each derivation is a view of `benchmarks.tabular` or `benchmarks.study` and has a command that
-prints it. `derive` makes files of it: ``<name>.json`` with all values, ``<name>.md`` to be read.
-Where a document has the marks ``<!-- derived: <name> -->`` and ``<!-- end of derived -->``,
-`filled` puts the first table of a derivation between them, and a test compares.
+Each derivation is a view of `benchmarks.tabular`, `benchmarks.teachers` or `benchmarks.study` and
+has a command that prints it. `derive` makes files of it: ``<name>.json`` with all values,
+``<name>.md`` to be read. Where a document has the marks ``<!-- derived: <name> -->`` and
+``<!-- end of derived -->``, `filled` puts the first table of a derivation between them, and a test
+compares.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benchmarks.record import ROOT
 from benchmarks.study import views as study
 from benchmarks.tabular import views as tabular
 from benchmarks.tabular.table import Table
+from benchmarks.teachers import views as teachers
 from benchmarks.view import View
 from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically, write_json
@@ -39,7 +41,7 @@ class Derivation:
     """A view of files under ``benchmarks/data``.
 
     Attributes:
-        view: The function of `benchmarks.tabular.views` or `benchmarks.study.views`.
+        view: The function of `benchmarks.tabular.views` or of its like.
         of: What it is made of, from the root of the checkout: a file or a folder, or the pattern
             of the files of a list.
         options: Whatever else it is told; paths likewise.
@@ -103,6 +105,11 @@ def _derivations() -> Iterator[tuple[str, Derivation]]:
             of = f"{losses}/{folder.name}/*.json"
             yield f"{name}-ablate-{folder.name}", Derivation(tabular.ablate, of, table)
 
+    for path in sorted((ROOT / DATA / "teachers").glob("*.jsonl")):
+        kept = DATA / "teachers" / path.name
+        made = {"made": kept.with_suffix(".json")}
+        yield f"teachers-{path.stem}", Derivation(teachers.show, kept, made)
+
     yield "study", Derivation(study.show, DATA / "study.json")
     two = Derivation(study.show, DATA / "study.json", {"first": "probe=2"})
     yield "study-two-leaders", two
@@ -137,7 +144,7 @@ def derive(name: str, directory: Path = DIRECTORY) -> Path:
     return readable
 
 
-DOCUMENTS = [ROOT / "docs" / "benchmark.md"]
+DOCUMENTS = [ROOT / "docs" / "benchmark.md", ROOT / "docs" / "guides" / "teachers.md"]
 """Those that show tables of derivations."""
 
 _MARKED = re.compile(

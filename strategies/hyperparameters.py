@@ -343,12 +343,15 @@ class Study:
     def take_up(self, numbers: set[int]) -> None:
         """Let trials that were drawn but never handed out, unlike ``numbers``, be handed out first.
 
-        One of which not everything was drawn counts as failed.
+        One of which not everything was drawn counts as failed. Where there is nothing to draw, one
+        that is missing is drawn now.
 
         Raises:
             InputError: if one of ``numbers`` was never drawn.
         """
         drawn = {trial.number for trial in self._study.get_trials(deepcopy=False)}
+        while not self._space and numbers - drawn:
+            drawn.add(self._study.ask().number)
         if strange := sorted(numbers - drawn):
             name = self._study.study_name
             raise InputError(f"study {name}: must have trial {strange[0]}, as the ledger has")

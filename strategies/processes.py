@@ -20,6 +20,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -58,7 +59,7 @@ from sedona_nni.strategies.sources import source_type
 from sedona_nni.strategies.sources.source import Parameters
 from sedona_nni.strategies.watched import Outcome, TrialView
 
-__all__ = ["ProcessExperiment", "in_folder"]
+__all__ = ["ProcessExperiment", "in_folder", "restore"]
 
 _EXPERIMENT_FILE = "experiment.json"
 _LOCK_FILE = ".lock"
@@ -470,6 +471,32 @@ def in_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[ProcessExperi
             yield experiment
         finally:
             experiment.end()
+
+
+def restore(folder: Path, config: Mapping[str, Any], ledger: Path) -> None:
+    """Make the folder of an experiment of which the ledger is left, for `in_folder` to go on with.
+
+    What has ended is known by it, checkpoints of what had not are lost.
+
+    Args:
+        folder: A new one.
+        config: The experiment in NNI's complete form.
+        ledger: Of a former run of it.
+
+    Raises:
+        InputError: if the folder exists, the file is no ledger, or hyperparameters are tuned: what
+            was drawn is in their study alone.
+    """
+    _check_config(config)
+    if config.get("searchSpace"):
+        rule = "must be empty to go on by a ledger alone"
+        raise InputError.rule("searchSpace", rule, [*config["searchSpace"]])
+    if folder.exists():
+        raise InputError.rule("folder", "must be a new one", str(folder))
+    list(Ledger(ledger))
+    (folder / "checkpoint").mkdir(parents=True)
+    shutil.copyfile(ledger, folder / "checkpoint" / LEDGER_FILE)
+    write_json(folder / _EXPERIMENT_FILE, config)
 
 
 def _is_without_any(folder: Path, names: Iterable[str]) -> bool:

@@ -19,6 +19,7 @@ from benchmarks.derived import DERIVATIONS, DIRECTORY, DOCUMENTS, derive, filled
 from benchmarks.record import RECORDS, ROOT
 from benchmarks.study.__main__ import main as main_of_study
 from benchmarks.tabular.__main__ import main as main_of_tabular
+from benchmarks.teachers.__main__ import main as main_of_teachers
 from sedona_nni.errors import InputError
 
 STUDY = ROOT / "docs" / "study.md"
@@ -168,7 +169,11 @@ class TestDerive:
             for path in (sorted(ROOT.glob(word)) if "*" in word else [ROOT / word])
         ]
         monkeypatch.setattr("sys.argv", [package, *named, "--json"])
-        run = {"benchmarks.tabular": main_of_tabular, "benchmarks.study": main_of_study}[package]
+        run = {
+            "benchmarks.tabular": main_of_tabular,
+            "benchmarks.teachers": main_of_teachers,
+            "benchmarks.study": main_of_study,
+        }[package]
         with pytest.raises(SystemExit) as ended:
             run()
         assert not ended.value.code
@@ -192,7 +197,7 @@ class TestDerive:
     def test_all_data_is_used(self) -> None:
         """No file lies there that says nothing."""
         used = {path for each in DERIVATIONS.values() for path in each.files}
-        there = {path.relative_to(ROOT) for path in (ROOT / "benchmarks/data").rglob("*.json")}
+        there = {path.relative_to(ROOT) for path in (ROOT / "benchmarks/data").rglob("*.json*")}
         assert used == there
 
 

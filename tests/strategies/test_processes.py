@@ -23,7 +23,7 @@ from sedona_nni.reporting.ledger import Ledger
 from sedona_nni.strategies.checkpoint import LEDGER_FILE, STUDY_FILE
 from sedona_nni.strategies.nni_border.wire import trial_folder
 from sedona_nni.strategies.process_trial import HOST, OUTPUT, host_mark
-from sedona_nni.strategies.processes import ProcessExperiment, in_folder
+from sedona_nni.strategies.processes import ProcessExperiment, in_folder, restore
 from sedona_nni.strategies.watched import Outcome
 
 TRIAL = Path(__file__).parents[1] / "support" / "folder_trial.py"
@@ -433,12 +433,29 @@ def test_a_study_that_does_not_know_what_the_ledger_knows(
     configured: Configured, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    assert run(folder, configured(class_args={"trials_per_strategy": 1})) == Outcome(0)
+    space = {"lr": {"_type": "loguniform", "_value": [0.01, 0.1]}}
+    config = configured(class_args={"trials_per_strategy": 1}, searchSpace=space)
+    assert run(folder, config) == Outcome(0)
     study, again = folder / "checkpoint" / STUDY_FILE, "; start the experiment anew$"
     study.write_bytes(study.read_bytes()[:5000])
     with pytest.raises(InputError, match=rf"{STUDY_FILE}: cannot be read .*{again}"):
-        run(folder, configured(class_args={"trials_per_strategy": 1}))
+        run(folder, config)
     study.unlink()
     lacks = rf"^study \w+: must have trial 0, as the ledger has{again}"
     with pytest.raises(InputError, match=lacks):
-        run(folder, configured(class_args={"trials_per_strategy": 1}))
+        run(folder, config)
+    with pytest.raises(InputError, match=r"^searchSpace: must be empty to go on by a ledger alone"):
+        restore(tmp_path / "other", config, folder / "checkpoint" / LEDGER_FILE)
+
+
+def test_a_ledger_is_enough_where_nothing_is_drawn(configured: Configured, tmp_path: Path) -> None:
+    before, config = tmp_path / "run", configured(class_args={"trials_per_strategy": 1})
+    assert config["searchSpace"] == {}
+    assert run(before, config) == Outcome(0)
+    ledger = before / "checkpoint" / LEDGER_FILE
+    again = tmp_path / "again"
+    restore(again, config, ledger)
+    assert run(again, config) == Outcome(0)
+    assert (again / "checkpoint" / LEDGER_FILE).read_text() == ledger.read_text()
+    with pytest.raises(InputError, match=r"^folder: must be a new one"):
+        restore(again, config, ledger)

@@ -1,0 +1,1 @@
+"""Teachers compared at one schedule: what came of ``experiments/teachers/compare_*.yml``."""

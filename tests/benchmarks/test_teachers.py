@@ -1,0 +1,147 @@
+"""`benchmarks.teachers`: what the ledger of a comparison says, and that it is the experiment's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.teachers.__main__ import main
+from benchmarks.teachers.views import show
+from sedona_nni.decouplings.cost import count_parameters
+from sedona_nni.decouplings.rules import decoupling_by_rule
+from sedona_nni.errors import InputError
+from sedona_nni.reporting.ledger import Ledger
+from sedona_nni.reporting.trial import TrainTrial, TrainTrialResult
+from sedona_nni.task import Task
+from sedona_nni.training.task_backbone import task_backbone
+
+TASK = Task(backbone="vgg11", width_multiplier=0.25)
+
+
+def kept(path: Path, rows: dict[str, tuple[str, list[float], dict[str, Any]]]) -> Path:
+    ledger = Ledger(path)
+    for strategy, (rule, accuracies, train) in rows.items():
+        for number, accuracy in enumerate(accuracies):
+            trial = TrainTrial(
+                key=f"{strategy}-{number:03d}",
+                strategy=strategy,
+                task=TASK,
+                decoupling=decoupling_by_rule(rule, "vgg11", 8),
+                train={"batch_size": 16, **train},
+            )
+            ledger.start(trial)
+            result = TrainTrialResult(
+                default=accuracy,
+                test_accuracy=accuracy - 0.01,
+                peak_memory_mib=10.0 + number,
+                processor_s=20.0,
+                macs=100,
+                parameters=50,
+            )
+            ledger.succeed(trial.key, result)
+    return path
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return kept(
+        tmp_path / "trials.jsonl",
+        {
+            "backprop": ("backprop", [0.81, 0.83, 0.85], {}),
+            "conv1-k2": ("uniform:2:conv1", [0.71, 0.73], {}),
+            "conv1-k4": ("uniform:4:conv1", [0.61], {}),
+            "image-k4": ("uniform:4:conv1+image", [0.65], {}),
+            "ddg-k2": ("uniform:2:none", [0.5], {"method": {"name": "ddg"}}),
+        },
+    )
+
+
+def test_means_and_spreads(ledger: Path) -> None:
+    """82 and a standard deviation of 2; 71 and the square root of 2."""
+    (table,) = show(ledger).tables
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert table.headings[:3] == ["teacher", "K = 2", "K = 4"]
+    assert rows["`backprop`"][:3] == ["82.00 ± 2.00 (3)", "", "11.0 (1.00)"]
+    assert rows["`conv1`"][:2] == ["71.00 ± 1.41 (2)", "60.00 (1)"]
+    assert rows["`ddg`"][:2] == ["49.00 (1)", "–"]
+    assert rows["`conv1`"][-1] == "1.000"
+    backbone = task_backbone(TASK)
+    parameters = count_parameters(backbone.layers) + count_parameters(backbone.head)
+    found = show(ledger).results["rows"]
+    (image,) = [row for row in found if row["name"] == "image"]
+    assert image["inference_parameters"] > parameters
+    assert float(rows["`image`"][-1]) == pytest.approx(
+        image["inference_parameters"] / parameters, abs=5e-4
+    )
+
+
+def test_nothing_to_compare_with(tmp_path: Path) -> None:
+    alone = kept(tmp_path / "trials.jsonl", {"conv1-k2": ("uniform:2:conv1", [0.7], {})})
+    with pytest.raises(InputError, match="no training by back-propagation has succeeded yet"):
+        show(alone)
+    with pytest.raises(InputError, match="ledger: must be a file that exists"):
+        show(tmp_path / "nowhere.jsonl")
+
+
+@pytest.mark.slow(reason="trains, twice")
+def test_what_is_kept_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second machine trains what the first has not; of the first it has the ledger alone."""
+    experiment = tmp_path / "two.yml"
+    experiment.write_text(
+        f"""
+        experimentName: two
+        trialCommand: {sys.executable} -m sedona_nni.trials
+        trialCodeDirectory: .
+        trialConcurrency: 1
+        trainingService: {{platform: local}}
+        searchSpace: {{}}
+        tuner:
+          className: sedona_nni.strategies.tuner.OptunaTuner
+          codeDirectory: .
+          classArgs:
+            task: {{backbone: dgl-cnn4, width_multiplier: 0.1, image_size: 8, train_limit: 100}}
+            decoupling: uniform:2:mlp
+            name: mlp-k2
+            compare: [backprop]
+            trials_per_strategy: 2
+            train: {{epochs: 1, batch_size: 32}}
+            device: cpu
+            threads: 1
+        """
+    )
+    command = [sys.executable, "-m", "sedona_nni.command_line", "run", str(experiment)]
+
+    def run(folder: Path) -> dict[str, Any]:
+        subprocess.run([*command, "--directory", str(folder)], check=True, capture_output=True)
+        return {
+            record.key: record.result.test_accuracy
+            for record in Ledger(folder / "checkpoint" / "trials.jsonl")
+            if isinstance(record.result, TrainTrialResult)
+        }
+
+    whole = run(tmp_path / "whole")
+    assert len(whole) == 4
+    part = tmp_path / "part.jsonl"
+    lines = (tmp_path / "whole" / "checkpoint" / "trials.jsonl").read_text().splitlines(True)
+    part.write_text("".join(lines[:4]))  # a trial that has ended, and one that began
+    arguments = ["keep", str(part), "--experiment", str(experiment), "--into", str(tmp_path / "d")]
+    monkeypatch.setattr("sys.argv", ["benchmarks.teachers", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert "two.jsonl: 1 trials" in capsys.readouterr().out
+    other = tmp_path / "other"
+    arguments = [str(tmp_path / "d" / "two.jsonl"), str(other), "--experiment", str(experiment)]
+    monkeypatch.setattr("sys.argv", ["benchmarks.teachers", "begin", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert run(other) == pytest.approx(whole)
+    started = [path.name for path in (other / "environments").rglob("parameter*")]
+    assert len(started) == 3, "what had ended is not trained again"
