@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from benchmarks.command import new_app, run
 from sedona_nni.errors import InputError, SedonaError
 
 if TYPE_CHECKING:
     from benchmarks.search_steps import StepSetting
     from benchmarks.side_by_side import Prepare
 
-app = typer.Typer(
-    help="Measure this project. Run it from the root of a checkout.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = new_app("Measure this project.")
 
 BackboneName = Annotated[str, typer.Option(help="Name of the backbone.")]
 BatchSize = Annotated[int, typer.Option(help="Training images per step.")]
@@ -63,12 +59,8 @@ Despite = Annotated[
 
 
 def main() -> None:
-    """Run the command; a mistake of the user is one line and exit code 2."""
-    try:
-        app(prog_name="python -m benchmarks")
-    except SedonaError as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+    """Run the command."""
+    run(app, "benchmarks")
 
 
 @app.command()

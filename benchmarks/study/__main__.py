@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.command import new_app, run
 from benchmarks.record import ROOT, header
-from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically
 
 DATA = ROOT / "benchmarks" / "data" / "study.json"
 EXPERIMENTS = [Path(f"experiments/study_{net}.yml") for net in ("vgg13", "resnet18")]
 
-app = typer.Typer(
-    help="Compare strategies at equal cost. Run it from the root of a checkout.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = new_app("Compare strategies at equal cost.")
 
 Data = Annotated[Path, typer.Option("--data", help="What `collect` wrote.")]
 
 
 def main() -> None:
-    """Run the command; a mistake of the user is one line and exit code 2."""
-    try:
-        app(prog_name="python -m benchmarks.study")
-    except SedonaError as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+    """Run the command."""
+    run(app, "benchmarks.study")
 
 
 @app.command()

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.command import new_app, run
 from benchmarks.record import ROOT, header
-from sedona_nni.errors import InputError, SedonaError
+from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically, write_json
 from sedona_nni.searches.documents import load_outcome
 
 TABLES = ROOT / "benchmarks" / "data" / "tables"
 DATA = TABLES / "vgg11_fashion_mnist.json"
 
-app = typer.Typer(
-    help="Judge strategies by a table of trainings. Run it from the root of a checkout.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = new_app("Judge strategies by a table of trainings.")
 
 TablePath = Annotated[Path, typer.Option("--table", help="The table.")]
 NumBlocks = Annotated[int, typer.Option(help="K.")]
@@ -36,12 +31,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def main() -> None:
-    """Run the command; a mistake of the user is one line and exit code 2."""
-    try:
-        app(prog_name="python -m benchmarks.tabular")
-    except SedonaError as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+    """Run the command."""
+    run(app, "benchmarks.tabular")
 
 
 @app.command()
