@@ -122,7 +122,8 @@ class Block(nn.Module):
             features = features + self.context(beside)
         lent, moved = features, torch.zeros((), device=features.device) if transports else None
         for layer in self.layers:
-            lent, features = features, self._through(layer, features)
+            lent = features
+            features = self._through(layer, lent)
             if moved is not None and lent.shape == features.shape:
                 moved = moved + (features - lent).flatten(1).square().sum(1).mean()
         return Passed(features, lent, moved)

@@ -482,26 +482,24 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
                 parts = zip(*(each.chunk(form.accumulate) for each in whole), strict=True)
                 for part, targets, images_of_part, part_under, part_given in parts:
                     with as_amp(form.amp):
-                        passed = block.through(
+                        output, last, moved = block.through(
                             part,
                             block.beside(images_of_part, part_under),
                             shared=None if layer is None else (layer, part_given),
                             transports=form.transports,
                         )
+                        if network.lends(index):
+                            lent_parts.append(last.detach())
+                        del last
                         if block.classifier is None:
-                            loss = passed.features
+                            loss = output
                         else:
                             seen = Seen(images_of_part, part) if block.looks else None
-                            loss, _ = block.local_loss(
-                                passed.features, targets, form.criterion, seen
-                            )
-                            if passed.moved is not None:
-                                loss = loss + passed.moved
+                            loss, _ = block.local_loss(output, targets, form.criterion, seen)
+                            if moved is not None:
+                                loss = loss + moved
                     loss.backward(torch.ones_like(loss))
-                    outputs.append(passed.features.detach())
-                    if network.lends(index):
-                        lent_parts.append(passed.lent.detach())
-                    del passed
+                    outputs.append(output.detach())
             output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
             batch = _bytes([labels, *shown] if index else [labels, features])
             update = (

@@ -26,7 +26,7 @@ GUIDES = {  # and how many blocks of each are saved or run
     "in-python.md": 8,
     "own-auxiliary-network.md": 6,
     "own-data.md": 6,
-    "teachers.md": 2,
+    "teachers.md": 3,
     "your-own-model.md": 7,
     "pretrained-weights.md": 7,
 }

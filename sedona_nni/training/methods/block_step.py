@@ -98,17 +98,17 @@ def block_step(
                 output, last, moved = block.through(
                     part, beside, shared=again, transports=transport > 0
                 )
+                if lends:
+                    lent.append(last.detach())
+                del last
             else:
-                output = last = block(part, beside)  # as a module, with its hooks
+                output = block(part, beside)  # as a module, with its hooks
             loss, _ = block.local_loss(output, targets, criterion, seen)
             if moved is not None:
                 loss = loss + transport / 2 * moved
         share = len(part) / len(features)
         scaler.scale(loss if share == 1 else share * loss).backward()
-        # The cut: nothing here learns from the block above
-        outputs.append(output.detach())
-        if lends:
-            lent.append(last.detach())
+        outputs.append(output.detach())  # the cut: nothing here learns from the block above
         total = total + share * loss.detach()
     scaler.step(optimizer)
     scaler.update()
