@@ -34,7 +34,8 @@ def trained_plain_model(directory: Path) -> tuple[nn.Module, ExpectedImages]:
         directory: Where it was trained, or the results of an experiment.
 
     Raises:
-        InputError: if it has not finished, or a file is missing or does not hold what it should.
+        InputError: if it has not finished, a file is missing or does not hold what it should, or
+            the network has contexts, which are no part of a plain one.
     """
     folder = model_folder(directory)
     run = TrainingRun.load(folder / RUN_FILE)

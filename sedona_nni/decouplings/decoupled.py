@@ -217,9 +217,10 @@ class DecoupledNetwork(nn.Module):
         Each depends on its own block's weights only.
         """
         outputs: list[Tensor] = []
-        given, below = images, None
+        given = pixels = images.detach()
+        below = None
         for block in self.blocks:
-            outputs.append(block(given, block.beside(images, below)))
+            outputs.append(block(given, block.beside(pixels, below)))
             given, below = outputs[-1].detach(), given
         return outputs
 

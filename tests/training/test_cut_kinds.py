@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +30,10 @@ from sedona_nni.training.methods.method import rewind
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.step_form import step_form
 from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.trials.plain_model import trained_plain_model
+from sedona_nni.trials.run import RUN_FILE
 from sedona_nni.trials.search import run_search
+from sedona_nni.trials.train import TrainingRun
 
 KINDS = ["image", "previous", "overlap"]
 PLAIN = {"lr": 1, "lr_min": 1, "momentum": 0, "weight_decay": 0, "label_smoothing": 0}
@@ -308,6 +312,24 @@ def aux_error(function: Any) -> str:
     with pytest.raises(InputError) as caught:
         function()
     return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["image", "previous"])
+def test_with_a_context_there_is_no_plain_network(kind: str, tmp_path: Path) -> None:
+    decoupling = Decoupling(backbone="vgg11", cuts=[2], aux=[f"conv1+{kind}"])
+    run = TrainingRun(task=Task(), decoupling=decoupling, settings=TrainSettings())
+    run.save(tmp_path / RUN_FILE)
+    found = aux_error(partial(trained_plain_model, tmp_path))
+    rule = "must have no context to be a plain network again"
+    assert found == f"{tmp_path}: decoupling: {rule}, but got ['conv1+{kind}']"
+
+
+def test_no_gradient_reaches_the_images() -> None:
+    images = torch.randn(2, 3, 32, 32, requires_grad=True)
+    network = cut(tiny(), "conv1+image", "conv1+previous").eval()
+    for features in network.features(images):
+        features.sum().backward()
+    assert images.grad is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
