@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
-from rich.console import Console
 
 from benchmarks.view import Table
 from sedona_nni.errors import InputError
@@ -261,7 +260,7 @@ def publish(
         print(json.dumps(document))
     else:
         for table in tables:
-            table.show(Console())
+            table.show()
 
 
 def _markdown(name: str, head: Header, tables: Sequence[Table]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 __all__ = ["Table", "View"]
@@ -33,16 +35,25 @@ class Table:
         lines = [self.headings, ["---", *["---:"] * (len(self.headings) - 1)], *self.rows]
         return f"{self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
-    def show(self, console: Console) -> None:
-        """Print the table."""
+    def show(self) -> None:
+        """Print the table, whole: with longer lines than a narrow terminal has, if need be."""
         table = RichTable(box=SIMPLE_HEAD, title=self.title, title_justify="left")
         for index, heading in enumerate(self.headings):
-            is_text = any(" " in row[index] for row in self.rows)
-            # Where there is too little room, texts take more lines and numbers stay whole
-            table.add_column(heading, justify="right" if index else "left", no_wrap=not is_text)
+            cells = [row[index] for row in self.rows]
+            # Where there is too little room, texts take more lines; words and numbers stay whole
+            table.add_column(
+                heading.replace(" ", "\n"),
+                justify="right" if index else "left",
+                no_wrap=not any(" " in cell for cell in cells),
+                min_width=max(len(word) for cell in [heading, *cells] for word in cell.split(" ")),
+            )
         for row in self.rows:
             table.add_row(*row)
-        console.print(table)
+        console = Console()
+        unbounded = console.options.update(max_width=sys.maxsize)  # as in a narrow one 0 would do
+        narrowest = Measurement.get(console, unbounded, table).minimum
+        console.width = max(narrowest, console.width)
+        console.print(table, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -63,4 +74,4 @@ class View:
             print(json.dumps(self.results))
         else:
             for table in self.tables:
-                table.show(Console())
+                table.show()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -37,20 +38,41 @@ class Agreement:
 
     Attributes:
         correlation: Rank correlation of the two.
+        where: That of the best score with the best truth at each set of cuts: does it say where to
+            cut, whichever auxiliary networks are there?
+        which: That among decouplings of the same cuts, the mean over all cuts: does it say which
+            auxiliary networks? 0 where none have the same cuts.
         rank: True rank of what the evidence points at, of equals the first.
         regret: By how much the best of the decouplings is truly better than that.
     """
 
     correlation: float
+    where: float
+    which: float
     rank: int
     regret: float
 
     @classmethod
-    def of(cls, scores: Sequence[float], truths: Sequence[float]) -> Agreement:
+    def of(
+        cls, scores: Sequence[float], truths: Sequence[float], among: Sequence[Decoupling]
+    ) -> Agreement:
         """Compare scores of some decouplings, the larger the better, with the truths about them."""
+        alike: dict[tuple[int, ...], tuple[list[float], list[float]]] = {}  # by the cuts
+        for score, truth, each in zip(scores, truths, among, strict=True):
+            of_cuts = alike.setdefault(tuple(each.cuts), ([], []))
+            of_cuts[0].append(score)
+            of_cuts[1].append(truth)
         pick = truths[int(np.argmax(scores))]
         return cls(
-            rank_correlation(scores, truths), 1 + sum(t > pick for t in truths), max(truths) - pick
+            correlation=rank_correlation(scores, truths),
+            where=rank_correlation(
+                *zip(*((max(s), max(t)) for s, t in alike.values()), strict=True)
+            ),
+            which=fmean(rank_correlation(s, t) for s, t in alike.values() if len(s) > 1)
+            if any(len(s) > 1 for s, _ in alike.values())
+            else 0.0,
+            rank=1 + sum(t > pick for t in truths),
+            regret=max(truths) - pick,
         )
 
 
@@ -64,9 +86,7 @@ class Judgement:
         rank: True rank of the pick, from 1; likewise.
         count: Of how many.
         regret: True regret of the pick; likewise.
-        cut_correlation: Rank correlation of the evidence for cuts, whichever auxiliary networks
-            there are, with the truth, over all decouplings.
-        full_correlation: That of `full_evidence`.
+        agreement: How far its evidence follows the truth, see `full_evidence`.
         undecided_share: See `SearchResult.undecided_share`; None of a probing.
         trainings: What the search cost, in full trainings, if its file tells.
     """
@@ -76,8 +96,7 @@ class Judgement:
     rank: int | None
     count: int
     regret: float | None
-    cut_correlation: float
-    full_correlation: float
+    agreement: Agreement
     undecided_share: float | None
     trainings: float | None
 
@@ -155,7 +174,7 @@ def agreement(
         )
         for each in among
     ]
-    return Agreement.of(totals, truths)
+    return Agreement.of(totals, truths, among)
 
 
 def judge(
@@ -175,17 +194,13 @@ def judge(
     table.compute.check_covers(result.backbone, result.aux_choices)
     pick = discretise(result, num_blocks, bound)
     known = pick in among
-    of_cuts = np.zeros(full_evidence(result).shape) + result.evidence().max(axis=2, keepdims=True)
-    by_cuts = agreement(of_cuts, result.aux_choices, among, truths).correlation
-    by_all = agreement(full_evidence(result), result.aux_choices, among, truths).correlation
     return Judgement(
         pick,
         table.truth(pick) if known else None,
         table.rank(pick, among) if known else None,
         len(among),
         table.regret(pick, among) if known else None,
-        by_cuts,
-        by_all,
+        agreement(full_evidence(result), result.aux_choices, among, truths),
         result.undecided_share if isinstance(result, SearchResult) else None,
         result.provenance.get("trainings"),
     )

@@ -48,7 +48,10 @@ __all__ = [
 ZERO_COSTS = "zero-costs.json"
 """Under which name zero-cost scores stand beside what searches found."""
 
-_AGREEMENT = ("rank correlation", "least", "mean rank", "regret %", "true ranks of picks")
+_AGREEMENT = (
+    *("rank correlation", "least", "where", "which"),
+    *("mean rank", "regret %", "true ranks of picks"),
+)
 _SHOWN_QUERIES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28)
 _KINDS = (  # what is seen of a training cut short: name, block, variant of the evidence
     ("error of the head", -1, "local loss"),
@@ -375,7 +378,7 @@ def judge(
     without = {name: [scores] for name, scores in controls(loaded, among).items()}
     if (path := found / ZERO_COSTS).exists():
         without |= ZeroCosts.load(path).of(among)
-    said = {name: [Agreement.of(s, truths) for s in each] for name, each in without.items()}
+    said = {name: [Agreement.of(s, truths, among) for s in each] for name, each in without.items()}
     # What can be known after so many steps, by training itself and not by a derivative
     said["an epoch of each"] = _trainings(loaded, among, lambda each: -each.train_losses[0])
     said["a training of each"] = _trainings(loaded, among, lambda each: each.validation_accuracy)
@@ -447,13 +450,12 @@ def _mean(costs: Sequence[float | None]) -> str:
 
 def _verdicts(name: str, found: Sequence[Judgement]) -> list[str]:
     """Return a row for readers, see `_AGREEMENT`; a pick that was not trained has no rank."""
-    correlations = [each.full_correlation for each in found]
+    agreements = [each.agreement for each in found]
     ranks = [each.rank for each in found if each.rank is not None]
     regrets = [each.regret for each in found if each.regret is not None]
     return [
         f"{name}, {len(found)} searches" if len(found) > 1 else name,
-        f"{fmean(correlations):.2f}",
-        f"{min(correlations):.2f}",
+        *_correlations(agreements),
         f"{fmean(ranks):.1f}" if ranks else "–",
         f"{100 * fmean(regrets):.2f}" if regrets else "–",
         " ".join("–" if each.rank is None else str(each.rank) for each in found),
@@ -524,7 +526,7 @@ def _trainings(
     if len(seen) < 2:
         return []
     return [
-        Agreement.of(scores, [table.truth(each, without=seed) for each in among])
+        Agreement.of(scores, [table.truth(each, without=seed) for each in among], among)
         for seed, scores in seen.items()
     ]
 
@@ -533,16 +535,20 @@ def _agreements(name: str, found: Sequence[Agreement]) -> list[str]:
     """Return a row for readers, see `_AGREEMENT`."""
     if not found:
         return [name, *["–"] * len(_AGREEMENT)]
-    correlations = [each.correlation for each in found]
     ranks = [each.rank for each in found]
     return [
         name,
-        f"{sum(correlations) / len(found):.2f}",
-        f"{min(correlations):.2f}",
-        f"{sum(ranks) / len(found):.1f}",
-        f"{100 * sum(each.regret for each in found) / len(found):.2f}",
+        *_correlations(found),
+        f"{fmean(ranks):.1f}",
+        f"{100 * fmean(each.regret for each in found):.2f}",
         " ".join(map(str, ranks)),
     ]
+
+
+def _correlations(found: Sequence[Agreement]) -> list[str]:
+    overall = [each.correlation for each in found]
+    where, which = fmean(each.where for each in found), fmean(each.which for each in found)
+    return [f"{r:.2f}" for r in (fmean(overall), min(overall), where, which)]
 
 
 def _percent(fraction: float | None) -> str:

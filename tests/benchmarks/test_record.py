@@ -225,3 +225,13 @@ def test_wrong_input(
 ) -> None:
     assert run(monkeypatch, f"{QUICK} {options}") == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_narrow_terminal_loses_no_column(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    headings = ["what was done", *(f"column {n}" for n in range(6))]
+    Table("Six", headings, [["one thing", *(f"{n}.5" for n in range(6))]]).show()
+    row = next(line for line in capsys.readouterr().out.splitlines() if "5.5" in line)
+    assert row.split() == ["one", "0.5", "1.5", "2.5", "3.5", "4.5", "5.5"]

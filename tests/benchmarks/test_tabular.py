@@ -14,7 +14,14 @@ import pytest
 from benchmarks.record import ROOT, header
 from benchmarks.tabular.__main__ import DATA, main
 from benchmarks.tabular.collect import collect, joined
-from benchmarks.tabular.evidence import VARIANTS, agreement, full_evidence, judge, probing_of
+from benchmarks.tabular.evidence import (
+    VARIANTS,
+    Agreement,
+    agreement,
+    full_evidence,
+    judge,
+    probing_of,
+)
 from benchmarks.tabular.figure import draw
 from benchmarks.tabular.score import STRATEGIES, expected_random_regret, queries, score
 from benchmarks.tabular.search import search
@@ -237,15 +244,29 @@ def test_a_search_is_judged_by_hand() -> None:
     assert judged.pick == at(1)
     assert (judged.rank, judged.count, judged.regret) == (1, 4, 0)
     assert judged.undecided_share == pytest.approx(1 / 7)
-    # Truths rank the four 1 3.5 3.5 2, and margins alike; beta parts the two at boundary 1
-    assert judged.cut_correlation == pytest.approx(1)
+    # Truths rank the four 1 3.5 3.5 2
     evidences = full_evidence(result)
     assert (evidences == evidences[0]).all()  # whatever is below a cut
     expected = [np.log(0.5), 2 - np.log1p(np.exp(-1)), 1 - np.log1p(np.exp(-1)), 1 + np.log(0.5)]
     assert evidences[0, [0, 1, 1, 2], [0, 0, 1, 0]] == pytest.approx(expected)
     ranks = np.corrcoef([1, 3.5, 3.5, 2], [1, 4, 3, 2])[0, 1]
-    assert judged.full_correlation == pytest.approx(ranks)
+    assert judged.agreement.correlation == pytest.approx(ranks)
+    assert judged.agreement.where == pytest.approx(1)  # 0.5, 0.7, 0.6, and -0.7, 1.7, 0.3
+    assert judged.agreement.which == 0  # the only choice, at boundary 1, is between equals
     assert judged.trainings is None
+
+
+def test_where_to_cut_and_which_network_are_judged_apart() -> None:
+    among = [at(cut, name) for cut in (0, 1, 2) for name in AUX]
+    truths = [0.5, 0.6, 0.7, 0.8, 0.9, 0.3]
+    # Best truths 0.6, 0.8, 0.9, best scores 2, 6, 5: their order agrees in part; of the pairs
+    # two are told the right way and one the wrong
+    found = Agreement.of([1, 2, 3, 6, 4, 5], truths, among)
+    assert found.where == pytest.approx(0.5)
+    assert found.which == pytest.approx(1 / 3)
+    assert (found.rank, found.regret) == (2, pytest.approx(0.1))
+    alone = Agreement.of([1, 2], [0.1, 0.2], [at(0), at(1)])
+    assert (alone.where, alone.which) == (pytest.approx(1), 0)
 
 
 def probing(losses: Sequence[tuple[float, float]], undivided: float) -> ProbeResult:
