@@ -630,6 +630,29 @@ def memory(
 
 
 @app.command()
+def teacher_times(
+    ledger: Annotated[
+        Path, typer.Argument(help="Of experiments/teachers/compare_*.yml, in benchmarks/data.")
+    ],
+    turns: Annotated[int, typer.Option(min=1, help="Of each teacher, that count.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="In a turn.")] = 10,
+    as_json: Json = False,
+    record: Record = None,
+    despite: Despite = None,
+) -> None:
+    """What a training step takes with each teacher, beside back-propagation, on one thread."""
+    import torch
+
+    from benchmarks.record import begin, publish
+    from benchmarks.teachers.times import step_times
+
+    torch.set_num_threads(1)
+    head = begin(record, despite, n=turns)
+    found = step_times(ledger, turns, steps)
+    publish(head, found.results, found.tables, as_json=as_json, record=record)
+
+
+@app.command()
 def simulate(
     measured: Annotated[
         Path, typer.Argument(help="What `parallel --json` printed, or its record's JSON.")

@@ -1,4 +1,4 @@
-"""What follows from ``benchmarks/data`` alone: built when it is wanted, and not stored.
+"""What follows from ``benchmarks/data`` and records: built when it is wanted, and not stored.
 
 Each derivation is a view of `benchmarks.tabular`, `benchmarks.teachers` or `benchmarks.study` and
 has a command that prints it. `derive` makes files of it: ``<name>.json`` with all values,
@@ -38,7 +38,7 @@ _SAMPLE = 5  # decouplings of which a correlation says something
 
 @dataclass(frozen=True)
 class Derivation:
-    """A view of files under ``benchmarks/data``.
+    """A view of files under ``benchmarks``.
 
     Attributes:
         view: The function of `benchmarks.tabular.views` or of its like.
@@ -107,8 +107,13 @@ def _derivations() -> Iterator[tuple[str, Derivation]]:
 
     for path in sorted((ROOT / DATA / "teachers").glob("*.jsonl")):
         kept = DATA / "teachers" / path.name
-        made = {"made": kept.with_suffix(".json")}
-        yield f"teachers-{path.stem}", Derivation(teachers.show, kept, made)
+        told = {"made": kept.with_suffix(".json")}
+        times = (
+            Path("benchmarks/records") / f"teacher_times_{path.stem.removeprefix('compare_')}.json"
+        )
+        if (ROOT / times).exists():
+            told["times"] = times
+        yield f"teachers-{path.stem}", Derivation(teachers.show, kept, told)
 
     yield "study", Derivation(study.show, DATA / "study.json")
     two = Derivation(study.show, DATA / "study.json", {"first": "probe=2"})

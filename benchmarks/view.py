@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,8 +42,9 @@ class Table:
         for index, heading in enumerate(self.headings):
             cells = [row[index] for row in self.rows]
             # Where there is too little room, texts take more lines; words and numbers stay whole
+            widest = max(map(len, cells), default=1)
             table.add_column(
-                heading.replace(" ", "\n"),
+                textwrap.fill(heading, max(widest, 1), break_long_words=False),
                 justify="right" if index else "left",
                 no_wrap=not any(" " in cell for cell in cells),
                 min_width=max(len(word) for cell in [heading, *cells] for word in cell.split(" ")),

@@ -70,12 +70,15 @@ def begin(
 def show(
     ledger: Annotated[Path, typer.Argument(help="What `keep` kept.")],
     made: Annotated[Path | None, typer.Option(help="How it was made, kept beside it.")] = None,
+    times: Annotated[
+        Path | None, typer.Option(help="The record of python -m benchmarks teacher-times.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show accuracies with their spread, memory, time and what inference takes."""
     from benchmarks.teachers.views import show as shown
 
-    shown(ledger, made).show(as_json=as_json)
+    shown(ledger, made, times).show(as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -2,76 +2,52 @@
 
 from __future__ import annotations
 
-import re
+import math
 import statistics
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from benchmarks.teachers.ledger import REFERENCE, Row, rows_of
 from benchmarks.view import Table, View
 from sedona_nni.decouplings.cost import describe
 from sedona_nni.decouplings.decoupled import build_decoupled
-from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.memory import peaks_of_step
-from sedona_nni.errors import InputError
 from sedona_nni.files import read_json
-from sedona_nni.reporting.ledger import Ledger
-from sedona_nni.reporting.trial import TrainTrial, TrainTrialResult
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.step_form import step_form
 from sedona_nni.training.task_backbone import task_backbone
 
 __all__ = ["show"]
 
-_REFERENCE = "backprop"
 _MIB = 2**20
-_AT = 4  # blocks, of which memory and time are shown
+_AT = 4  # blocks, of which memory and steps are shown
 
 
-class _Training(NamedTuple):
-    trial: TrainTrial
-    result: TrainTrialResult
-
-
-class _Row(NamedTuple):
-    """All trainings of one teacher, or method, with one number of blocks."""
-
-    name: str
-    num_blocks: int
-    trainings: Sequence[_Training]
-
-    @property
-    def accuracies(self) -> list[float]:
-        return [
-            t.result.test_accuracy for t in self.trainings if t.result.test_accuracy is not None
-        ]
-
-
-def show(ledger: Path, made: Path | None = None) -> View:
+def show(ledger: Path, made: Path | None = None, times: Path | None = None) -> View:
     """Return a table: test accuracy for each number of blocks, and at four what it costs.
 
     A value is the mean over seeds, its spread the standard deviation between them. Memory is the
     peak of a step's tensors, measured, and what of that is held between steps, weights with what
-    optimizers and averages keep; time is that of processors, as others may run beside it.
+    optimizers and averages keep.
 
     Args:
         ledger: Of an experiment ``experiments/teachers/compare_*.yml``.
         made: How it was made, as is kept beside it.
+        times: The record of `benchmarks.teachers.times` that tells what steps take; a ledger that
+            grew on several machines does not.
 
     Raises:
         InputError: if nothing in it has been trained by back-propagation.
     """
-    rows = _rows(ledger)
-    reference = rows.get((_REFERENCE, 1))
-    if reference is None:
-        raise InputError(f"{ledger}: no training by back-propagation has succeeded yet")
+    rows = rows_of(ledger)
+    steps = {} if times is None else _steps(times)
     counts = sorted({k for _, k in rows if k > 1})
     names = list(dict.fromkeys(name for name, _ in rows))
     costs = {key: _costs(row) for key, row in rows.items()}
-    whole = costs[_REFERENCE, 1]
+    whole = costs[REFERENCE]
     results, shown = [], []
     for name in names:
         present = {k: rows[name, k] for k in (1, *counts) if (name, k) in rows}
@@ -91,36 +67,40 @@ def show(ledger: Path, made: Path | None = None) -> View:
                 *cells,
                 f"{peak:.1f} ({peak / whole['peak_memory_mib']:.2f})",
                 f"{held:.1f}",
-                f"{found['processor_s']:.0f} ({found['processor_s'] / whole['processor_s']:.2f})",
+                *([f"{steps[name, at]:.2f}" if (name, at) in steps else "–"] if steps else []),
                 f"{found['inference_parameters'] / whole['inference_parameters']:.3f}",
             ]
         )
     headings = ["teacher", *(f"K = {k}" for k in counts), "peak, MiB", "held, MiB"]
-    headings += ["processor, s", "weights in inference"]
+    headings += [*(["step"] if steps else []), "weights in inference"]
+    error = _error(rows.values())
     title = (
         "Test accuracy in %, mean and standard deviation over seeds (how many), rows without cuts "
-        f"in the first column; at K = {_AT} the peak of a step, what of it is held between steps, "
-        "and time of a core for a training, in brackets over those of back-propagation, and "
-        "weights in inference over its"
+        f"in the first column; at K = {_AT} the peak of a step, in brackets over that of "
+        "back-propagation, what of it is held between steps, "
+        f"{'processor time of a step over its, ' if steps else ''}and weights in inference over "
+        f"its. The standard error of the difference of two means of three is {error}"
     )
     head = {} if made is None else {"header": read_json(made)}
     return View({**head, "rows": results}, [Table(title, headings, shown)])
 
 
-def _rows(ledger: Path) -> dict[tuple[str, int], _Row]:
-    found: dict[tuple[str, int], list[_Training]] = defaultdict(list)
-    if not ledger.is_file():
-        raise InputError.rule("ledger", "must be a file that exists", str(ledger))
-    for record in Ledger(ledger):
-        trial, result = record.parameters, record.result
-        if isinstance(trial, TrainTrial) and isinstance(result, TrainTrialResult):
-            assert isinstance(trial.decoupling, Decoupling)
-            name = re.sub(r"-k\d+$", "", trial.strategy)
-            found[name, trial.decoupling.num_blocks].append(_Training(trial, result))
-    return {(name, k): _Row(name, k, trainings) for (name, k), trainings in found.items()}
+def _steps(times: Path) -> dict[tuple[str, int], float]:
+    return {(r["name"], r["num_blocks"]): r["ratio"] for r in read_json(times)["steps"]}
 
 
-def _values(row: _Row) -> dict[str, Any]:
+def _error(rows: Iterable[Row]) -> str:
+    """Return sqrt(2 / 3) times the standard deviation between seeds, pooled over rows, in words."""
+    variances = [
+        (statistics.variance(a), len(a) - 1) for a in (r.accuracies for r in rows) if a[1:]
+    ]
+    if not variances:
+        return "not known yet"
+    pooled = sum(v * n for v, n in variances) / sum(n for _, n in variances)
+    return f"{100 * math.sqrt(2 / 3 * pooled):.2f}"
+
+
+def _values(row: Row) -> dict[str, Any]:
     return {
         "name": row.name,
         "num_blocks": row.num_blocks,
@@ -130,25 +110,24 @@ def _values(row: _Row) -> dict[str, Any]:
     }
 
 
-def _accuracy(row: _Row) -> str:
+def _accuracy(row: Row) -> str:
     values = [100 * value for value in row.accuracies]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.2f}{spread} ({len(values)})"
 
 
-def _costs(row: _Row) -> dict[str, float]:
+def _costs(row: Row) -> dict[str, float]:
     """Return what the trainings of a row took, the means over them, and what can be counted."""
     trial = row.trainings[0].trial
-    assert isinstance(trial.decoupling, Decoupling)
     with torch.device("meta"):
         backbone = task_backbone(trial.task)
-        network = build_decoupled(backbone, trial.decoupling)
+        network = build_decoupled(backbone, row.decoupling)
     form = step_form(TrainSettings.model_validate(trial.settings))
     measured: dict[str, float] = {}
     for name in ("peak_memory_mib", "processor_s", "macs", "parameters"):
         values = [getattr(each.result, name) for each in row.trainings]
         measured[name] = statistics.fmean(value for value in values if value is not None)
-    described = describe(backbone, trial.decoupling, aux_names=[])
+    described = describe(backbone, row.decoupling, aux_names=[])
     return {
         **measured,
         "held_mib": sum(peaks_of_step(network, backbone.images, form).held) / _MIB,

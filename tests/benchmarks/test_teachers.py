@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.teachers.__main__ import main
+from benchmarks.teachers.times import step_times
 from benchmarks.teachers.views import show
 from sedona_nni.decouplings.cost import count_parameters
 from sedona_nni.decouplings.rules import decoupling_by_rule
@@ -22,14 +24,16 @@ from sedona_nni.training.task_backbone import task_backbone
 TASK = Task(backbone="vgg11", width_multiplier=0.25)
 
 
-def kept(path: Path, rows: dict[str, tuple[str, list[float], dict[str, Any]]]) -> Path:
+def kept(
+    path: Path, rows: dict[str, tuple[str, list[float], dict[str, Any]]], task: Task = TASK
+) -> Path:
     ledger = Ledger(path)
     for strategy, (rule, accuracies, train) in rows.items():
         for number, accuracy in enumerate(accuracies):
             trial = TrainTrial(
                 key=f"{strategy}-{number:03d}",
                 strategy=strategy,
-                task=TASK,
+                task=task,
                 decoupling=decoupling_by_rule(rule, "vgg11", 8),
                 train={"batch_size": 16, **train},
             )
@@ -69,6 +73,8 @@ def test_means_and_spreads(ledger: Path) -> None:
     assert rows["`conv1`"][:2] == ["71.00 ± 1.41 (2)", "60.00 (1)"]
     assert rows["`ddg`"][:2] == ["49.00 (1)", "–"]
     assert rows["`conv1`"][-1] == "1.000"
+    # Variances 4 and 2 with 2 and 1 degrees of freedom, pooled: 10 / 3; 2 / 3 of that: 1.49 squared
+    assert table.title.endswith("of the difference of two means of three is 1.49")
     backbone = task_backbone(TASK)
     parameters = count_parameters(backbone.layers) + count_parameters(backbone.head)
     found = show(ledger).results["rows"]
@@ -77,6 +83,40 @@ def test_means_and_spreads(ledger: Path) -> None:
     assert float(rows["`image`"][-1]) == pytest.approx(
         image["inference_parameters"] / parameters, abs=5e-4
     )
+
+
+def test_steps_take_turns(tmp_path: Path) -> None:
+    """Of each row with the settings of its trials, and beside back-propagation in the same turn."""
+    digits = TASK.model_copy(update={"dataset": "digits", "image_size": 32, "train_limit": 200})
+    ledger = kept(
+        tmp_path / "trials.jsonl",
+        {
+            "backprop": ("backprop", [0.8], {}),
+            "conv1-k2": ("uniform:2:conv1", [0.7, 0.7], {}),
+            "barlow-k2": ("uniform:2:barlow", [0.7], {"views": 2}),
+            "infopro-k2": ("uniform:2:infopro", [0.7], {}),
+            "ddg-k4": ("uniform:4:none", [0.5], {"method": {"name": "ddg"}}),
+        },
+        digits,
+    )
+    view = step_times(ledger, turns=3, steps=2)
+    found = {(row["name"], row["num_blocks"]): row for row in view.results["steps"]}
+    names = ["backprop", "conv1", "barlow", "infopro", "ddg"]
+    assert [*found] == list(zip(names, [1, 2, 2, 2, 4], strict=True))
+    for row in found.values():
+        assert len(row["processor_s"]) == 3
+        assert min(row["processor_s"]) > 0
+    assert found["backprop", 1]["ratio"] == 1
+    assert found["infopro", 2]["ratio"] > found["conv1", 2]["ratio"]  # its decoder: twice as much
+    (table,) = view.tables
+    assert table.headings == ["teacher", "no cut", "K = 2", "K = 4"]
+    assert [row[1:].index("") for row in table.rows[:2]] == [1, 0]
+
+    times = tmp_path / "times.json"
+    times.write_text(json.dumps(view.results))
+    (table,) = show(ledger, times=times).tables
+    assert table.headings[-2:] == ["step", "weights in inference"]
+    assert [row[-2] for row in table.rows] == [f"{row['ratio']:.2f}" for row in found.values()]
 
 
 def test_nothing_to_compare_with(tmp_path: Path) -> None:
