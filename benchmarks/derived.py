@@ -23,6 +23,7 @@ from benchmarks.study import views as study
 from benchmarks.tabular import views as tabular
 from benchmarks.tabular.table import Table
 from benchmarks.teachers import views as teachers
+from benchmarks.teachers.published import published
 from benchmarks.view import View
 from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically, write_json
@@ -54,7 +55,7 @@ class Derivation:
     @property
     def command(self) -> str:
         """What prints it, from the root of a checkout."""
-        package = self.view.__module__.removesuffix(".views")
+        package = self.view.__module__.rpartition(".")[0]
         words = ["python", "-m", package, self.view.__name__]
         for name, value in self.options.items():
             words += [f"--{name.replace('_', '-')}", str(value)]
@@ -114,6 +115,8 @@ def _derivations() -> Iterator[tuple[str, Derivation]]:
         if (ROOT / times).exists():
             told["times"] = times
         yield f"teachers-{path.stem}", Derivation(teachers.show, kept, told)
+
+    yield "teachers-published", Derivation(published, f"{DATA}/teachers/*.jsonl")
 
     yield "study", Derivation(study.show, DATA / "study.json")
     two = Derivation(study.show, DATA / "study.json", {"first": "probe=2"})

@@ -81,5 +81,16 @@ def show(
     shown(ledger, made, times).show(as_json=as_json)
 
 
+@app.command()
+def published(
+    ledgers: Annotated[list[Path], typer.Argument(help="What `keep` kept.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Show what InfoPro's and FDG's authors published beside what ledgers say."""
+    from benchmarks.teachers.published import published as shown
+
+    shown(ledgers).show(as_json=as_json)
+
+
 if __name__ == "__main__":
     main()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.teachers.__main__ import main
+from benchmarks.teachers.published import PUBLISHED, published
 from benchmarks.teachers.times import step_times
 from benchmarks.teachers.views import show
 from sedona_nni.decouplings.cost import count_parameters
@@ -117,6 +118,34 @@ def test_steps_take_turns(tmp_path: Path) -> None:
     (table,) = show(ledger, times=times).tables
     assert table.headings[-2:] == ["step", "weights in inference"]
     assert [row[-2] for row in table.rows] == [f"{row['ratio']:.2f}" for row in found.values()]
+
+
+def test_published_orders_beside_ours(tmp_path: Path) -> None:
+    ledger = kept(
+        tmp_path / "compare_vgg11.jsonl",
+        {
+            "backprop": ("backprop", [0.8, 0.82], {}),
+            "linear-k2": ("uniform:2:linear", [0.7], {}),
+            "mlp-sr-k2": ("uniform:2:mlp-sr", [0.75, 0.77], {}),
+            "infopro-k2": ("uniform:2:infopro", [0.65], {}),
+            "fdg-k4": ("uniform:4:none", [0.83], {"method": {"name": "ddg", "beta": 0.5}}),
+        },
+    )
+    view = published([ledger])
+    infopro, fdg = view.tables
+    assert infopro.headings[1:3] == ["`linear`", "`mlp-sr`"]
+    rows = {row[0]: row[1:] for row in infopro.rows}
+    # 10.30 less 7.37, and so on
+    assert rows["K = 2, ResNet-32"] == ["+2.93", "+1.32", "+0.76", "+0.39", "as published"]
+    # Worse by 81 less 70, less 76 and less 65: one of three pairs is as published
+    assert rows["K = 2, vgg11 here"] == ["+11.00", "+5.00", "+16.00", "–", "1 of 3"]
+    assert rows["K = 8, vgg11 here"][-1] == "0 of 0"
+    rows = {row[0]: row[1:] for row in fdg.rows}
+    assert rows["K = 4, vgg11 here"] == ["–", "–", "–", "-2.00", "0 of 0"]
+    for each in PUBLISHED:  # what the pairs are counted in
+        for k in next(iter(each.errors.values())):
+            errors = [by_k[k] for by_k in each.errors.values()]
+            assert errors == sorted(errors, reverse=True)
 
 
 def test_nothing_to_compare_with(tmp_path: Path) -> None:
