@@ -20,10 +20,10 @@ from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.step_form import step_form
 from sedona_nni.training.task_backbone import task_backbone
 
-__all__ = ["show"]
+__all__ = ["AT", "show"]
 
 _MIB = 2**20
-_AT = 4  # blocks, of which memory and steps are shown
+AT = 4  # blocks, of which memory and steps are shown
 
 
 def show(ledger: Path, made: Path | None = None, times: Path | None = None) -> View:
@@ -53,7 +53,7 @@ def show(ledger: Path, made: Path | None = None, times: Path | None = None) -> V
         present = {k: rows[name, k] for k in (1, *counts) if (name, k) in rows}
         for k, row in present.items():
             results.append(_values(row) | costs[name, k])
-        at = _AT if _AT in present else next(iter(present))
+        at = AT if AT in present else next(iter(present))
         cells = (
             [_accuracy(present[1]), *[""] * (len(counts) - 1)]
             if 1 in present
@@ -76,7 +76,7 @@ def show(ledger: Path, made: Path | None = None, times: Path | None = None) -> V
     error = _error(rows.values())
     title = (
         "Test accuracy in %, mean and standard deviation over seeds (how many), rows without cuts "
-        f"in the first column; at K = {_AT} the peak of a step, in brackets over that of "
+        f"in the first column; at K = {AT} the peak of a step, in brackets over that of "
         "back-propagation, what of it is held between steps, "
         f"{'processor time of a step over its, ' if steps else ''}and weights in inference over "
         f"its. The standard error of the difference of two means of three is {error}"

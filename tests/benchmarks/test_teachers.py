@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.teachers.__main__ import main
+from benchmarks.teachers.best import best
 from benchmarks.teachers.published import PUBLISHED, published
 from benchmarks.teachers.times import step_times
 from benchmarks.teachers.views import show
@@ -146,6 +147,29 @@ def test_published_orders_beside_ours(tmp_path: Path) -> None:
         for k in next(iter(each.errors.values())):
             errors = [by_k[k] for by_k in each.errors.values()]
             assert errors == sorted(errors, reverse=True)
+
+
+def test_the_best_of_each_column(tmp_path: Path) -> None:
+    ledger = kept(
+        tmp_path / "compare_vgg11.jsonl",
+        {
+            "backprop": ("backprop", [0.8, 0.82], {}),
+            "backprop-checkpointed": ("backprop", [0.81], {"checkpoint": "layers"}),
+            "conv1-k2": ("uniform:2:conv1", [0.75, 0.77], {}),
+            "aug1-k2": ("uniform:2:aug1", [0.7, 0.81], {}),
+            "conv1-k4": ("uniform:4:conv1", [0.7], {}),
+            "aug1-k4": ("uniform:4:aug1", [0.6, 0.6, 0.6], {}),
+        },
+    )
+    ratios = [("backprop", 1, 1.0), ("conv1", 2, 0.9), ("conv1", 4, 1.2), ("aug1", 4, 1.1)]
+    steps = [{"name": n, "num_blocks": k, "ratio": ratio} for n, k, ratio in ratios]
+    (tmp_path / "teacher_times_vgg11.json").write_text(json.dumps({"steps": steps}))
+    (table,) = best([ledger], tmp_path).tables
+    assert table.headings == ["network", "back-propagation", "K = 2", "K = 4", "peak", "step"]
+    # Peaks are 10 and, of further seeds, 1 more each: 10.5 of back-propagation
+    (row,) = table.rows
+    assert row[:4] == ["vgg11", "80.00", "`conv1` 75.00", "`conv1` 69.00"]
+    assert row[4:] == ["`conv1` 0.95, checkpointing 0.95", "`aug1` 1.10"]
 
 
 def test_nothing_to_compare_with(tmp_path: Path) -> None:

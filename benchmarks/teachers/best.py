@@ -1,0 +1,84 @@
+"""The best of each column of comparisons of teachers, for those who read one table alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.teachers.ledger import REFERENCE
+from benchmarks.teachers.views import AT, show
+from benchmarks.view import Table, View
+from sedona_nni.files import read_json
+
+__all__ = ["best"]
+
+_CHECKPOINTED = ("backprop-checkpointed", 1)
+
+
+def best(ledgers: Sequence[Path], records: Path) -> View:
+    """Return a row for each network: which teacher or method has the best mean accuracy for each K,
+    the least peak and the fastest steps, and what back-propagation has.
+
+    Args:
+        ledgers: Of experiments ``experiments/teachers/compare_*.yml``, one per network.
+        records: The folder that holds ``teacher_times_<network>.json``, see
+            `benchmarks.teachers.times`.
+
+    Raises:
+        InputError: if nothing in a ledger has been trained by back-propagation.
+    """
+    found = [_best(path, records) for path in ledgers]
+    counts = sorted({k for each in found for k in each["accuracy"]})
+    rows = []
+    for each in found:
+        accuracies = [each["accuracy"].get(k) for k in counts]
+        peak, step = each["peak"], each["step"]
+        rows.append(
+            [
+                each["network"],
+                f"{100 * each['backprop']:.2f}",
+                *(
+                    "–" if a is None else f"`{a['name']}` {100 * a['value']:.2f}"
+                    for a in accuracies
+                ),
+                f"`{peak['name']}` {peak['value']:.2f}, checkpointing {each['checkpointed']:.2f}",
+                f"`{step['name']}` {step['value']:.2f}",
+            ]
+        )
+    title = (
+        "Best mean test accuracy, %, of back-propagation and of all that learns by blocks; at "
+        f"K = {AT} the least peak of a step's tensors and the least processor time of a step in "
+        "one process, over back-propagation's"
+    )
+    headings = ["network", "back-propagation", *(f"K = {k}" for k in counts), "peak", "step"]
+    return View({"networks": found}, [Table(title, headings, rows)])
+
+
+def _best(ledger: Path, records: Path) -> dict[str, Any]:
+    network = ledger.stem.removeprefix("compare_")
+    rows = {(row["name"], row["num_blocks"]): row for row in show(ledger).results["rows"]}
+    steps = read_json(records / f"teacher_times_{network}.json")["steps"]
+    accuracies = {key: statistics.fmean(row["test_accuracies"]) for key, row in rows.items()}
+    peaks = {key: row["peak_memory_mib"] for key, row in rows.items()}
+    peaks = {key: peak / peaks[REFERENCE] for key, peak in peaks.items()}
+    times = {(step["name"], step["num_blocks"]): step["ratio"] for step in steps}
+    counts = sorted({k for _, k in rows if k > 1})
+    return {
+        "network": network,
+        "backprop": accuracies[REFERENCE],
+        "checkpointed": peaks[_CHECKPOINTED],
+        "accuracy": {k: _extreme(accuracies, k, sign=-1) for k in counts},
+        "peak": _extreme(peaks, AT),
+        "step": _extreme(times, AT),
+    }
+
+
+def _extreme(
+    values: dict[tuple[str, int], float], num_blocks: int, sign: int = 1
+) -> dict[str, Any]:
+    """Return the name and the value of the least, or with -1 the largest, into so many blocks."""
+    of_k = {name: value for (name, k), value in values.items() if k == num_blocks}
+    name = min(of_k, key=lambda each: sign * of_k[each])
+    return {"name": name, "value": of_k[name]}
