@@ -364,8 +364,7 @@ def _costs(task: Task, decoupling: Decoupling | SearchResult) -> Cost:
         backbone = task_backbone(task)
     if isinstance(decoupling, SearchResult):
         return relaxed_cost(backbone, decoupling.aux_choices)
-    blocks = block_costs(backbone, decoupling)
-    return sum((block.backbone + block.auxiliary for block in blocks), Cost(0, 0))
+    return sum((block.training for block in block_costs(backbone, decoupling)), Cost(0, 0))
 
 
 def _warn_of_weight(task: Task, decoupling: Decoupling) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from benchmarks.teachers.ledger import REFERENCE, Row, rows_of
 from benchmarks.view import Table, View
-from sedona_nni.decouplings.cost import describe
+from sedona_nni.decouplings.cost import Cost, block_costs, describe
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.decouplings.memory import peaks_of_step
 from sedona_nni.files import read_json
@@ -124,12 +125,14 @@ def _costs(row: Row) -> dict[str, float]:
         network = build_decoupled(backbone, row.decoupling)
     form = step_form(TrainSettings.model_validate(trial.settings))
     measured: dict[str, float] = {}
-    for name in ("peak_memory_mib", "processor_s", "macs", "parameters"):
+    for name in ("peak_memory_mib", "processor_s"):
         values = [getattr(each.result, name) for each in row.trainings]
         measured[name] = statistics.fmean(value for value in values if value is not None)
     described = describe(backbone, row.decoupling, aux_names=[])
+    training = sum((b.training for b in block_costs(backbone, row.decoupling)), Cost(0, 0))
     return {
         **measured,
+        **asdict(training),
         "held_mib": sum(peaks_of_step(network, backbone.images, form).held) / _MIB,
         "inference_parameters": described["inference"]["parameters"],
         "inference_macs": described["inference"]["macs"],

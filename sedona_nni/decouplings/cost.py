@@ -89,8 +89,13 @@ class BlockCost:
     beginning: Cost = Cost(0, 0)
 
     @property
+    def training(self) -> Cost:
+        """All of it."""
+        return self.backbone + self.auxiliary + self.beginning
+
+    @property
     def context(self) -> Cost:
-        """What of that is there in inference, too."""
+        """What of its beginning is there in inference, too."""
         return Cost(0, 0) if self.kind == "overlap" else self.beginning
 
 
@@ -278,7 +283,7 @@ def summarise_blocks(blocks: Sequence[BlockCost]) -> dict[str, float]:
     """
     total = sum(block.backbone.macs for block in blocks)
     largest = max(block.backbone.macs for block in blocks)
-    slowest = max((block.backbone + block.auxiliary + block.beginning).macs for block in blocks)
+    slowest = max(block.training.macs for block in blocks)
     return {
         "largest_share": largest / total,
         "ideal_speedup": total / largest,

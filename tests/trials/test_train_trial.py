@@ -19,6 +19,7 @@ from sedona_nni.task import Task
 from sedona_nni.training import loop
 from sedona_nni.training.initial_network import initial_network
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.task_backbone import task_backbone
 from sedona_nni.trials import train as trial
 from sedona_nni.trials.train import evaluate_saved, run_training
 
@@ -35,6 +36,16 @@ def without_clock(numbers: dict[str, float]) -> dict[str, float]:
     # Of the process, not of the training
     of_process = {"time_s", "processor_s", "images_per_s", "peak_resident_mib"}
     return {name: value for name, value in numbers.items() if name not in of_process}
+
+
+def test_further_kinds_of_cuts_are_counted(tmp_path: Path) -> None:
+    further = Decoupling(backbone="vgg11", cuts=[2, 4], aux=["conv1+image", "conv1+overlap"])
+    settings = TrainSettings(epochs=1, batch_size=50)
+    results = run_training(TASK, further, settings, report=lambda _: None, directory=tmp_path)
+    network = build_decoupled(task_backbone(TASK), further)
+    assert results["parameters"] == count_parameters(network)
+    compute = Compute.model_validate(results["compute"])
+    assert sum(compute.blocks(further)) == results["macs"]
 
 
 @pytest.mark.slow(reason="starts or interrupts whole searches")
