@@ -23,6 +23,7 @@ from benchmarks.study import views as study
 from benchmarks.tabular import views as tabular
 from benchmarks.tabular.table import Table
 from benchmarks.teachers import views as teachers
+from benchmarks.teachers.best import best
 from benchmarks.teachers.published import published
 from benchmarks.view import View
 from sedona_nni.errors import InputError
@@ -116,7 +117,9 @@ def _derivations() -> Iterator[tuple[str, Derivation]]:
             told["times"] = times
         yield f"teachers-{path.stem}", Derivation(teachers.show, kept, told)
 
-    yield "teachers-published", Derivation(published, f"{DATA}/teachers/*.jsonl")
+    of = f"{DATA}/teachers/*.jsonl"
+    yield "teachers-published", Derivation(published, of)
+    yield "teachers-best", Derivation(best, of, {"records": Path("benchmarks/records")})
 
     yield "study", Derivation(study.show, DATA / "study.json")
     two = Derivation(study.show, DATA / "study.json", {"first": "probe=2"})
