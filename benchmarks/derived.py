@@ -110,11 +110,8 @@ def _derivations() -> Iterator[tuple[str, Derivation]]:
     for path in sorted((ROOT / DATA / "teachers").glob("*.jsonl")):
         kept = DATA / "teachers" / path.name
         told = {"made": kept.with_suffix(".json")}
-        times = (
-            Path("benchmarks/records") / f"teacher_times_{path.stem.removeprefix('compare_')}.json"
-        )
-        if (ROOT / times).exists():
-            told["times"] = times
+        network = path.stem.removeprefix("compare_")
+        told["times"] = Path("benchmarks/records") / f"teacher_times_{network}.json"
         yield f"teachers-{path.stem}", Derivation(teachers.show, kept, told)
 
     of = f"{DATA}/teachers/*.jsonl"
