@@ -46,7 +46,7 @@ class Derivation:
         view: The function of `benchmarks.tabular.views` or of its like.
         of: What it is made of, from the root of the checkout: a file or a folder, or the pattern
             of the files of a list.
-        options: Whatever else it is told; paths likewise.
+        options: Whatever else it is told; paths likewise, of which there may be several.
     """
 
     view: Callable[..., View]
@@ -59,7 +59,8 @@ class Derivation:
         package = self.view.__module__.rpartition(".")[0]
         words = ["python", "-m", package, self.view.__name__]
         for name, value in self.options.items():
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            for each in value if isinstance(value, tuple) else (value,):
+                words += [f"--{name.replace('_', '-')}", str(each)]
         named = f"--data {self.of}" if package == "benchmarks.study" else f"{self.of}"
         return f"{shlex.join(words)} {named}"
 
@@ -73,16 +74,21 @@ class Derivation:
     @property
     def files(self) -> list[Path]:
         """What it is made of, from the root of the checkout."""
-        named = [*self._listed, *(ROOT / v for v in self.options.values() if isinstance(v, Path))]
+        named = self._listed
+        for value in self.options.values():
+            each = value if isinstance(value, tuple) else (value,)
+            named += [ROOT / v for v in each if isinstance(v, Path)]
         inside = [sorted(path.rglob("*.json")) if path.is_dir() else [path] for path in named]
         return [path.relative_to(ROOT) for each in inside for path in each]
 
     def build(self) -> View:
         """Return the view."""
-        told = {
-            name: ROOT / value if isinstance(value, Path) else value
-            for name, value in self.options.items()
-        }
+        told: dict[str, Any] = {}
+        for name, value in self.options.items():
+            if isinstance(value, tuple):
+                told[name] = [ROOT / each for each in value]
+            else:
+                told[name] = ROOT / value if isinstance(value, Path) else value
         listed = self._listed
         return self.view(listed[0] if isinstance(self.of, Path) else listed, **told)
 
@@ -107,16 +113,16 @@ def _derivations() -> Iterator[tuple[str, Derivation]]:
             of = f"{losses}/{folder.name}/*.json"
             yield f"{name}-ablate-{folder.name}", Derivation(tabular.ablate, of, table)
 
-    for path in sorted((ROOT / DATA / "teachers").glob("*.jsonl")):
+    ledgers = sorted((ROOT / DATA / "teachers").glob("*.jsonl"))
+    networks = [path.stem.removeprefix("compare_") for path in ledgers]
+    times = tuple(Path(f"benchmarks/records/teacher_times_{name}.json") for name in networks)
+    for path, record in zip(ledgers, times, strict=True):
         kept = DATA / "teachers" / path.name
-        told = {"made": kept.with_suffix(".json")}
-        network = path.stem.removeprefix("compare_")
-        told["times"] = Path("benchmarks/records") / f"teacher_times_{network}.json"
+        told = {"made": kept.with_suffix(".json"), "times": record}
         yield f"teachers-{path.stem}", Derivation(teachers.show, kept, told)
-
     of = f"{DATA}/teachers/*.jsonl"
     yield "teachers-published", Derivation(published, of)
-    yield "teachers-best", Derivation(best, of, {"records": Path("benchmarks/records")})
+    yield "teachers-best", Derivation(best, of, {"times": times})
 
     yield "study", Derivation(study.show, DATA / "study.json")
     two = Derivation(study.show, DATA / "study.json", {"first": "probe=2"})

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.command import new_app, run
-from benchmarks.record import RECORDS, ROOT, header
+from benchmarks.record import ROOT, header
 from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically, write_json
 
@@ -95,15 +95,18 @@ def published(
 @app.command()
 def best(
     ledgers: Annotated[list[Path], typer.Argument(help="What `keep` kept.")],
-    records: Annotated[
-        Path, typer.Option(help="Holds those of python -m benchmarks teacher-times.")
-    ] = RECORDS,
+    times: Annotated[
+        list[Path],
+        typer.Option(
+            help="Of each, in this order, the record of python -m benchmarks teacher-times."
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show which teacher or method is the best of each column."""
     from benchmarks.teachers.best import best as shown
 
-    shown(ledgers, records).show(as_json=as_json)
+    shown(ledgers, times).show(as_json=as_json)
 
 
 if __name__ == "__main__":

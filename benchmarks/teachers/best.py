@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.teachers.ledger import REFERENCE
 from benchmarks.teachers.views import AT, show
 from benchmarks.view import Table, View
+from sedona_nni.errors import InputError
 from sedona_nni.files import read_json
 
 __all__ = ["best"]
@@ -17,19 +18,21 @@ __all__ = ["best"]
 _CHECKPOINTED = ("backprop-checkpointed", 1)
 
 
-def best(ledgers: Sequence[Path], records: Path) -> View:
+def best(ledgers: Sequence[Path], times: Sequence[Path]) -> View:
     """Return a row for each network: which teacher or method has the best mean accuracy for each K,
     the least peak and the fastest steps, and what back-propagation has.
 
     Args:
         ledgers: Of experiments ``experiments/teachers/compare_*.yml``, one per network.
-        records: The folder that holds ``teacher_times_<network>.json``, see
-            `benchmarks.teachers.times`.
+        times: Of each ledger the record of what its steps take, see `benchmarks.teachers.times`.
 
     Raises:
-        InputError: if nothing in a ledger has been trained by back-propagation.
+        InputError: if there are more of one than of the other, or nothing in a ledger has been
+            trained by back-propagation.
     """
-    found = [_best(path, records) for path in ledgers]
+    if len(ledgers) != len(times):
+        raise InputError.rule("times", f"must be {len(ledgers)}, one for each ledger", len(times))
+    found = [_best(*each) for each in zip(ledgers, times, strict=True)]
     counts = sorted({k for each in found for k in each["accuracy"]})
     rows = []
     for each in found:
@@ -56,14 +59,14 @@ def best(ledgers: Sequence[Path], records: Path) -> View:
     return View({"networks": found}, [Table(title, headings, rows)])
 
 
-def _best(ledger: Path, records: Path) -> dict[str, Any]:
+def _best(ledger: Path, times: Path) -> dict[str, Any]:
     network = ledger.stem.removeprefix("compare_")
     rows = {(row["name"], row["num_blocks"]): row for row in show(ledger).results["rows"]}
-    steps = read_json(records / f"teacher_times_{network}.json")["steps"]
+    steps = read_json(times)["steps"]
     accuracies = {key: statistics.fmean(row["test_accuracies"]) for key, row in rows.items()}
     peaks = {key: row["peak_memory_mib"] for key, row in rows.items()}
     peaks = {key: peak / peaks[REFERENCE] for key, peak in peaks.items()}
-    times = {(step["name"], step["num_blocks"]): step["ratio"] for step in steps}
+    ratios = {(step["name"], step["num_blocks"]): step["ratio"] for step in steps}
     counts = sorted({k for _, k in rows if k > 1})
     return {
         "network": network,
@@ -71,7 +74,7 @@ def _best(ledger: Path, records: Path) -> dict[str, Any]:
         "checkpointed": peaks[_CHECKPOINTED],
         "accuracy": {k: _extreme(accuracies, k, sign=-1) for k in counts},
         "peak": _extreme(peaks, AT),
-        "step": _extreme(times, AT),
+        "step": _extreme(ratios, AT),
     }
 
 

@@ -163,8 +163,11 @@ def test_the_best_of_each_column(tmp_path: Path) -> None:
     )
     ratios = [("backprop", 1, 1.0), ("conv1", 2, 0.9), ("conv1", 4, 1.2), ("aug1", 4, 1.1)]
     steps = [{"name": n, "num_blocks": k, "ratio": ratio} for n, k, ratio in ratios]
-    (tmp_path / "teacher_times_vgg11.json").write_text(json.dumps({"steps": steps}))
-    (table,) = best([ledger], tmp_path).tables
+    times = tmp_path / "times.json"
+    times.write_text(json.dumps({"steps": steps}))
+    with pytest.raises(InputError, match="times: must be 1, one for each ledger, but got 2"):
+        best([ledger], [times, times])
+    (table,) = best([ledger], [times]).tables
     assert table.headings == ["network", "back-propagation", "K = 2", "K = 4", "peak", "step"]
     # Peaks are 10 and, of further seeds, 1 more each: 10.5 of back-propagation
     (row,) = table.rows
