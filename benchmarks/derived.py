@@ -59,7 +59,7 @@ class Derivation:
         package = self.view.__module__.rpartition(".")[0]
         words = ["python", "-m", package, self.view.__name__]
         for name, value in self.options.items():
-            for each in value if isinstance(value, tuple) else (value,):
+            for each in _listed(value):
                 words += [f"--{name.replace('_', '-')}", str(each)]
         named = f"--data {self.of}" if package == "benchmarks.study" else f"{self.of}"
         return f"{shlex.join(words)} {named}"
@@ -74,23 +74,27 @@ class Derivation:
     @property
     def files(self) -> list[Path]:
         """What it is made of, from the root of the checkout."""
-        named = self._listed
-        for value in self.options.values():
-            each = value if isinstance(value, tuple) else (value,)
-            named += [ROOT / v for v in each if isinstance(v, Path)]
+        told = [each for value in self.options.values() for each in _listed(value)]
+        named = [*self._listed, *(ROOT / each for each in told if isinstance(each, Path))]
         inside = [sorted(path.rglob("*.json")) if path.is_dir() else [path] for path in named]
         return [path.relative_to(ROOT) for each in inside for path in each]
 
     def build(self) -> View:
         """Return the view."""
-        told: dict[str, Any] = {}
-        for name, value in self.options.items():
-            if isinstance(value, tuple):
-                told[name] = [ROOT / each for each in value]
-            else:
-                told[name] = ROOT / value if isinstance(value, Path) else value
+        told = {
+            name: [*map(_from_root, value)] if isinstance(value, tuple) else _from_root(value)
+            for name, value in self.options.items()
+        }
         listed = self._listed
         return self.view(listed[0] if isinstance(self.of, Path) else listed, **told)
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _from_root(value: Any) -> Any:
+    return ROOT / value if isinstance(value, Path) else value
 
 
 def _derivations() -> Iterator[tuple[str, Derivation]]:

@@ -62,15 +62,14 @@ class Agreement:
             of_cuts = alike.setdefault(tuple(each.cuts), ([], []))
             of_cuts[0].append(score)
             of_cuts[1].append(truth)
+        of_same_cuts = [rank_correlation(*pair) for pair in alike.values() if len(pair[0]) > 1]
         pick = truths[int(np.argmax(scores))]
         return cls(
             correlation=rank_correlation(scores, truths),
             where=rank_correlation(
                 *zip(*((max(s), max(t)) for s, t in alike.values()), strict=True)
             ),
-            which=fmean(rank_correlation(s, t) for s, t in alike.values() if len(s) > 1)
-            if any(len(s) > 1 for s, _ in alike.values())
-            else 0.0,
+            which=fmean(of_same_cuts) if of_same_cuts else 0.0,
             rank=1 + sum(t > pick for t in truths),
             regret=max(truths) - pick,
         )
