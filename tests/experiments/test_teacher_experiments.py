@@ -104,7 +104,7 @@ def test_rows_of_ours() -> None:
     """At most a method, or an option of any, apart from the cuts."""
     settings = settings_of("compare_vgg13")
     assert train_settings(settings, "barlow-k4").views == 2
-    assert train_settings(settings, "transport-k8").transport == 0.01
+    assert train_settings(settings, "transport-k8").transport == 0.00001
     assert train_settings(settings, "backprop-checkpointed").checkpoint == "layers"
     assert train_settings(settings, "backprop-4x").epochs == 20
     for k in (2, 4, 8):
