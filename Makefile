@@ -15,7 +15,8 @@ quickstart: .venv/installed
 # So many tests at a time as there are cores, and one that waits for a manager or a browser; on many
 # cores not more than memory holds. Tests that share a dear set-up are a group, in one process.
 WORKERS = $$(.venv/bin/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
-PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive .venv/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup
+PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive .venv/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup \
+	--durations=40 --durations-min=5
 
 test: lint chromium sshd
 	@$(PYTEST)

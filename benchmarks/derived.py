@@ -162,7 +162,11 @@ def derive(name: str, directory: Path = DIRECTORY) -> Path:
     return readable
 
 
-DOCUMENTS = [ROOT / "docs" / "benchmark.md", ROOT / "docs" / "guides" / "teachers.md"]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "docs" / "benchmark.md",
+    ROOT / "docs" / "guides" / "teachers.md",
+]
 """Those that show tables of derivations."""
 
 _MARKED = re.compile(
