@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.teachers.ledger import REFERENCE
-from benchmarks.teachers.views import AT, show
+from benchmarks.teachers.ledger import REFERENCE, rows_of
+from benchmarks.teachers.views import AT
 from benchmarks.view import Table, View
 from sedona_nni.errors import InputError
 from sedona_nni.files import read_json
@@ -61,10 +61,10 @@ def best(ledgers: Sequence[Path], times: Sequence[Path]) -> View:
 
 def _best(ledger: Path, times: Path) -> dict[str, Any]:
     network = ledger.stem.removeprefix("compare_")
-    rows = {(row["name"], row["num_blocks"]): row for row in show(ledger).results["rows"]}
+    rows = rows_of(ledger)
     steps = read_json(times)["steps"]
-    accuracies = {key: statistics.fmean(row["test_accuracies"]) for key, row in rows.items()}
-    peaks = {key: row["peak_memory_mib"] for key, row in rows.items()}
+    accuracies = {key: statistics.fmean(row.accuracies) for key, row in rows.items()}
+    peaks = {key: row.peak_memory_mib for key, row in rows.items()}
     peaks = {key: peak / peaks[REFERENCE] for key, peak in peaks.items()}
     ratios = {(step["name"], step["num_blocks"]): step["ratio"] for step in steps}
     counts = sorted({k for _, k in rows if k > 1})

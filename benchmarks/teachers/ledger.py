@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,12 @@ class Row(NamedTuple):
         return [
             t.result.test_accuracy for t in self.trainings if t.result.test_accuracy is not None
         ]
+
+    @property
+    def peak_memory_mib(self) -> float:
+        """The measured peak of a step's tensors, the mean over its trainings."""
+        peaks = [t.result.peak_memory_mib for t in self.trainings]
+        return statistics.fmean(peak for peak in peaks if peak is not None)
 
 
 def rows_of(ledger: Path) -> dict[tuple[str, int], Row]:

@@ -124,11 +124,10 @@ def _costs(row: Row) -> dict[str, float]:
         backbone = task_backbone(trial.task)
         network = build_decoupled(backbone, row.decoupling)
     form = step_form(TrainSettings.model_validate(trial.settings))
-    peaks = [t.result.peak_memory_mib for t in row.trainings]
     described = describe(backbone, row.decoupling, aux_names=[])
     training = sum((b.training for b in block_costs(backbone, row.decoupling)), Cost(0, 0))
     return {
-        "peak_memory_mib": statistics.fmean(peak for peak in peaks if peak is not None),
+        "peak_memory_mib": row.peak_memory_mib,
         **asdict(training),
         "held_mib": sum(peaks_of_step(network, backbone.images, form).held) / _MIB,
         "inference_parameters": described["inference"]["parameters"],
