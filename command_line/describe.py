@@ -267,6 +267,11 @@ def _show_memory(described: dict[str, Any]) -> None:
     memory = described["memory"]
     print(
         f"a step of {memory['batch_size']} images: {memory['one_process'] / 2**20:,.0f} MiB at its "
-        f"peak in one process, {memory['largest_rank'] / 2**20:,.0f} MiB in a process that holds "
-        "only the block that takes most"
+        "peak in one process"
+        + (
+            f", {memory['largest_rank'] / 2**20:,.0f} MiB in a process that holds only the block "
+            "that takes most"
+            if described["parallel"]
+            else ""
+        )
     )

@@ -119,6 +119,7 @@ def export(
     from sedona_nni.image_size import parse_image_size
     from sedona_nni.models import backbone_names, build_backbone
     from sedona_nni.teachers import NO_AUXILIARY
+    from sedona_nni.teachers.auxiliary import check_plain
 
     size = parse_image_size(image_size, "--image-size")
     backbone = model_name_of(backbone, boundaries, model_arg)
@@ -130,6 +131,7 @@ def export(
         if compute is not None:
             raise InputError.rule("--compute", "must be given with --balanced only", compute)
         chosen = decoupling_of(decoupling, num_blocks, backbone, size)
+        check_plain(chosen.aux, "for a pipeline")
         backbone = chosen.backbone
     elif backbone is None:
         raise InputError(f"--backbone: must be given, one of {', '.join(backbone_names())}")

@@ -149,8 +149,9 @@ def decoupling_of(
                 "--decoupling"
             )
         chosen = decoupling_by_rule(text, backbone, num_layers(backbone, image_size), costs)
-        for name in set(chosen.aux) - {NO_AUXILIARY}:
-            check_auxiliary(name)
+        named = text.rpartition(":")[2]  # also where nothing is cut
+        if text != "backprop" and named != NO_AUXILIARY:
+            check_auxiliary(named)
     if chosen.cuts and (bound := bound_for(chosen.aux)) is not None:
         bound.require(chosen, "decoupling")
     return chosen

@@ -28,12 +28,21 @@ from pathlib import Path
 from sedona_nni.errors import InputError
 from sedona_nni.files import user_path
 
-__all__ = ["GROUP", "absolute_plugins", "load_installed", "load_plugins", "loaded_plugins"]
+__all__ = [
+    "GROUP",
+    "LOADED",
+    "absolute_plugins",
+    "load_installed",
+    "load_plugins",
+    "loaded_plugins",
+]
 
 GROUP = "sedona_nni.plugins"
 
+LOADED: list[str] = []
+"""Those that this process has loaded by name, as another one can load them."""
+
 _installed_are_loaded = False
-_loaded: list[str] = []
 
 
 def load_plugins(plugins: Sequence[str], folder: Path) -> None:
@@ -56,12 +65,12 @@ def load_plugins(plugins: Sequence[str], folder: Path) -> None:
             else:
                 _at_end_of_path(folder)
                 importlib.import_module(plugin)
-    _loaded.extend(name for name in absolute_plugins(plugins, folder) if name not in _loaded)
+    LOADED.extend(name for name in absolute_plugins(plugins, folder) if name not in LOADED)
 
 
 def loaded_plugins() -> list[str]:
     """Return the plug-ins that this process has loaded by name, as another one can load them."""
-    return [*_loaded]
+    return [*LOADED]
 
 
 def absolute_plugins(plugins: Iterable[str], folder: Path) -> list[str]:

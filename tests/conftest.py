@@ -23,6 +23,15 @@ def _threads_as_before() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _plugins_of_its_own() -> Iterator[None]:
+    """Forget which plug-ins, and modules of models, tests of other files have loaded in this
+    process: a rank is told to load them too, and might not find them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sedona_nni.plugins.LOADED", [])
+        yield
+
+
 @pytest.fixture
 def needs_compiler() -> None:
     """Skip where the kernels in C cannot be had: torch's operations do their work there."""

@@ -30,7 +30,7 @@ def build(context):
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget what a test has imported and registered, and where from."""
-    monkeypatch.setattr("sedona_nni.plugins._loaded", [])
+    monkeypatch.setattr("sedona_nni.plugins.LOADED", [])
     modules, path, names = set(sys.modules), list(sys.path), auxiliary_names()
     yield
     sys.path[:] = path

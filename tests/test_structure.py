@@ -150,7 +150,6 @@ EXCEPTIONS = {
         *("_create_parameter_id", "_handle_intermediate_metric_data", "_trial_params"),
     },
     # What a process has loaded stays; a test's plug-ins are gone after it
-    "tests/test_plugins.py": {"_loaded"},
     # Each test of a tuner is NNI's first
     "tests/strategies/conftest.py": {"_next_parameter_id", "_trial_params"},
     # NNI has no other way to ask for what its evaluator found

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from sedona_nni.data.batches import BatchStream
 from sedona_nni.data.sets import load_splits
 from sedona_nni.decouplings.choice import leaders
 from sedona_nni.decouplings.compute import Compute
@@ -32,6 +31,7 @@ from sedona_nni.strategies.study_spaces import (
     uniform_in,
     why_not_uniform,
 )
+from sedona_nni.training.loop import training_stream
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.weights import MODEL_FILE
 from sedona_nni.trials.search import run_search
@@ -244,6 +244,4 @@ class _Doing:
         """Return the steps of a training."""
         settings, workers = self._train_settings, self._trial.machine.workers
         splits = load_splits(self._trial.task, settings.validation_fraction, workers=workers)
-        images = splits.train
-        per_epoch = BatchStream(images, settings.batch_size, 0, "cpu").batches_per_epoch
-        return settings.epochs * per_epoch
+        return settings.epochs * training_stream(splits, settings, "cpu").batches_per_epoch

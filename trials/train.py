@@ -44,7 +44,7 @@ from sedona_nni.task import Task
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.training.evaluation import Evaluation, evaluate
 from sedona_nni.training.initial_network import initial_network
-from sedona_nni.training.loop import train
+from sedona_nni.training.loop import train, training_stream
 from sedona_nni.training.methods import TrainingMethod, build_method
 from sedona_nni.training.parallel.host import is_launched, leads_host, shows
 from sedona_nni.training.parallel.launch import train_as_rank, train_in_parallel
@@ -174,6 +174,7 @@ def run_training(
         if isinstance(decoupling, Decoupling):
             _warn_of_weight(task, decoupling)
     costs = _costs(task, decoupling) + _method(network, settings, splits).extra_cost()
+    anatomy = _anatomy(task, decoupling)  # before the training: what cannot be told ends it here
     with alone_in(directory if shows() else None):
         if directory is not None:
             run.save(directory / RUN_FILE)
@@ -204,7 +205,7 @@ def run_training(
             outcome = train_as_rank(job, note) if is_launched() else train_in_parallel(job, note)
             trained = outcome.trained
             needed = _needed_by_ranks(job, outcome)
-        stream = BatchStream(splits.train, settings.batch_size, settings.seed, "cpu")
+        stream = training_stream(splits, settings, "cpu")
         images = len(epochs) * stream.batches_per_epoch * stream.batch_size
         results = {
             "default": trained.validation_accuracy,
@@ -220,7 +221,7 @@ def run_training(
             "history": thinned_history(epochs),
             "data": None if run.data is None else run.data.fingerprint,
             **({} if run.weights is None else {"weights": run.weights}),
-            **_anatomy(task, decoupling),
+            **anatomy,
         }
         if directory is not None and leads_host():
             write_json(directory / "results.json", results)
@@ -285,8 +286,11 @@ def parallel_job(
     if run.decoupling.num_blocks == 1:
         return None
     replicas = parallel.replicas_of(run.decoupling.num_blocks)
-    if uneven := [count for count in replicas if run.settings.batch_size % count]:
+    whole = run.settings.batch_size // run.settings.together
+    if uneven := [count for count in replicas if whole % count]:
         rule = f"must divide the batch of {run.settings.batch_size} images evenly"
+        if run.settings.together > 1:
+            rule += f", in {run.settings.together} at a time: views of an image by parts of a batch"
         raise InputError.rule("parallel.replicas", rule, uneven[0])
     count = sum(replicas)
     devices = [device] * count if isinstance(device, str | torch.device) else device
@@ -400,7 +404,7 @@ def thinned_history(epochs: Sequence[dict[str, float]]) -> dict[str, list[float 
 
 
 def _steps_per_epoch(settings: TrainSettings, splits: Splits) -> int:
-    return BatchStream(splits.train, settings.batch_size, 0, "cpu").batches_per_epoch
+    return training_stream(splits, settings, "cpu").batches_per_epoch
 
 
 def _method(network: DecoupledNetwork, settings: TrainSettings, splits: Splits) -> TrainingMethod:

@@ -15,7 +15,7 @@ Compute is counted in MACs, see `sedona_nni.decouplings.cost`, or measured in na
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,8 +40,9 @@ from sedona_nni.errors import InputError
 from sedona_nni.files import Document, read_json
 from sedona_nni.models import Backbone, stem_words
 from sedona_nni.teachers import CUT_KINDS, NO_AUXILIARY, CutKind, cut_kind
+from sedona_nni.teachers.auxiliary import check_auxiliary
 
-__all__ = ["Compute", "compute_in_macs", "load_compute", "provenance_of"]
+__all__ = ["Compute", "by_place", "compute_in_macs", "load_compute", "provenance_of"]
 
 _Amount = Annotated[int, Field(ge=0)]
 
@@ -55,7 +56,10 @@ class Compute(Document):
             a backward pass of a batch, or bytes that a step of a batch keeps.
         layers: Of each layer, L numbers; the last includes the head.
         starts: Of beginning a block behind each of the L-1 boundaries; none: it costs nothing.
-        auxiliary: Of each auxiliary network by name, at each of the L-1 boundaries.
+        auxiliary: Of each auxiliary network by name, at each of the L-1 boundaries where it can
+            stand.
+        by_first: Of auxiliary networks that cost otherwise if the block begins elsewhere, at each
+            boundary i by the first layer of the block, 0 to i; none where they cannot stand.
         kinds: Of beginning a block behind a cut of a further kind, by that, at each of the L-1
             boundaries i, by the first layer of the block below, 0 to i.
         provenance: What was counted, or measured how.
@@ -76,6 +80,7 @@ class Compute(Document):
     layers: list[_Amount] = Field(min_length=1)
     starts: list[int] = Field(default_factory=list)
     auxiliary: list[dict[str, _Amount]]
+    by_first: dict[str, list[list[_Amount]]] = Field(default_factory=dict)
     kinds: dict[CutKind, list[list[_Amount]]] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
 
@@ -93,6 +98,13 @@ class Compute(Document):
             )
         if not any(self.layers):
             raise ValueError("layers must not all be free")
+        for name, amounts in self.by_first.items():
+            expected = [i + 1 if name in here else 0 for i, here in enumerate(self.auxiliary)]
+            if [len(here) for here in amounts] != expected:
+                raise ValueError(
+                    f"by_first.{name} must have a number for each first layer of a block, at each "
+                    f"boundary where auxiliary has it, but got {amounts!r}"
+                )
         for kind, amounts in self.kinds.items():
             if [len(here) for here in amounts] != [*range(1, len(self.layers))]:
                 raise ValueError(
@@ -104,7 +116,7 @@ class Compute(Document):
     @model_serializer(mode="wrap")
     def _without_free_starts(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         described: dict[str, Any] = dump(self)
-        for optional in ("starts", "kinds"):
+        for optional in ("starts", "by_first", "kinds"):
             if not described[optional]:
                 del described[optional]
         return described
@@ -121,17 +133,21 @@ class Compute(Document):
         return self.unit if self.unit == "macs" else self.model_dump(mode="json")
 
     def check_covers(self, backbone: str, aux_names: Iterable[str]) -> None:
-        """Check that this is about a backbone and some auxiliary networks.
+        """Check that this is about a backbone and, at every boundary, some auxiliary networks.
 
         Raises:
             InputError: if it is about another backbone or lacks one of them.
         """
+        boundaries = range(len(self.auxiliary))
+        self._check_covers(backbone, itertools.product(boundaries, aux_names))
+
+    def _check_covers(self, backbone: str, cuts: Iterable[tuple[int, str]]) -> None:
         if self.backbone != backbone:
             raise InputError.rule("compute", f"must be that of {backbone}", self.backbone)
-        for name in aux_names:
-            if any(name not in costs for costs in self.auxiliary):
-                known = sorted(set.intersection(*map(set, self.auxiliary)))
-                raise InputError.rule("compute", f"must include {name} at each boundary", known)
+        for boundary, name in cuts:
+            if name not in self.auxiliary[boundary]:
+                rule = f"must include {name} at boundary {boundary}, if it can stand there"
+                raise InputError.rule("compute", rule, sorted(self.auxiliary[boundary]))
             if (kind := cut_kind(name)) is not None and kind not in self.kinds:
                 rule = f"must include cuts of the kind {kind}, or all must be plain"
                 raise InputError.rule("compute", rule, [*self.kinds])
@@ -149,8 +165,12 @@ class Compute(Document):
     def block(self, below: int, end: int, aux: str = NO_AUXILIARY) -> int:
         """Return the compute of such a block with an auxiliary network at its end, if any."""
         own = self.between(below, end)
+        if end == len(self.auxiliary):
+            return own
+        if aux in self.by_first:
+            return own + self.by_first[aux][end][below + 1]
         # Without an auxiliary network, nothing is computed, but something may be kept
-        return own + (self.auxiliary[end].get(aux, 0) if end < len(self.auxiliary) else 0)
+        return own + self.auxiliary[end].get(aux, 0)
 
     def blocks(self, decoupling: Decoupling) -> list[int]:
         """Return the compute of each block with its auxiliary network, K of them.
@@ -158,7 +178,10 @@ class Compute(Document):
         Raises:
             InputError: if this is not about the decoupling's backbone or auxiliary networks.
         """
-        self.check_covers(decoupling.backbone, set(decoupling.aux) - {NO_AUXILIARY})
+        cuts = zip(decoupling.cuts, decoupling.aux, strict=True)
+        self._check_covers(
+            decoupling.backbone, ((i, name) for i, name in cuts if name != NO_AUXILIARY)
+        )
         blocks = decoupling.blocks(len(self.layers))
         costs = [
             self.block(block.start - 1, block.stop - 1, name)
@@ -188,6 +211,8 @@ def compute_in_macs(backbone: Backbone, aux_names: Iterable[str]) -> Compute:
 
     Build the backbone under ``torch.device("meta")``: its weights are not needed.
 
+    Auxiliary networks are left out where they cannot stand.
+
     Raises:
         InputError: if a name is unknown.
 
@@ -200,7 +225,10 @@ def compute_in_macs(backbone: Backbone, aux_names: Iterable[str]) -> Compute:
         >>> compute.unit, compute.total
         ('macs', 11069440)
     """
-    names = list(aux_names)
+    names = [name for name in aux_names if name != NO_AUXILIARY]
+    for name in names:
+        check_auxiliary(name)
+    costs = auxiliary_costs(backbone, names, where_possible=True)
     own = layer_costs(backbone)
     layers = [cost.macs for cost in own]
     layers[-1] += head_cost(backbone).macs
@@ -208,10 +236,9 @@ def compute_in_macs(backbone: Backbone, aux_names: Iterable[str]) -> Compute:
         backbone=backbone.name,
         unit="macs",
         layers=layers,
-        auxiliary=[
-            {name: cost.macs for name, cost in here.items()}
-            for here in auxiliary_costs(backbone, names)
-        ],
+        **by_place(
+            [{name: [cost.macs for cost in all_] for name, all_ in here.items()} for here in costs]
+        ),
         kinds={
             kind: [
                 [
@@ -225,6 +252,20 @@ def compute_in_macs(backbone: Backbone, aux_names: Iterable[str]) -> Compute:
         },
         provenance=provenance_of(backbone),
     )
+
+
+def by_place(amounts: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+    """Return ``auxiliary`` and ``by_first`` of a `Compute`.
+
+    Args:
+        amounts: At each boundary, of each auxiliary network that can stand there, one for each of
+            its `sedona_nni.teachers.auxiliary.places`.
+    """
+    several = {name for here in amounts for name, each in here.items() if len(each) > 1}
+    return {
+        "auxiliary": [{name: each[0] for name, each in here.items()} for here in amounts],
+        "by_first": {name: [[*here.get(name, ())] for here in amounts] for name in sorted(several)},
+    }
 
 
 def provenance_of(backbone: Backbone) -> dict[str, Any]:

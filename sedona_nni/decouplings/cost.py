@@ -33,6 +33,8 @@ from sedona_nni.teachers.auxiliary import (
     auxiliary_context,
     auxiliary_names,
     build_auxiliary,
+    looks,
+    places,
     taught,
 )
 
@@ -175,33 +177,38 @@ def auxiliary_cost(name: str, context: AuxiliaryContext) -> Cost:
 
 def auxiliary_costs(
     backbone: Backbone, names: Iterable[str], *, where_possible: bool = False
-) -> list[dict[str, Cost]]:
+) -> list[dict[str, list[Cost]]]:
     """Return the cost of auxiliary networks by name at each boundary, L-1 of them.
-
-    A teacher that looks at what its block is given is counted as if that were the images.
 
     Args:
         backbone: The network.
         names: Of them.
         where_possible: Whether those that cannot stand somewhere are left out there.
 
+    Returns:
+        One cost; of a teacher that reads what its block is given, one for each first layer of the
+        block.
+
     Raises:
         InputError: if a name is unknown, or a teacher cannot stand somewhere.
     """
     known: dict[tuple[str, AuxiliaryContext], Cost] = {}  # places of equal shape cost the same
+
+    def cost(name: str, context: AuxiliaryContext) -> Cost:
+        if (name, context) not in known:
+            known[name, context] = auxiliary_cost(name, context)
+        return known[name, context]
+
     costs = []
     for boundary in range(backbone.num_layers - 1):
         here = {}
         for name in names:
-            key = (name, auxiliary_context(backbone, boundary, name))
-            if key not in known:
-                try:
-                    known[key] = auxiliary_cost(*key)
-                except InputError:
-                    if not where_possible:
-                        raise
-                    continue
-            here[name] = known[key]
+            contexts = places(backbone, boundary, name)
+            try:
+                here[name] = [cost(name, context) for context in contexts]
+            except InputError:
+                if not where_possible:
+                    raise
         costs.append(here)
     return costs
 
@@ -212,7 +219,8 @@ def relaxed_cost(backbone: Backbone, aux_choices: Sequence[str]) -> Cost:
     Raises:
         InputError: if a name is unknown.
     """
-    candidates = [cost for here in auxiliary_costs(backbone, aux_choices) for cost in here.values()]
+    costs = auxiliary_costs(backbone, aux_choices)
+    candidates = [first for here in costs for first, *_ in here.values()]
     return sum([*layer_costs(backbone), head_cost(backbone), *candidates], Cost(0, 0))
 
 
@@ -325,16 +333,16 @@ def describe(
 
     Returns:
         ``stem``, what `stem_words` returns; ``parameters`` and ``macs``, each with ``trunk``,
-        ``head`` and ``total``; ``layers`` with
-        index and name, of the output its shape, layout, width and size, see `FeatureShape`, and
-        parameters and macs; ``boundaries`` with the name and output of the layer below, the share
-        of the backbone's MACs below and, under ``auxiliary``, each candidate's parameters and macs;
-        ``blocks`` with
-        index, first_layer, last_layer, parameters, macs, share of the backbone's MACs, aux and,
-        under ``auxiliary``, its parameters and macs, kind of the cut below and, under
-        ``beginning``, what that costs; ``inference`` with the parameters and macs of the network
-        without auxiliary networks, and ``parallel``, whether blocks can be trained in processes of
-        their own, as far as cuts are concerned; what `summarise_blocks` returns; and
+        ``head`` and ``total``; ``layers`` with index and name, of the output its shape, layout,
+        width and size, see `FeatureShape`, and parameters and macs; ``boundaries`` with the name
+        and output of the layer below, the share of the backbone's MACs below and, under
+        ``auxiliary``, each candidate's parameters and macs, there at the end of a block of all
+        layers below; ``blocks`` with index, first_layer, last_layer, parameters, macs, share of the
+        backbone's MACs, aux and, under ``auxiliary``, its parameters and macs, kind of the cut
+        below and, under ``beginning``, what that costs; ``inference`` with the parameters and macs
+        of the network without auxiliary networks, and ``parallel``, whether blocks can be trained
+        in processes of their own, as far as cuts are concerned; what `summarise_blocks` returns;
+        and
         ``decoupling``.
 
     Raises:
@@ -377,7 +385,7 @@ def describe(
             "name": name,
             **_in_words(shape),
             "share": macs / described["macs"]["total"],
-            "auxiliary": {name: asdict(cost) for name, cost in here.items()},
+            "auxiliary": {name: asdict(first) for name, (first, *_) in here.items()},
         }
         for i, (name, shape, here, macs) in enumerate(
             zip(backbone.layer_names, backbone.boundaries, candidates, below, strict=False)
@@ -402,7 +410,7 @@ def describe(
     ]
     used = sum((block.backbone + block.context for block in blocks), Cost(0, 0))
     described["inference"] = asdict(used)
-    described["parallel"] = not any(decoupling.kinds)
+    described["parallel"] = not any(looks(name) for name in decoupling.aux if name != NO_AUXILIARY)
     return described | summarise_blocks(blocks)
 
 

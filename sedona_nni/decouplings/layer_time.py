@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sedona_nni.decouplings.compute import Compute, provenance_of
+from sedona_nni.decouplings.compute import Compute, by_place, provenance_of
 from sedona_nni.models import Backbone, FeatureShape
 from sedona_nni.models.form import form_of
 from sedona_nni.models.placement import place
+from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.auxiliary import (
     Around,
     AuxiliaryNetwork,
     Seen,
-    auxiliary_context,
     build_auxiliary,
+    places,
     taught,
 )
 
@@ -53,7 +54,7 @@ def compute_in_time(
     Raises:
         InputError: if a name is unknown.
     """
-    names = list(aux_names)
+    names = [name for name in aux_names if name != NO_AUXILIARY]
     labels = torch.arange(batch_size, device=device) % backbone.num_classes
     passes: dict[Hashable, Callable[[], object]] = {}
 
@@ -88,12 +89,14 @@ def compute_in_time(
     shapes = [backbone.images, *backbone.shapes]
     keys = [(form_of(layer), i == 0, shapes[i]) for i, layer in enumerate(backbone.layers)]
     boundaries = range(backbone.num_layers - 1)
-    places = [{name: auxiliary_context(backbone, i, name) for name in names} for i in boundaries]
+    standing = [{name: places(backbone, i, name) for name in names} for i in boundaries]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for i, layer in enumerate(backbone.layers):
             layer_pass(layer, i == 0, shapes[i], shapes[i + 1])
         loss_pass("head", backbone.head, shapes[-1])
-        for name, context in dict.fromkeys(each for here in places for each in here.items()):
+        for name, context in dict.fromkeys(
+            (name, each) for here in standing for name, all_ in here.items() for each in all_
+        ):
             network = build_auxiliary(name, context)
             loss_pass((name, context), network, context.shape, context.around)
         taken = _median_ns(passes, device)
@@ -103,9 +106,12 @@ def compute_in_time(
         backbone=backbone.name,
         unit="ns",
         layers=layers,
-        auxiliary=[
-            {name: taken[name, context] for name, context in here.items()} for here in places
-        ],
+        **by_place(
+            [
+                {name: [taken[name, each] for each in all_] for name, all_ in here.items()}
+                for here in standing
+            ]
+        ),
         provenance={
             **provenance_of(backbone),
             "batch_size": batch_size,

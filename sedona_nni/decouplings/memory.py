@@ -37,6 +37,7 @@ next batch's on their way to it, and its own of up to two batches that have not 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -47,7 +48,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sedona_nni.decouplings.compute import Compute, provenance_of
+from sedona_nni.decouplings.compute import Compute, by_place, provenance_of
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_context, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.dry_run import (
@@ -59,15 +60,18 @@ from sedona_nni.decouplings.dry_run import (
     skeleton,
     storages_saved_by,
 )
+from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone, FeatureShape
 from sedona_nni.models.form import form_of
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.auxiliary import (
     Around,
+    AuxiliaryContext,
     AuxiliaryNetwork,
     Seen,
-    auxiliary_context,
     build_auxiliary,
+    check_auxiliary,
+    places,
     taught,
 )
 from sedona_nni.teachers.losses import LabelSmoothing
@@ -164,20 +168,22 @@ class MemoryOfParts:
         layers: Of each layer, L of them; the last includes the head.
         starts: Activations that a block has more, or fewer, because it begins behind each of the
             L-1 boundaries.
-        auxiliary: Of each auxiliary network by name, at each of the L-1 boundaries; also of
-            `NO_AUXILIARY`, as a block's output is kept even where nothing saves it.
+        auxiliary: Of each auxiliary network by name, at each of the L-1 boundaries, in each of its
+            `sedona_nni.teachers.auxiliary.places`; also of `NO_AUXILIARY`, as a block's output is
+            kept even where nothing saves it.
     """
 
     layers: list[Memory]
     starts: list[int]
-    auxiliary: list[dict[str, Memory]]
+    auxiliary: list[dict[str, list[Memory]]]
 
     def blocks(self, decoupling: Decoupling) -> list[Memory]:
         """Return the memory of each block, K of them."""
+        blocks = decoupling.blocks(len(self.layers))
         ends = [
             *(
-                self.auxiliary[cut][name]
-                for cut, name in zip(decoupling.cuts, decoupling.aux, strict=True)
+                _of_first(self.auxiliary[block.stop - 1][name], block.start)
+                for block, name in zip(blocks, decoupling.aux, strict=False)
             ),
             Memory(),
         ]
@@ -186,8 +192,12 @@ class MemoryOfParts:
                 (self.layers[layer] for layer in block),
                 end + Memory(activations=self.starts[block.start - 1] if block.start else 0),
             )
-            for block, end in zip(decoupling.blocks(len(self.layers)), ends, strict=True)
+            for block, end in zip(blocks, ends, strict=True)
         ]
+
+
+def _of_first(amounts: Sequence[Memory], first: int) -> Memory:
+    return amounts[first] if len(amounts) > 1 else amounts[0]
 
 
 def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm) -> MemoryOfParts:
@@ -195,13 +205,16 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
 
     Exact, see the top of this file, where layers have weights. A layer without any that begins a
     block makes the next one begin it, too; this is followed up to the end of the network, but not
-    into an auxiliary network. What has the same form and input shape is counted once. Build the
-    backbone under ``torch.device("meta")``.
+    into an auxiliary network. What has the same form and input shape is counted once. Auxiliary
+    networks are left out where they cannot stand. Build the backbone under
+    ``torch.device("meta")``.
 
     Raises:
         InputError: if a name is unknown.
     """
     names = [name for name in aux_names if name != NO_AUXILIARY]
+    for name in names:
+        check_auxiliary(name)
     labels = torch.empty(form.part_size, dtype=torch.long, device="meta")
     with dry_run():
         known: dict[tuple[object, ...], _Kept] = {}  # deep networks repeat themselves
@@ -258,19 +271,24 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
             for module, amount in zip(modules, activations, strict=True)
         ]
         auxiliary = []
-        counted: dict[tuple[object, str], Memory] = {}
+        counted: dict[tuple[str, AuxiliaryContext], Memory] = {}
+
+        def taken(name: str, context: AuxiliaryContext, output: Tensor) -> Memory:
+            if (name, context) not in counted:  # places of equal shape cost the same
+                with torch.device("meta"):
+                    network = build_auxiliary(name, context)
+                own = kept(skeleton(network), output, first=False, around=context.around).own
+                counted[name, context] = _held(network, form) + Memory(activations=own)
+            return counted[name, context]
+
         for boundary, output in enumerate(outputs[:-1]):
             lives_on = Memory(activations=whole[boundary] - saved[boundary])
-            here = {}
+            here = {NO_AUXILIARY: [lives_on]}
             for name in names:
-                context = auxiliary_context(backbone, boundary, name)
-                if (context, name) not in counted:  # places of equal shape cost the same
-                    with torch.device("meta"):
-                        network = build_auxiliary(name, context)
-                    own = kept(skeleton(network), output, first=False, around=context.around).own
-                    counted[context, name] = _held(network, form) + Memory(activations=own)
-                here[name] = counted[context, name] + lives_on
-            auxiliary.append(here | {NO_AUXILIARY: lives_on})
+                with contextlib.suppress(InputError):  # it cannot stand here
+                    contexts = places(backbone, boundary, name)
+                    here[name] = [taken(name, each, output) + lives_on for each in contexts]
+            auxiliary.append(here)
     *layers, last, head = parts
     return MemoryOfParts([*layers, last + head], starts, auxiliary)
 
@@ -384,9 +402,12 @@ def compute_in_memory(backbone: Backbone, aux_names: Iterable[str], form: StepFo
         unit="bytes",
         layers=[layer.total for layer in parts.layers],
         starts=parts.starts,
-        auxiliary=[
-            {name: memory.total for name, memory in costs.items()} for costs in parts.auxiliary
-        ],
+        **by_place(
+            [
+                {name: [memory.total for memory in all_] for name, all_ in here.items()}
+                for here in parts.auxiliary
+            ]
+        ),
         provenance={**provenance_of(backbone), **form.provenance},
     )
 
@@ -569,7 +590,7 @@ def describe_memory(backbone: Backbone, decoupling: Decoupling, form: StepForm) 
     blocks = [own + kind for own, kind in zip(parts.blocks(decoupling), more, strict=True)]
     below = itertools.accumulate(parts.layers[:-1])
     cut_off = [
-        layers + end[NO_AUXILIARY] for layers, end in zip(below, parts.auxiliary, strict=True)
+        layers + end[NO_AUXILIARY][0] for layers, end in zip(below, parts.auxiliary, strict=True)
     ]
     with torch.device("meta"):
         network = build_decoupled(backbone, decoupling)

@@ -21,6 +21,7 @@ from sedona_nni.decouplings.balance import balanced_decoupling
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
 from sedona_nni.errors import InputError
+from sedona_nni.teachers.auxiliary import check_plain
 
 __all__ = ["RULES", "RuleCosts", "cuts_every", "decoupling_by_rule", "is_rule"]
 
@@ -89,13 +90,15 @@ def decoupling_by_rule(
     """
     if text == "backprop":
         return Decoupling(backbone=backbone)
-    kind, number, aux = (*text.split(":"), "", "")[:3]
+    kind, *rest = text.split(":")
+    number, aux = rest if len(rest) == 2 else ("", "")
     if kind not in _EXAMPLES or not number.isdigit() or not aux:
         example = _EXAMPLES.get(kind, "backprop or uniform:4:mlp-sr")
         raise InputError.rule("decoupling", f"must be like {example}", text)
     if kind in _BALANCED:
         if costs is None:
             raise InputError.rule("decoupling", "must not be a balanced rule without costs", text)
+        check_plain([aux], "in balanced blocks")  # before anything is counted
         return balanced_decoupling(costs(_BALANCED[kind], aux), int(number), aux)
     make_cuts = uniform_cuts if kind == "uniform" else cuts_every
     cuts = make_cuts(num_layers, int(number))

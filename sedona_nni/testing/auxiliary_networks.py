@@ -296,11 +296,17 @@ class AuxiliaryNetworkConformance:
             assert loss.isfinite(), place.shape
 
     def test_costs_are_counted(self) -> None:
-        """Without memory or arithmetic, and as many weights as there are."""
+        """Without memory or arithmetic, and as many weights as there are; otherwise for a block
+        that is given something else only where ``reads_inputs`` says so."""
         for place in self._places():
-            cost = auxiliary_cost(self.name, place)
-            assert cost.parameters == count_parameters(self.build(place)), place.shape
+            cost, network = auxiliary_cost(self.name, place), self.build(place)
+            assert cost.parameters == count_parameters(network), place.shape
             assert cost.macs >= 0, place.shape
+            if isinstance(network, Teacher) and not network.reads_inputs:
+                assert place.around is not None
+                given = replace(place.around.inputs, channels=place.around.inputs.channels + 4)
+                moved = replace(place, around=replace(place.around, inputs=given))
+                assert auxiliary_cost(self.name, moved) == cost, place.shape
 
     def _learn(
         self, network: AuxiliaryNetwork, features: Tensor, labels: Tensor, *, steps: int

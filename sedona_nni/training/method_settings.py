@@ -25,6 +25,8 @@ class MethodSettings(BaseModel):
             can take a batch in parts, see `TrainSettings.accumulate`.
         shows_images: Whether every block's teacher can be shown the batch's images and what the
             block is given, see `sedona_nni.teachers.auxiliary.Teacher`.
+        trains_above: Whether the block above learns while a block does, so that its teacher can
+            follow that, see `sedona_nni.teachers.auxiliary.Teacher.follows`.
         has_replicas: Whether several processes can share a block, see `Parallel.replicas`.
         takes_every_cut: Whether cuts may be of the further kinds of
             `sedona_nni.decouplings.cut_kinds`.
@@ -36,6 +38,7 @@ class MethodSettings(BaseModel):
     uses_auxiliary: ClassVar[bool] = True
     takes_block_steps: ClassVar[bool] = False
     shows_images: ClassVar[bool] = False
+    trains_above: ClassVar[bool] = False
     has_replicas: ClassVar[bool] = False
     takes_every_cut: ClassVar[bool] = False
 

@@ -23,7 +23,7 @@ from sedona_nni.data.augmentation import Augmentation
 from sedona_nni.errors import InputError
 from sedona_nni.seed import Seed
 from sedona_nni.teachers import NO_AUXILIARY, CutKind, cut_kind
-from sedona_nni.teachers.auxiliary import looks, views_for
+from sedona_nni.teachers.auxiliary import follows, looks, views_for
 from sedona_nni.training.method_settings import AnyMethod
 
 __all__ = ["Checkpointing", "Parallel", "Precision", "TrainSettings", "Vote"]
@@ -226,9 +226,11 @@ class TrainSettings(BaseModel):
                 f"accumulate must be 1 for the method {self.method.name}, which needs the whole "
                 f"batch at once, but got {self.accumulate}"
             )
-        if self.batch_size % self.views:
+        few = self.views > 1 and self.batch_size == self.together
+        if few or self.batch_size % self.together:
             raise ValueError(
-                f"batch_size must be a multiple of views, {self.views}, but got {self.batch_size}"
+                f"batch_size must be a multiple of views times accumulate, {self.together}, and "
+                f"more than that, but got {self.batch_size}"
             )
         if self.views > 1 and (self.mixup or self.cutmix):
             raise ValueError(
@@ -276,6 +278,12 @@ class TrainSettings(BaseModel):
         return self
 
     @property
+    def together(self) -> int:
+        """How many images of a batch cannot be parted: with several views of each image every part
+        of a batch has whole images, and as many."""
+        return 1 if self.views == 1 else self.views * self.accumulate
+
+    @property
     def has_replicas(self) -> bool:
         """Whether several processes share a block."""
         replicas = 1 if self.parallel is None else self.parallel.replicas
@@ -297,37 +305,51 @@ class TrainSettings(BaseModel):
             if name == NO_AUXILIARY:
                 continue
             if (kind := cut_kind(name)) is not None:
-                self.check_kind(kind)
+                self.check_kind(kind, name)
             if looks(name):
-                self.check_looking(name, here=self.parallel is None)
+                self.check_looking(name, here=self.parallel is None, following=follows(name))
             if (views := views_for(name)) not in (1, self.views):
                 raise InputError.rule("views", f"must be {views} for {name}", self.views)
+            if views > 1 and self.augmentation == "none":
+                rule = f"must not be none for {name}, which compares views of an image"
+                raise InputError.rule("augmentation", rule, self.augmentation)
 
-    def check_kind(self, kind: CutKind) -> None:
+    def check_kind(self, kind: CutKind, name: str) -> None:
         """Check that a cut of a further kind can be.
+
+        Args:
+            kind: Of the cut.
+            name: Of the cut, as messages call it.
 
         Raises:
             InputError: if it cannot.
         """
         if not self.method.takes_every_cut:
             rule = f"must be a plain cut for the method {self.method.name}"
-            raise InputError.rule("aux", rule, kind)
+            raise InputError.rule("aux", rule, name)
         if kind == "overlap" and self.amp == "fp16":
             rule = "must not overlap with amp fp16, which scales the gradients of two blocks apart"
-            raise InputError.rule("aux", rule, kind)
+            raise InputError.rule("aux", rule, name)
 
-    def check_looking(self, name: str, *, here: bool) -> None:
+    def check_looking(self, name: str, *, here: bool, following: bool) -> None:
         """Check that a teacher that looks beyond its boundary can.
 
         Args:
             name: Of the teacher.
             here: Whether all blocks are in one process.
+            following: Whether it follows what the block above learns.
 
         Raises:
             InputError: if it cannot.
         """
         if not self.method.shows_images:
             rule = f"must not look beyond its boundary for the method {self.method.name}"
+            raise InputError.rule("aux", rule, name)
+        if following and not self.method.trains_above:
+            rule = (
+                f"must not follow the layer above for the method {self.method.name}, where that "
+                "does not learn meanwhile"
+            )
             raise InputError.rule("aux", rule, name)
         if not here:
             rule = "must not look beyond its boundary where blocks are trained in parallel"

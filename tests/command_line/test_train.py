@@ -109,6 +109,25 @@ def test_settings_that_are_wrong(
         ),
         (
             "uniform:2:man",
+            ("--method", "sequential"),
+            "aux: must not follow the layer above for the method sequential, where that does not "
+            "learn meanwhile, but got 'man'",
+        ),
+        (
+            "uniform:2:barlow",
+            ("--set", "views=2", "--set", "batch_size=60", "--set", "accumulate=4"),
+            "--set: batch_size must be a multiple of views times accumulate, 8, and more than "
+            "that, but got 60",
+        ),
+        ("uniform:1:infoproo", (), "aux: must be one of conv1, "),
+        ("uniform:3:conv1:conv2", (), "--decoupling: must be like uniform:4:mlp-sr, but got "),
+        (
+            "memory-balanced:2:conv1+overlap",
+            (),
+            "aux: must be plain cuts in balanced blocks, but got 'conv1+overlap'",
+        ),
+        (
+            "uniform:2:man",
             ("--method", "asynchronous"),
             "aux: must not look beyond its boundary for the method asynchronous, but got 'man'",
         ),

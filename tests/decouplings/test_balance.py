@@ -51,7 +51,7 @@ def test_mistakes() -> None:
     compute = _compute([1, 2, 3], [1, 1])
     with pytest.raises(InputError, match="num_blocks: must be from 1 to the number of layers, 3"):
         balanced_decoupling(compute, 4, "none")
-    with pytest.raises(InputError, match="must include mlp at each boundary"):
+    with pytest.raises(InputError, match="must include mlp at boundary 0, if it can stand there"):
         balanced_decoupling(compute, 2, "mlp")
 
 

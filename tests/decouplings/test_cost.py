@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from cut_backbones import TINY, tiny
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sedona_nni.decouplings.balance import balanced_decoupling
 from sedona_nni.decouplings.choice import discretise
+from sedona_nni.decouplings.compute import Compute, compute_in_macs
 from sedona_nni.decouplings.cost import (
     Cost,
     block_costs,
@@ -26,11 +29,20 @@ from sedona_nni.decouplings.cost import (
     summarise_blocks,
 )
 from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
+from sedona_nni.decouplings.memory import compute_in_memory, describe_memory
 from sedona_nni.decouplings.rules import decoupling_by_rule
 from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone, FeatureShape, build_backbone
 from sedona_nni.searches.sedona.result import SearchResult
-from sedona_nni.teachers.auxiliary import auxiliary_names
+from sedona_nni.teachers.auxiliary import (
+    AUXILIARY,
+    AuxiliaryContext,
+    Teacher,
+    auxiliary_names,
+    register_auxiliary,
+)
+from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.step_form import step_form
 
 PUBLISHED = Path(__file__).parents[2] / "experiments" / "published"
 CPU = torch.device("cpu")
@@ -354,3 +366,68 @@ def test_heavy_auxiliary_networks_are_told() -> None:
     assert heavy.startswith(
         "the auxiliary networks have 120.5 million parameters, the backbone 23.5"
     )
+
+
+@pytest.mark.parametrize("aux", ["recon", "infopro", "aug1", "conv1", "recon+overlap"])
+@pytest.mark.parametrize("cuts", [[3], [0, 4], [1, 2, 6]])
+def test_computes_are_those_of_the_blocks(aux: str, cuts: list[int]) -> None:
+    """Also of a teacher that costs otherwise where the block below begins elsewhere."""
+    backbone = on_meta("vgg11", width_multiplier=0.5)
+    decoupling = Decoupling(backbone="vgg11", cuts=cuts, aux=[aux] * len(cuts))
+    compute = compute_in_macs(backbone, [aux])
+    blocks = block_costs(backbone, decoupling)
+    assert compute.blocks(decoupling) == [block.training.macs for block in blocks]
+    assert compute == Compute.model_validate_json(compute.model_dump_json())
+    promised = summarise_blocks(blocks)["ideal_speedup_with_auxiliary"]
+    assert 1 / compute.largest_share(decoupling) == pytest.approx(promised, rel=1e-12)
+
+
+@pytest.fixture
+def not_at_3() -> Iterator[None]:
+    """A teacher that cannot stand at boundary 3."""
+
+    @register_auxiliary("not-at-3")
+    class NotAt3(Teacher):
+        def __init__(self, context: AuxiliaryContext) -> None:
+            super().__init__()
+            assert context.around is not None
+            if context.around.boundary == 3:
+                raise InputError.rule("aux", "must not stand at boundary 3", "not-at-3")
+            self.classifier = nn.Linear(context.shape.channels, context.num_classes)
+
+        def forward(self, features: Tensor) -> Tensor:
+            logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
+            return logits
+
+    yield
+    AUXILIARY.remove("not-at-3")
+
+
+def test_what_cannot_stand_somewhere_costs_something_elsewhere(not_at_3: None) -> None:
+    backbone = on_meta("vgg11")
+    elsewhere, there = (
+        Decoupling(backbone="vgg11", cuts=[cut], aux=["not-at-3"]) for cut in (4, 3)
+    )
+    compute = compute_in_macs(backbone, ["not-at-3"])
+    assert [i for i, here in enumerate(compute.auxiliary) if not here] == [3]
+    assert compute.blocks(elsewhere) == [b.training.macs for b in block_costs(backbone, elsewhere)]
+    form = step_form(TrainSettings())
+    memory = compute_in_memory(backbone, ["not-at-3"], form)
+    described = describe_memory(backbone, elsewhere, form)
+    assert memory.blocks(elsewhere) == [block["total"] for block in described["blocks"]]
+    for costs in (compute, memory):
+        rule = r"^compute: must include not-at-3 at boundary 3, if it can stand there, but got "
+        with pytest.raises(InputError, match=rule):
+            costs.blocks(there)
+        with pytest.raises(InputError, match=rule):
+            balanced_decoupling(costs, 2, "not-at-3")
+    with pytest.raises(InputError, match=r"^aux: must not stand at boundary 3, "):
+        block_costs(backbone, there)
+
+
+@pytest.mark.parametrize(
+    ("aux", "parallel"), [("conv1", True), ("aug1", True), ("infopro", False), ("man", False)]
+)
+def test_who_can_be_trained_in_parallel(aux: str, parallel: bool) -> None:
+    decoupling = Decoupling(backbone="vgg11", cuts=[3], aux=[aux])
+    assert describe(on_meta("vgg11"), decoupling, aux_names=[])["parallel"] is parallel

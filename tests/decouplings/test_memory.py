@@ -154,7 +154,7 @@ def test_parts_of_a_batch_and_checkpoints_keep_less() -> None:
     checkpointed = kept(checkpoint="layers")
     inputs = [4 * 8 * shape.channels * shape.size**2 for shape in backbone.shapes]
     aux = memory_of_parts(backbone, ["conv1"], step_form(TrainSettings(batch_size=8))).auxiliary
-    assert checkpointed[0] == sum(inputs[:3]) + aux[2]["conv1"].activations
+    assert checkpointed[0] == sum(inputs[:3]) + aux[2]["conv1"][0].activations
     assert checkpointed[1] < whole[1] // 3
 
 

@@ -4,7 +4,10 @@ releases' own code computed for the same numbers."""
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,13 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sedona_nni.data.sets import Splits, load_splits
+from sedona_nni.decouplings.cost import describe
 from sedona_nni.decouplings.decoupled import DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.models import FeatureShape, build_backbone
 from sedona_nni.task import Task
 from sedona_nni.teachers.auxiliary import (
+    AUXILIARY,
     AugmentedAuxiliary,
+    AuxiliaryContext,
     AuxiliaryNetwork,
     BarlowTwins,
     InfoPro,
@@ -29,7 +35,11 @@ from sedona_nni.teachers.auxiliary import (
     Teacher,
     auxiliary_context,
     build_auxiliary,
+    check_auxiliary,
+    follows,
     looks,
+    places,
+    register_auxiliary,
     sampled_layers,
 )
 from sedona_nni.teachers.auxiliary.barlow import redundancy
@@ -159,7 +169,7 @@ def test_tokens_go_through_layers_as_they_are(monkeypatch: pytest.MonkeyPatch) -
 def test_layers_that_take_another_form_are_refused() -> None:
     backbone = build_backbone("vgg11", num_classes=10)
     backbone.shapes[3] = FeatureShape(16, 4, "tokens")
-    with pytest.raises(InputError, match=r"^aux: must not be an augN .* at boundary 3, but got "):
+    with pytest.raises(InputError, match=r"^aux: must not stand at boundary 3, .* 'aug1'$"):
         build_auxiliary("aug1", auxiliary_context(backbone, 3, "aug1"))
 
 
@@ -291,6 +301,8 @@ def test_each_image_has_to_be_there_twice(splits: Splits) -> None:
     with pytest.raises(InputError, match=r"^views: must be 2 for barlow, but got 1$"):
         TrainSettings().check_aux(["barlow"])
     TrainSettings(views=2).check_aux(["barlow", "conv1"])
+    with pytest.raises(InputError, match=r"^augmentation: must not be none for barlow, which "):
+        TrainSettings(views=2, augmentation="none").check_aux(["barlow"])
     with pytest.raises(InputError, match=r"^views: must be 2 for BarlowTwins, but got 1$"):
         build_method(cut_in_two("barlow"), TrainSettings(), splits, 5)
 
@@ -370,6 +382,14 @@ def test_a_step_follows_what_the_teacher_says(name: str, method: str, splits: Sp
         {"method": method, "momentum": 0, "weight_decay": 0, "lr": 0.1, "label_smoothing": 0}
     )
     network, other = cut_in_two(name), cut_in_two(name)
+    if follows(name) and method == "sequential":
+        for refused in (
+            partial(settings.check_aux, [name]),
+            partial(build_method, network, settings, splits, 5),
+        ):
+            with pytest.raises(InputError, match=r"^aux: must not follow the layer above for "):
+                refused()
+        return
     images, labels = torch.rand(8, 1, 8, 8), torch.arange(8) % 4
     trained = build_method(network, settings, splits, 5)
     trained.start_epoch(1)
@@ -437,3 +457,66 @@ def test_who_cannot_show_is_refused(changes: dict[str, Any], rule: str, splits: 
     if "method" in changes:
         with pytest.raises(InputError, match="must not look beyond its boundary"):
             build_method(cut_in_two("recon"), settings, splits, 5)
+
+
+# ---- What cannot be ------------------------------------------------------------------------------
+
+
+class Told(Teacher):
+    """One that is shown images."""
+
+    def __init__(self, context: AuxiliaryContext) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(context.shape.channels, context.num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
+        return logits
+
+    def teach(self, *shown: Any) -> Any:
+        raise AssertionError("nobody asks")
+
+
+class Twice(AuxiliaryNetwork):
+    """One that needs each image twice."""
+
+    views = 2
+
+    def __init__(self, context: AuxiliaryContext) -> None:
+        super().__init__()
+
+
+@pytest.fixture(params=[Told, Twice])
+def by_function(request: pytest.FixtureRequest) -> Iterator[type[AuxiliaryNetwork]]:
+    register_auxiliary("by-function")(lambda context: request.param(context))
+    yield request.param
+    AUXILIARY.remove("by-function")
+
+
+def test_what_needs_more_than_features_is_registered_as_a_class(
+    by_function: type[AuxiliaryNetwork],
+) -> None:
+    """It is asked what it needs before it is made."""
+    backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+    line = rf"^aux: by-function must be registered as a class, .* '{by_function.__name__}'$"
+    with pytest.raises(InputError, match=line):
+        build_auxiliary("by-function", auxiliary_context(backbone, 2, "by-function"))
+    with torch.device("meta"):
+        describe(build_backbone("vgg11", num_classes=10))  # lists others all the same
+
+
+@pytest.mark.parametrize("name", ["conv1+imag", "conv1+image+overlap", "none+image"])
+def test_a_name_that_is_none_is_shown_whole(name: str) -> None:
+    rule = r"^aux: must be one of conv1, .* at most one of \+image, \+previous, \+overlap, but got "
+    with pytest.raises(InputError, match=f"{rule}{re.escape(repr(name))}$"):
+        check_auxiliary(name)
+
+
+def test_one_that_reads_its_inputs_stands_in_many_places() -> None:
+    backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
+    found = places(backbone, 3, "recon")
+    assert [each.around.inputs for each in found if each.around] == [
+        backbone.images,
+        *backbone.shapes[:3],
+    ]
+    assert len(places(backbone, 3, "infopro")) == len(places(backbone, 3, "conv1")) == 1

@@ -337,10 +337,11 @@ def test_where_it_cannot_be(kind: str, splits: Splits) -> None:
     name = f"conv1+{kind}"
     for method in ("sequential", "asynchronous"):
         settings = TrainSettings.model_validate({"method": method})
-        line = f"aux: must be a plain cut for the method {method}, but got {kind!r}"
-        assert aux_error(partial(settings.check_aux, [name])) == line
+        line = f"aux: must be a plain cut for the method {method}, but got "
+        assert aux_error(partial(settings.check_aux, [name])) == f"{line}{name!r}"
         network = cut(tiny(), name, "conv1")
-        assert aux_error(partial(build_method, network, settings, splits, 1)) == line
+        told = aux_error(partial(build_method, network, settings, splits, 1))
+        assert told == f"{line}{f'+{kind}'!r}"
     parallel = TrainSettings.model_validate({"parallel": "blocks"})
     assert "in parallel" in aux_error(partial(parallel.check_aux, [name]))
     scaled = TrainSettings(amp="fp16")

@@ -282,6 +282,25 @@ def test_impossible_searches_are_refused_and_leave_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("search", "aux", "line"),
+    [
+        ("sedona", "infopro", "aux: must learn from its logits alone to be mixed .* 'infopro'"),
+        ("sedona", "predsim", "aux: must learn from its logits alone to be mixed .* 'predsim'"),
+        ("slopes", "barlow", "aux: must learn from its logits alone to be mixed .* 'barlow'"),
+        ("probe", "barlow", "views: must be 2 for barlow, but got 1"),
+    ],
+)
+def test_teachers_that_a_search_cannot_take_are_refused_and_leave_nothing(
+    search: str, aux: str, line: str, tmp_path: Path
+) -> None:
+    settings = SETTINGS if search == "sedona" else SEARCHES[search].settings()
+    options = {"aux": ["conv1", aux], "train": TrainSettings(epochs=1, batch_size=16)}
+    with pytest.raises(InputError, match=f"^{line}$"):
+        run_search(search, TASK, settings, **options, directory=tmp_path / "found")
+    assert not (tmp_path / "found").exists()
+
+
 @pytest.mark.slow(reason="starts or interrupts whole searches")
 def test_directory_of_another_search_is_refused(tmp_path: Path) -> None:
     run_search("sedona", TASK, SETTINGS, **OPTIONS, directory=tmp_path)

@@ -45,8 +45,12 @@ class Probing(SearchKind[ProbeSettings]):
     cost = "cost"
 
     def check(self, setup: SearchSetup, settings: ProbeSettings) -> None:
-        """See `SearchKind.check`: the cost must allow a few steps."""
-        compute, _, steps = _trainings(setup)
+        """See `SearchKind.check`: blocks must be trainable with each auxiliary network, and the
+        cost allow a few steps."""
+        compute, train, steps = _trainings(setup)
+        settings.short(train).check_aux(setup.aux)
+        for name in setup.aux:
+            compute.check_covers(compute.backbone, [name])
         probe_steps(compute, settings.cost, steps)
 
     def run(self, setup: SearchSetup, settings: ProbeSettings) -> Findings:

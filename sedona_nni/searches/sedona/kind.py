@@ -14,7 +14,7 @@ from sedona_nni.models.placement import place
 from sedona_nni.searches.kind import Findings, SearchKind, SearchSetup
 from sedona_nni.searches.sedona.frank_wolfe import FrankWolfe
 from sedona_nni.searches.sedona.memory import few_steps, of_further_steps
-from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork, check_candidates
 from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.searches.sedona.search import Search
 from sedona_nni.searches.sedona.settings import SearchSettings, StudyOptions
@@ -74,7 +74,10 @@ class Sedona(SearchKind[SearchSettings]):
         )
 
     def check(self, setup: SearchSetup, settings: SearchSettings) -> None:
-        """See `SearchKind.check`: there must be as many layers as blocks."""
+        """See `SearchKind.check`: auxiliary networks must be such that can be mixed at every
+        boundary, and there must be as many layers as blocks."""
+        with torch.device("meta"):
+            check_candidates(task_backbone(setup.task), setup.aux)
         if settings.meta_num_blocks is not None:
             boundaries = task_layers(setup.task) - 1
             FrankWolfe(

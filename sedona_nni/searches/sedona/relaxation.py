@@ -20,7 +20,7 @@ Source: Pyeon et al., "SEDONA", ICLR 2021, section 3; the valves are ours.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -46,6 +46,7 @@ __all__ = [
     "MixedAuxiliary",
     "RelaxedNetwork",
     "Valve",
+    "check_candidates",
     "gradient_valve",
     "slopes",
     "tangent_valve",
@@ -97,6 +98,31 @@ def tangent_valve(features: Tensor, scale: Tensor) -> Tensor:
     return features if tangent is None else forward_ad.make_dual(value, tangent * scale)
 
 
+def check_candidates(backbone: Backbone, aux_choices: Iterable[str]) -> None:
+    """Check that auxiliary networks can stand at every boundary, and be mixed there.
+
+    Args:
+        backbone: Made under ``torch.device("meta")``.
+        aux_choices: Their names.
+
+    Raises:
+        InputError: if one cannot.
+    """
+    for name in aux_choices:
+        boundaries = range(backbone.num_layers - 1)
+        for context in {auxiliary_context(backbone, i, name): None for i in boundaries}:
+            with torch.device("meta"):
+                network = build_auxiliary(name, context)
+            _check_mixable(name, network.network if isinstance(network, OnMaps) else network)
+
+
+def _check_mixable(name: str, network: AuxiliaryNetwork) -> None:
+    has_own = type(network).local_loss is not AuxiliaryNetwork.local_loss
+    if has_own or (isinstance(network, Teacher) and network.sees()):
+        rule = "must learn from its logits alone to be mixed with others in a search"
+        raise InputError.rule("aux", rule, name)
+
+
 class MixedAuxiliary(nn.Module):
     """All C auxiliary candidates at some boundaries of one shape: sum_c b_c aux_c(h) at each.
 
@@ -127,10 +153,7 @@ class MixedAuxiliary(nn.Module):
             for _ in boundaries
         ]
         for name, network in drawn[0].items():
-            has_own = type(network).local_loss is not AuxiliaryNetwork.local_loss
-            if has_own or (isinstance(network, Teacher) and network.sees()):
-                rule = "must learn from its logits alone to be mixed with others in a search"
-                raise InputError.rule("aux", rule, name)
+            _check_mixable(name, network)
         depths = {
             name: network.depth
             for name, network in drawn[0].items()

@@ -24,7 +24,7 @@ from sedona_nni.searches.sedona.inner_step import (
 )
 from sedona_nni.searches.sedona.layer_check import check_layers
 from sedona_nni.searches.sedona.mixed_losses import MixedLossesProblem
-from sedona_nni.searches.sedona.relaxation import RelaxedNetwork, slopes
+from sedona_nni.searches.sedona.relaxation import RelaxedNetwork, check_candidates, slopes
 from sedona_nni.searches.slopes.result import SlopeResult
 from sedona_nni.searches.slopes.slopes import end_of_training, way_back
 from sedona_nni.seed import Seed
@@ -101,8 +101,11 @@ class Slopes(SearchKind[SlopeSettings]):
     uses_training = True
 
     def check(self, setup: SearchSetup, settings: SlopeSettings) -> None:
-        """See `SearchKind.check`: the optimizer must be one that is differentiated through."""
+        """See `SearchKind.check`: auxiliary networks must be such that can be mixed at every
+        boundary, and the optimizer one that is differentiated through."""
         assert setup.train is not None
+        with torch.device("meta"):
+            check_candidates(task_backbone(setup.task), setup.aux)
         if setup.train.optimizer == "sgd" and setup.train.nesterov:
             raise InputError.rule("train.nesterov", "must be false for slopes", True)
 

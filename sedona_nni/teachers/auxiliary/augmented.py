@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from sedona_nni.errors import InputError
 from sedona_nni.models import FeatureShape, conv_unit
-from sedona_nni.teachers.auxiliary.network import AUXILIARY, Around, AuxiliaryContext, Teacher
+from sedona_nni.teachers.auxiliary.network import AUXILIARY, AuxiliaryContext, Teacher
 
 __all__ = ["AugmentedAuxiliary", "like", "sampled_layers"]
 
@@ -65,7 +65,14 @@ class AugmentedAuxiliary(Teacher):
         crossing = context.shape
         layers: list[nn.Module] = []
         for index in sampled_layers(depth, around.boundary, len(around.shapes)):
-            layers += _adapters(crossing, around.shapes[index - 1], around)
+            wanted = around.shapes[index - 1]
+            if crossing != wanted and not crossing.layout == wanted.layout == "map":
+                rule = (
+                    f"must not stand at boundary {around.boundary}, where {_in_words(crossing)} "
+                    f"crosses and layer {index} takes {_in_words(wanted)}"
+                )
+                raise InputError.rule("aux", rule, f"aug{depth}")
+            layers += _adapters(crossing, wanted)
             layers.append(like(around.above[index - around.boundary - 1]))
             crossing = around.shapes[index]
         self.layers = nn.Sequential(*layers)
@@ -92,16 +99,12 @@ def like(layer: nn.Module) -> nn.Module:
     return new
 
 
-def _adapters(crossing: FeatureShape, wanted: FeatureShape, around: Around) -> list[nn.Module]:
-    """Return what makes features of one shape those of another."""
-    if crossing == wanted:
-        return []
-    if not crossing.layout == wanted.layout == "map":
-        rule = (
-            "must not be an augN where layers above take another form than what crosses, as at "
-            f"boundary {around.boundary}"
-        )
-        raise InputError.rule("aux", rule, f"{crossing.layout} for {wanted.layout}")
+def _in_words(shape: FeatureShape) -> str:
+    return f"{shape.layout} {' x '.join(map(str, shape.of_batch(1)[1:]))}"
+
+
+def _adapters(crossing: FeatureShape, wanted: FeatureShape) -> list[nn.Module]:
+    """Return what makes maps of one shape those of another."""
     adapters: list[nn.Module] = []
     if crossing.size != wanted.size:  # first: the convolution then has less to do
         adapters.append(nn.AdaptiveAvgPool2d((wanted.height, wanted.width)))

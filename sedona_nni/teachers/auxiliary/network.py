@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sedona_nni.errors import InputError
 from sedona_nni.models import Activation, Backbone, FeatureShape, initialise
 from sedona_nni.registry import Registry
-from sedona_nni.teachers import NO_AUXILIARY, cut_kind, network_at
+from sedona_nni.teachers import CUT_KINDS, NO_AUXILIARY, cut_kind, network_at
 
 __all__ = [
     "AUXILIARY",
@@ -34,8 +34,10 @@ __all__ = [
     "check_auxiliary",
     "check_choices",
     "check_plain",
+    "follows",
     "is_teacher",
     "looks",
+    "places",
     "register_auxiliary",
     "taught",
     "views_for",
@@ -166,6 +168,10 @@ class Teacher(AuxiliaryNetwork):
     Methods of training that cannot show it that, and trainings in parallel, refuse a teacher that
     `sees`. A teacher never learns from, or changes, what belongs to others.
 
+    Attributes:
+        reads_inputs: Whether what it computes depends on the shape of what its block is given, so
+            that it costs otherwise where the block below its boundary begins elsewhere.
+
     Examples:
         >>> from sedona_nni import Decoupling, Teacher, build_backbone, build_decoupled
         >>> backbone = build_backbone("vgg11", num_classes=10, width_multiplier=0.25)
@@ -174,6 +180,8 @@ class Teacher(AuxiliaryNetwork):
         >>> isinstance(teacher, Teacher), teacher.sees(), round(teacher.keep, 2)
         (True, True, 3.5)
     """
+
+    reads_inputs: ClassVar[bool] = False
 
     def teach(
         self, features: Tensor, labels: Tensor, criterion: Criterion, seen: Seen
@@ -199,7 +207,13 @@ class Teacher(AuxiliaryNetwork):
     def sees(cls) -> bool:
         """Return whether it looks beyond its boundary at each step: what it is taught with or what
         it does after an update is its own."""
-        return cls.teach is not Teacher.teach or cls.after_step is not Teacher.after_step
+        return cls.teach is not Teacher.teach or cls.follows()
+
+    @classmethod
+    def follows(cls) -> bool:
+        """Return whether it follows what others learn meanwhile: it does something after an
+        update."""
+        return cls.after_step is not Teacher.after_step
 
 
 def taught(
@@ -260,7 +274,8 @@ def register_auxiliary(name: str) -> Callable[[BuilderT], BuilderT]:
     """Return a decorator that registers a class or function under ``name``.
 
     It is called with an `AuxiliaryContext` and returns an `AuxiliaryNetwork`, whose weights
-    `build_auxiliary` then draws.
+    `build_auxiliary` then draws. A `Teacher`, and what needs several views of an image, has to be
+    registered as a class, or a `functools.partial` of one: what it needs is asked beforehand.
 
     Raises:
         InputError: if the name is none or taken or ends like a kind of cut, or a class is
@@ -316,7 +331,13 @@ def check_auxiliary(name: str) -> None:
 
 
 def _builder(name: str) -> Builder:
-    return AUXILIARY[network_at(name)]
+    network = network_at(name)
+    if "+" in name and network not in AUXILIARY:
+        kinds = ", ".join(f"+{kind}" for kind in CUT_KINDS)
+        raise InputError.rule(
+            "aux", f"{AUXILIARY.rule}, and behind it at most one of {kinds}", name
+        )
+    return AUXILIARY[network]
 
 
 def looks(name: str) -> bool:
@@ -326,9 +347,18 @@ def looks(name: str) -> bool:
     Raises:
         InputError: if the name is unknown.
     """
-    made = _made_by(_builder(name))
-    sees = isinstance(made, type) and issubclass(made, Teacher) and made.sees()
-    return sees or cut_kind(name) is not None
+    teacher = _teacher(name)
+    return (teacher is not None and teacher.sees()) or cut_kind(name) is not None
+
+
+def follows(name: str) -> bool:
+    """Return whether this is the name of a `Teacher` that `Teacher.follows` what others learn.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    teacher = _teacher(name)
+    return teacher is not None and teacher.follows()
 
 
 def views_for(name: str) -> int:
@@ -404,14 +434,33 @@ def auxiliary_context(
     return replace(context, around=around)
 
 
+def places(backbone: Backbone, boundary: int, name: str) -> list[AuxiliaryContext]:
+    """Return the contexts in which an auxiliary network can cost differently at a boundary.
+
+    Returns:
+        One; of a `Teacher` that `reads_inputs` one for each first layer of the block, 0 to
+        ``boundary``.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    teacher = _teacher(name)
+    firsts = range(boundary + 1) if teacher is not None and teacher.reads_inputs else [0]
+    return [auxiliary_context(backbone, boundary, name, first) for first in firsts]
+
+
 def is_teacher(name: str) -> bool:
     """Return whether a `Teacher` has this name: a subclass, or a `functools.partial` of one.
 
     Raises:
         InputError: if the name is unknown.
     """
+    return _teacher(name) is not None
+
+
+def _teacher(name: str) -> type[Teacher] | None:
     made = _made_by(_builder(name))
-    return isinstance(made, type) and issubclass(made, Teacher)
+    return made if isinstance(made, type) and issubclass(made, Teacher) else None
 
 
 def _made_by(builder: Builder) -> object:
@@ -432,6 +481,9 @@ def build_auxiliary(name: str, context: AuxiliaryContext) -> AuxiliaryNetwork:
     network: object = _builder(name)(on_maps)  # whatever a plug-in returns
     if not isinstance(network, AuxiliaryNetwork):
         rule = f"{name} must make an AuxiliaryNetwork"
+        raise InputError.rule("aux", rule, type(network).__name__)
+    if isinstance(network, Teacher) != is_teacher(name) or network.views != views_for(name):
+        rule = f"{name} must be registered as a class, as what it makes needs more than features"
         raise InputError.rule("aux", rule, type(network).__name__)
     initialise(network)
     if isinstance(network, Teacher):

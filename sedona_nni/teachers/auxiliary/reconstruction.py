@@ -1,7 +1,8 @@
 """Reconstruction of what a block was given, from what it returns: ``recon``.
 
 Notation:
-    g       what the block is given: features below it, or the images
+    g       what the block is given: features as they cross below it, without what a cut of a
+            further kind adds, or the images
     h       what it returns
     D       decoder: h at the size of g (bilinear, maps only), batch norm or layer norm, 1x1
             convolution or linear map to a quarter of h's width, GELU, another to the width of g
@@ -20,6 +21,8 @@ Sources: Pathak et al., "Local Learning on Transformers via Feature Reconstructi
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,6 +46,8 @@ _LEAST_VARIANCE = 1e-6  # of features that are all the same
 @register_auxiliary("recon")
 class Reconstruction(Teacher):
     """Decoder of the block's input, and a linear classifier."""
+
+    reads_inputs: ClassVar[bool] = True
 
     def __init__(self, context: AuxiliaryContext) -> None:
         super().__init__()

@@ -31,6 +31,7 @@ class GreedySettings(MethodSettings):
     name: Literal["greedy"] = "greedy"
     takes_block_steps: ClassVar[bool] = True
     shows_images: ClassVar[bool] = True
+    trains_above: ClassVar[bool] = True
     has_replicas: ClassVar[bool] = True
     takes_every_cut: ClassVar[bool] = True
 

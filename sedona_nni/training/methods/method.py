@@ -193,16 +193,17 @@ class TrainingMethod(ABC):
             [NO_AUXILIARY if b.classifier is None else type(b.classifier).__name__ for b in lower]
         )
         for block in network.blocks:
-            if block.kind is not None:
-                settings.check_kind(block.kind)
-            if block.looks:
-                here = len(network.blocks) == self.stage.num_blocks
-                settings.check_looking(
-                    f"{block.kind or type(block.classifier).__name__}", here=here
-                )
             teacher = block.classifier
             if isinstance(teacher, OnMaps):
                 teacher = teacher.network
+            if block.kind is not None:
+                settings.check_kind(block.kind, f"+{block.kind}")
+            if block.looks:
+                settings.check_looking(
+                    f"+{block.kind}" if block.kind else type(teacher).__name__,
+                    here=len(network.blocks) == self.stage.num_blocks,
+                    following=isinstance(teacher, Teacher) and teacher.follows(),
+                )
             if isinstance(teacher, AuxiliaryNetwork) and teacher.views not in (1, settings.views):
                 rule = f"must be {teacher.views} for {type(teacher).__name__}"
                 raise InputError.rule("views", rule, settings.views)

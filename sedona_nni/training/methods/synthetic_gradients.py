@@ -137,8 +137,8 @@ class SyntheticGradients(TrainingMethod):
         for block, features in enumerate(self.examples):
             crossing = shape_of_features(features.shape[1:], splits.image_size)
             if crossing.layout != "map":  # convolutions would have nothing to slide over
-                rule = f"must not be {options.name} where no maps cross the cuts, as above block"
-                raise InputError.rule("method", rule, block + 1)
+                rule = f"must be another where no maps cross the cuts, as above block {block + 1}"
+                raise InputError.rule("method", rule, options.name)
         self.synthesizers = nn.ModuleList(
             Synthesizer(
                 channels := features.shape[1],
