@@ -12,8 +12,8 @@ Notation:
 The block learns from the logits. Of the network above it knows e alone: no gradient comes from
 there. Where the block above does not learn meanwhile there is nothing to follow: `sequential`
 training refuses such a teacher, and in a probing, which computes nothing above a cut, E stays as N
-begins; of that 0.995^20 = 0.90 would be left after its 20 steps. E runs in training mode, as N does, and the running statistics of its batch norms follow its
-own batches.
+begins; of that 0.995^20 = 0.90 would be left after its 20 steps. E runs in training mode, as N
+does, and the running statistics of its batch norms follow its own batches.
 
 Sources: Su et al., "Momentum Auxiliary Network for Supervised Local Learning", ECCV 2024, and its
 release (0.995; there the classifier is InfoPro's); MAN++, TPAMI 2026, arXiv 2507.16279 (the
