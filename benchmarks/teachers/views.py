@@ -69,18 +69,20 @@ def show(ledger: Path, made: Path | None = None, times: Path | None = None) -> V
                 f"{peak:.1f} ({peak / whole['peak_memory_mib']:.2f})",
                 f"{held:.1f}",
                 *([f"{steps[name, at]:.2f}" if (name, at) in steps else "–"] if steps else []),
+                "–" if (speedup := found["ideal_speedup"]) is None else f"{speedup:.2f}",
                 f"{found['inference_parameters'] / whole['inference_parameters']:.3f}",
             ]
         )
     headings = ["teacher", *(f"K = {k}" for k in counts), "peak, MiB", "held, MiB"]
-    headings += [*(["step"] if steps else []), "weights in inference"]
+    headings += [*(["step"] if steps else []), "speed-up", "weights in inference"]
     error = _error(rows.values())
     title = (
         "Test accuracy in %, mean and standard deviation over seeds (how many), rows without cuts "
         f"in the first column; at K = {AT} the peak of a step, in brackets over that of "
         "back-propagation, what of it is held between steps, "
-        f"{'processor time of a step over its, ' if steps else ''}and weights in inference over "
-        f"its. The standard error of the difference of two means of three is {error}"
+        f"{'processor time of a step over its, ' if steps else ''}the ideal speed-up of a process "
+        "for each block, where they can be in processes, and weights in inference over its. The "
+        f"standard error of the difference of two means of three is {error}"
     )
     head = {} if made is None else {"header": read_json(made)}
     return View({**head, "rows": results}, [Table(title, headings, shown)])
@@ -117,17 +119,20 @@ def _accuracy(row: Row) -> str:
     return f"{statistics.fmean(values):.2f}{spread} ({len(values)})"
 
 
-def _costs(row: Row) -> dict[str, float]:
+def _costs(row: Row) -> dict[str, Any]:
     """Return what the trainings of a row took, the means over them, and what can be counted."""
     trial = row.trainings[0].trial
     with torch.device("meta"):
         backbone = task_backbone(trial.task)
         network = build_decoupled(backbone, row.decoupling)
-    form = step_form(TrainSettings.model_validate(trial.settings))
+    settings = TrainSettings.model_validate(trial.settings)
+    form = step_form(settings)
     described = describe(backbone, row.decoupling, aux_names=[])
     training = sum((b.training for b in block_costs(backbone, row.decoupling)), Cost(0, 0))
+    apart = described["parallel"] and settings.method.not_parallel is None
     return {
         "peak_memory_mib": row.peak_memory_mib,
+        "ideal_speedup": described["ideal_speedup_with_auxiliary"] if apart else None,
         **asdict(training),
         "held_mib": sum(peaks_of_step(network, backbone.images, form).held) / _MIB,
         "inference_parameters": described["inference"]["parameters"],

@@ -117,8 +117,8 @@ def test_steps_take_turns(tmp_path: Path) -> None:
     times = tmp_path / "times.json"
     times.write_text(json.dumps(view.results))
     (table,) = show(ledger, times=times).tables
-    assert table.headings[-2:] == ["step", "weights in inference"]
-    assert [row[-2] for row in table.rows] == [f"{row['ratio']:.2f}" for row in found.values()]
+    assert table.headings[-3:] == ["step", "speed-up", "weights in inference"]
+    assert [row[-3] for row in table.rows] == [f"{row['ratio']:.2f}" for row in found.values()]
 
 
 def test_published_orders_beside_ours(tmp_path: Path) -> None:
