@@ -113,10 +113,10 @@ def contest(
 
 
 def _cost(table: Table, name: str, outcome: SearchOutcome) -> float:
-    seconds = outcome.provenance.get("processor_s")
-    if not isinstance(seconds, float | int):
+    cost = table.cost(outcome)
+    if cost is None:
         raise InputError(f"provenance.processor_s: must be in what {name} found")
-    return float(seconds) / table.training_s
+    return cost
 
 
 def _pick(

@@ -24,6 +24,7 @@ from benchmarks.record import Header
 from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
 from sedona_nni.files import Document
 from sedona_nni.task import Task
@@ -265,6 +266,17 @@ class Table(Document):
         if None in seconds:
             raise InputError("processor_s: must be in a table whose clock is asked for")
         return fmean(each for each in seconds if each is not None)
+
+    def cost(self, outcome: SearchOutcome) -> float | None:
+        """Return what a search took, in trainings without cuts, by processor time; none if unknown.
+
+        One that timed a training beside itself is compared with that: the table's were trained at
+        other times, elsewhere.
+        """
+        seconds = outcome.provenance.get("processor_s")
+        if seconds is None:
+            return None
+        return float(seconds) / float(outcome.provenance.get("training_s") or self.training_s)
 
     def seed_correlation(
         self,

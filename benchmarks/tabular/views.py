@@ -373,7 +373,7 @@ def judge(
         for name, replicates in outcomes.items()
     }
     costs = {
-        name: [_cost(loaded, each) for each in replicates] for name, replicates in outcomes.items()
+        name: [loaded.cost(each) for each in replicates] for name, replicates in outcomes.items()
     }
     without = {name: [scores] for name, scores in controls(loaded, among).items()}
     if (path := found / ZERO_COSTS).exists():
@@ -436,11 +436,6 @@ def _outcomes(found: Path) -> dict[str, list[SearchOutcome]]:
     if not outcomes:
         raise InputError.rule("FOUND", "must hold folders with outcomes of searches", str(found))
     return outcomes
-
-
-def _cost(table: Table, outcome: SearchOutcome) -> float | None:
-    seconds = outcome.provenance.get("processor_s")
-    return None if seconds is None else float(seconds) / table.training_s
 
 
 def _mean(costs: Sequence[float | None]) -> str:

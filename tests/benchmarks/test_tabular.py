@@ -417,7 +417,10 @@ def test_probing_the_task_of_a_table() -> None:
     assert one.losses != other.losses
     assert np.shape(one.losses) == (7, len(AUX))
     assert 0 < one.provenance["trainings"] <= 60
-    assert one.provenance["processor_s"] > 0
+    taken, training = one.provenance["processor_s"], one.provenance["training_s"]
+    assert min(taken, training) > 0
+    assert tiny.cost(one) == taken / training
+    assert tiny.cost(one.model_copy(update={"provenance": {}})) is None
 
 
 def test_the_shipped_probings_are_of_their_tables() -> None:
