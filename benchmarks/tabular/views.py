@@ -65,11 +65,9 @@ def cover(tables: Sequence[Path]) -> View:
     """Return what tables hold, which may be growing, a row for each and each K.
 
     That is how many decouplings were trained and with how many seeds, best and worst truth, the
-    standard deviation between seeds, the cost, and of a space that is whole how well one seed tells
-    another's ranking.
-
-    The standard deviation is the square root of the mean variance within decouplings; of the
-    difference of two truths with n seeds each it leaves the standard error sqrt(2 / n) times it.
+    standard deviation between seeds (the square root of the mean variance within decouplings), the
+    error that it leaves where there is a difference, the cost, and of a space that is whole how
+    well one seed tells another's ranking.
 
     Args:
         tables: The tables' files.
@@ -99,8 +97,9 @@ def cover(tables: Sequence[Path]) -> View:
     headings += ["seconds", "r", "near"]
     title = (
         "Decouplings trained, with at least so many seeds; standard deviation between seeds (s), "
-        "standard error of the difference of two truths; seconds of a core for a training; rank "
-        "correlation between two seeds (r), decouplings within two errors of the best (near)"
+        "standard error of the difference of two truths, by seeds that all have; seconds of a core "
+        "for a training; rank correlation between two seeds (r), decouplings within two errors of "
+        "the best (near)"
     )
     return View({"cover": results}, [Shown(title, headings, rows)])
 
@@ -113,8 +112,9 @@ def _covered(table: Table, num_blocks: int) -> dict[str, Any]:
     least = min(map(len, accuracies))
     truths = [table.truth(each) for each in among]
     seconds = [t.processor_s for entry in entries for t in entry.trainings if t.processor_s]
-    error = spread * math.sqrt(2 / least)
-    whole = 1 < len(among) == table.size(num_blocks) and least > 1
+    error = table.error_of_difference(among) if len(among) > 1 and least > 1 else None
+    near = None if error is None else sum(max(truths) - each <= 2 * error for each in truths)
+    whole = len(among) == table.size(num_blocks)
     return {
         "num_blocks": num_blocks,
         "decouplings": len(among),
@@ -126,8 +126,8 @@ def _covered(table: Table, num_blocks: int) -> dict[str, Any]:
         "standard_deviation": spread,
         "error_of_difference": error,
         "processor_s": fmean(seconds) if seconds else None,
-        "seed_correlation": table.seed_correlation(among) if whole else None,
-        "near_the_best": sum(max(truths) - t <= 2 * error for t in truths) if whole else None,
+        "seed_correlation": table.seed_correlation(among) if whole and near else None,
+        "near_the_best": near if whole else None,
     }
 
 
