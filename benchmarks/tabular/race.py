@@ -15,6 +15,7 @@ asynchronous form); Salinas et al., "Syne Tune", AutoML 2022 (the clock).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -73,12 +74,14 @@ def race(
     among = table.decouplings(num_blocks, max_block_share)
     regrets = {each: table.regret(each, among) for each in among}
     unit, rows = table.training_s, []
+    cheapest = min(_whole(training) for each in among for training in table[each].trainings)
+    paid = min(len(among), math.ceil(budgets[-1] * unit / cheapest))  # queries, at most
     for child in np.random.SeedSequence(seed).spawn(repeats):
         rng = np.random.default_rng(child)
         if strategy == _HALVING:
             seen = _halving(table, among, rng)
         else:
-            asked = queries(table, strategy, num_blocks, len(among), max_block_share, rng)
+            asked = queries(table, strategy, num_blocks, paid, max_block_share, rng)
             seen = _in_full(asked)
         picks = _picks([*seen], [unit * budget for budget in budgets])
         anyhow = float(np.mean([*regrets.values()]))  # of a pick at random
@@ -92,12 +95,15 @@ def _seconds(training: Training) -> float:
     return training.processor_s / len(training.train_losses)  # of an epoch
 
 
+def _whole(training: Training) -> float:
+    return len(training.train_losses) * _seconds(training)
+
+
 def _in_full(asked: Sequence[tuple[Decoupling, Training]]) -> Iterator[_Seen]:
     clock = 0.0
     for decoupling, training in asked:
-        epochs = len(training.train_losses)
-        clock += epochs * _seconds(training)
-        yield _Seen(decoupling, epochs, training.validation_accuracy, clock)
+        clock += _whole(training)
+        yield _Seen(decoupling, len(training.train_losses), training.validation_accuracy, clock)
 
 
 def _halving(

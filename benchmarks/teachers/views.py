@@ -47,20 +47,19 @@ def show(ledger: Path, made: Path | None = None, times: Path | None = None) -> V
     steps = {} if times is None else _steps(times)
     counts = sorted({k for _, k in rows if k > 1})
     names = list(dict.fromkeys(name for name, _ in rows))
-    costs = {key: _costs(row) for key, row in rows.items()}
-    whole = costs[REFERENCE]
+    whole = _costs(rows[REFERENCE])
     results, shown = [], []
     for name in names:
         present = {k: rows[name, k] for k in (1, *counts) if (name, k) in rows}
-        for k, row in present.items():
-            results.append(_values(row) | costs[name, k])
         at = AT if AT in present else next(iter(present))
+        found = _costs(present[at])
+        for k, row in present.items():
+            results.append(_values(row) | (found if k == at else {}))
         cells = (
             [_accuracy(present[1]), *[""] * (len(counts) - 1)]
             if 1 in present
             else [_accuracy(present[k]) if k in present else "–" for k in counts]
         )
-        found = costs[name, at]
         peak, held = found["peak_memory_mib"], found["held_mib"]
         shown.append(
             [
