@@ -230,7 +230,7 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
 
         @functools.cache
         def held(alike: Hashable) -> Memory:
-            return _held(by_form[alike], form)
+            return _held(by_form[alike], form)[0]
 
         images = backbone.images
         features = [dry_features(images, form.part_size)]
@@ -278,7 +278,7 @@ def memory_of_parts(backbone: Backbone, aux_names: Iterable[str], form: StepForm
                 with torch.device("meta"):
                     network = build_auxiliary(name, context)
                 own = kept(skeleton(network), output, first=False, around=context.around).own
-                counted[name, context] = _held(network, form) + Memory(activations=own)
+                counted[name, context] = _held(network, form)[0] + Memory(activations=own)
             return counted[name, context]
 
         for boundary, output in enumerate(outputs[:-1]):
@@ -342,13 +342,13 @@ def _dry_seen(around: Around, batch_size: int) -> Seen:
     return Seen(*(dry_features(shape, batch_size) for shape in (around.images, around.inputs)))
 
 
-def _held(module: nn.Module, form: StepForm) -> Memory:
-    """Return W, G and S of a module."""
+def _held(module: nn.Module, form: StepForm) -> tuple[Memory, int]:
+    """Return W, G and S of a module, and the bytes that an update takes in passing."""
     weights = _bytes([*module.parameters(), *module.buffers()])
     trained = [p for p in module.parameters() if p.requires_grad]
     gradients = _bytes(trained)
-    state = _optimize(module, form)[0] if trained else 0
-    return Memory(weights, gradients, state + (weights if form.averaged else 0))
+    state, passing = _optimize(module, form) if trained else (0, 0)
+    return Memory(weights, gradients, state + (weights if form.averaged else 0)), passing
 
 
 def _optimize(module: nn.Module, form: StepForm) -> tuple[int, int]:
@@ -368,11 +368,13 @@ def _optimize(module: nn.Module, form: StepForm) -> tuple[int, int]:
         for value in values.values()
         if isinstance(value, Tensor)
     ]
+    if fused:
+        return _bytes(state), 0
     with LiveMemory() as live:
         live.follow([*parameters, *(p.grad for p in parameters if p.grad is not None), *state])
         before = live.now
         optimizer.step()
-    return _bytes(state), 0 if fused else live.peak - before
+    return _bytes(state), live.peak - before
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
@@ -476,7 +478,7 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
     with dry_run():
         whole_images = features = below = lent = dry_features(images, form.batch_size)
         for index, original in enumerate(network.blocks):
-            own = _held(original, form)
+            own, updating = _held(original, form)
             block, layer = skeleton(original), None  # the layer of the block below that it shares
             if block.kind == "overlap":
                 layer = skeleton(network.blocks[index - 1].layers[-1])
@@ -523,11 +525,7 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
                     outputs.append(output.detach())
             output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
             batch = _bytes([labels, *shown] if index else [labels, features])
-            update = (
-                own.gradients
-                + _bytes([labels, features, output, *shown])
-                + _optimize(original, form)[1]
-            )
+            update = own.gradients + _bytes([labels, features, output, *shown]) + updating
             below = features
             lent = torch.cat(lent_parts) if lent_parts else features
             held.append(own.held)
@@ -559,7 +557,7 @@ def _beginning(
                 encoder, features = skeleton(context), dry_features(context.source, form.part_size)
                 kept = _kept(encoder, features, labels, form, first=True, around=None)
             own = kept.own + kept.result.nbytes  # what it is added to is there, too
-            found.append(_held(context, form) + Memory(activations=own))
+            found.append(_held(context, form)[0] + Memory(activations=own))
         else:
             again = parts.layers[cut].activations if kind == "overlap" else 0
             found.append(Memory(activations=again))
