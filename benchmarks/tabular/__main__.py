@@ -215,7 +215,7 @@ def search(
     settings: Annotated[str, typer.Option(help="Those that are not the defaults, JSON.")] = "{}",
     table: TablePath = DATA,
     *,
-    directory: Annotated[Path, typer.Option(help="FOUND/NAME, where to leave BACKBONE-SEED.json.")],
+    directory: Annotated[Path, typer.Option(help="FOUND/NAME, where to leave SEED.json.")],
 ) -> None:
     """Search the task of the table; with each seed in turn, an interrupted one goes on."""
     import json
@@ -232,7 +232,7 @@ def search(
         raise InputError(f"--settings: must be JSON, but got {settings!r}: {error}") from None
     every = [search_settings(name, given, int(seed)) for seed in seeds.split(",")]
     for each, seed in zip(every, seeds.split(","), strict=True):
-        path = directory / f"{loaded.task.backbone}-{seed}.json"
+        path = directory / f"{seed}.json"
         under_way = path.with_suffix("")
         result = searched(loaded, name, each, under_way)
         write_json(path, result.model_dump(mode="json"))
@@ -243,7 +243,7 @@ def search(
 @app.command()
 def probe_losses(
     seeds: Annotated[str, typer.Option(help="By commas; others than those of the table.")],
-    directory: Annotated[Path, typer.Option(help="Where to leave BACKBONE-SEED.json.")],
+    directory: Annotated[Path, typer.Option(help="Where to leave SEED.json.")],
     steps: Annotated[int, typer.Option(min=1, help="Of each probe.")] = 80,
     batch_size: Annotated[
         int | None, typer.Option(min=2, help="By default that of the trainings.")
@@ -260,7 +260,7 @@ def probe_losses(
     loaded = Table.load(table)
     head = header(n=1, packages=("torch", "torchvision", "numpy"), module="benchmarks.tabular")
     for seed in seeds.split(","):
-        path = directory / f"{loaded.task.backbone}-{seed}.json"
+        path = directory / f"{seed}.json"
         if path.exists():
             print(f"{path}: was there")
             continue

@@ -140,7 +140,7 @@ def test_the_commands(
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    paths = [str(tmp_path / f"vgg11-{seed}.json") for seed in (31, 32)]
+    paths = [str(tmp_path / f"{seed}.json") for seed in (31, 32)]
     kept = ProbeLosses.load(Path(paths[0]))
     assert Table.load(path).aux_choices == kept.aux_choices
     assert kept.header.command.startswith("python -m benchmarks.tabular probe-losses --seeds 31,")
