@@ -209,6 +209,24 @@ def zero_cost(
 
 
 @app.command()
+def references(
+    output: Annotated[
+        Path, typer.Argument(help="FOUND/references.json, for `contest` to find it.")
+    ],
+    training_seed: Annotated[int, typer.Option(help="Of all trainings.")] = 1,
+    table: TablePath = DATA,
+) -> None:
+    """Train back-propagation, also checkpointed, beside the best decoupling of a table."""
+    from benchmarks.tabular.references import references as trained
+    from benchmarks.tabular.table import Table
+
+    head = header(n=1, packages=("torch", "torchvision", "numpy"), module="benchmarks.tabular")
+    document = trained(Table.load(table), head, training_seed)
+    _write(output, document.model_dump_json(indent=1) + "\n")
+    print(f"{output}: {', '.join(each.name for each in document.trainings)}")
+
+
+@app.command()
 def search(
     name: Annotated[str, typer.Argument(help="Of the search: probe, sedona, slopes.")],
     seeds: Annotated[str, typer.Option(help="By commas; others than those of the table.")] = "31",

@@ -146,10 +146,11 @@ def _pick(
 def p_values(contenders: Sequence[Contender], reference: str) -> dict[str, float]:
     """Return p of each other contender's difference from one of them, corrected after Holm.
 
-    Those with fewer than two replicates are not tested.
+    Those with fewer than two replicates are not tested, and nothing where the reference has fewer.
     """
     by_name = {each.name: each.regrets for each in contenders if len(each.regrets) > 1}
-    own = by_name.pop(reference)
+    if (own := by_name.pop(reference, None)) is None:
+        return {}
     names = [*by_name]
     plain = [float(mannwhitneyu(own, by_name[name]).pvalue) for name in names]
     return dict(zip(names, holm(plain), strict=True))

@@ -31,7 +31,7 @@ from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import task_layers
 
-__all__ = ["Entry", "Field", "Table", "Training", "rank_correlation"]
+__all__ = ["Accuracy", "Entry", "Field", "Table", "Training", "rank_correlation"]
 
 Accuracy = Annotated[float, Limits(ge=0, le=1)]
 Field = Literal["test_accuracy", "validation_accuracy"]

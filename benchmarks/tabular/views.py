@@ -21,6 +21,7 @@ from benchmarks.tabular.evidence import judge as judged
 from benchmarks.tabular.probe_losses import ProbeLosses
 from benchmarks.tabular.race import RACERS
 from benchmarks.tabular.race import race as raced
+from benchmarks.tabular.references import References
 from benchmarks.tabular.score import STRATEGIES
 from benchmarks.tabular.score import score as scored
 from benchmarks.tabular.table import Field, Table, Training, rank_correlation
@@ -34,6 +35,7 @@ from sedona_nni.searches.probing.result import ProbeResult
 from sedona_nni.searches.sedona.result import SearchResult
 
 __all__ = [
+    "REFERENCES",
     "ZERO_COSTS",
     "ablate",
     "contest",
@@ -47,6 +49,9 @@ __all__ = [
 
 ZERO_COSTS = "zero-costs.json"
 """Under which name zero-cost scores stand beside what searches found."""
+
+REFERENCES = "references.json"
+"""Likewise back-propagation and its checkpointed form."""
 
 _AGREEMENT = (
     *("rank correlation", "least", "where", "which"),
@@ -295,7 +300,8 @@ def contest(
     """Return what searches and strategies pick at equal cost, and which differ.
 
     Args:
-        found: A folder with one for each search, of whose outcomes each is a replicate.
+        found: A folder with one for each search, of whose outcomes each is a replicate; and with
+            trained references, `REFERENCES`, if there are to be such.
         table: The table's file.
         budget: In trainings without cuts.
         num_blocks: K.
@@ -341,7 +347,36 @@ def contest(
         "reference": reference,
         "contenders": [{**asdict(each), "p": p.get(each.name)} for each in contenders],
     }
-    return View(results, [Shown(title, headings, rows)])
+    tables = [Shown(title, headings, rows)]
+    if (path := found / REFERENCES).exists():
+        references = References.load(path)
+        results["references"] = references.model_dump(mode="json")["trainings"]
+        tables.append(_references(references, loaded, num_blocks))
+    return View(results, tables)
+
+
+def _references(references: References, table: Table, num_blocks: int) -> Shown:
+    """Return a row for each reference; the first is what others are compared with."""
+    first, best = references.trainings[0], max(map(table.truth, table.decouplings(num_blocks)))
+    undivided = Decoupling(backbone=table.task.backbone)
+    title = (
+        f"What is trained instead, with seed {references.seed}, beside the best decoupling into "
+        f"two blocks: back-propagation's regret, of all its seeds, is "
+        f"{100 * (best - table.truth(undivided)):.2f} %"
+    )
+    rows = [
+        [
+            each.name,
+            f"{100 * each.test_accuracy:.2f}",
+            f"{each.processor_s:.1f}",
+            f"{each.processor_s / first.processor_s:.2f}",
+            f"{each.peak_memory_mib:.1f}",
+            f"{each.ideal_peak_memory_mib:.1f}",
+        ]
+        for each in references.trainings
+    ]
+    headings = ["", "test %", "seconds of a core", "of the first", "step, MiB", "largest, MiB"]
+    return Shown(title, headings, rows)
 
 
 def judge(

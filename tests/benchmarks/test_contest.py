@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 from clocked_table import BACKPROP_S, table
 
+from benchmarks.tabular.__main__ import main
 from benchmarks.tabular.contest import Contender, contest, holm, p_values
 from benchmarks.tabular.race import RACERS
+from benchmarks.tabular.references import References
 from benchmarks.tabular.views import contest as view
 from sedona_nni.errors import InputError
 from sedona_nni.searches.slopes.result import SlopeResult
+from sedona_nni.task import Task
+from sedona_nni.training.settings import TrainSettings
 
 
 def found(best: int, second: int, cost: float) -> SlopeResult:
@@ -85,6 +89,38 @@ def test_the_view(tmp_path: Path) -> None:
     shown = view(tmp_path / "found", path, repeats=2)
     assert shown.results["reference"] == "slopes"
     assert [row[0] for row in shown.tables[0].rows][:2] == ["slopes", "random"]
+
+
+def test_references_end_alike_and_stand_below_the_contest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {
+        "task": Task(backbone="vgg11", width_multiplier=0.1, train_limit=60),
+        "train": TrainSettings(epochs=1, batch_size=20, validation_fraction=0.5),
+    }
+    path, folder = tmp_path / "table.json", tmp_path / "found" / "slopes"
+    path.write_text(table().model_copy(update=small).model_dump_json(), encoding="utf-8")
+    folder.mkdir(parents=True)
+    (folder / "1.json").write_text(found(5, 3, 1).model_dump_json(), encoding="utf-8")
+    output = tmp_path / "found" / "references.json"
+    argv = ["benchmarks.tabular", "references", str(output), "--table", str(path)]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    plain, checkpointed, best = References.load(output).trainings
+    assert plain.test_accuracy == checkpointed.test_accuracy  # one process, the same numbers
+    assert checkpointed.peak_memory_mib < plain.peak_memory_mib
+    assert best.name == "the best, cut after layer 6 (conv1)"
+    assert best.ideal_peak_memory_mib < plain.ideal_peak_memory_mib
+    shown = view(tmp_path / "found", path, repeats=2)
+    assert [row[0] for row in shown.tables[1].rows] == [
+        "back-propagation",
+        "checkpointed",
+        best.name,
+    ]
+    # The best, 66 %, is 4 points behind back-propagation
+    assert "all its seeds, is -4.00 %" in shown.tables[1].title
 
 
 def test_what_is_not_possible_is_a_clear_error(tmp_path: Path) -> None:
