@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "Agreement",
     "Judgement",
     "agreement",
+    "between",
     "full_evidence",
     "judge",
     "probing_of",
@@ -44,6 +46,7 @@ class Agreement:
             auxiliary networks? 0 where none have the same cuts.
         rank: True rank of what the evidence points at, of equals the first.
         regret: By how much the best of the decouplings is truly better than that.
+        scores: The evidence, one number for each decoupling.
     """
 
     correlation: float
@@ -51,6 +54,7 @@ class Agreement:
     which: float
     rank: int
     regret: float
+    scores: tuple[float, ...]
 
     @classmethod
     def of(
@@ -72,7 +76,18 @@ class Agreement:
             which=fmean(of_same_cuts) if of_same_cuts else 0.0,
             rank=1 + sum(t > pick for t in truths),
             regret=max(truths) - pick,
+            scores=tuple(scores),
         )
+
+
+def between(found: Sequence[Agreement]) -> float | None:
+    """Return the mean rank correlation of the scores of any two replicates, None of only one.
+
+    Where it is about 0, a search says nothing that it would say again: no choice from its evidence
+    can be better than chance, whatever the truth is.
+    """
+    pairs = [rank_correlation(a.scores, b.scores) for a, b in combinations(found, 2)]
+    return fmean(pairs) if pairs else None
 
 
 @dataclass(frozen=True)

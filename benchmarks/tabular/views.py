@@ -16,7 +16,14 @@ from benchmarks.tabular.ablation import ablate as ablated
 from benchmarks.tabular.contest import contest as contested
 from benchmarks.tabular.contest import p_values
 from benchmarks.tabular.controls import ZeroCosts, controls
-from benchmarks.tabular.evidence import VARIANTS, Agreement, Judgement, agreement, probing_of
+from benchmarks.tabular.evidence import (
+    VARIANTS,
+    Agreement,
+    Judgement,
+    agreement,
+    between,
+    probing_of,
+)
 from benchmarks.tabular.evidence import judge as judged
 from benchmarks.tabular.probe_losses import ProbeLosses
 from benchmarks.tabular.race import RACERS
@@ -54,7 +61,7 @@ REFERENCES = "references.json"
 """Likewise back-propagation and its checkpointed form."""
 
 _AGREEMENT = (
-    *("rank correlation", "least", "where", "which"),
+    *("rank correlation", "least", "where", "which", "between seeds"),
     *("mean rank", "regret %", "true ranks of picks"),
 )
 _SHOWN_QUERIES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28)
@@ -578,7 +585,9 @@ def _agreements(name: str, found: Sequence[Agreement]) -> list[str]:
 def _correlations(found: Sequence[Agreement]) -> list[str]:
     overall = [each.correlation for each in found]
     where, which = fmean(each.where for each in found), fmean(each.which for each in found)
-    return [f"{r:.2f}" for r in (fmean(overall), min(overall), where, which)]
+    again = between(found)
+    known = [f"{r:.2f}" for r in (fmean(overall), min(overall), where, which)]
+    return [*known, "–" if again is None else f"{again:.2f}"]
 
 
 def _percent(fraction: float | None) -> str:

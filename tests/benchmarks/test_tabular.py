@@ -18,6 +18,7 @@ from benchmarks.tabular.evidence import (
     VARIANTS,
     Agreement,
     agreement,
+    between,
     full_evidence,
     judge,
     probing_of,
@@ -317,6 +318,17 @@ def test_evidence_counts_layers_of_the_block() -> None:
     other = Decoupling(backbone="vgg11", cuts=[1, 4], aux=["conv1", "conv1"])
     assert agreement(evidences, AUX, [both, other], [0.1, 0.2]).rank == 1
     assert agreement(evidences, AUX, [both, other], [0.2, 0.1]).rank == 2
+
+
+def test_how_alike_replicates_are() -> None:
+    among, truths = [at(0), at(1), at(2)], [0.1, 0.2, 0.3]
+    rising, falling, turned = (
+        Agreement.of(scores, truths, among) for scores in ([1, 2, 3], [3, 2, 1], [2, 1, 3])
+    )
+    assert between([rising]) is None
+    assert between([rising, rising]) == pytest.approx(1)
+    # The pairs' correlations are -1, 1/2 and -1/2
+    assert between([rising, falling, turned]) == pytest.approx(-1 / 3)
 
 
 def test_a_pick_that_was_not_trained_has_no_rank() -> None:
