@@ -101,6 +101,9 @@ def _derivations() -> Iterator[tuple[str, Derivation]]:
     yield "tables", Derivation(tabular.cover, f"{DATA}/tables/*.json")
     for path in sorted((ROOT / DATA / "tables").glob("*.json")):
         name, table = path.stem, {"table": DATA / "tables" / path.name}
+        long = DATA / "tables" / f"{name}_long.json"
+        if (ROOT / long).exists():
+            yield f"{name}-longer", Derivation(tabular.longer, long, table)
         many = Counter(entry.num_blocks for entry in Table.load(path).entries)
         sampled = sorted(k for k, count in many.items() if k > 2 and count >= _SAMPLE)
         found, losses = DATA / "found" / name, DATA / "losses" / name

@@ -84,6 +84,18 @@ def cover(
 
 
 @app.command()
+def longer(
+    long: Annotated[Path, typer.Argument(help="A table of longer trainings.")],
+    table: TablePath = DATA,
+    as_json: Json = False,
+) -> None:
+    """What becomes of decouplings that are trained for longer than those of the table."""
+    from benchmarks.tabular import views
+
+    views.longer(long, table).show(as_json=as_json)
+
+
+@app.command()
 def show(
     table: TablePath = DATA,
     num_blocks: NumBlocks = 2,

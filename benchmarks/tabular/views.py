@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import fmean, stdev, variance
 from typing import Any
 
+import numpy as np
+
 from benchmarks.tabular.ablation import ablate as ablated
 from benchmarks.tabular.contest import contest as contested
 from benchmarks.tabular.contest import p_values
@@ -48,6 +50,7 @@ __all__ = [
     "contest",
     "cover",
     "judge",
+    "longer",
     "race",
     "score",
     "show",
@@ -124,7 +127,7 @@ def _covered(table: Table, num_blocks: int) -> dict[str, Any]:
     least = min(map(len, accuracies))
     truths = [table.truth(each) for each in among]
     seconds = [t.processor_s for entry in entries for t in entry.trainings if t.processor_s]
-    error = table.error_of_difference(among) if len(among) > 1 and least > 1 else None
+    error = _error(table, among)
     near = None if error is None else sum(max(truths) - each <= 2 * error for each in truths)
     whole = len(among) == table.size(num_blocks)
     return {
@@ -141,6 +144,59 @@ def _covered(table: Table, num_blocks: int) -> dict[str, Any]:
         "seed_correlation": table.seed_correlation(among) if whole and near else None,
         "near_the_best": near if whole else None,
     }
+
+
+def _error(table: Table, among: Sequence[Decoupling]) -> float | None:
+    """Return the error of a difference, None where there is nothing to tell it by."""
+    least = min(len(table[each].trainings) for each in among)
+    return table.error_of_difference(among) if len(among) > 1 and least > 1 else None
+
+
+def longer(long: Path, table: Path) -> View:
+    """Return what becomes of decouplings that are trained for longer, a row for each K.
+
+    Args:
+        long: A table of trainings of more epochs.
+        table: That of the short ones, which must hold all that the other holds.
+
+    Raises:
+        InputError: if a decoupling is in the first alone.
+    """
+    short, after = Table.load(table), Table.load(long)
+    results: list[dict[str, Any]] = []
+    rows = []
+    for num_blocks in sorted({entry.num_blocks for entry in after.entries}):
+        among = after.decouplings(num_blocks)
+        truths = [[each.truth(decoupling) for decoupling in among] for each in (short, after)]
+        enough = len(among) > 1
+        row: dict[str, Any] = {
+            "num_blocks": num_blocks,
+            "decouplings": len(among),
+            "seeds": [min(len(t[each].trainings) for each in among) for t in (short, after)],
+            "mean": [fmean(each) for each in truths],
+            "range": [max(each) - min(each) for each in truths],
+            "error_of_difference": [_error(each, among) for each in (short, after)],
+            "correlation": rank_correlation(*truths) if enough else None,
+            "regret": max(truths[1]) - truths[1][int(np.argmax(truths[0]))],
+        }
+        results.append(row)
+        rows.append(
+            [
+                f"{num_blocks}",
+                f"{len(among)}",
+                " → ".join(map(str, row["seeds"])),
+                *(" → ".join(map(_percent, row[key])) for key in ("mean", "range")),
+                " → ".join(map(_percent, row["error_of_difference"])),
+                "–" if row["correlation"] is None else f"{row['correlation']:.2f}",
+                _percent(row["regret"]) if enough else "–",
+            ]
+        )
+    title = (
+        f"Test accuracies after {short.train.epochs} and {after.train.epochs} epochs, %; rank "
+        "correlation of the two; regret after the longer training of what the shorter finds best"
+    )
+    headings = ["K", "decouplings", "seeds", "mean %", "best less worst %", "error %", "r"]
+    return View({"longer": results}, [Shown(title, [*headings, "regret %"], rows)])
 
 
 def show(table: Path, num_blocks: int = 2, max_block_share: str | None = None) -> View:

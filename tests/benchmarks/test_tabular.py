@@ -27,7 +27,7 @@ from benchmarks.tabular.figure import draw
 from benchmarks.tabular.score import STRATEGIES, expected_random_regret, queries, score
 from benchmarks.tabular.search import search
 from benchmarks.tabular.table import Entry, Table, Training, rank_correlation
-from benchmarks.tabular.views import cover
+from benchmarks.tabular.views import cover, longer
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
@@ -153,6 +153,25 @@ def test_error_of_a_difference_by_hand() -> None:
     assert found.error_of_difference(found.decouplings(2)) == pytest.approx(error)
     with pytest.raises(InputError, match="must be at least 2"):
         found.error_of_difference([at(0)])
+
+
+def test_what_becomes_of_longer_trainings_by_hand(tmp_path: Path) -> None:
+    short, long = tmp_path / "short.json", tmp_path / "long.json"
+    short.write_text(small().model_dump_json(), encoding="utf-8")
+    reached = {at(0): 0.8, at(1): 0.7, at(2): 0.75}
+    some = [entry(each, [training(1, test, test)]) for each, test in reached.items()]
+    undivided = entry(Decoupling(backbone="vgg11"), [training(1, 0.9, 0.9)])
+    long.write_text(table(some).model_dump_json(), encoding="utf-8")
+    (row,) = longer(long, short).results["longer"]
+    assert (row["num_blocks"], row["decouplings"], row["seeds"]) == (2, 3, [2, 1])
+    assert row["mean"] == pytest.approx([0.6, 0.75])
+    assert row["range"] == pytest.approx([0.2, 0.1])
+    # 0.5, 0.7, 0.6 turn into 0.8, 0.7, 0.75: the other way around, and the best is last
+    assert row["correlation"] == pytest.approx(-1)
+    assert row["regret"] == pytest.approx(0.1)
+    long.write_text(table([*some, undivided]).model_dump_json(), encoding="utf-8")
+    with pytest.raises(InputError, match="decoupling: must be in the table"):
+        longer(long, short)
 
 
 def test_what_a_growing_table_covers_by_hand(tmp_path: Path) -> None:
