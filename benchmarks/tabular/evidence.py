@@ -125,10 +125,12 @@ def full_evidence(result: SearchOutcome) -> np.ndarray:
     As in `SearchOutcome.evidence`, [i+1, j, c] is what speaks for a cut at j with c if the next one
     below is at i. Of a relaxation that is log(a_j^loc / a_j^up) + log b_jc: summed over the cuts,
     up to a constant, the log-probability of a decoupling when each boundary is cut with probability
-    a_j^loc and gets c with probability b_jc.
+    a_j^loc and gets c with probability b_jc. Chosen by perturbation it is what each cut is worth.
     """
     if not isinstance(result, SearchResult):
         return result.evidence()
+    if (worth := result.worth()) is not None:
+        return _alike(worth)
     beta = np.array(result.beta)
     log_b = beta - np.logaddexp.reduce(beta, axis=1, keepdims=True)
     return _alike(result.margins()[:, None] + log_b)

@@ -274,6 +274,16 @@ def test_a_search_is_judged_by_hand() -> None:
     assert judged.agreement.where == pytest.approx(1)  # 0.5, 0.7, 0.6, and -0.7, 1.7, 0.3
     assert judged.agreement.which == 0  # the only choice, at boundary 1, is between equals
     assert judged.trainings is None
+    # Chosen by perturbation, the evidence is what each cut is worth, and not alpha and beta
+    perturbed = [[0.5, 0.3, 0.4], [0.6, 0.7, 0.6], [0.5, 0.4, 0.2], *[[0.5, 0.6, 0.6]] * 4]
+    by_worth = result.model_copy(update={"perturbed": perturbed})
+    evidences = full_evidence(by_worth)
+    assert evidences[0, [0, 1, 1, 2], [0, 0, 1, 0]] == pytest.approx([0.2, -0.1, 0, 0.1])
+    assert (evidences == evidences[0]).all()
+    judged = judge(found, by_worth, 2)
+    assert judged.pick == at(2, "conv2")
+    ranks = np.corrcoef([1, 3.5, 3.5, 2], [4, 1, 2, 3])[0, 1]
+    assert judged.agreement.correlation == pytest.approx(ranks)
 
 
 def test_where_to_cut_and_which_network_are_judged_apart() -> None:

@@ -4,8 +4,8 @@ The size of alpha and beta says how training moved them, which need not be what 
 (Wang et al. on DARTS). So each choice is tried on the finished relaxed network: boundary j is not
 cut (a_j^loc = 0), or cut (a_j^loc = 1) with c alone (b_jc = 1), while all others stay as they are.
 In SEDONA that does not change what the network computes but what it learns from, so P training
-steps follow, for all choices from the same weights, with the same images. With l the validation
-loss thereafter, on the same images for all,
+steps follow, for all choices from the same weights, with the same images, at rates that begin anew.
+With l the validation loss thereafter, on the same images for all,
 
     worth of the cut at j with c = l(j not cut) - l(j cut with c)
 
@@ -65,7 +65,7 @@ def perturbed(
     train_batches: Sequence[Batch],
     validation_batch: Batch,
     *,
-    lr: float,
+    lrs: Sequence[float],
     seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Return validation loss and accuracy, each of shape (), after training with a choice made.
@@ -77,11 +77,10 @@ def perturbed(
         choice: See `decided`.
         train_batches: One per step, P of them.
         validation_batch: What is judged by.
-        lr: Learning rate.
+        lrs: Learning rate of each step.
         seed: Of the dropout masks.
     """
     with decided(problem.network, boundary, choice):
-        lrs = [lr] * len(train_batches)
         ahead = look_ahead(problem, start, train_batches, lrs=lrs, seed=seed)
     loss, accuracy, *_ = problem.validation(ahead.state, validation_batch)
     return loss, accuracy

@@ -239,13 +239,19 @@ class Search:
                 steps = range(settings.perturbation_steps)
                 self._compared_on = [next(train) for _ in steps], next(validation)
             boundary, choice = divmod(len(self.perturbed), 1 + len(network.aux_choices))
-            lr, seed = self.lr_at(start.step), self.settings.seed
+            lrs = self._lrs_of_perturbation()
             with float32_products(tf32=settings.tf32):
                 loss, accuracy = perturbed(
-                    self.problem, start, boundary, choice, *self._compared_on, lr=lr, seed=seed
+                    self.problem,
+                    start,
+                    boundary,
+                    choice,
+                    *self._compared_on,
+                    lrs=lrs,
+                    seed=settings.seed,
                 )
             self.perturbed.append(float(loss))
-            numbers = {"meta_loss": float(loss), "meta_accuracy": float(accuracy), "lr": lr}
+            numbers = {"meta_loss": float(loss), "meta_accuracy": float(accuracy), "lr": lrs[0]}
             yield self._after_step(numbers)
 
     def _train_from(self, start: TrainingState, train: Iterator[Batch]) -> dict[str, float]:
@@ -340,11 +346,23 @@ class Search:
 
     def lr_at(self, step: int) -> float:
         """Return the cosine from lr at step 0 to lr_min at the last of its steps and after."""
-        settings = self.settings
-        progress = min(1.0, step / (settings.lr_steps or settings.pretrain_steps))
-        return settings.lr_min + (settings.lr - settings.lr_min) * (
-            0.5 + 0.5 * math.cos(math.pi * progress)
+        return self._cosine(
+            min(1.0, step / (self.settings.lr_steps or self.settings.pretrain_steps))
         )
+
+    def _lrs_of_perturbation(self) -> list[float]:
+        """Return the rate of each step of a perturbation: once more the cosine from lr to lr_min.
+
+        Training has come down to lr_min by then, at which a choice would change little and, of 0,
+        nothing at all.
+        """
+        count = self.settings.perturbation_steps
+        return [self._cosine(step / count) for step in range(count)]
+
+    def _cosine(self, progress: float) -> float:
+        """Return the rate at a share of the way from lr to lr_min."""
+        lr, lr_min = self.settings.lr, self.settings.lr_min
+        return lr_min + (lr - lr_min) * (0.5 + 0.5 * math.cos(math.pi * progress))
 
     def seed_of(self, purpose: int, part: int) -> int:
         """Return a seed that depends on the search's seed, the step and the purpose alone."""

@@ -50,7 +50,8 @@ class SearchSettings(BaseModel):
             and not cut; a small one is close to the undivided network.
         perturbation_steps: With more than 0 the choice is by perturbation, not by the size of alpha
             and beta: at the end, each boundary in turn is not cut, and cut with each auxiliary
-            network, for so many training steps, see `sedona_nni.searches.sedona.perturbation`.
+            network, for so many training steps, at rates from ``lr`` to ``lr_min`` once more, see
+            `sedona_nni.searches.sedona.perturbation`.
         validation_fraction: Share of the training images that validate.
         tf32: Let a GPU round the factors of convolutions and products of matrices to TF32, 10 bits
             of mantissa. In a small case the hypergradient was then off by a tenth, else by 4e-6

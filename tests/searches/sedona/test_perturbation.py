@@ -50,8 +50,9 @@ def test_it_is_training_with_the_choice_made(choice: int) -> None:
     case = random_case(1)
     problem, network = case.problem, case.problem.network
     batches, seed = case.train_batches, case.seed
+    lrs = [0.1 / (1 + t) for t in range(len(batches))]
     loss, accuracy = perturbed(
-        problem, case.start, 0, choice, batches, case.validation_batch, lr=0.1, seed=seed
+        problem, case.start, 0, choice, batches, case.validation_batch, lrs=lrs, seed=seed
     )
     with torch.no_grad():
         network.alpha[0] = torch.tensor([50.0, -50.0] if choice else [-50.0, 50.0])
@@ -60,7 +61,7 @@ def test_it_is_training_with_the_choice_made(choice: int) -> None:
             network.beta[0, choice - 1] = 50.0
     state = case.start
     for t, batch in enumerate(batches):
-        state, _ = problem.step(state, batch, 0.1, seed + t)
+        state, _ = problem.step(state, batch, lrs[t], seed + t)
     expected, right, *_ = problem.validation(state, case.validation_batch)
     # e^-100 and e^-120 are not 0 in float64
     assert float(loss) == pytest.approx(float(expected), rel=1e-12)
@@ -81,12 +82,16 @@ SETTINGS = SearchSettings(
 )
 
 
-def searched(directory: Path | None = None, report: Any = lambda numbers: None) -> SearchResult:
+def searched(
+    directory: Path | None = None,
+    report: Any = lambda numbers: None,
+    settings: SearchSettings = SETTINGS,
+) -> SearchResult:
     """Search, with a checkpoint after each step."""
     torch.manual_seed(0)
     network = RelaxedNetwork(task_backbone(TASK), AUX)
-    splits = load_splits(TASK, SETTINGS.validation_fraction)
-    search = Search(network, SETTINGS)
+    splits = load_splits(TASK, settings.validation_fraction)
+    search = Search(network, settings)
     parts = splits.train, splits.validation
     search.run(*parts, report=report, directory=directory, checkpoint_every=1)
     return search.result("digits")
@@ -112,6 +117,15 @@ def test_a_search_compares_each_choice_and_goes_on_where_it_was(tmp_path: Path) 
     with pytest.raises(Interrupted):
         searched(tmp_path, interrupt)
     assert searched(tmp_path).perturbed == whole.perturbed
+
+
+def test_choices_count_also_where_the_search_ends_at_a_rate_of_0() -> None:
+    """Rates begin anew: at the rate of the last training step all losses would be the same."""
+    reports: list[dict[str, float]] = []
+    settings = SETTINGS.model_copy(update={"lr_min": 0.0})
+    found = searched(report=reports.append, settings=settings)
+    assert len({*np.ravel(found.perturbed)}) == 9
+    assert [numbers["lr"] for numbers in reports[4:]] == [0.1] * 9
 
 
 def test_a_search_trial_compares_each_choice() -> None:
