@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from benchmarks.record import ROOT
 from benchmarks.study import views as study
 from benchmarks.tabular import views as tabular
+from benchmarks.tabular.overview import overview, sampled
 from benchmarks.tabular.table import Table
 from benchmarks.teachers import views as teachers
 from benchmarks.teachers.best import best
@@ -35,7 +35,6 @@ DATA = Path("benchmarks/data")
 DIRECTORY = ROOT / "benchmarks" / "derived"
 
 _BOUND = "1.3/K"
-_SAMPLE = 5  # decouplings of which a correlation says something
 
 
 @dataclass(frozen=True)
@@ -99,17 +98,16 @@ def _from_root(value: Any) -> Any:
 
 def _derivations() -> Iterator[tuple[str, Derivation]]:
     yield "tables", Derivation(tabular.cover, f"{DATA}/tables/*.json")
+    yield "tables-overview", Derivation(overview, DATA / "found")
     for path in sorted((ROOT / DATA / "tables").glob("*.json")):
         name, table = path.stem, {"table": DATA / "tables" / path.name}
         long = DATA / "tables" / f"{name}_long.json"
         if (ROOT / long).exists():
             yield f"{name}-longer", Derivation(tabular.longer, long, table)
-        many = Counter(entry.num_blocks for entry in Table.load(path).entries)
-        sampled = sorted(k for k, count in many.items() if k > 2 and count >= _SAMPLE)
         found, losses = DATA / "found" / name, DATA / "losses" / name
         if (ROOT / found).exists():
             yield f"{name}-judge", Derivation(tabular.judge, found, table)
-            for k in sampled:
+            for k in sampled(Table.load(path))[1:]:  # after K = 2
                 of_k = {**table, "num_blocks": k}
                 yield f"{name}-judge-k{k}", Derivation(tabular.judge, found, of_k)
             bound = {**table, "max_block_share": _BOUND}

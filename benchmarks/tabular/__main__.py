@@ -83,6 +83,17 @@ def cover(
     views.cover(tables or sorted(TABLES.glob("*.json"))).show(as_json=as_json)
 
 
+@app.command("overview")
+def show_overview(
+    found: Annotated[Path, typer.Argument(help="Folder with one of searches for each table.")],
+    as_json: Json = False,
+) -> None:
+    """Probing beside the best of its controls, on every table."""
+    from benchmarks.tabular.overview import overview
+
+    overview(found).show(as_json=as_json)
+
+
 @app.command()
 def longer(
     long: Annotated[Path, typer.Argument(help="A table of longer trainings.")],
