@@ -94,6 +94,18 @@ def show_overview(
     overview(found).show(as_json=as_json)
 
 
+@app.command("contests")
+def show_contests(
+    found: Annotated[Path, typer.Argument(help="Folder with one of searches for each table.")],
+    budget: Annotated[float, typer.Option(help="In trainings without cuts.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """Probing and all that does not search at equal cost, on every table."""
+    from benchmarks.tabular.overview import contests
+
+    contests(found, budget).show(as_json=as_json)
+
+
 @app.command()
 def longer(
     long: Annotated[Path, typer.Argument(help="A table of longer trainings.")],
