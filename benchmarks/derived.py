@@ -108,16 +108,17 @@ def _derivations() -> Iterator[tuple[str, Derivation]]:
         found, losses = DATA / "found" / name, DATA / "losses" / name
         if (ROOT / found).exists():
             yield f"{name}-judge", Derivation(tabular.judge, found, table)
-            for k in sampled(Table.load(path))[1:]:  # after K = 2
-                of_k = {**table, "num_blocks": k}
-                yield f"{name}-judge-k{k}", Derivation(tabular.judge, found, of_k)
+            for k in sampled(Table.load(path)):
+                if k > 2:
+                    of_k = {**table, "num_blocks": k}
+                    yield f"{name}-judge-k{k}", Derivation(tabular.judge, found, of_k)
             bound = {**table, "max_block_share": _BOUND}
             yield f"{name}-judge-bound", Derivation(tabular.judge, found, bound)
             yield f"{name}-contest", Derivation(tabular.contest, found, table)
-            if len([each for each in (ROOT / found).glob("*") if each.is_dir()]) > 1:
+            if sum(each.is_dir() for each in (ROOT / found).glob("*")) > 1:
                 # So that SEDONA's cheapest variants can take part, too
-                twice = {**table, "budget": 10, "reference": "probe"}
-                yield f"{name}-contest-10", Derivation(tabular.contest, found, twice)
+                longer = {**table, "budget": 10, "reference": "probe"}
+                yield f"{name}-contest-10", Derivation(tabular.contest, found, longer)
             yield f"{name}-contest-bound", Derivation(tabular.contest, found, bound)
         for folder in sorted((ROOT / losses).glob("*")):
             of = f"{losses}/{folder.name}/*.json"
