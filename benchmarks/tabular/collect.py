@@ -62,21 +62,31 @@ def collect(ledgers: Sequence[Ledger], header: Header, aux_choices: tuple[str, .
 
 
 def joined(before: Table, after: Table) -> Table:
-    """Return the entries of both tables, of a decoupling that of the more trainings, or the former.
+    """Return the entries of both tables, of a decoupling the trainings with all seeds.
+
+    A run may have begun at another seed. Where both have a seed, its training of before stays, and
+    what does not depend on the seed, such as the memory, is of before.
 
     Raises:
         InputError: if they are not of the same task, training and space.
     """
+    train = after.train.model_copy(update={"seed": before.train.seed})
+    after = after.model_copy(update={"train": train})
     for field in _ALIKE:
         if getattr(before, field) != getattr(after, field):
             raise InputError(f"--add: the tables must have the same {field}")
     entries = {(entry.cuts, entry.aux): entry for entry in before.entries}
     for entry in after.entries:
         known = entries.get((entry.cuts, entry.aux))
-        if known is None or len(known.trainings) < len(entry.trainings):
-            entries[entry.cuts, entry.aux] = entry
+        entries[entry.cuts, entry.aux] = entry if known is None else _with_more(known, entry)
     fields = {name: getattr(after, name) for name in ("header", *_ALIKE)}
     return Table(**fields, entries=_sorted(entries.values()))
+
+
+def _with_more(known: Entry, entry: Entry) -> Entry:
+    trainings = {training.seed: training for training in (*entry.trainings, *known.trainings)}
+    ordered = tuple(training for _, training in sorted(trainings.items()))
+    return known.model_copy(update={"trainings": ordered})
 
 
 def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -423,14 +423,17 @@ def test_collecting_what_an_experiment_left(tmp_path: Path) -> None:
 
 
 def test_a_table_grows() -> None:
-    """Of a decoupling that both have that of the more trainings stays."""
-    few = [entry(at(1), [training(1, 0.5, 0.5)]), entry(at(2), [training(1, 0.1, 0.1)])]
-    twice = [training(seed, 0.6, 0.6) for seed in (1, 2)]
-    before, after = table(few), table([entry(at(1), twice), entry(at(3), [training(1, 1, 1)])])
-    for one, other in ((before, after), (after, before)):
-        found = joined(one, other)
-        assert found.decouplings(2) == [at(1), at(2), at(3)]
-        assert [len(found[at(cut)].trainings) for cut in (1, 2, 3)] == [2, 1, 1]
+    """By decouplings, and by the seeds that it does not have of one that it has."""
+    first = [training(1, 0.5, 0.5), training(2, 0.4, 0.4)]
+    before = table([entry(at(1), first), entry(at(2), [training(1, 0.1, 0.1)])])
+    more = [training(2, 0.6, 0.6), training(3, 0.7, 0.7)]
+    after = table([entry(at(1), more), entry(at(3), [training(2, 1, 1)])])
+    after = after.model_copy(update={"train": after.train.model_copy(update={"seed": 2})})
+    found = joined(before, after)
+    assert found.decouplings(2) == [at(1), at(2), at(3)]
+    assert found[at(1)].trainings == (*first, more[1])
+    assert [len(found[at(cut)].trainings) for cut in (2, 3)] == [1, 1]
+    assert found.train == before.train
     other = after.model_copy(update={"train": TrainSettings(epochs=9)})
     with pytest.raises(InputError, match=r"^--add: the tables must have the same train$"):
         joined(before, other)
