@@ -11,7 +11,6 @@ from benchmarks.command import new_app, run
 from benchmarks.record import ROOT, header
 from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically, write_json
-from sedona_nni.searches.documents import load_outcome
 
 TABLES = ROOT / "benchmarks" / "data" / "tables"
 DATA = TABLES / "vgg11_fashion_mnist.json"
@@ -83,6 +82,22 @@ def cover(
     views.cover(tables or sorted(TABLES.glob("*.json"))).show(as_json=as_json)
 
 
+@app.command("clock")
+def time_trainings(table: TablePath = DATA) -> None:
+    """Time all single cuts of a table beside back-propagation, for comparisons at equal cost."""
+    from benchmarks.tabular.clock import clock
+    from benchmarks.tabular.table import Table
+    from sedona_nni.decouplings.decoupling import Decoupling
+
+    def tell(decoupling: Decoupling, seconds: float) -> None:
+        print(f"{decoupling.in_words()}: {seconds:.1f} s of a processor", flush=True)
+
+    loaded = Table.load(table)
+    head = header(n=1, packages=("torch", "torchvision", "numpy"), module="benchmarks.tabular")
+    timed = loaded.model_copy(update={"clock": clock(loaded, head, tell)})
+    _write(table, timed.model_dump_json(indent=1) + "\n")
+
+
 @app.command("overview")
 def show_overview(
     found: Annotated[Path, typer.Argument(help="Folder with one of searches for each table.")],
@@ -129,28 +144,6 @@ def show(
     from benchmarks.tabular import views
 
     views.show(table, num_blocks, max_block_share).show(as_json=as_json)
-
-
-@app.command()
-def score(
-    strategy: Annotated[
-        list[str] | None, typer.Option(help="random, regularized_evolution, tpe or uniform.")
-    ] = None,
-    table: TablePath = DATA,
-    num_blocks: NumBlocks = 2,
-    max_block_share: MaxBlockShare = None,
-    queries: Annotated[int, typer.Option(min=1, help="Trainings that a strategy may see.")] = 12,
-    repeats: Annotated[int, typer.Option(min=1, help="Picks per strategy.")] = 100,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Rank and regret of the picks of strategies, by the number of trainings they may see."""
-    from benchmarks.tabular import views
-    from benchmarks.tabular.score import STRATEGIES
-
-    names = strategy or list(STRATEGIES)
-    view = views.score(table, num_blocks, max_block_share, names, queries, repeats, seed)
-    view.show(as_json=as_json)
 
 
 @app.command()
@@ -340,37 +333,6 @@ def ablate(
     from benchmarks.tabular import views
 
     views.ablate(losses, table, num_blocks).show(as_json=as_json)
-
-
-@app.command()
-def signs(
-    table: TablePath = DATA, max_block_share: MaxBlockShare = None, as_json: Json = False
-) -> None:
-    """How well the table's own trainings, cut short, follow the truth (K = 2).
-
-    Each seed is compared with the truth of the others.
-    """
-    from benchmarks.tabular import views
-
-    views.signs(table, max_block_share).show(as_json=as_json)
-
-
-@app.command()
-def figure(
-    output: Annotated[Path, typer.Argument(help="The picture (.png, .svg ...).")],
-    results: Annotated[list[Path], typer.Argument(help="Outcomes of searches.")],
-    table: TablePath = DATA,
-    cost: Annotated[
-        float | None, typer.Option(help="Of searches whose files do not tell, in trainings.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Picks per strategy.")] = 100,
-) -> None:
-    """Draw the table, and what strategies and searches pick."""
-    from benchmarks.tabular.figure import draw
-    from benchmarks.tabular.table import Table
-
-    outcomes = [load_outcome(path) for path in results]
-    draw(Table.load(table), output, outcomes, cost=cost, repeats=repeats)
 
 
 def _write(path: Path, text: str) -> None:

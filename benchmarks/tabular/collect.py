@@ -52,7 +52,7 @@ def collect(ledgers: Sequence[Ledger], header: Header, aux_choices: tuple[str, .
     compute = _compute(task, aux_choices)
     entries = [_entry(trial.decoupling, result, compute) for trial, result in found.values()]
     return Table(
-        header=header,
+        headers=(header,),
         task=task,
         aux_choices=aux_choices,
         train=TrainSettings.model_validate(first.train),
@@ -79,8 +79,12 @@ def joined(before: Table, after: Table) -> Table:
     for entry in after.entries:
         known = entries.get((entry.cuts, entry.aux))
         entries[entry.cuts, entry.aux] = entry if known is None else _with_more(known, entry)
-    fields = {name: getattr(after, name) for name in ("header", *_ALIKE)}
-    return Table(**fields, entries=_sorted(entries.values()))
+    return Table(
+        headers=(*before.headers, *after.headers),
+        entries=_sorted(entries.values()),
+        clock=before.clock,
+        **{name: getattr(before, name) for name in _ALIKE},
+    )
 
 
 def _with_more(known: Entry, entry: Entry) -> Entry:

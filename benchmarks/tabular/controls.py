@@ -59,12 +59,11 @@ class ZeroCosts(Document):
             InputError: if one has none.
         """
         keys = [each.key for each in among]
-        if missing := set(keys).difference(
-            *(s for by in self.scores.values() for s in by.values())
-        ):
+        found = [by_key for by_seed in self.scores.values() for by_key in by_seed.values()]
+        if missing := {key for key in keys for by_key in found if key not in by_key}:
             raise InputError.rule("scores", "must be there of all decouplings", min(missing))
         return {
-            name: [[found[key] for key in keys] for found in by_seed.values()]
+            name: [[by_key[key] for key in keys] for by_key in by_seed.values()]
             for name, by_seed in self.scores.items()
         }
 

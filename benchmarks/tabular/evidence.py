@@ -30,7 +30,6 @@ __all__ = [
     "between",
     "full_evidence",
     "judge",
-    "probing_of",
 ]
 
 
@@ -219,34 +218,4 @@ def judge(
         agreement(full_evidence(result), result.aux_choices, among, truths),
         result.undecided_share if isinstance(result, SearchResult) else None,
         result.provenance.get("trainings"),
-    )
-
-
-def probing_of(table: Table, seed: int, epoch: int, block: int = 0) -> ProbeResult:
-    """Return a probing that saw the table's own trainings, cut short, with 1 - accuracy for losses.
-
-    Args:
-        table: With all decouplings into two blocks, and back-propagation.
-        seed: Of the trainings.
-        epoch: After how many, from 1; their schedule is that of whole trainings.
-        block: Whose classifier is asked: 0 the auxiliary network, -1 the head.
-    """
-    backbone = table.task.backbone
-
-    def error(decoupling: Decoupling) -> float:
-        training = next(each for each in table[decoupling].trainings if each.seed == seed)
-        return 1 - training.block_curves[block][epoch - 1]
-
-    return ProbeResult(
-        backbone=backbone,
-        dataset=table.task.dataset,
-        aux_choices=list(table.aux_choices),
-        losses=[
-            [
-                error(Decoupling(backbone=backbone, cuts=[cut], aux=[name]))
-                for name in table.aux_choices
-            ]
-            for cut in range(table.num_boundaries)
-        ],
-        undivided=error(Decoupling(backbone=backbone)),
     )

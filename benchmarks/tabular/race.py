@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.tabular.score import STRATEGIES, queries
+from benchmarks.tabular.queries import STRATEGIES, queries
 from benchmarks.tabular.table import Table, Training
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError

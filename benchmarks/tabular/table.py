@@ -31,7 +31,7 @@ from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import task_layers
 
-__all__ = ["Accuracy", "Entry", "Field", "Table", "Training", "rank_correlation"]
+__all__ = ["Accuracy", "Clock", "Entry", "Field", "Table", "Training", "rank_correlation"]
 
 Accuracy = Annotated[float, Limits(ge=0, le=1)]
 Field = Literal["test_accuracy", "validation_accuracy"]
@@ -110,25 +110,42 @@ class Entry(BaseModel):
         return math.fsum(getattr(each, field) for each in self.trainings) / len(self.trainings)
 
 
+class Clock(BaseModel):
+    """What trainings cost beside each other.
+
+    Attributes:
+        header: How it was timed, where, and with which versions.
+        seconds: Of a processor that the same part of a training took, by `Decoupling.key`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    header: Header
+    seconds: dict[str, float]
+
+
 class Table(Document):
     """Everything that was trained.
 
     Attributes:
-        header: How it was made, where, and with which versions.
+        headers: Of each run that it was made in: how, where, and with which versions.
         task: Backbone and data.
         aux_choices: Auxiliary networks of the space.
         train: Settings of every training, but for its seed.
         compute: What layers and auxiliary networks cost, MACs.
         entries: The decouplings, each once.
+        clock: What their trainings cost, None if it was not timed. The trainings' own times are of
+            machines that did other work meanwhile, and of several.
     """
 
-    format: Literal["sedona-nni/tabular/1"] = "sedona-nni/tabular/1"
-    header: Header
+    format: Literal["sedona-nni/tabular/2"] = "sedona-nni/tabular/2"
+    headers: tuple[Header, ...]
     task: Task
     aux_choices: tuple[str, ...]
     train: TrainSettings
     compute: Compute
     entries: tuple[Entry, ...]
+    clock: Clock | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -24,15 +24,12 @@ from benchmarks.tabular.evidence import (
     Judgement,
     agreement,
     between,
-    probing_of,
 )
 from benchmarks.tabular.evidence import judge as judged
 from benchmarks.tabular.probe_losses import ProbeLosses
 from benchmarks.tabular.race import RACERS
 from benchmarks.tabular.race import race as raced
 from benchmarks.tabular.references import References
-from benchmarks.tabular.score import STRATEGIES
-from benchmarks.tabular.score import score as scored
 from benchmarks.tabular.table import Field, Table, Training, rank_correlation
 from benchmarks.view import Table as Shown
 from benchmarks.view import View
@@ -52,9 +49,7 @@ __all__ = [
     "judge",
     "longer",
     "race",
-    "score",
     "show",
-    "signs",
 ]
 
 ZERO_COSTS = "zero-costs.json"
@@ -66,13 +61,6 @@ REFERENCES = "references.json"
 _AGREEMENT = (
     *("rank correlation", "least", "where", "which", "between seeds"),
     *("mean rank", "regret %", "true ranks of picks"),
-)
-_SHOWN_QUERIES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28)
-_KINDS = (  # what is seen of a training cut short: name, block, variant of the evidence
-    ("error of the head", -1, "local loss"),
-    ("error of the head, smoothed", -1, "local loss, smoothed"),
-    ("local error", 0, "local loss"),
-    ("evidence by local errors", 0, "and against the undivided"),
 )
 
 
@@ -148,8 +136,8 @@ def _covered(table: Table, num_blocks: int) -> dict[str, Any]:
 
 def _error(table: Table, among: Sequence[Decoupling]) -> float | None:
     """Return the error of a difference, None where there is nothing to tell it by."""
-    least = min(len(table[each].trainings) for each in among)
-    return table.error_of_difference(among) if len(among) > 1 and least > 1 else None
+    seeds = table.by_seed(among, lambda training: training.seed)
+    return table.error_of_difference(among) if len(among) > 1 and len(seeds) > 1 else None
 
 
 def longer(long: Path, table: Path) -> View:
@@ -247,64 +235,6 @@ def show(table: Path, num_blocks: int = 2, max_block_share: str | None = None) -
         ],
     }
     return View(results, [Shown(title, headings, rows)])
-
-
-def score(
-    table: Path,
-    num_blocks: int = 2,
-    max_block_share: str | None = None,
-    strategies: Sequence[str] = tuple(STRATEGIES),
-    queries: int = 12,
-    repeats: int = 100,
-    seed: int = 0,
-) -> View:
-    """Return rank and regret of the picks of strategies, by the trainings that they may see.
-
-    Args:
-        table: The table's file.
-        num_blocks: K.
-        max_block_share: Only decouplings within this bound.
-        strategies: Names of `benchmarks.tabular.score.STRATEGIES`.
-        queries: Trainings that a strategy may see.
-        repeats: Picks per strategy.
-        seed: Of everything that is drawn.
-
-    Raises:
-        InputError: if there is no strategy of a name.
-    """
-    for name in strategies:
-        if name not in STRATEGIES:
-            raise InputError.rule("--strategy", f"must be one of {', '.join(STRATEGIES)}", name)
-    loaded = Table.load(table)
-    count = len(loaded.decouplings(num_blocks, max_block_share))
-    shown = [n for n in _SHOWN_QUERIES if n <= min(queries, count)]
-    results, ranks, regrets = {}, [], []
-    for name in strategies:
-        found = scored(
-            loaded,
-            name,
-            num_blocks,
-            repeats=repeats,
-            num_queries=queries,
-            max_block_share=max_block_share,
-            seed=seed,
-        )
-        results[name] = {
-            "mean_rank": found.ranks.mean(axis=0).round(3).tolist(),
-            "mean_regret": found.regrets.mean(axis=0).round(6).tolist(),
-            "among_top_3": found.among_top(3).tolist(),
-        }
-        ranks.append([name, *(f"{found.ranks.mean(axis=0)[n - 1]:.1f}" for n in shown)])
-        regrets.append([name, *(f"{100 * found.regrets.mean(axis=0)[n - 1]:.2f}" for n in shown)])
-    headings = ["after n trainings", *map(str, shown)]
-    title = f"Mean true rank of the pick, of {count}{_within(max_block_share)}"
-    return View(
-        {"decouplings": count, "strategies": results},
-        [
-            Shown(title, headings, ranks),
-            Shown("Mean regret of the pick, % of test accuracy", headings, regrets),
-        ],
-    )
 
 
 def race(
@@ -576,38 +506,6 @@ def ablate(losses: Sequence[Path], table: Path, num_blocks: int = 2) -> View:
         for name, (agreements, cost) in found.items()
     }
     return View({"ablation": results}, [Shown(title, ["form", *_AGREEMENT, "cost"], rows)])
-
-
-def signs(table: Path, max_block_share: str | None = None) -> View:
-    """Return how well the table's own trainings, cut short, follow the truth (K = 2).
-
-    Each seed is compared with the truth of the others.
-
-    Args:
-        table: The table's file.
-        max_block_share: Only decouplings within this bound.
-    """
-    loaded = Table.load(table)
-    loaded.check_complete(2)
-    among = loaded.decouplings(2, max_block_share)
-    seeds = [training.seed for training in loaded[among[0]].trainings]
-    truths = {seed: [loaded.truth(each, without=seed) for each in among] for seed in seeds}
-    epochs = loaded.train.epochs
-    results, rows = [], []
-    for epoch in range(1, epochs + 1):
-        for name, block, variant in _KINDS:
-            seen = {
-                seed: VARIANTS[variant](probing_of(loaded, seed, epoch, block)) for seed in seeds
-            }
-            found = [agreement(seen[s], loaded.aux_choices, among, truths[s]) for s in seeds]
-            agreements = [asdict(each) for each in found]
-            results.append({"epoch": epoch, "evidence": name, "agreements": agreements})
-            rows.append(_agreements(f"epoch {epoch} of {epochs}, {name}", found))
-    title = (
-        f"Early signs against the truth of other seeds, of {len(among)} decouplings"
-        f"{_within(max_block_share)}; an epoch of all costs {len(among) / epochs:g} trainings"
-    )
-    return View({"signs": results}, [Shown(title, ["evidence", *_AGREEMENT], rows)])
 
 
 def _trainings(

@@ -94,7 +94,7 @@ def table() -> Table:
         for cut in (1, 4)
     ]
     return Table(
-        header=header(n=1),
+        headers=(header(n=1),),
         task=TASK,
         aux_choices=("conv1", "conv2"),
         train=TrainSettings(epochs=1, batch_size=8, seed=1, validation_fraction=0.5),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,8 @@ from benchmarks.tabular.evidence import (
     between,
     full_evidence,
     judge,
-    probing_of,
 )
-from benchmarks.tabular.figure import draw
-from benchmarks.tabular.score import STRATEGIES, expected_random_regret, queries, score
+from benchmarks.tabular.queries import STRATEGIES, queries
 from benchmarks.tabular.search import search
 from benchmarks.tabular.table import Entry, Table, Training, rank_correlation
 from benchmarks.tabular.views import cover, longer
@@ -82,7 +79,7 @@ def entry(decoupling: Decoupling, trainings: Sequence[Training]) -> Entry:
 
 def table(entries: Sequence[Entry]) -> Table:
     return Table(
-        header=header(n=1),
+        headers=(header(n=1),),
         task=Task(backbone="vgg11"),
         aux_choices=AUX,
         train=TrainSettings(),
@@ -202,7 +199,7 @@ def test_what_is_not_there_is_a_clear_error() -> None:
     with pytest.raises(InputError, match="must be in the table, but got 'vgg11 5:conv1'"):
         found.truth(at(5))
     with pytest.raises(InputError, match="of the 14 into 2 blocks only 4 were"):
-        score(found, "random", 2, repeats=1, num_queries=1)
+        found.check_complete(2)
     with pytest.raises(InputError, match=r"num_blocks: .* a decoupling within 0.3 was trained"):
         judge(found, probing([(0.5, 0.5)] * 7, undivided=1), 2, "0.3")
     with pytest.raises(ValueError, match="each decoupling once"):
@@ -212,18 +209,6 @@ def test_what_is_not_there_is_a_clear_error() -> None:
 def test_a_query_is_one_of_the_trainings() -> None:
     rng = np.random.default_rng(0)
     assert {small().draw(at(0), rng).validation_accuracy for _ in range(30)} == {0.9, 0.8}
-
-
-@pytest.mark.slow(reason="measures")
-def test_random_choice_has_the_regret_that_theory_expects(complete: Table) -> None:
-    truths = [complete.truth(each) for each in complete.decouplings(2)]
-    found = score(complete, "random", 2, repeats=50, num_queries=5)
-    expected = expected_random_regret(truths, 5)
-    error = found.regrets.std(axis=0) / np.sqrt(50)
-    assert (np.abs(found.regrets.mean(axis=0) - expected) < 4 * error + 1e-9).all()
-    # The formula itself, against all draws of 3 of the 14
-    pairs = [max(truths) - max(draw) for draw in itertools.combinations(truths, 3)]
-    assert expected[2] == pytest.approx(np.mean(pairs))
 
 
 @pytest.mark.fast_cases(2)
@@ -240,15 +225,6 @@ def test_every_strategy_asks_for_what_it_may(
         assert len(decouplings) == len(set(decouplings)) <= 6
         assert set(decouplings) <= set(among)
     assert asked[0] == asked[1]
-
-
-def test_a_pick_is_the_best_so_far(complete: Table) -> None:
-    among = complete.decouplings(2)
-    found = score(complete, "regularized_evolution", 2, repeats=5, num_queries=20)
-    assert found.ranks.shape == (5, len(among))  # there are no more to ask for
-    assert (np.diff(found.ranks, axis=1) <= 0).all()
-    assert (found.among_top(len(among)) == 1).all()
-    assert (found.ranks[found.regrets == 0] == 1).all()
 
 
 def test_a_search_is_judged_by_hand() -> None:
@@ -434,20 +410,36 @@ def test_a_table_grows() -> None:
     assert found[at(1)].trainings == (*first, more[1])
     assert [len(found[at(cut)].trainings) for cut in (2, 3)] == [1, 1]
     assert found.train == before.train
+    assert found.headers == (*before.headers, *after.headers)
     other = after.model_copy(update={"train": TrainSettings(epochs=9)})
     with pytest.raises(InputError, match=r"^--add: the tables must have the same train$"):
         joined(before, other)
 
 
-def test_trainings_cut_short_are_a_probing(complete: Table) -> None:
-    plain = Decoupling(backbone="vgg11")
-    found = table([*complete.entries, entry(plain, [training(1, 0.7, 0.75)])])
-    result = probing_of(found, seed=1, epoch=1)
-    assert result.undivided == pytest.approx(0.25)
-    assert result.losses[3][1] == pytest.approx(1 - found.truth(at(3, "conv2")))
-
-
 @pytest.mark.slow(reason="probings")
+def test_trainings_are_timed_beside_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command, into the table, with the rest of it unchanged."""
+    cuts = [entry(at(cut), [training(1, 0.5, 0.5)]) for cut in (1, 6)]
+    task = Task(backbone="vgg11", width_multiplier=0.1, train_limit=80)
+    train = TrainSettings(epochs=3, batch_size=20, warmup_epochs=2, validation_fraction=0.5)
+    before = table(cuts).model_copy(update={"task": task, "train": train})
+    path = tmp_path / "table.json"
+    before.save(path)
+    monkeypatch.setattr("sys.argv", ["benchmarks.tabular", "clock", "--table", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    after = Table.load(path)
+    assert after.clock is not None
+    plain = Decoupling(backbone="vgg11")
+    assert [*after.clock.seconds] == [plain.key, at(1).key, at(6).key]
+    assert min(after.clock.seconds.values()) > 0
+    assert after.clock.header.command.startswith("python -m benchmarks.tabular clock --table")
+    assert after.model_copy(update={"clock": None}) == before
+
+
 def test_probing_the_task_of_a_table() -> None:
     tiny = small().model_copy(
         update={
@@ -479,18 +471,6 @@ def test_the_shipped_probings_are_of_their_tables() -> None:
             judged = judge(found, result, 2)
             assert judged.rank is not None
             assert 0.2 < result.provenance["trainings"] == judged.trainings <= 0.25
-
-
-@pytest.mark.slow(reason="draws, after picks of each strategy")
-def test_the_picture_has_every_search(complete: Table, tmp_path: Path) -> None:
-    plain = Decoupling(backbone="vgg11")
-    found = table([*complete.entries, entry(plain, [training(1, 0.7, 0.7)])])
-    result = probing([(0.5, 0.6)] * 7, undivided=0.4)
-    untold = result.model_copy(update={"provenance": {}})
-    with pytest.raises(InputError, match="--cost: must be given"):
-        draw(found, tmp_path / "a.png", [untold], repeats=1)
-    draw(found, tmp_path / "a.png", [result, untold], cost=3, repeats=1)
-    assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
 @functools.cache
@@ -530,7 +510,6 @@ INTO = ("--directory", "found")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["score", "--strategy", "luck"], "--strategy: must be one of random"),
         (["search", "luck", *INTO], "search: must be one of sedona, probe, slopes, but got 'luck'"),
         (
             ["search", "probe", *INTO, "--settings", "cost"],

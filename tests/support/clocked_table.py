@@ -59,7 +59,7 @@ def table(early: dict[int, float] | None = None, seconds: float | None = 16.0) -
     undivided = training(0.7, 0.7, None if seconds is None else BACKPROP_S)
     entries.append(Entry(cuts=(), aux=(), trainings=(undivided,), **common))
     return Table(
-        header=header(n=1),
+        headers=(header(n=1),),
         task=Task(backbone="vgg11", train_limit=100),
         aux_choices=("conv1",),
         train=TrainSettings(epochs=EPOCHS),

@@ -1,15 +1,12 @@
-"""How well strategies pick, judged by a table: no training.
+"""What strategies ask a table for: no training.
 
 A strategy asks for the validation accuracy of one decoupling after another; each answer is one
-training of the table, with a seed drawn at random. After n queries its *pick* is the decoupling
-with the best answer so far, of equals the earlier. A pick is judged by its true rank and regret,
-see `benchmarks.tabular.table.Table`.
+training of the table, with a seed drawn at random.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +14,7 @@ import numpy as np
 from benchmarks.tabular.table import Table, Training
 from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
 
-__all__ = ["STRATEGIES", "Score", "expected_random_regret", "queries", "score"]
+__all__ = ["STRATEGIES", "queries"]
 
 # In a space of tens of decouplings, evolution and TPE have to begin early
 _BY_NNI: dict[str, dict[str, Any]] = {
@@ -27,65 +24,6 @@ _BY_NNI: dict[str, dict[str, Any]] = {
 _TPE_STARTUP = 6
 _TPE_ASKS_PER_QUERY = 20  # it may ask for the same again
 STRATEGIES = (*_BY_NNI, "tpe", "uniform")
-
-
-@dataclass(frozen=True)
-class Score:
-    """What became of a strategy's picks after 1, 2, ... N queries.
-
-    Attributes:
-        ranks: True rank of the pick, shape (repeats, N).
-        regrets: True regret of the pick, shape (repeats, N).
-    """
-
-    ranks: np.ndarray
-    regrets: np.ndarray
-
-    def among_top(self, count: int) -> np.ndarray:
-        """Return the share of repeats whose pick is among the best ``count``, shape (N,)."""
-        return np.asarray((self.ranks <= count).mean(axis=0))
-
-
-def score(
-    table: Table,
-    strategy: str,
-    num_blocks: int,
-    *,
-    repeats: int,
-    num_queries: int,
-    max_block_share: str | None = None,
-    seed: int = 0,
-) -> Score:
-    """Let a strategy pick, again and again, and judge its picks.
-
-    A strategy that ends early stays with its last pick.
-
-    Args:
-        table: What the answers come from; it must hold all decouplings into K blocks.
-        strategy: One of `STRATEGIES`.
-        num_blocks: K.
-        repeats: How often, each time with other seeds.
-        num_queries: N; at most as many as there are decouplings.
-        max_block_share: Only decouplings within this bound.
-        seed: Of everything that is drawn.
-
-    Raises:
-        InputError: if the table is not complete or none respects the bound.
-    """
-    table.check_complete(num_blocks)
-    among = table.decouplings(num_blocks, max_block_share)
-    num_queries = min(num_queries, len(among))
-    ranks = {each: table.rank(each, among) for each in among}
-    regrets = {each: table.regret(each, among) for each in among}
-    picks = []
-    for child in np.random.SeedSequence(seed).spawn(repeats):
-        rng = np.random.default_rng(child)
-        asked = queries(table, strategy, num_blocks, num_queries, max_block_share, rng)
-        picks.append(_picks(asked, num_queries))
-    return Score(
-        np.array([[ranks[pick] for pick in row] for row in picks]),
-        np.array([[regrets[pick] for pick in row] for row in picks]),
-    )
 
 
 def queries(
@@ -199,41 +137,3 @@ def _ask_by_tpe(
         if decoupling not in known:
             known[decoupling] = ask(decoupling)
         study.tell(trial, known[decoupling])
-
-
-def _picks(asked: Sequence[tuple[Decoupling, Training]], num_queries: int) -> list[Decoupling]:
-    picks: list[Decoupling] = []
-    best = -1.0
-    for decoupling, training in asked:
-        if training.validation_accuracy > best:
-            best, pick = training.validation_accuracy, decoupling
-        picks.append(pick)
-    return picks + picks[-1:] * (num_queries - len(picks))
-
-
-def expected_random_regret(truths: Sequence[float], num_queries: int) -> np.ndarray:
-    """Return the expected regret of random choice without repetition and with exact answers.
-
-    With the truths t_1 >= ... >= t_M, the best of n draws is the j-th with the probability
-    binom(M-j, n-1) / binom(M, n).
-
-    Args:
-        truths: M of them.
-        num_queries: N, at most M.
-
-    Returns:
-        Shape (N,).
-    """
-    falling = np.sort(truths)[::-1]
-    count = len(falling)
-    expected = []
-    for drawn in range(1, num_queries + 1):
-        below = 1.0  # probability that the best is none of those before
-        total = 0.0
-        for place, truth in enumerate(falling):
-            left = count - place
-            chance = min(1.0, drawn / left)  # that this one is drawn when those before are not
-            total += below * chance * (falling[0] - truth)
-            below *= 1 - chance
-        expected.append(total)
-    return np.array(expected)
