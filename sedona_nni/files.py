@@ -25,6 +25,7 @@ from sedona_nni.errors import InputError, UnwritableError
 
 __all__ = [
     "Document",
+    "append_line",
     "check_no_links",
     "check_output_file",
     "check_output_folder",
@@ -175,6 +176,24 @@ def write_at(path: Path, end: int, added: bytes) -> None:
             file.write(added)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, which need not exist; only one process may do so at a time.
+
+    What is behind its last whole line goes before: half of what a writer that died has added.
+
+    Args:
+        path: The file.
+        line: The line, without its end.
+    """
+    with path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        if file.read(1) not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(f"{line}\n".encode())
 
 
 def _refusal(path: Path | None) -> OSError | None:

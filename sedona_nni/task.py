@@ -57,10 +57,10 @@ class Task(BaseModel):
         'torchvision:resnet18 {"boundaries": 4}'
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     backbone: str = "vgg11"
-    width_multiplier: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    width_multiplier: float = Field(default=1.0, gt=0)
     activation: Literal["relu", "leakyrelu"] = "relu"
     stem: Literal["published", "torchvision"] = "published"
     weights: str | None = None

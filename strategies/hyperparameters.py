@@ -92,7 +92,7 @@ def read_search_space(
 
     Of NNI's types there are ``choice``, ``randint`` (upper bound excluded), ``uniform``,
     ``quniform`` (low, low + q, ... up to high) and ``loguniform``. Every combination of what may
-    be drawn has to be possible: the ends of all ranges are tried together.
+    be drawn has to be possible: the ends of all ranges are tried together, and a value within each.
 
     Args:
         search_space: ``{"lr": {"_type": "loguniform", "_value": [0.01, 1]}, ...}``; the names are
@@ -133,6 +133,9 @@ _FORMS = {
 }
 
 
+_WITHIN = 1 / math.pi  # of the way from one end of a range to the other
+
+
 def _distribution(where: str, entry: Any) -> tuple[BaseDistribution, list[Any]]:
     """Return a distribution and the values to try for being allowed.
 
@@ -157,15 +160,18 @@ def _translate(kind: str, values: Sequence[Any]) -> tuple[BaseDistribution, list
         return CategoricalDistribution(values), list(values)
     if kind == "randint":
         first, end = (operator.index(value) for value in values)
-        return IntDistribution(first, end - 1), [first, end - 1]
+        return IntDistribution(first, end - 1), [first, end - 1, min(first + 1, end - 1)]
     low, high, *steps = map(_number, values)
     if kind == "quniform":
         (step,) = steps
         high = low + step * math.floor((high - low) / step + 1e-9)
-        return FloatDistribution(low, high, step=step), [low, high]
+        return FloatDistribution(low, high, step=step), [low, high, min(low + step, high)]
     if steps:
         raise ValueError
-    return FloatDistribution(low, high, log=kind == "loguniform"), [low, high]
+    # No whole number, where those are at the ends: a setting that has to be one is refused
+    if kind == "loguniform":
+        return FloatDistribution(low, high, log=True), [low, high, low * (high / low) ** _WITHIN]
+    return FloatDistribution(low, high), [low, high, low + _WITHIN * (high - low)]
 
 
 def _number(value: Any) -> float:
@@ -191,7 +197,7 @@ def _check_combinations(
     check: Callable[[TrainSettings], None],
     whose: str,
 ) -> None:
-    """Check the values at the ends of the ranges in every combination.
+    """Check the values at the ends of the ranges, and one within each, in every combination.
 
     No rule is about more than three settings, so three at a time are varied.
     """

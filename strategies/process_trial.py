@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from sedona_nni.errors import SedonaError
-from sedona_nni.files import read_json, write_json
+from sedona_nni.files import append_line, read_json, write_json
 from sedona_nni.strategies.nni_border.wire import result_file
 
 __all__ = [
@@ -99,8 +99,8 @@ def report_intermediate(metrics: Mapping[str, float | str | None]) -> None:
     """
     known = {name: value for name, value in metrics.items() if value is not None}
     _check_host()
-    with (_folder() / REPORTS_FILE).open("a", encoding="utf-8") as reports:
-        reports.write(json.dumps({"default": math.nan, **known}, default=float) + "\n")
+    line = json.dumps({"default": math.nan, **known}, default=float)
+    append_line(_folder() / REPORTS_FILE, line)
 
 
 def report_final(result: Mapping[str, Any], shown: Collection[str]) -> None:

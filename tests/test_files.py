@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from sedona_nni.errors import InputError
 from sedona_nni.files import (
+    append_line,
     check_no_links,
     check_output_file,
     check_output_folder,
@@ -53,6 +54,17 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
     write_atomically(path, write)
     assert path.stat().st_size >= 400_000
+
+
+@pytest.mark.parametrize("before", ["", "one\n", "one\nhal", "hal"])
+def test_half_a_line_of_a_writer_that_died_goes(before: str, tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    if before:
+        path.write_text(before)
+    for line in ("two", "dré"):
+        append_line(path, line)
+    whole = "one\n" if before.startswith("one") else ""
+    assert path.read_text(encoding="utf-8") == f"{whole}two\ndré\n"
 
 
 def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sedona_nni.files import reading, write_atomically
+from sedona_nni.files import append_line, reading, write_atomically
 from sedona_nni.progress import place
 
 __all__ = ["Retelling"]
@@ -37,15 +37,14 @@ class Retelling:
         """Take a report."""
         if self._before:
             self._tell_again(numbers)
-        with self._path.open("a", encoding="utf-8") as kept:
-            kept.write(_line(numbers))
+        append_line(self._path, _line(numbers))
         self._report(numbers)
 
     def _tell_again(self, first: Mapping[str, Any]) -> None:
         """Tell what came before a report; what an interruption has lost comes again by itself."""
         again = [numbers for numbers in self._before if _comes_before(numbers, first)]
         self._before = []
-        text = "".join(map(_line, again))
+        text = "".join(f"{_line(numbers)}\n" for numbers in again)
         write_atomically(self._path, lambda path: path.write_text(text, encoding="utf-8"))
         for numbers in again:
             self._report(numbers)
@@ -57,7 +56,7 @@ def _comes_before(numbers: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
 
 
 def _line(numbers: Mapping[str, Any]) -> str:
-    return json.dumps(numbers, default=float) + "\n"
+    return json.dumps(numbers, default=float)
 
 
 def _read(path: Path) -> Sequence[dict[str, Any]]:

@@ -120,6 +120,9 @@ def run_search(
         _logger.warning("weights: %s", fresh)
     with alone_in(directory):
         if directory is not None:
+            # Whoever was at work here while this process got ready may have ended it
+            if (finished := finished_results(directory)) is not None:
+                return finished
             run.save(directory / RUN_FILE)
         found = kind.run(setup, settings)
         results = {

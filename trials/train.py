@@ -145,6 +145,8 @@ def run_training(
     if directory is not None and finished is None:
         check_output_folder("directory", directory)
         check_no_links(directory / CHECKPOINTS)
+    if isinstance(decoupling, Decoupling):
+        _check_replicas(decoupling, settings)
     checked = check_memory and finished is None and not is_launched()
     if checked and isinstance(decoupling, Decoupling):
         places = [device] if isinstance(device, str | torch.device) else device
@@ -177,6 +179,9 @@ def run_training(
     anatomy = _anatomy(task, decoupling)  # before the training: what cannot be told ends it here
     with alone_in(directory if shows() else None):
         if directory is not None:
+            # Whoever was at work here while this process got ready may have ended it
+            if not is_launched() and (finished := finished_results(directory)) is not None:
+                return finished
             run.save(directory / RUN_FILE)
             ExpectedImages.of(splits).save(directory / IMAGES_FILE)
             kind = "decoupling" if isinstance(decoupling, Decoupling) else "search-result"
@@ -257,6 +262,27 @@ def _needed_by_ranks(job: Job, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _check_replicas(decoupling: Decoupling, settings: TrainSettings) -> None:
+    """Check that the processes of each block can divide every batch among themselves.
+
+    Raises:
+        InputError: if not.
+    """
+    if settings.parallel is None or not decoupling.cuts:
+        return
+    replicas = settings.parallel.replicas_of(decoupling.num_blocks)
+    whole = settings.batch_size // settings.together
+    if uneven := [count for count in replicas if whole % count]:
+        rule = f"must divide the batch of {settings.batch_size} images evenly"
+        if settings.together > 1:
+            rule += f", in {settings.together} at a time: views of an image by parts of a batch"
+        raise InputError.rule("parallel.replicas", rule, uneven[0])
+    least, count = settings.least_batch, max(replicas)
+    if count > 1 and settings.batch_size // count < least:
+        rule = f"must leave each process {least} of the {settings.batch_size} images of a batch"
+        raise InputError.rule("parallel.replicas", rule, count)
+
+
 def parallel_job(
     run: TrainingRun,
     device: torch.device | str | Sequence[torch.device],
@@ -286,12 +312,6 @@ def parallel_job(
     if run.decoupling.num_blocks == 1:
         return None
     replicas = parallel.replicas_of(run.decoupling.num_blocks)
-    whole = run.settings.batch_size // run.settings.together
-    if uneven := [count for count in replicas if whole % count]:
-        rule = f"must divide the batch of {run.settings.batch_size} images evenly"
-        if run.settings.together > 1:
-            rule += f", in {run.settings.together} at a time: views of an image by parts of a batch"
-        raise InputError.rule("parallel.replicas", rule, uneven[0])
     count = sum(replicas)
     devices = [device] * count if isinstance(device, str | torch.device) else device
     if len(devices) < count:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -125,7 +126,8 @@ class Block(nn.Module):
             lent = features
             features = self._through(layer, lent)
             if moved is not None and lent.shape == features.shape:
-                moved = moved + (features - lent).flatten(1).square().sum(1).mean()
+                # In mixed precision of single numbers, as squares can be beyond half ones
+                moved = moved + F.mse_loss(features, lent, reduction="sum") / len(features)
         return Passed(features, lent, moved)
 
     def _through(self, layer: nn.Module, features: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class MethodSettings(BaseModel):
             `sedona_nni.decouplings.cut_kinds`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     uses_auxiliary: ClassVar[bool] = True

@@ -54,7 +54,7 @@ class Parallel(BaseModel):
         patience_s: Seconds that a process may be without a sign of life before the others give up.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Literal["blocks"] = "blocks"
     wire: Literal["float32", "bf16"] = "float32"
@@ -171,7 +171,7 @@ class TrainSettings(BaseModel):
         ('sequential', 'sgd')
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     method: AnyMethod = Field(default="greedy", validate_default=True)
     epochs: int = Field(default=182, ge=1)
@@ -183,7 +183,7 @@ class TrainSettings(BaseModel):
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
     lr_min: float = Field(default=0.001, ge=0)
-    lr_pretrained: float = Field(default=1, ge=0, allow_inf_nan=False)
+    lr_pretrained: float = Field(default=1, ge=0)
     warmup_epochs: int = Field(default=0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
@@ -193,7 +193,7 @@ class TrainSettings(BaseModel):
     lr_decay: float = Field(default=0.1, gt=0, lt=1)
     clip_norm: float | None = Field(default=None, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    transport: float = Field(default=0, ge=0, allow_inf_nan=False)
+    transport: float = Field(default=0, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, le=0.5)
     augmentation: Augmentation = "dataset"
     views: int = Field(default=1, ge=1)
@@ -225,6 +225,11 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 f"accumulate must be 1 for the method {self.method.name}, which needs the whole "
                 f"batch at once, but got {self.accumulate}"
+            )
+        if self.views == 1 and self.batch_size < self.least_batch:
+            raise ValueError(
+                f"accumulate must be at most {self.batch_size // 2}, half of batch_size, as batch "
+                f"norm cannot learn from a single image, but got {self.accumulate}"
             )
         few = self.views > 1 and self.batch_size == self.together
         if few or self.batch_size % self.together:
@@ -282,6 +287,11 @@ class TrainSettings(BaseModel):
         """How many images of a batch cannot be parted: with several views of each image every part
         of a batch has whole images, and as many."""
         return 1 if self.views == 1 else self.views * self.accumulate
+
+    @property
+    def least_batch(self) -> int:
+        """How many images a process needs of a batch, so that each part has two different ones."""
+        return 2 * self.views * self.accumulate
 
     @property
     def has_replicas(self) -> bool:

@@ -53,6 +53,17 @@ def test_types_of_nni(name: str, kind: str, values: list[float], expected: objec
         ({"lr": {"_type": "quniform", "_value": [1, 2, 0]}}, "searchSpace.lr: must be [low, high,"),
         ({"lr": {"_type": "choice", "_value": []}}, "searchSpace.lr: must be [one, another, ...]"),
         ({"epochs": {"_type": "randint", "_value": [1, 2.5]}}, "searchSpace.epochs: must be [low,"),
+        *(
+            (
+                {"epochs": {"_type": kind, "_value": [2, 8]}},
+                "searchSpace.epochs: Input should be a v",
+            )
+            for kind in ("uniform", "loguniform")
+        ),
+        (
+            {"batch_size": {"_type": "quniform", "_value": [32, 33, 0.5]}},
+            "searchSpace.batch_size: Input should be a valid integer",
+        ),
         ({"lr": 0.1}, "searchSpace.lr: must have a _type of choice, randint, uniform, quniform, "),
         ({"lr": {"_type": "uniform", "_value": [0.0, 1]}}, "searchSpace.lr: Input should be gre"),
         ({"optimizer": {"_type": "choice", "_value": ["sgd", "lion"]}}, "searchSpace.optimizer: I"),

@@ -20,6 +20,7 @@ from sedona_nni.teachers.losses import LabelSmoothing
 from sedona_nni.training import loop
 from sedona_nni.training.evaluation import Evaluation
 from sedona_nni.training.loop import train
+from sedona_nni.training.methods import build_method
 from sedona_nni.training.settings import TrainSettings
 
 STEPS = 3  # per epoch
@@ -102,6 +103,26 @@ def test_the_first_block_learns_as_in_parallel(splits: Splits, history: Any) -> 
     for epoch in (1, 2):
         found = [same(a, b) for a, b in zip(seen[epoch - 1], history[epoch][1], strict=True)]
         assert found == [True, False, False]
+
+
+def test_the_next_block_learns_on_the_average_that_is_kept(splits: Splits) -> None:
+    """And not on the weights of the last step, which are not."""
+    network = build()
+    settings = SETTINGS.model_copy(update={"ema_decay": 0.9})
+    method = build_method(place(network, "cpu"), settings, splits, STEPS)
+    batches = BatchStream(splits.train, 50, 3, "cpu").iterate()
+    for epoch in (1, 2):
+        method.start_epoch(epoch)
+        for _ in range(STEPS):
+            method.step(*next(batches))
+    average = [each.clone() for each in method.result.blocks[0].state_dict().values()]
+    assert not same(states(network)[0], average)
+    method.start_epoch(3)
+    assert same(states(network)[0], average)
+    learned = states(network)[1]
+    method.step(*next(batches))
+    assert same(states(network)[0], average)
+    assert not same(states(network)[1], learned)
 
 
 def test_the_second_block_learns_from_the_frozen_first(splits: Splits, history: Any) -> None:

@@ -170,6 +170,15 @@ def test_warm_up_by_hand() -> None:
             "warmup_epochs must be .* at most the first milestone, but got 5",
         ),
         ({"clip_norm": 0}, "greater than 0"),
+        ({"mixup": float("inf")}, "mixup\n  Input should be a finite number"),
+        (
+            {"parallel": {"patience_s": float("inf")}},
+            "patience_s\n  Input should be a finite",
+        ),
+        (
+            {"batch_size": 5, "accumulate": 3},
+            "accumulate must be at most 2, half of batch_size, as .* single image, but got 3",
+        ),
         ({"ema_decay": 1}, "less than 1"),
         ({"optimizer": "lamb"}, "'sgd', 'adam' or 'adamw'"),
     ],

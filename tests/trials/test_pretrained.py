@@ -182,6 +182,22 @@ def test_a_rate_in_processes(task: Task, tmp_path: Path, monkeypatch: pytest.Mon
     torch.testing.assert_close(one, two)
 
 
+@pytest.mark.slow(reason="a training in processes")
+def test_frozen_weights_of_replicas(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for each other's gradients, of what has any."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))
+    given = {"parallel": {"name": "blocks", "replicas": [2, 1]}, "lr_pretrained": 0}
+    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), **given})
+    run_training(task, DECOUPLING, settings, directory=tmp_path)
+    first = initial_network(task, DECOUPLING, settings.seed)
+    learned = load_file(tmp_path / "model.safetensors")
+    frozen = {name for name, weight in first.named_parameters() if is_pretrained(weight)}
+    for name, weight in first.named_parameters():
+        assert torch.equal(learned[name], weight) == (name in frozen), name
+
+
 class Killed(Exception):
     pass
 

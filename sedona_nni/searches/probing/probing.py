@@ -42,7 +42,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.models import Backbone
 from sedona_nni.models.placement import place
 from sedona_nni.seed import Seed
-from sedona_nni.training.loop import DivergedError, training_stream
+from sedona_nni.training.loop import DivergedError, dropout_seed, training_stream
 from sedona_nni.training.methods import build_method
 from sedona_nni.training.methods.greedy import GreedySettings
 from sedona_nni.training.settings import TrainSettings
@@ -69,7 +69,7 @@ class ProbeSettings(BaseModel):
         (0.1, 'multistep', 0, 3)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cost: float | None = Field(default=None, gt=0)
     seed: Seed = 2021
@@ -170,7 +170,8 @@ def local_losses(
     lowest.local_loss = recorded  # type: ignore[method-assign, assignment]
     losses = []
     method.start_epoch(1)
-    for _, (images, labels) in zip(range(steps), stream.iterate(), strict=False):
+    for step, (images, labels) in zip(range(steps), stream.iterate(), strict=False):
+        torch.manual_seed(dropout_seed(train.seed, step))
         method.step(images, labels)
         losses.append(method.criterion(torch.cat(logits), labels))
         logits.clear()

@@ -490,7 +490,8 @@ class InnerProblem:
             with self.workers() as (_, apply):
                 local, to_features = zip(*apply(learn_locally, self.network.mixed), strict=True)
             for features, to_one in zip(at_boundaries, itertools.chain(*to_features), strict=True):
-                features.register_hook(functools.partial(torch.add, to_one))
+                if features.requires_grad:  # else all below is frozen
+                    features.register_hook(functools.partial(torch.add, to_one))
             final = self.criterion(logits, labels)
             final.backward()
         losses = torch.cat([*local, final.detach()[None]])
@@ -617,7 +618,10 @@ class InnerProblem:
                 pairs = []
 
                 def watched_valve(features: Tensor, scale: Tensor) -> Tensor:
-                    pairs.append(forward_ad.unpack_dual(features))
+                    value, tangent = forward_ad.unpack_dual(features)
+                    if tangent is None:  # all below is frozen
+                        tangent = torch.zeros_like(value)
+                    pairs.append((value, tangent))
                     return tangent_valve(forward_ad.make_dual(*pairs[-1]), scale)
 
                 _, logits = self.network(images, a, watched_valve)

@@ -106,14 +106,7 @@ class Sedona(SearchKind[SearchSettings]):
         return Findings(
             outcome,
             default=validation.accuracies[-1],
-            images=sum(
-                used * stream.batch_size
-                for used, stream in zip(
-                    (search.train_batches_used, search.validation_batches_used),
-                    search.streams(splits.train, splits.validation),
-                    strict=True,
-                )
-            ),
+            images=search.images(splits.train, splits.validation),
             numbers={
                 "loss": validation.loss,
                 "test_accuracy": test.accuracies[-1],

@@ -48,6 +48,7 @@ from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.searches.sedona.weight_memory import WeightMemory
 from sedona_nni.teachers.losses import LabelSmoothing
+from sedona_nni.training.loop import DivergedError
 from sedona_nni.training.precision import float32_products
 
 __all__ = ["DROPOUT", "SNAPSHOT_DRAW", "Search", "inner_optimizer", "problem_kind", "search"]
@@ -86,6 +87,7 @@ def search(
     Raises:
         InputError: if the directory holds the checkpoint of another search; or before the first
             step, if a layer's training cannot be differentiated through.
+        DivergedError: if a loss or the hypergradient is no longer finite.
 
     Examples:
         >>> from sedona_nni import (
@@ -264,7 +266,16 @@ class Search:
         return {"train_loss": float(losses[-1]), "local_loss": float(local), "lr": lr}
 
     def _after_step(self, numbers: dict[str, float]) -> dict[str, float]:
-        """Let the network have the current weights, and count the step."""
+        """Let the network have the current weights, and count the step.
+
+        Raises:
+            DivergedError: if a number of the step is not finite.
+        """
+        if not all(map(math.isfinite, numbers.values())):
+            said = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
+            raise DivergedError(
+                f"the search diverged in step {self.step + 1}: {said} ({self.settings.optimizer})"
+            )
         self.problem.load(self.state)
         self.step += 1
         with torch.no_grad():
@@ -314,6 +325,15 @@ class Search:
             report({**numbers, "step": self.step})
             if directory is not None and (self.done or self.step % checkpoint_every == 0):
                 save_checkpoint(self, directory)
+
+    def images(self, train: ImageSet, validation: ImageSet) -> int:
+        """Return how many images the steps so far have trained on or validated with, repeats
+        counted: selection by perturbation shows each choice the same ones."""
+        of_training, of_validation = self.streams(train, validation)
+        choices = len(self.perturbed)
+        batches = self.train_batches_used + choices * self.settings.perturbation_steps
+        validated = self.validation_batches_used + choices
+        return batches * of_training.batch_size + validated * of_validation.batch_size
 
     def streams(self, train: ImageSet, validation: ImageSet) -> tuple[BatchStream, BatchStream]:
         """Return the training and the validation batches of the search."""

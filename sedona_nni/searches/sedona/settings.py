@@ -68,7 +68,7 @@ class SearchSettings(BaseModel):
         (5, 'sgd')
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     pretrain_steps: int = Field(default=40_000, ge=0)
     meta_steps: int = Field(default=2_000, ge=1)
@@ -132,7 +132,7 @@ class StudyOptions(BaseModel):
         meta_share: Meta-steps, likewise.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     pretrain_share: float = Field(default=0.5, gt=0)
     meta_share: float = Field(default=0.1, gt=0)

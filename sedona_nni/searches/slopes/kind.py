@@ -57,7 +57,7 @@ class SlopeSettings(BaseModel):
         'losses'
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int | None = Field(default=None, ge=1)
     start_a_loc: float = Field(default=0.1, gt=0, lt=1)

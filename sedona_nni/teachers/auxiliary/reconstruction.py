@@ -91,7 +91,8 @@ class Reconstruction(Teacher):
             size = (self.inputs.height, self.inputs.width)
             if features.shape[2:] != size:
                 features = F.interpolate(features, size, mode="bilinear", align_corners=True)
-        error = (self.decoder(features) - given).square().mean()
+        # In mixed precision of single numbers, as squares can be beyond half ones
+        error = F.mse_loss(self.decoder(features), given)
         missing = error / given.var().clamp(min=_LEAST_VARIANCE)
         return self.keep * missing + self.tell * criterion(logits, labels), logits
 

@@ -64,7 +64,8 @@ def block_step(
         criterion: Mean loss of logits and labels.
         scaler: Scales the loss against underflow in half precision, and is updated.
         amp: Mixed precision of the forward pass.
-        accumulate: n, in how many parts the batch is taken; fewer where it has fewer images.
+        accumulate: n, in how many parts the batch is taken; fewer where
+            parts would have single images.
         images: The batch's images, for a block that looks at them, or whose teacher does, also at
             ``features``.
         transport: t, of t/2 times `Passed.moved`, which is added to the loss.
@@ -77,13 +78,14 @@ def block_step(
         What came of it before the update, without a graph.
     """
     outputs, lent, total = [], [], torch.zeros((), device=features.device)
+    count = max(1, min(accumulate, len(features) // 2))
 
     def parts(whole: Tensor | None) -> Iterable[Tensor | None]:
-        return itertools.repeat(None) if whole is None else whole.chunk(accumulate)
+        return itertools.repeat(None) if whole is None else whole.tensor_split(count)
 
     several = zip(
-        features.chunk(accumulate),
-        labels.chunk(accumulate),
+        features.tensor_split(count),
+        labels.tensor_split(count),
         parts(images),
         parts(below),
         parts(None if shared is None else shared[1]),

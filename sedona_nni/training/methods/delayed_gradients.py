@@ -44,7 +44,7 @@ Neural Networks", ICML 2021.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, cast
@@ -248,7 +248,9 @@ class DelayedGradients(TrainingMethod):
     ) -> None:
         """Go backward, send the error of a block's inputs down, and update it if it is time."""
         wanted = [tensor for tensor in [*weights, inputs] if tensor.requires_grad]
-        found = iter(torch.autograd.grad(outputs, wanted, error, allow_unused=True))
+        found: Iterator[Tensor] = iter(())
+        if wanted:  # else all of the lowest block is frozen
+            found = iter(torch.autograd.grad(outputs, wanted, error, allow_unused=True))
         gradients = [next(found) if weight.requires_grad else None for weight in weights]
         if inputs.requires_grad:
             self._send(place, next(found))

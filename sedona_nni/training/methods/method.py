@@ -209,7 +209,7 @@ class TrainingMethod(ABC):
                 raise InputError.rule("views", rule, settings.views)
         for block in network.blocks:
             block.checkpointed = settings.checkpoint == "layers"
-        self._learners = [self.stage.shared(block) for block in network.blocks]
+        self._learners: list[Block] = []
         self.network = network
         self.settings = settings
         self.steps_per_epoch = steps_per_epoch
@@ -260,6 +260,8 @@ class TrainingMethod(ABC):
             for optimizer in self.optimizers
         ]
         self.parts += [*self.optimizers, *self.schedules, *self.averages]
+        # After what is frozen is: replicas wait for the gradients of all that was not by then
+        self._learners = [self.stage.shared(block) for block in self.network.blocks]
 
     def _learned(self, place: int, module: nn.Module) -> list[nn.Parameter]:
         """Return what is updated with a block: of the layers that are shared, the one below."""

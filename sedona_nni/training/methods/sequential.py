@@ -72,7 +72,12 @@ class SequentialLearning(TrainingMethod):
 
     def start_epoch(self, epoch: int) -> None:
         """Freeze what is finished."""
-        self.learning = (epoch - 1) // self.settings.epochs
+        self.learning, done = divmod(epoch - 1, self.settings.epochs)
+        finished = self.learning - 1 - self.stage.first
+        if done == 0 and self.averages and 0 <= finished < len(self.network.blocks):
+            # What is kept of a block is its average, so the next one learns on that
+            average = self.averages[finished].module
+            self.network.blocks[finished].load_state_dict(average.state_dict())
         blocks = zip(self.network.blocks, self.optimizers, strict=True)
         for index, (block, optimizer) in enumerate(blocks, self.stage.first):
             block.train(index == self.learning)

@@ -280,6 +280,19 @@ class TestLocalLoss:
         assert min(found) > 1.5
         assert max(found) < 10
 
+    def test_every_step_drops_something_else(self, splits: Splits) -> None:
+        """As in a training; else a probe would train one part of the network alone."""
+        backbone, seen = vgg(), set()
+
+        def note(*_: object) -> None:
+            seen.add(tuple(torch.get_rng_state().tolist()))
+
+        dropouts = [each for each in backbone.modules() if isinstance(each, torch.nn.Dropout)]
+        dropouts[0].register_forward_pre_hook(note)
+        whole = Decoupling(backbone="vgg11")
+        local_losses(backbone, whole, splits, TRAIN, 5, torch.device("cpu"))
+        assert len(seen) == 5
+
     def test_divergence(self, splits: Splits) -> None:
         probe = Decoupling(backbone="vgg11", cuts=[3], aux=["conv1"])
         settings = TRAIN.model_copy(update={"lr": 1e30})

@@ -132,6 +132,10 @@ def test_a_search_trial_compares_each_choice() -> None:
     """What it also does, as measuring its memory, takes no images of the comparison's."""
     found = run_search("sedona", TASK, SETTINGS, aux=AUX)
     assert np.shape(found["search_result"]["perturbed"]) == (3, 3)
+    without = SETTINGS.model_copy(update={"perturbation_steps": 0})
+    plain = run_search("sedona", TASK, without, aux=AUX)
+    of_each = SETTINGS.perturbation_steps * SETTINGS.batch_size + SETTINGS.validation_batch_size
+    assert found["images"] - plain["images"] == 9 * of_each
 
 
 FOUND = {

@@ -28,6 +28,7 @@ from sedona_nni.searches.sedona.hypergradient import hypergradient
 from sedona_nni.searches.sedona.relaxation import RelaxedNetwork
 from sedona_nni.searches.sedona.search import DROPOUT, Search
 from sedona_nni.searches.sedona.settings import SearchSettings
+from sedona_nni.training.loop import DivergedError
 
 SETTINGS = {
     "pretrain_steps": 6,
@@ -70,6 +71,28 @@ def test_result_to_the_bit() -> None:
     assert run(one) == run(two)
     assert one.result("x") == two.result("x")
     assert one.result("x").alpha != search(seed=6).result("x").alpha
+
+
+@pytest.mark.parametrize("changes", [{}, {"pretrain_steps": 0, "memory_size": 1, "lr_steps": 6}])
+def test_a_search_that_diverges_says_so(changes: dict[str, Any]) -> None:
+    this = search(lr=1e12, **changes)
+    with pytest.raises(DivergedError, match=r"^the search diverged in step \d+: .*loss nan"):
+        run(this)
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_layers_that_are_frozen_are_constants(frozen: int) -> None:
+    """Also the first, above which nothing then asks for a gradient."""
+    torch.manual_seed(0)
+    backbone = random_backbone(random.Random(3), 3)
+    weights = [*backbone.layers[frozen].parameters()]
+    for weight in weights:
+        weight.requires_grad_(False)
+    before = [weight.clone() for weight in weights]
+    this = Search(RelaxedNetwork(backbone, ["conv1", "conv2"]), SearchSettings(**SETTINGS))
+    numbers = run(this)
+    assert numbers[-1]["hypergradient"] > 0
+    assert all(map(torch.equal, weights, before))
 
 
 def test_only_meta_steps_move_alpha_and_beta() -> None:
