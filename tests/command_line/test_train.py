@@ -96,6 +96,32 @@ def test_settings_that_are_wrong(
 
 
 @pytest.mark.parametrize(
+    ("replicas", "options", "rule"),
+    [
+        (2, ("batch_size=2",), "leave each process 2 of the 2 images of a batch"),
+        (4, ("batch_size=6", "views=2"), "divide the batch of 6 images evenly, in 2 at a time: "),
+        (2, ("batch_size=8", "views=2", "accumulate=2"), "leave each process 8 of the 8 images"),
+    ],
+)
+def test_replicas_that_cannot_divide_a_batch(
+    replicas: int,
+    options: tuple[str, ...],
+    rule: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [f"parallel={{name: blocks, replicas: {replicas}}}", *options]
+    words = [word for each in given for word in ("--set", each)]
+    train = ("train", QUICKSTART, "--directory", "d", "--decoupling", "uniform:2:conv1", *words)
+    assert sedona(monkeypatch, *train) == 2
+    with starter():  # which the command has prepared for ranks, and which would be left
+        pass
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(f"sedona-nni: parallel.replicas: must {rule}")
+    assert last.endswith(f", but got {replicas}")
+
+
+@pytest.mark.parametrize(
     ("decoupling", "options", "message"),
     [
         ("uniform:2:none", (), "aux: must be an auxiliary network at every cut for the method"),
@@ -119,6 +145,13 @@ def test_settings_that_are_wrong(
             "--set: batch_size must be a multiple of views times accumulate, 8, and more than "
             "that, but got 60",
         ),
+        (
+            "uniform:2:conv1",
+            ("--set", "accumulate=20", "--set", "batch_size=32"),
+            "--set: accumulate must be at most 16, half of batch_size, as batch norm cannot learn "
+            "from a single image, but got 20",
+        ),
+        ("uniform:2:conv1", ("--set", "mixup=.inf"), "--set.mixup: Input should be a finite n"),
         ("uniform:1:infoproo", (), "aux: must be one of conv1, "),
         ("uniform:3:conv1:conv2", (), "--decoupling: must be like uniform:4:mlp-sr, but got "),
         (

@@ -48,6 +48,17 @@ def moved(images: Tensor) -> Tensor:
     return ((two - one) ** 2).sum() / len(images) + ((three - two) ** 2).sum() / len(images)
 
 
+def test_a_sum_beyond_half_precision() -> None:
+    """In mixed precision the cost is not."""
+    (block,) = network().blocks
+    images = torch.full((1, 1, 64, 64), 100.0)
+    with torch.autocast("cpu", torch.float16):
+        _, _, cost = block.through(images, transports=True)
+    assert cost is not None
+    torch.testing.assert_close(cost, moved(images), rtol=1e-2, atol=0)  # of half ones' 11 bits
+    assert cost > torch.finfo(torch.float16).max
+
+
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_how_far_layers_move_what_they_are_given(checkpointed: bool) -> None:
     images, _ = batch()
