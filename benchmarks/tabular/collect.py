@@ -65,7 +65,8 @@ def joined(before: Table, after: Table) -> Table:
     """Return the entries of both tables, of a decoupling the trainings with all seeds.
 
     A run may have begun at another seed. Where both have a seed, its training of before stays, and
-    what does not depend on the seed, such as the memory, is of before.
+    what does not depend on the seed, such as the memory, is of before. What was collected of a run
+    while it grew has one header, the latest.
 
     Raises:
         InputError: if they are not of the same task, training and space.
@@ -80,11 +81,17 @@ def joined(before: Table, after: Table) -> Table:
         known = entries.get((entry.cuts, entry.aux))
         entries[entry.cuts, entry.aux] = entry if known is None else _with_more(known, entry)
     return Table(
-        headers=(*before.headers, *after.headers),
+        headers=tuple(
+            {_run(header): header for header in (*before.headers, *after.headers)}.values()
+        ),
         entries=_sorted(entries.values()),
         clock=before.clock,
         **{name: getattr(before, name) for name in _ALIKE},
     )
+
+
+def _run(header: Header) -> tuple[str, str | None, str]:
+    return header.command, header.commit, header.machine.cpu
 
 
 def _with_more(known: Entry, entry: Entry) -> Entry:
