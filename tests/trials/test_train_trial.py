@@ -117,6 +117,24 @@ def test_results_and_files(tmp_path: Path) -> None:
     assert again == results
 
 
+def test_what_another_has_ended_meanwhile_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a training in the same folder gets ready."""
+    ended = []
+
+    def load_while_another_trains(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(trial, "load_splits", load_splits)
+        ended.append(run_training(TASK, DECOUPLING, SETTINGS, directory=tmp_path))
+        return load_splits(*arguments, **options)
+
+    monkeypatch.setattr(trial, "load_splits", load_while_another_trains)
+    reported: list[dict[str, float]] = []
+    found = run_training(TASK, DECOUPLING, SETTINGS, report=reported.append, directory=tmp_path)
+    assert reported == []
+    assert [found] == ended
+
+
 @pytest.mark.slow(reason="two trainings")
 def test_interrupted_and_continued(tmp_path: Path) -> None:
     expected = run_training(TASK, DECOUPLING, SETTINGS)
