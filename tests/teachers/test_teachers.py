@@ -324,6 +324,17 @@ def test_reconstruction_of_what_the_block_is_given() -> None:
     torch.testing.assert_close(loss, expected)
 
 
+def test_reconstruction_of_what_is_large_in_half_precision() -> None:
+    """Its squares are beyond half numbers."""
+    network = boundary("recon", 4, first=2).float()
+    features, inputs = waves(4, 64, 8, 8).float(), 300 * waves(4, 16, 32, 32, step=0.2).float()
+    images = waves(4, 3, 32, 32).float()
+    expected, _ = learned_from(network, features, Seen(images, inputs))
+    with torch.autocast("cpu", torch.float16):
+        loss, _ = learned_from(network, features, Seen(images, inputs.half()))
+    torch.testing.assert_close(loss, expected, rtol=1e-2, atol=0)  # of half ones' 11 bits
+
+
 # ---- A momentum copy -----------------------------------------------------------------------------
 
 

@@ -227,6 +227,19 @@ def test_copies_of_weights_are_as_many_as_there_are_updates_between(splits: Spli
         assert len({id(waited.weights) for waited in method.waiting[0]}) <= distinct
 
 
+def test_a_lowest_block_that_is_frozen_stays_as_it_is(splits: Splits) -> None:
+    """And those above it learn."""
+    network = build([2])
+    lower, upper = network.blocks
+    lower.requires_grad_(False)
+    method = method_for(network, splits)
+    before = [[weight.clone() for weight in block.parameters()] for block in (lower, upper)]
+    for _, (images, labels) in zip(range(3), batches(splits), strict=False):
+        method.step(images, labels)
+    assert all(map(torch.equal, lower.parameters(), before[0]))
+    assert not any(map(torch.equal, upper.parameters(), before[1]))
+
+
 def test_who_waits_and_for_how_long(splits: Splits) -> None:
     """Of four blocks the first is updated from the fourth step on; queues end up 3, 2, 1 long."""
     network = build([0, 2, 4])
