@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,8 +92,10 @@ class Reconstruction(Teacher):
             size = (self.inputs.height, self.inputs.width)
             if features.shape[2:] != size:
                 features = F.interpolate(features, size, mode="bilinear", align_corners=True)
-        # In mixed precision of single numbers, as squares can be beyond half ones
-        error = F.mse_loss(self.decoder(features), given)
+        # In mixed precision of single numbers, as squares can be beyond half ones. Not by mse_loss,
+        # whose kernels take memory that a dry run does not see
+        missed = self.decoder(features) - given
+        error = missed.to(torch.promote_types(missed.dtype, torch.float32)).square().mean()
         missing = error / given.var().clamp(min=_LEAST_VARIANCE)
         return self.keep * missing + self.tell * criterion(logits, labels), logits
 
