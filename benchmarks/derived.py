@@ -97,9 +97,11 @@ def _from_root(value: Any) -> Any:
 
 
 def _derivations() -> Iterator[tuple[str, Derivation]]:
-    yield "tables", Derivation(tabular.cover, f"{DATA}/tables/*.json")
-    yield "tables-overview", Derivation(overview, DATA / "found")
-    yield "tables-contests", Derivation(contests, DATA / "found")
+    tables, searched = f"{DATA}/tables/*.json", {"found": DATA / "found"}
+    yield "tables", Derivation(tabular.cover, tables)
+    yield "tables-overview", Derivation(overview, tables, searched)
+    yield "tables-contests", Derivation(contests, tables, searched)
+    yield "tables-contests-10", Derivation(contests, tables, {**searched, "budget": 10})
     for path in sorted((ROOT / DATA / "tables").glob("*.json")):
         name, table = path.stem, {"table": DATA / "tables" / path.name}
         long = DATA / "tables" / f"{name}_long.json"

@@ -1,8 +1,8 @@
 """What is installed only on request, and how to get it.
 
-``pip install sedona-nni`` is the library and those commands that need no more. Experiments under
-NNI are the extra ``nni``, pages with pictures ``report``, timm's models ``models``, Hugging Face's
-data sets ``tables``, files of ONNX ``export``, and ``all`` is everything.
+``pip install .`` in a checkout is the library and those commands that need no more. Experiments
+under NNI are the extra ``nni``, pages with pictures ``report``, timm's models ``models``, Hugging
+Face's data sets ``tables``, files of ONNX ``export``, and ``all`` is everything.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EXTRAS = {
 def how_to_get(missing: ModuleNotFoundError) -> str | None:
     """Return what is missing and how to install it, None of what is in no extra.
 
-    For example ``"NNI: pip install 'sedona-nni[nni]'"``.
+    For example ``"NNI: pip install '.[nni]' in a checkout"``.
     """
     part, extra = _EXTRAS.get((missing.name or "").partition(".")[0], (None, None))
-    return None if part is None else f"{part}: pip install 'sedona-nni[{extra}]'"
+    return None if part is None else f"{part}: pip install '.[{extra}]' in a checkout"

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import torch
 
+from sedona_nni.data.sets import form_of
 from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.memory import StepPeaks, peaks_of_step
 from sedona_nni.errors import InputError
+from sedona_nni.models.pretrained import freeze_pretrained
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.step_form import step_form
-from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.training.task_backbone import backbone_for
 
 __all__ = ["available_bytes", "check_fits", "needed_bytes"]
 
@@ -71,12 +73,15 @@ def _number_in(path: Path | str, name: str) -> int:
 
 @functools.lru_cache(maxsize=32)
 def _peaks(task: Task, decoupling: str, settings: str, device: str) -> StepPeaks:
+    train = TrainSettings.model_validate_json(settings)
+    frozen = train.lr_pretrained == 0  # then what is in the file of weights counts
     with torch.device("meta"):
-        backbone = task_backbone(task)
+        backbone = backbone_for(task, *form_of(task), task.weights if frozen else None)
         network = build_decoupled(backbone, Decoupling.model_validate_json(decoupling))
-    images = backbone.images
-    form = step_form(TrainSettings.model_validate_json(settings), device)
-    return peaks_of_step(network, images, form)
+    if frozen:
+        for block in network.blocks:
+            freeze_pretrained(block)
+    return peaks_of_step(network, backbone.images, step_form(train, device))
 
 
 def needed_bytes(

@@ -145,13 +145,20 @@ def run_training(
     if directory is not None and finished is None:
         check_output_folder("directory", directory)
         check_no_links(directory / CHECKPOINTS)
-    if isinstance(decoupling, Decoupling):
-        _check_replicas(decoupling, settings)
+    if isinstance(decoupling, SearchResult):
+        _check_relaxed(settings)
     checked = check_memory and finished is None and not is_launched()
     if checked and isinstance(decoupling, Decoupling):
         places = [device] if isinstance(device, str | torch.device) else device
-        check_fits(task, decoupling, settings, [torch.device(place) for place in places])
+        # Before anything is loaded, so of the number of images only their limit is known
+        limit = settings.batch_size if task.train_limit is None else task.train_limit
+        bound = {"batch_size": min(settings.batch_size, limit * settings.views)}
+        bounded = settings.model_copy(update=bound)
+        check_fits(task, decoupling, bounded, [torch.device(place) for place in places])
     splits = load_splits(task, settings.validation_fraction, workers=workers)
+    settings = settings.of(len(splits.train))
+    if isinstance(decoupling, Decoupling):
+        _check_replicas(decoupling, settings)
     run = TrainingRun(
         task=task,
         decoupling=decoupling,
@@ -262,6 +269,23 @@ def _needed_by_ranks(job: Job, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _check_relaxed(settings: TrainSettings) -> None:
+    """Check that nothing is wanted of blocks or of layers, of which a relaxed network knows none.
+
+    Raises:
+        InputError: if it is.
+    """
+    parallel = "no" if settings.parallel is None else settings.parallel.name
+    for name, none, given in (
+        ("parallel", "no", parallel),
+        ("checkpoint", "no", settings.checkpoint),
+        ("transport", 0, settings.transport),
+    ):
+        if given != none:
+            rule = f"must be {none} for a relaxed network, which has no blocks"
+            raise InputError.rule(name, rule, given)
+
+
 def _check_replicas(decoupling: Decoupling, settings: TrainSettings) -> None:
     """Check that the processes of each block can divide every batch among themselves.
 
@@ -304,11 +328,8 @@ def parallel_job(
         InputError: if it cannot be trained so.
     """
     parallel = run.settings.parallel
-    if parallel is None:
+    if parallel is None or isinstance(run.decoupling, SearchResult):
         return None
-    if isinstance(run.decoupling, SearchResult):
-        rule = "must be no for a relaxed network, which has no blocks"
-        raise InputError.rule("parallel", rule, parallel.name)
     if run.decoupling.num_blocks == 1:
         return None
     replicas = parallel.replicas_of(run.decoupling.num_blocks)

@@ -13,6 +13,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.files import write_atomically, write_json
 
 TABLES = ROOT / "benchmarks" / "data" / "tables"
+FOUND = ROOT / "benchmarks" / "data" / "found"
 DATA = TABLES / "vgg11_fashion_mnist.json"
 
 app = new_app("Judge strategies by a table of trainings.")
@@ -24,6 +25,12 @@ MaxBlockShare = Annotated[
 ]
 Found = Annotated[
     Path, typer.Argument(help="Folder with one for each search, each outcome a replicate.")
+]
+Tables = Annotated[
+    list[Path] | None, typer.Argument(help="By default those in benchmarks/data/tables.")
+]
+FoundOfTables = Annotated[
+    Path, typer.Option("--found", help="Folder with one of searches for each table.")
 ]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -70,12 +77,7 @@ def collect(
 
 
 @app.command()
-def cover(
-    tables: Annotated[
-        list[Path] | None, typer.Argument(help="By default those in benchmarks/data/tables.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
+def cover(tables: Tables = None, as_json: Json = False) -> None:
     """What tables hold, which may be growing, with their noise and their cost."""
     from benchmarks.tabular import views
 
@@ -100,25 +102,25 @@ def time_trainings(table: TablePath = DATA) -> None:
 
 @app.command("overview")
 def show_overview(
-    found: Annotated[Path, typer.Argument(help="Folder with one of searches for each table.")],
-    as_json: Json = False,
+    tables: Tables = None, found: FoundOfTables = FOUND, as_json: Json = False
 ) -> None:
     """Probing beside the best of its controls, on every table."""
     from benchmarks.tabular.overview import overview
 
-    overview(found).show(as_json=as_json)
+    overview(tables or sorted(TABLES.glob("*.json")), found).show(as_json=as_json)
 
 
 @app.command("contests")
 def show_contests(
-    found: Annotated[Path, typer.Argument(help="Folder with one of searches for each table.")],
+    tables: Tables = None,
+    found: FoundOfTables = FOUND,
     budget: Annotated[float, typer.Option(help="In trainings without cuts.")] = 4,
     as_json: Json = False,
 ) -> None:
     """Probing and all that does not search at equal cost, on every table."""
     from benchmarks.tabular.overview import contests
 
-    contests(found, budget).show(as_json=as_json)
+    contests(tables or sorted(TABLES.glob("*.json")), found, budget).show(as_json=as_json)
 
 
 @app.command()

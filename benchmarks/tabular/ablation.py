@@ -117,7 +117,7 @@ def applied(form: Form, seen: ProbeLosses) -> tuple[ProbeResult, float]:
         going_on, reached = form.going_on(first[:, :, form.steps // 2 :]), form.longer
         means = _combined(means, form.statistic(losses[:, :, :reached]), going_on)
         left = sum(of_cuts[j, row].sum() for j, row in enumerate(going_on))
-        seconds += reached * (form.references * of_reference + left)
+        seconds += (reached - form.steps) * (form.references * of_reference + left)
     result = ProbeResult(
         backbone=seen.task.backbone,
         dataset=seen.task.dataset,
@@ -140,7 +140,7 @@ def ablate(
 
     Returns:
         For each form how its evidence agrees with the truth, by document, and its mean cost in
-        trainings without cuts, by processor time.
+        trainings without cuts, by the processor time of their steps.
 
     Raises:
         InputError: if the losses are of another task, or not of one kind.
@@ -169,6 +169,6 @@ def ablate(
             result, seconds = applied(form, each)
             evidence = variant(result)
             agreements.append(agreement(evidence, list(table.aux_choices), among, truths))
-            costs.append(seconds / table.training_s)
+            costs.append(seconds / (table.steps * each.training_step_s))
         found[name] = agreements, float(np.mean(costs))
     return found

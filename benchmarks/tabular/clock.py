@@ -50,12 +50,11 @@ def clock(
             tell(decoupling, found)
         return found
 
-    undivided = Decoupling(backbone=table.task.backbone)
-    run_training(task, undivided, train)  # the first in a process loads what others find
+    run_training(task, table.undivided, train)  # the first in a process loads what others find
     units, found, cuts = [], {}, None
     for each in table.decouplings(2):
         if each.cuts != cuts:
-            units.append(seconds(undivided))
+            units.append(seconds(table.undivided))
             cuts = each.cuts
         found[each.key] = round(seconds(each), 3)
-    return Clock(header=header, seconds={undivided.key: round(fmean(units), 3), **found})
+    return Clock(header=header, seconds={table.undivided.key: round(fmean(units), 3), **found})

@@ -3,11 +3,18 @@
 Each may spend the processor time of a number of trainings without cuts, all of its search included.
 What a search leaves of that is spent on its *leaders*, the decouplings of the most evidence, one
 training each while they fit; its pick is the one that validates best, or its first leader if none
-fits. Strategies without search pick as in `benchmarks.tabular.race`. What counts is the truth about
-the pick, not the training that it was picked by.
+fits. Which of a leader's trainings it sees is chance, so what counts of a search is its expected
+regret: with leaders i, each of n_i trainings that validate with v,
 
-Contenders are compared by the Mann-Whitney test on the regrets of their replicates, two-sided, and
-the p of all comparisons in one table are corrected after Holm: sorted, the k-th least of m times
+    sum_i r_i 1/n_i sum_v prod_(j != i) P(leader j validates with less than v)
+
+with r_i the regret of leader i; of equals the first leader is picked. Strategies without search
+pick as in `benchmarks.tabular.race`; those that ask at random at first are left out where the
+budget cannot get past that, as they are random search. The truth about a pick includes the training
+that it was picked by, for everybody alike, which flatters all that train.
+
+Contenders are compared by Welch's t-test on the regrets of their replicates, two-sided, and the p
+of all comparisons in one table are corrected after Holm: sorted, the k-th least of m times
 m - k + 1, and never below one before it.
 Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
 Statistics 1979.
@@ -15,13 +22,16 @@ Statistics 1979.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import mannwhitneyu
+from scipy.stats import ttest_ind_from_stats
 
-from benchmarks.tabular.race import RACERS, race
+from benchmarks.tabular.evidence import search_cost
+from benchmarks.tabular.queries import RANDOM_START
+from benchmarks.tabular.race import RACERS, affordable, race
 from benchmarks.tabular.table import Table
 from sedona_nni.decouplings.choice import leaders
 from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
@@ -31,6 +41,9 @@ from sedona_nni.errors import InputError
 __all__ = ["Contender", "contest", "holm", "p_values"]
 
 
+_ROUNDING = 1e-9  # equal regrets differ in their last digits
+
+
 @dataclass(frozen=True)
 class Contender:
     """What became of one contender.
@@ -38,7 +51,8 @@ class Contender:
     Attributes:
         name: Its name.
         cost: Mean cost of its search, in trainings without cuts; 0 of what does not search.
-        regrets: True regret of each replicate's pick; none of a search that costs too much.
+        regrets: True regret of each replicate's pick, of a search the expected one; none of a
+            search of which a replicate costs too much.
     """
 
     name: str
@@ -64,17 +78,17 @@ def contest(
     """Let searches and strategies pick at equal cost.
 
     Args:
-        table: It must hold all decouplings into K blocks, with their processor time.
-        found: What each search found, one outcome per replicate, which says its ``processor_s``.
+        table: It must hold all decouplings into K blocks, with their clock.
+        found: What each search found, one outcome per replicate, which says what it cost.
         budget: In trainings without cuts.
         num_blocks: K.
         max_block_share: Only decouplings within this bound.
         repeats: Replicates of each strategy that does not search.
-        seed: Of everything that is drawn.
+        seed: Of what these draw.
 
     Returns:
-        The searches, the strategies, and uniform cuts with each auxiliary network, of which there
-        is one replicate.
+        The searches, the strategies that are more than their random start, and uniform cuts with
+        each auxiliary network, of which there is one replicate.
 
     Raises:
         InputError: if an outcome does not say its cost, or all cost more than there is to spend.
@@ -82,18 +96,20 @@ def contest(
     table.check_complete(num_blocks)
     among = table.decouplings(num_blocks, max_block_share)
     regret = {each: table.regret(each, among) for each in among}
+    everyone, bound = len(table.decouplings(num_blocks)), table.bound(max_block_share)
     contenders = []
     for name, outcomes in found.items():
-        rng, costs = np.random.default_rng(seed), [_cost(table, name, each) for each in outcomes]
+        costs = [_cost(name, each) for each in outcomes]
         regrets = [
-            regret[_pick(table, outcome, num_blocks, max_block_share, budget - cost, rng)]
-            for outcome, cost in zip(outcomes, costs, strict=True)
+            _expected_regret(table, leaders(outcome, num_blocks, everyone, bound), left, regret)
+            for outcome, left in zip(outcomes, (budget - cost for cost in costs), strict=True)
             if max(costs) <= budget
         ]
         contenders.append(Contender(name, float(np.mean(costs)), tuple(regrets)))
     if not any(each.regrets for each in contenders):
         raise InputError.rule("--budget", "must be at least what a search costs", budget)
-    for name in RACERS:
+    paid = affordable(table, among, budget)
+    for name in (each for each in RACERS if RANDOM_START.get(each, 0) < paid):
         raced = race(
             table,
             name,
@@ -112,48 +128,55 @@ def contest(
     return contenders
 
 
-def _cost(table: Table, name: str, outcome: SearchOutcome) -> float:
-    cost = table.cost(outcome)
+def _cost(name: str, outcome: SearchOutcome) -> float:
+    cost = search_cost(outcome)
     if cost is None:
-        raise InputError(f"provenance.processor_s: must be in what {name} found")
+        raise InputError(f"provenance.training_s: must be in what {name} found")
     return cost
 
 
-def _pick(
+def _expected_regret(
     table: Table,
-    outcome: SearchOutcome,
-    num_blocks: int,
-    max_block_share: str | None,
+    found: Sequence[Decoupling],
     left: float,
-    rng: np.random.Generator,
-) -> Decoupling:
-    """Return the leader that validates best of those that what is left allows to train."""
-    bound, seconds = table.bound(max_block_share), left * table.training_s
-    everyone = len(table.decouplings(num_blocks, max_block_share))
-    first, *others = leaders(outcome, num_blocks, everyone, bound)
-    pick, best = first, -1.0
-    for leader in (first, *others):
-        training = table.draw(leader, rng)
-        assert training.processor_s is not None
-        seconds -= training.processor_s
-        if seconds < 0:
-            break
-        if training.validation_accuracy > best:
-            pick, best = leader, training.validation_accuracy
-    return pick
+    regret: Mapping[Decoupling, float],
+) -> float:
+    """Return the regret of a pick among the leaders that what is left pays for, see the top."""
+    clock = np.cumsum([table.cost(each) for each in found])
+    trained = found[: int((clock <= left).sum())]
+    if not trained:
+        return regret[found[0]]
+    validated = [
+        np.array([t.validation_accuracy for t in table[each].trainings]) for each in trained
+    ]
+    expected = 0.0
+    for i, (leader, own) in enumerate(zip(trained, validated, strict=True)):
+        for value in own:
+            earlier = [float((other < value).mean()) for other in validated[:i]]
+            later = [float((other <= value).mean()) for other in validated[i + 1 :]]
+            expected += regret[leader] * math.prod([*earlier, *later]) / len(own)
+    return expected
 
 
 def p_values(contenders: Sequence[Contender], reference: str) -> dict[str, float]:
     """Return p of each other contender's difference from one of them, corrected after Holm.
 
-    Those with fewer than two replicates are not tested, and nothing where the reference has fewer.
+    Those with fewer than two replicates are not tested, and nothing where the reference has fewer;
+    where none of the two varies, nothing can be told, and p is 1.
     """
     by_name = {each.name: each.regrets for each in contenders if len(each.regrets) > 1}
     if (own := by_name.pop(reference, None)) is None:
         return {}
     names = [*by_name]
-    plain = [float(mannwhitneyu(own, by_name[name]).pvalue) for name in names]
+    plain = [_welch(own, by_name[name]) for name in names]
     return dict(zip(names, holm(plain), strict=True))
+
+
+def _welch(first: Sequence[float], second: Sequence[float]) -> float:
+    stats = [(np.mean(each), np.std(each, ddof=1), len(each)) for each in (first, second)]
+    if max(deviation for _, deviation, _ in stats) < _ROUNDING:
+        return 1.0
+    return float(ttest_ind_from_stats(*stats[0], *stats[1], equal_var=False).pvalue)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -30,6 +30,7 @@ __all__ = [
     "between",
     "full_evidence",
     "judge",
+    "search_cost",
 ]
 
 
@@ -145,6 +146,18 @@ def _by_block(shortfalls: np.ndarray) -> np.ndarray:
     j = np.arange(len(shortfalls))
     learning = np.maximum(j - j[:, None] + 1, 0)
     return np.asarray(-learning[:, :, None] / (len(shortfalls) + 1) * shortfalls)
+
+
+def search_cost(outcome: SearchOutcome) -> float | None:
+    """Return what a search took of a processor, in trainings without cuts.
+
+    The training is the one that was timed after it on the same machine, see
+    `benchmarks.tabular.search`; None if the outcome does not tell.
+    """
+    told = outcome.provenance
+    if "processor_s" not in told or "training_s" not in told:
+        return None
+    return float(told["processor_s"]) / float(told["training_s"])
 
 
 VARIANTS: dict[str, Callable[[ProbeResult], np.ndarray]] = {

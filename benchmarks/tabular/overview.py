@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks.tabular.contest import Contender, contest, p_values
-from benchmarks.tabular.table import Table
+from benchmarks.tabular.table import Table, rank_correlation
 from benchmarks.tabular.views import judge
 from benchmarks.view import Table as Shown
 from benchmarks.view import View
-from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.searches.documents import load_outcome
 
@@ -35,21 +35,24 @@ def sampled(table: Table) -> list[int]:
     return sorted(k for k, count in many.items() if k > 1 and count >= SAMPLE)
 
 
-def overview(found: Path) -> View:
+def overview(tables: Sequence[Path], found: Path) -> View:
     """Return how well probing orders the decouplings of each table, a row for each K.
 
     Beside it one training of each decoupling, and of all that does not train the control that
-    orders them best there: which it is is known only afterwards.
+    orders them best there: which it is is known only afterwards. As a training says nothing new of
+    a truth that it is part of, each is compared with the truth of all seeds but its own; so that
+    this is no handicap, all others are compared with the truths of all seeds but one, too.
 
     Args:
-        found: A folder with one for each table, named as the table in ``tables`` beside it is; see
+        tables: The tables' files.
+        found: A folder with one for each table, named as the table is; see
             `benchmarks.tabular.views.judge`.
 
     Raises:
         InputError: if nothing was probed.
     """
     results, rows = [], []
-    for folder, path in _probed(found):
+    for folder, path in _probed(tables, found):
         table = Table.load(path)
         for num_blocks in sampled(table):
             row = _row(folder, path, num_blocks)
@@ -67,33 +70,35 @@ def overview(found: Path) -> View:
                 ]
             )
     title = (
-        "Rank correlation with the truth, the mean over searches or seeds: of probing, of one "
-        "training of each decoupling, and of that control which is best there"
+        "Rank correlation with the truth of all seeds but one, the mean over that seed and over "
+        "searches: of probing, of one training of each decoupling (with the seed that is left "
+        "out), and of that control which is best there of those that train nothing"
     )
     headings = ["table", "K", "decouplings", "probing", "trainings", "best control", "which is"]
     return View({"overview": results}, [Shown(title, headings, rows)])
 
 
-def contests(found: Path, budget: float = 4) -> View:
+def contests(tables: Sequence[Path], found: Path, budget: float = 4) -> View:
     """Return what probing and all that does not search pick at equal cost, a row for each table.
 
     See `benchmarks.tabular.contest`; what p says is corrected within a table.
 
     Args:
+        tables: The tables' files.
         found: See `overview`.
         budget: In trainings without cuts.
 
     Raises:
         InputError: if nothing was probed.
     """
-    results, rows, headings = [], [], []
-    for folder, path in _probed(found):
+    results, rows, names = [], [], dict[str, None]()
+    for folder, path in _probed(tables, found):
         table = Table.load(path)
         probings = [load_outcome(each) for each in sorted((folder / _SEARCH).glob("*.json"))]
         contenders = contest(table, {_SEARCH: probings}, budget)
         p = p_values(contenders, _SEARCH)
-        undivided = table.truth(Decoupling(backbone=table.task.backbone))
-        behind = max(map(table.truth, table.decouplings(2))) - undivided
+        best = max(table.decouplings(2), key=table.truth)
+        behind = table.lead(best, table.undivided)
         results.append(
             {
                 "table": folder.name,
@@ -101,43 +106,53 @@ def contests(found: Path, budget: float = 4) -> View:
                 "backprop": behind,
             }
         )
-        rows.append([folder.name, *(_shown(each, p) for each in contenders), f"{100 * behind:.2f}"])
-        headings = [each.name.replace("_", " ") for each in contenders]
+        shown = {each.name: _shown(each, p) for each in contenders}
+        rows.append((folder.name, shown, f"{100 * behind:.2f}"))
+        names |= dict.fromkeys(shown)
     title = (
         "True regret of the picks into two blocks, % of test accuracy, with the processor time of "
-        f"{budget:g} trainings; * differs from probing's, p < 0.05 after Holm; what is below 0 is "
-        "better than the best decoupling"
+        f"{budget:g} trainings; * differs from probing's, p < 0.05 after Holm; back-propagation by "
+        "the seeds that the best decoupling has, too: what is below 0 is better than that"
     )
-    return View(
-        {"budget": budget, "contests": results},
-        [Shown(title, ["table", *headings, "back-propagation"], rows)],
-    )
+    cells = [[name, *(shown.get(each, "–") for each in names), last] for name, shown, last in rows]
+    headings = ["table", *(each.replace("_", " ") for each in names), "back-propagation"]
+    return View({"budget": budget, "contests": results}, [Shown(title, headings, cells)])
 
 
 def _shown(each: Contender, p: Mapping[str, float]) -> str:
     return f"{100 * each.mean:.2f}{'*' if p.get(each.name, 1) < _CLEAR else ''}"
 
 
-def _probed(found: Path) -> list[tuple[Path, Path]]:
-    """Return the folder of searches and the table of each table that was probed."""
-    folders = sorted(each for each in found.glob("*") if (each / _SEARCH).is_dir())
-    if not folders:
-        raise InputError.rule("FOUND", "must hold a folder with probings for a table", str(found))
-    return [(each, found.parent / "tables" / f"{each.name}.json") for each in folders]
+def _probed(tables: Sequence[Path], found: Path) -> list[tuple[Path, Path]]:
+    """Return the folder of searches and the file of each table that was probed."""
+    probed = [(found / path.stem, path) for path in tables]
+    probed = [(folder, path) for folder, path in probed if (folder / _SEARCH).is_dir()]
+    if not probed:
+        raise InputError.rule("--found", "must hold a folder with probings for a table", str(found))
+    return probed
 
 
-def _row(found: Path, table: Path, num_blocks: int) -> dict[str, Any]:
-    judged = judge(found, table, num_blocks).results
+def _row(folder: Path, path: Path, num_blocks: int) -> dict[str, Any]:
+    judged, table = judge(folder, path, num_blocks).results, Table.load(path)
+    among = table.decouplings(num_blocks)
+    seeds = table.by_seed(among, lambda training: training.seed)
+    left_out: list[int | None] = [*seeds] if len(seeds) > 1 else [None]
+    truths = [[table.truth(each, without=seed) for each in among] for seed in left_out]
 
     def mean(agreements: list[dict[str, Any]]) -> float:
-        return fmean(each["correlation"] for each in agreements)
+        pairs = product(agreements, truths)
+        return fmean(rank_correlation(each["scores"], rest) for each, rest in pairs)
 
-    controls = {name: mean(each) for name, each in judged["controls"].items() if each}
-    free = {name: r for name, r in controls.items() if name not in _TRAINED}
-    best = max(free, key=lambda name: free[name])
+    controls = {
+        name: mean(each)
+        for name, each in judged["controls"].items()
+        if each and name not in _TRAINED
+    }
+    best = max(controls, key=lambda name: controls[name])
+    trained = judged["controls"][_TRAININGS]  # by its seed, against the rest, already
     return {
         "probing": mean([each["agreement"] for each in judged["searches"][_SEARCH]]),
-        "trainings": controls.get(_TRAININGS),
-        "control": free[best],
+        "trainings": fmean(each["correlation"] for each in trained) if trained else None,
+        "control": controls[best],
         "name": best,
     }

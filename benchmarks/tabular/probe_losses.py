@@ -24,9 +24,9 @@ from sedona_nni.searches.probing.probing import ProbeSettings, local_losses, pro
 from sedona_nni.task import Task
 from sedona_nni.training.task_backbone import task_backbone, task_layers
 
-__all__ = ["REFERENCES", "ProbeLosses", "probe_losses"]
+__all__ = ["NUM_REFERENCES", "ProbeLosses", "probe_losses"]
 
-REFERENCES = 4
+NUM_REFERENCES = 4
 """Probings of the undivided backbone, each with a seed of its own; the first with the probes'."""
 
 _Loss = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -42,12 +42,13 @@ class ProbeLosses(Document):
         seed: Of the probes.
         batch_size: Images of a step.
         schedule: Of the rate: constant, or a cosine to 0 over the steps that there are.
-        undivided: Losses of the undivided backbone, `REFERENCES` rows with one per step, nats.
+        undivided: Losses of the undivided backbone, `NUM_REFERENCES` rows with one per step, nats.
         losses: Those of the cuts, (L-1) C rows; the auxiliary networks of a boundary in turn.
         processor_s: What each row took, first of `undivided` and then of `losses`, seconds.
+        training_step_s: What a step of a training without cuts takes, likewise: the unit of costs.
     """
 
-    format: Literal["sedona-nni/probe-losses/1"] = "sedona-nni/probe-losses/1"
+    format: Literal["sedona-nni/probe-losses/2"] = "sedona-nni/probe-losses/2"
     header: Header
     task: Task
     aux_choices: tuple[str, ...]
@@ -57,6 +58,7 @@ class ProbeLosses(Document):
     undivided: list[list[_Loss]] = Field(min_length=1)
     losses: list[list[_Loss]] = Field(min_length=1)
     processor_s: list[float]
+    training_step_s: float = Field(gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -108,7 +110,7 @@ def probe_losses(
     update = {} if schedule == "constant" else {"schedule": "cosine", "lr_min": 0.0}
     size = batch_size or table.train.batch_size
 
-    def probe(each: Decoupling, seed: int) -> tuple[list[float], float]:
+    def probe(each: Decoupling, seed: int, size: int = size) -> tuple[list[float], float]:
         train = ProbeSettings(seed=seed).short(table.train)
         train = train.model_copy(update={**update, "batch_size": size})
         with torch.random.fork_rng(devices=[]):
@@ -119,9 +121,10 @@ def probe_losses(
         return [round(loss, 5) for loss in found], time.process_time() - started
 
     undivided, *cuts = probes(task.backbone, task_layers(task), table.aux_choices)
-    rows = [probe(undivided, seed + 1000 * number) for number in range(REFERENCES)]
+    rows = [probe(undivided, seed + 1000 * number) for number in range(NUM_REFERENCES)]
     rows += [probe(cut, seed) for cut in cuts]
     losses = [found for found, _ in rows]
+    _, of_a_training = probe(undivided, seed, table.train.batch_size)
     return ProbeLosses(
         header=header,
         task=task,
@@ -129,7 +132,8 @@ def probe_losses(
         seed=seed,
         batch_size=size,
         schedule=schedule,
-        undivided=losses[:REFERENCES],
-        losses=losses[REFERENCES:],
+        undivided=losses[:NUM_REFERENCES],
+        losses=losses[NUM_REFERENCES:],
         processor_s=[round(seconds, 4) for _, seconds in rows],
+        training_step_s=round(of_a_training / steps, 6),
     )

@@ -14,14 +14,16 @@ import numpy as np
 from benchmarks.tabular.table import Table, Training
 from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
 
-__all__ = ["STRATEGIES", "queries"]
+__all__ = ["RANDOM_START", "STRATEGIES", "queries"]
 
-# In a space of tens of decouplings, evolution and TPE have to begin early
+_START = 6  # in a space of tens of decouplings, evolution and TPE have to begin early
 _BY_NNI: dict[str, dict[str, Any]] = {
     "random": {},
-    "regularized_evolution": {"population_size": 6, "sample_size": 3, "mutation_prob": 0.3},
+    "regularized_evolution": {"population_size": _START, "sample_size": 3, "mutation_prob": 0.3},
 }
-_TPE_STARTUP = 6
+RANDOM_START = {"regularized_evolution": _START, "tpe": _START}
+"""How often strategies that learn from answers ask at random before."""
+
 _TPE_ASKS_PER_QUERY = 20  # it may ask for the same again
 STRATEGIES = (*_BY_NNI, "tpe", "uniform")
 
@@ -117,9 +119,7 @@ def _ask_by_tpe(
         bound=table.bound(max_block_share),
     )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(
-        n_startup_trials=_TPE_STARTUP, seed=int(rng.integers(2**31))
-    )
+    sampler = optuna.samplers.TPESampler(n_startup_trials=_START, seed=int(rng.integers(2**31)))
     study = optuna.create_study(sampler=sampler, direction="maximize")
     known: dict[Decoupling, float] = {}
     for _ in range(_TPE_ASKS_PER_QUERY * num_queries):

@@ -1,7 +1,7 @@
 """Strategies against the clock: what they pick after so much computing, judged by a table.
 
-The clock is simulated: a training of the table takes the processor time that it took, and an epoch
-of it the same share of that. A strategy trains one decoupling after the other; at any moment its
+The clock is simulated: a training takes the processor time that the table's clock says, and each
+epoch the same share of that. A strategy trains one decoupling after the other; at any moment its
 *pick* is the decoupling that validated best among those trained furthest, and before the first
 epoch ends one at random. So strategies that stop trainings early can be compared with those that do
 not, and with searches, at equal cost.
@@ -15,7 +15,6 @@ asynchronous form); Salinas et al., "Syne Tune", AutoML 2022 (the clock).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -26,14 +25,14 @@ from benchmarks.tabular.table import Table, Training
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 
-__all__ = ["RACERS", "race"]
+__all__ = ["RACERS", "affordable", "race"]
 
 _HALVING = "successive_halving"
 RACERS = (*STRATEGIES, _HALVING)
 
 
 class _Seen(NamedTuple):
-    """An end of an epoch: what validated how, and the clock then, s of a processor."""
+    """An end of an epoch: what validated how, and the clock then, in trainings without cuts."""
 
     decoupling: Decoupling
     epoch: int
@@ -54,7 +53,7 @@ def race(
     """Return the true regret of a strategy's pick after each budget.
 
     Args:
-        table: It must hold all decouplings into K blocks, with their processor time.
+        table: It must hold all decouplings into K blocks, and their clock.
         strategy: One of `RACERS`.
         budgets: Rising, in trainings without cuts.
         num_blocks: K.
@@ -66,43 +65,37 @@ def race(
         Shape (repeats, len(budgets)).
 
     Raises:
-        InputError: if there is no such strategy, the table is not complete, or says no times.
+        InputError: if there is no such strategy, the table is not complete, or has no clock.
     """
     if strategy not in RACERS:
         raise InputError.rule("--strategy", f"must be one of {', '.join(RACERS)}", strategy)
     table.check_complete(num_blocks)
     among = table.decouplings(num_blocks, max_block_share)
     regrets = {each: table.regret(each, among) for each in among}
-    unit, rows = table.training_s, []
-    cheapest = min(_whole(training) for each in among for training in table[each].trainings)
-    paid = min(len(among), math.ceil(budgets[-1] * unit / cheapest))  # queries, at most
+    rows, paid = [], max(1, affordable(table, among, budgets[-1]))
     for child in np.random.SeedSequence(seed).spawn(repeats):
         rng = np.random.default_rng(child)
         if strategy == _HALVING:
             seen = _halving(table, among, rng)
         else:
             asked = queries(table, strategy, num_blocks, paid, max_block_share, rng)
-            seen = _in_full(asked)
-        picks = _picks([*seen], [unit * budget for budget in budgets])
+            seen = _in_full(table, asked)
+        picks = _picks([*seen], budgets)
         anyhow = float(np.mean([*regrets.values()]))  # of a pick at random
         rows.append([anyhow if pick is None else regrets[pick] for pick in picks])
     return np.array(rows)
 
 
-def _seconds(training: Training) -> float:
-    if training.processor_s is None:
-        raise InputError("processor_s: must be in a table whose clock is asked for")
-    return training.processor_s / len(training.train_losses)  # of an epoch
+def affordable(table: Table, among: Sequence[Decoupling], budget: float) -> int:
+    """Return how many trainings of some decouplings a budget pays for at most: the cheapest."""
+    clock = np.cumsum(sorted(table.cost(each) for each in among))
+    return int((clock <= budget).sum())
 
 
-def _whole(training: Training) -> float:
-    return len(training.train_losses) * _seconds(training)
-
-
-def _in_full(asked: Sequence[tuple[Decoupling, Training]]) -> Iterator[_Seen]:
+def _in_full(table: Table, asked: Sequence[tuple[Decoupling, Training]]) -> Iterator[_Seen]:
     clock = 0.0
     for decoupling, training in asked:
-        clock += _whole(training)
+        clock += table.cost(decoupling)
         yield _Seen(decoupling, len(training.train_losses), training.validation_accuracy, clock)
 
 
@@ -120,7 +113,7 @@ def _halving(
         training, trial = table.draw(decoupling, rng), study.ask()
         accuracies = training.block_curves[-1]
         for epoch, accuracy in enumerate(accuracies, start=1):
-            clock += _seconds(training)
+            clock += table.cost(decoupling) / len(accuracies)
             last = epoch == len(accuracies)
             yield _Seen(
                 decoupling, epoch, training.validation_accuracy if last else accuracy, clock

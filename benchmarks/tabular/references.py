@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict
 
 from benchmarks.record import Header
 from benchmarks.tabular.table import Accuracy, Table
-from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.files import Document
 from sedona_nni.task import Task
 from sedona_nni.trials.train import run_training
@@ -70,12 +69,11 @@ def references(table: Table, header: Header, seed: int) -> References:
         InputError: if the table's data set is missing.
     """
     plain = table.train.model_copy(update={"seed": seed})
-    undivided = Decoupling(backbone=table.task.backbone)
     best = max(table.decouplings(2), key=table.truth)
     found = []
     for name, decoupling, train in (
-        ("back-propagation", undivided, plain),
-        ("checkpointed", undivided, plain.model_copy(update={"checkpoint": "layers"})),
+        ("back-propagation", table.undivided, plain),
+        ("checkpointed", table.undivided, plain.model_copy(update={"checkpoint": "layers"})),
         (f"the best, {best.in_words()}", best, plain),
     ):
         results = run_training(table.task, decoupling, train)

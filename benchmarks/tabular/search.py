@@ -9,7 +9,6 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from benchmarks.tabular.table import Table
-from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
 from sedona_nni.searches import SEARCHES
@@ -62,8 +61,7 @@ def search(
         train=table.train,
         directory=directory,
     )
-    undivided = Decoupling(backbone=table.task.backbone)
-    training = run_training(table.task, undivided, table.train)
+    training = run_training(table.task, table.undivided, table.train)
     spent = {
         "images": results["images"],
         "time_s": round(results["time_s"], 1),

@@ -24,7 +24,6 @@ from benchmarks.record import Header
 from sedona_nni.decouplings.bounds import BlockBound
 from sedona_nni.decouplings.compute import Compute
 from sedona_nni.decouplings.decoupling import Decoupling
-from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
 from sedona_nni.files import Document
 from sedona_nni.task import Task
@@ -272,28 +271,31 @@ class Table(Document):
         return trainings[int(rng.integers(len(trainings)))]
 
     @property
-    def training_s(self) -> float:
-        """Seconds of a processor that a training without cuts took: the unit of clocks.
+    def undivided(self) -> Decoupling:
+        """Back-propagation, which is the unit of clocks."""
+        return Decoupling(backbone=self.task.backbone)
+
+    def cost(self, decoupling: Decoupling) -> float:
+        """Return what a training takes, in trainings without cuts, by processor time.
 
         Raises:
-            InputError: if there is none, or it does not say.
+            InputError: if the table was not timed, or the decoupling is not on its clock.
         """
-        undivided = Decoupling(backbone=self.task.backbone)
-        seconds = [training.processor_s for training in self[undivided].trainings]
-        if None in seconds:
-            raise InputError("processor_s: must be in a table whose clock is asked for")
-        return fmean(each for each in seconds if each is not None)
+        seconds = {} if self.clock is None else self.clock.seconds
+        if decoupling.key not in seconds:
+            raise InputError.rule("clock", "must be there of all that is compared", decoupling.key)
+        return seconds[decoupling.key] / seconds[self.undivided.key]
 
-    def cost(self, outcome: SearchOutcome) -> float | None:
-        """Return what a search took, in trainings without cuts, by processor time; none if unknown.
+    def lead(self, decoupling: Decoupling, over: Decoupling) -> float:
+        """Return by how much a decoupling's truth is above another's, by the seeds of both.
 
-        One that timed a training beside itself is compared with that: the table's were trained at
-        other times, elsewhere.
+        Raises:
+            InputError: if they have none in common.
         """
-        seconds = outcome.provenance.get("processor_s")
-        if seconds is None:
-            return None
-        return float(seconds) / float(outcome.provenance.get("training_s") or self.training_s)
+        by_seed = self.by_seed([decoupling, over], attrgetter("test_accuracy"))
+        if not by_seed:
+            raise InputError("decouplings: must have been trained with a seed in common")
+        return fmean(first - second for first, second in by_seed.values())
 
     def seed_correlation(
         self,

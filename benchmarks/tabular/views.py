@@ -24,6 +24,7 @@ from benchmarks.tabular.evidence import (
     Judgement,
     agreement,
     between,
+    search_cost,
 )
 from benchmarks.tabular.evidence import judge as judged
 from benchmarks.tabular.probe_losses import ProbeLosses
@@ -274,7 +275,7 @@ def race(
         rows.append([name, *(f"{100 * mean:.2f}" for mean in found.mean(axis=0))])
     title = (
         f"Mean regret, % of test accuracy, of the pick after the processor time of n trainings "
-        f"without cuts, {loaded.training_s:.0f} s each{_within(max_block_share)}"
+        f"without cuts{_within(max_block_share)}"
     )
     headings = ["after n trainings", *(f"{budget:g}" for budget in clocks)]
     return View({"budgets": clocks, "strategies": results}, [Shown(title, headings, rows)])
@@ -344,18 +345,17 @@ def contest(
     if (path := found / REFERENCES).exists():
         references = References.load(path)
         results["references"] = references.model_dump(mode="json")["trainings"]
-        tables.append(_references(references, loaded, num_blocks))
+        tables.append(_references(references, loaded))
     return View(results, tables)
 
 
-def _references(references: References, table: Table, num_blocks: int) -> Shown:
+def _references(references: References, table: Table) -> Shown:
     """Return a row for each reference; the first is what others are compared with."""
-    first, best = references.trainings[0], max(map(table.truth, table.decouplings(num_blocks)))
-    undivided = Decoupling(backbone=table.task.backbone)
+    first, best = references.trainings[0], max(table.decouplings(2), key=table.truth)
     title = (
         f"What is trained instead, with seed {references.seed}, beside the best decoupling into "
-        f"two blocks: back-propagation's regret, of all its seeds, is "
-        f"{100 * (best - table.truth(undivided)):.2f} %"
+        f"two blocks: back-propagation's regret, by the seeds of both, is "
+        f"{100 * table.lead(best, table.undivided):.2f} %"
     )
     rows = [
         [
@@ -401,7 +401,7 @@ def judge(
         for name, replicates in outcomes.items()
     }
     costs = {
-        name: [loaded.cost(each) for each in replicates] for name, replicates in outcomes.items()
+        name: [search_cost(each) for each in replicates] for name, replicates in outcomes.items()
     }
     without = {name: [scores] for name, scores in controls(loaded, among).items()}
     if (path := found / ZERO_COSTS).exists():
@@ -498,7 +498,7 @@ def ablate(losses: Sequence[Path], table: Path, num_blocks: int = 2) -> View:
     among = loaded.decouplings(num_blocks)
     title = (
         f"Forms of probing, of {len(among)} trained decouplings, batches of {seen[0].batch_size}, "
-        f"{seen[0].schedule} rate; cost in trainings without cuts, by processor time"
+        f"{seen[0].schedule} rate; cost in trainings without cuts, by processor time of steps"
     )
     rows = [[*_agreements(name, each), f"{cost:.2f}"] for name, (each, cost) in found.items()]
     results = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,15 @@ def best(ledgers: Sequence[Path], times: Sequence[Path]) -> View:
         rows.append(
             [
                 each["network"],
-                f"{100 * each['backprop']:.2f}",
-                *(
-                    "–" if a is None else f"`{a['name']}` {100 * a['value']:.2f}"
-                    for a in accuracies
-                ),
+                _with_deviation(each["backprop"], each["deviation"]),
+                *("–" if a is None else _in_words(a) for a in accuracies),
                 f"`{peak['name']}` {peak['value']:.2f}, checkpointing {each['checkpointed']:.2f}",
                 f"`{step['name']}` {step['value']:.2f}",
             ]
         )
     title = (
-        "Best mean test accuracy, %, of back-propagation and of all that learns by blocks; at "
+        "Best mean test accuracy, %, with the standard deviation between seeds, of "
+        "back-propagation and of all that learns by blocks (of equals all are named); at "
         f"K = {AT} the least peak of a step's tensors and the least processor time of a step in "
         "one process, over back-propagation's"
     )
@@ -64,6 +62,10 @@ def _best(ledger: Path, times: Path) -> dict[str, Any]:
     rows = rows_of(ledger)
     steps = read_json(times)["steps"]
     accuracies = {key: statistics.fmean(row.accuracies) for key, row in rows.items()}
+    deviations = {
+        key: statistics.stdev(row.accuracies) if len(row.accuracies) > 1 else None
+        for key, row in rows.items()
+    }
     peaks = {key: row.peak_memory_mib for key, row in rows.items()}
     peaks = {key: peak / peaks[REFERENCE] for key, peak in peaks.items()}
     ratios = {(step["name"], step["num_blocks"]): step["ratio"] for step in steps}
@@ -72,16 +74,38 @@ def _best(ledger: Path, times: Path) -> dict[str, Any]:
         "network": network,
         "backprop": accuracies[REFERENCE],
         "checkpointed": peaks[_CHECKPOINTED],
-        "accuracy": {k: _extreme(accuracies, k, sign=-1) for k in counts},
-        "peak": _extreme(peaks, AT),
-        "step": _extreme(ratios, AT),
+        "deviation": deviations[REFERENCE],
+        "accuracy": {k: _most_accurate(accuracies, deviations, k) for k in counts},
+        "peak": _least(peaks, AT),
+        "step": _least(ratios, AT),
     }
 
 
-def _extreme(
-    values: dict[tuple[str, int], float], num_blocks: int, sign: int = 1
+def _most_accurate(
+    accuracies: Mapping[tuple[str, int], float],
+    deviations: Mapping[tuple[str, int], float | None],
+    num_blocks: int,
 ) -> dict[str, Any]:
-    """Return the name and the value of the least, or with -1 the largest, into so many blocks."""
+    """Return the names of the best into so many blocks, the value, and the first's deviation."""
+    of_k = {name: value for (name, k), value in accuracies.items() if k == num_blocks}
+    value = max(of_k.values())
+    names = [name for name, own in of_k.items() if own == value]
+    return {"names": names, "value": value, "deviation": deviations[names[0], num_blocks]}
+
+
+def _in_words(best: dict[str, Any]) -> str:
+    names = ", ".join(f"`{name}`" for name in best["names"])
+    return f"{names} {_with_deviation(best['value'], best['deviation'])}"
+
+
+def _with_deviation(mean: float, deviation: float | None) -> str:
+    """Return both in percent; of a single seed there is none."""
+    spread = "" if deviation is None else f" ({100 * deviation:.2f})"
+    return f"{100 * mean:.2f}{spread}"
+
+
+def _least(values: Mapping[tuple[str, int], float], num_blocks: int) -> dict[str, Any]:
+    """Return the name and the value of the least into so many blocks."""
     of_k = {name: value for (name, k), value in values.items() if k == num_blocks}
-    name = min(of_k, key=lambda each: sign * of_k[each])
+    name = min(of_k, key=lambda each: of_k[each])
     return {"name": name, "value": of_k[name]}

@@ -116,6 +116,9 @@ def count_macs(module: nn.Module, shape: FeatureShape, around: Around | None = N
         module: Any module that takes features.
         shape: Shape of its input.
         around: Of a `Teacher`.
+
+    Raises:
+        InputError: if it wants to know values, of which there are none here.
     """
     # A copy without values: no memory, no arithmetic, and hooks and modes stay off the original
     tensors = itertools.chain(module.parameters(), module.buffers())
@@ -127,13 +130,20 @@ def count_macs(module: nn.Module, shape: FeatureShape, around: Around | None = N
     counter = MacCounter(skeleton)
     dtype = next((p.dtype for p in skeleton.parameters()), torch.get_default_dtype())
     features = torch.empty(shape.of_batch(1), dtype=dtype, device="meta")
-    with torch.no_grad(), counter:
-        if isinstance(skeleton, AuxiliaryNetwork):
-            labels = torch.empty(1, dtype=torch.long, device="meta")
-            seen = None if around is None else around.seen(1, device="meta", dtype=dtype)
-            taught(skeleton, features, labels, F.cross_entropy, seen)
-        else:
-            skeleton(features)
+    try:
+        with torch.no_grad(), counter:
+            if isinstance(skeleton, AuxiliaryNetwork):
+                labels = torch.empty(1, dtype=torch.long, device="meta")
+                seen = None if around is None else around.seen(1, device="meta", dtype=dtype)
+                taught(skeleton, features, labels, F.cross_entropy, seen)
+            else:
+                skeleton(features)
+    except (RuntimeError, TypeError) as error:
+        if "meta" not in f"{error}":  # else it wants to know a number
+            raise
+        rule = "must not ask for the values of tensors, as its costs are counted without any"
+        complaint = f"{error}".splitlines()[0]
+        raise InputError(f"{type(module).__name__}: {rule}: {complaint}") from error
     return counter.macs
 
 

@@ -161,16 +161,53 @@ class Block(nn.Module):
 
 
 def _checkpointed(layer: nn.Module, features: Tensor) -> Tensor:
-    contexts = functools.partial(_contexts, layer)
+    before = [
+        _Buffer(part, name, buffer, buffer._version, buffer.clone())
+        for part in layer.modules()
+        if not isinstance(part, BatchNorm)  # see `_counted_once`
+        for name, buffer in part.named_buffers(recurse=False)
+    ]
+    changed: list[_Buffer] = []
+    contexts = functools.partial(_contexts, layer, changed)
     out: Tensor = checkpoint(layer, features, use_reentrant=False, context_fn=contexts)
+    changed += [each for each in before if each.has_changed]
     return out
 
 
+class _Buffer(NamedTuple):
+    """A module's buffer before it ran, e.g. where the power iteration of spectral norm is."""
+
+    part: nn.Module
+    name: str
+    buffer: Tensor
+    version: int
+    value: Tensor
+
+    @property
+    def has_changed(self) -> bool:
+        now = getattr(self.part, self.name)
+        return now is not self.buffer or now._version != self.version
+
+
 def _contexts(
-    layer: nn.Module,
+    layer: nn.Module, changed: list[_Buffer]
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return what a layer runs in the first and the second time."""
-    return nullcontext(), _counted_once(layer)
+    return nullcontext(), _again(layer, changed)
+
+
+@contextmanager
+def _again(layer: nn.Module, changed: list[_Buffer]) -> Iterator[None]:
+    """Let a layer begin where it began the first time, and leave its buffers as they are now."""
+    now = [getattr(each.part, each.name) for each in changed]
+    for each in changed:
+        setattr(each.part, each.name, each.value.clone())
+    try:
+        with _counted_once(layer):
+            yield
+    finally:
+        for each, buffer in zip(changed, now, strict=True):
+            setattr(each.part, each.name, buffer)
 
 
 @contextmanager

@@ -12,11 +12,12 @@ its own; everything else has to be there, and has to fit.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -29,7 +30,9 @@ __all__ = [
     "FileOfWeights",
     "Shapes",
     "classifier_entries",
+    "copy_of",
     "fingerprint_of_weights",
+    "freeze_pretrained",
     "is_pretrained",
     "load_pretrained",
     "shapes_of",
@@ -41,6 +44,7 @@ _COUNTED = "n_averaged"  # beside the weights of a moving average of torch's
 _MARK = "pretrained"
 
 Shapes = Mapping[str, tuple[int, ...]]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class FileOfWeights:
@@ -189,5 +193,25 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def is_pretrained(parameter: nn.Parameter) -> bool:
-    """Return whether a weight came from a file; copies do not know."""
+    """Return whether a weight came from a file; copies do not know, unless by `copy_of`."""
     return bool(getattr(parameter, _MARK, False))
+
+
+def copy_of(module: ModuleT) -> ModuleT:
+    """Return a deep copy of a module that knows which of its weights came from a file."""
+    copied = copy.deepcopy(module)
+    for own, other in zip(copied.parameters(), module.parameters(), strict=True):
+        if is_pretrained(other):
+            setattr(own, _MARK, True)
+    return copied
+
+
+def freeze_pretrained(module: nn.Module) -> None:
+    """Let no gradients be computed for weights from a file.
+
+    A module without others stays as it is: a loss would have nothing to differentiate.
+    """
+    pretrained = [each for each in module.parameters() if is_pretrained(each)]
+    if len(pretrained) < len([*module.parameters()]):
+        for parameter in pretrained:
+            parameter.requires_grad_(False)

@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -281,6 +282,21 @@ class TrainSettings(BaseModel):
                 f"milestones must rise from 1 to {self.epochs - 1}, but got {self.milestones}"
             )
         return self
+
+    def of(self, images: int) -> Self:
+        """Return the settings for so many training images: batches are at most all of them.
+
+        Raises:
+            InputError: if so small batches cannot be parted as is wanted.
+        """
+        most = images * self.views
+        if self.batch_size <= most:
+            return self
+        try:
+            return self.model_validate({**self.model_dump(), "batch_size": most})
+        except ValidationError as error:
+            complaint = InputError.from_validation(error, "train")
+            raise InputError(f"{complaint}; there are {images} training images") from None
 
     @property
     def together(self) -> int:

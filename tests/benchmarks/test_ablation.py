@@ -13,7 +13,7 @@ from clocked_table import table
 from benchmarks.record import header
 from benchmarks.tabular.__main__ import main
 from benchmarks.tabular.ablation import FORMS, Form, ablate, applied
-from benchmarks.tabular.probe_losses import REFERENCES, ProbeLosses, probe_losses
+from benchmarks.tabular.probe_losses import NUM_REFERENCES, ProbeLosses, probe_losses
 from benchmarks.tabular.search import search
 from benchmarks.tabular.table import Table
 from sedona_nni.errors import InputError
@@ -45,9 +45,10 @@ def seen(steps: int = 20, **changes: Any) -> ProbeLosses:
             "seed": 1,
             "batch_size": 8,
             "schedule": "constant",
-            "undivided": rng.uniform(1, 2, (REFERENCES, steps)).tolist(),
+            "undivided": rng.uniform(1, 2, (NUM_REFERENCES, steps)).tolist(),
             "losses": losses.tolist(),
-            "processor_s": [2.0] * REFERENCES + [1.0] * rows,
+            "processor_s": [2.0] * NUM_REFERENCES + [1.0] * rows,
+            "training_step_s": 0.5,
             **changes,
         },
     )
@@ -88,7 +89,7 @@ def test_two_rungs_by_hand() -> None:
     first = losses.of_cuts[:, :, 2:4].mean(axis=2)
     behind = first[:, 1] - first[:, 0]
     np.testing.assert_allclose(np.array(result.losses)[:, 1], final + behind)
-    assert seconds == pytest.approx(4 / 20 * (2 + 7 * len(AUX)) + (2 + 7))
+    assert seconds == pytest.approx(4 / 20 * (2 + 7 * len(AUX)) + 16 / 20 * (2 + 7))
 
 
 def test_who_goes_on_by_hand() -> None:
@@ -107,7 +108,8 @@ def test_forms_are_judged_as_far_as_the_losses_go() -> None:
     assert set(of_twenty) == {name for name, form in FORMS.items() if _length(form) <= 20}
     agreements, cost = of_twenty["20 steps"]
     assert len(agreements) == 2
-    assert cost == pytest.approx((2 + 7 * len(AUX)) / TINY.training_s)
+    # 30 of 60 images are learned from, in 4 batches, 10 times
+    assert cost == pytest.approx((2 + 7 * len(AUX)) / (40 * 0.5))
     at_cosine = ablate(TINY, [seen(schedule="cosine")])
     of_that_length = {
         name for name, form in FORMS.items() if form.steps == 20 and form.longer is None

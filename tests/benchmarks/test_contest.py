@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 from clocked_table import BACKPROP_S, table
+from scipy.stats import t
 
 from benchmarks.tabular.__main__ import main
 from benchmarks.tabular.contest import Contender, contest, holm, p_values
 from benchmarks.tabular.race import RACERS
 from benchmarks.tabular.references import References
+from benchmarks.tabular.table import Table
 from benchmarks.tabular.views import contest as view
 from sedona_nni.errors import InputError
 from sedona_nni.searches.slopes.result import SlopeResult
@@ -27,7 +30,7 @@ def found(best: int, second: int, cost: float) -> SlopeResult:
         dataset="digits",
         aux_choices=["conv1"],
         slopes=slopes,
-        provenance={"processor_s": cost * BACKPROP_S},
+        provenance={"processor_s": cost * BACKPROP_S, "training_s": BACKPROP_S},
     )
 
 
@@ -52,12 +55,44 @@ def test_a_leader_is_kept_where_the_next_is_worse() -> None:
     assert search.regrets == pytest.approx((0.01,))
 
 
+def test_a_search_is_worth_what_its_leaders_trainings_are_worth_in_the_mean() -> None:
+    """Worked by hand: of four pairs of trainings, the second leader wins in one."""
+    plain = table()
+    validated = {5: (0.5, 0.7), 3: (0.6, 0.5)}  # the first leader and the second, by seed
+    entries = [
+        entry.model_copy(
+            update={
+                "trainings": tuple(
+                    entry.trainings[0].model_copy(
+                        update={"seed": seed, "validation_accuracy": accuracy}
+                    )
+                    for seed, accuracy in enumerate(validated[entry.cuts[0]])
+                )
+            }
+        )
+        if entry.cuts and entry.cuts[0] in validated
+        else entry
+        for entry in plain.entries
+    ]
+    several = Table.model_validate({**dict(plain), "entries": entries})
+    (search, *_) = contest(several, {"slopes": [found(5, 3, 0)]}, budget=4, repeats=2)
+    # Regrets 0.01 and 0.03; (0.5, 0.6) is the second's, and at (0.5, 0.5) the first is kept
+    assert search.regrets == pytest.approx((0.75 * 0.01 + 0.25 * 0.03,))
+
+
 def test_all_contend() -> None:
-    everyone = contest(table(), {"slopes": [found(5, 3, 1)] * 2}, budget=4, repeats=3)
+    everyone = contest(table(), {"slopes": [found(5, 3, 1)] * 2}, budget=14, repeats=3)
     names = [each.name for each in everyone]
     assert names == ["slopes", *RACERS, "uniform:conv1"]
     assert [len(each.regrets) for each in everyone] == [2, *[3] * len(RACERS), 1]
     assert everyone[-1].regrets == pytest.approx((0.03,))  # the middle, after layer 3
+
+
+def test_who_only_asks_at_random_is_left_out() -> None:
+    """Evolution and TPE begin with six at random; 12 pays for six trainings, and 14 for seven."""
+    everyone = contest(table(), {"slopes": [found(5, 3, 1)]}, budget=12, repeats=2)
+    names = {each.name for each in everyone}
+    assert {*RACERS} - names == {"regularized_evolution", "tpe"}
 
 
 def test_holm_by_hand() -> None:
@@ -69,14 +104,19 @@ def test_p_is_small_where_contenders_differ() -> None:
     contenders = [
         Contender("a", 1, tuple(0.01 + 0.0001 * i for i in range(8))),
         Contender("same", 0, tuple(0.01 + 0.0001 * i for i in range(8))),
-        Contender("worse", 0, tuple(0.02 + 0.0001 * i for i in range(8))),
+        Contender("worse", 0, tuple(0.011 + 0.0001 * i for i in range(8))),
         Contender("once", 0, (0.5,)),
     ]
     p = p_values(contenders, "a")
     assert [*p] == ["same", "worse"]
     assert p["same"] == 1
-    # Of 16 values the least 8 are one contender's: 2 of binom(16, 8) ways, and two comparisons
-    assert p["worse"] == pytest.approx(2 * 2 / 12870, rel=1e-6)
+    # Both of variance 6e-8, so t = 0.001 / sqrt(2 * 6e-8 / 8) with 14 degrees of freedom; twice
+    assert p["worse"] == pytest.approx(2 * 2 * t.sf(0.001 / math.sqrt(2 * 6e-8 / 8), 14))
+
+
+def test_two_that_do_not_vary_are_not_told_apart() -> None:
+    contenders = [Contender("a", 1, (0.01, 0.01)), Contender("b", 1, (0.02, 0.02))]
+    assert p_values(contenders, "a") == {"b": 1}
 
 
 def test_the_view(tmp_path: Path) -> None:
@@ -120,7 +160,7 @@ def test_references_end_alike_and_stand_below_the_contest(
         best.name,
     ]
     # The best, 66 %, is 4 points behind back-propagation
-    assert "all its seeds, is -4.00 %" in shown.tables[1].title
+    assert "by the seeds of both, is -4.00 %" in shown.tables[1].title
 
 
 def test_what_is_not_possible_is_a_clear_error(tmp_path: Path) -> None:
@@ -130,7 +170,7 @@ def test_what_is_not_possible_is_a_clear_error(tmp_path: Path) -> None:
     both = contest(table(), {"slopes": dear, "other": [found(1, 2, 1)]}, budget=4, repeats=2)
     assert [each.regrets == () for each in both[:2]] == [True, False]
     silent = found(1, 2, 1).model_copy(update={"provenance": {}})
-    with pytest.raises(InputError, match=r"provenance\.processor_s: must be in what slopes found"):
+    with pytest.raises(InputError, match=r"provenance\.training_s: must be in what slopes found"):
         contest(table(), {"slopes": [silent]}, budget=4)
     path = tmp_path / "table.json"
     path.write_text(table().model_dump_json(), encoding="utf-8")

@@ -58,8 +58,8 @@ def test_each_comes_to_something_and_is_drawn_by_seed(name: str) -> None:
 def test_what_is_not_possible_is_a_clear_error() -> None:
     with pytest.raises(InputError, match="--strategy: must be one of random"):
         race(table(), "luck", [1.0])
-    with pytest.raises(InputError, match="processor_s: must be in a table whose clock"):
-        race(table(seconds=None), "random", [1.0])
+    with pytest.raises(InputError, match="clock: must be there of all that is compared"):
+        race(table().model_copy(update={"clock": None}), "random", [1.0])
 
 
 def test_the_view_has_every_strategy(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from benchmarks.tabular.evidence import (
     between,
     full_evidence,
     judge,
+    search_cost,
 )
 from benchmarks.tabular.queries import STRATEGIES, queries
 from benchmarks.tabular.search import search
@@ -130,6 +131,16 @@ def test_the_sum_over_cuts_takes_each_cut_alone() -> None:
     both = Decoupling(backbone="vgg11", cuts=[0, 1], aux=["conv1", "conv2"])
     assert small().sum_of_cuts(both) == pytest.approx(0.5 + 0.7)
     assert small().sum_of_cuts(Decoupling(backbone="vgg11")) == 0
+
+
+def test_a_lead_is_by_the_seeds_of_both() -> None:
+    three = [training(s, 0.1 * s, 0.5) for s in (1, 2, 3)]
+    two = [training(s, 0.2 * s, 0.5) for s in (2, 3, 4)]
+    found = table([entry(at(0), three), entry(at(1), two), entry(at(2), three[:1])])
+    assert found.lead(at(1), at(0)) == pytest.approx((0.2 + 0.3) / 2)
+    assert found.lead(at(0), at(1)) == pytest.approx(-0.25)
+    with pytest.raises(InputError, match="must have been trained with a seed in common"):
+        found.lead(at(1), at(2))
 
 
 def test_seed_correlation_by_hand() -> None:
@@ -459,8 +470,8 @@ def test_probing_the_task_of_a_table() -> None:
     assert 0 < one.provenance["trainings"] <= 60
     taken, training = one.provenance["processor_s"], one.provenance["training_s"]
     assert min(taken, training) > 0
-    assert tiny.cost(one) == taken / training
-    assert tiny.cost(one.model_copy(update={"provenance": {}})) is None
+    assert search_cost(one) == taken / training
+    assert search_cost(one.model_copy(update={"provenance": {}})) is None
 
 
 def test_the_shipped_probings_are_of_their_tables() -> None:

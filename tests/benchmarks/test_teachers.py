@@ -156,6 +156,7 @@ def test_the_best_of_each_column(tmp_path: Path) -> None:
             "backprop": ("backprop", [0.8, 0.82], {}),
             "backprop-checkpointed": ("backprop", [0.81], {"checkpoint": "layers"}),
             "conv1-k2": ("uniform:2:conv1", [0.75, 0.77], {}),
+            "linear-k2": ("uniform:2:linear", [0.75, 0.77], {}),
             "aug1-k2": ("uniform:2:aug1", [0.7, 0.81], {}),
             "conv1-k4": ("uniform:4:conv1", [0.7], {}),
             "aug1-k4": ("uniform:4:aug1", [0.6, 0.6, 0.6], {}),
@@ -171,7 +172,12 @@ def test_the_best_of_each_column(tmp_path: Path) -> None:
     assert table.headings == ["network", "back-propagation", "K = 2", "K = 4", "peak", "step"]
     # Peaks are 10 and, of further seeds, 1 more each: 10.5 of back-propagation
     (row,) = table.rows
-    assert row[:4] == ["vgg11", "80.00", "`conv1` 75.00", "`conv1` 69.00"]
+    assert row[:4] == [
+        "vgg11",
+        "80.00 (1.41)",
+        "`conv1`, `linear` 75.00 (1.41)",
+        "`conv1` 69.00",
+    ]
     assert row[4:] == ["`conv1` 0.95, checkpointing 0.95", "`aug1` 1.10"]
 
 

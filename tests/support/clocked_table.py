@@ -1,12 +1,13 @@
-"""A small table of trainings whose outcome and processor time are plain numbers."""
+"""A small table of trainings whose outcome and clock are plain numbers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from benchmarks.record import header
-from benchmarks.tabular.table import Entry, Table, Training
+from benchmarks.tabular.table import Clock, Entry, Table, Training
 from sedona_nni.decouplings.compute import Compute
+from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
 
@@ -16,7 +17,7 @@ EPOCHS = 4
 BACKPROP_S = 8.0
 
 
-def training(final: float, early: float, seconds: float | None) -> Training:
+def training(final: float, early: float) -> Training:
     curve = (early, early, early, final)
     return Training(
         seed=1,
@@ -28,11 +29,10 @@ def training(final: float, early: float, seconds: float | None) -> Training:
         block_curves=(curve, curve),
         train_losses=(1.0,) * EPOCHS,
         time_s=1,
-        processor_s=seconds,
     )
 
 
-def table(early: dict[int, float] | None = None, seconds: float | None = 16.0) -> Table:
+def table(early: dict[int, float] | None = None) -> Table:
     """Return one where the cut at j ends at (60 + j) %, and a training takes 2 without cuts."""
     compute = Compute(
         backbone="vgg11",
@@ -51,13 +51,17 @@ def table(early: dict[int, float] | None = None, seconds: float | None = 16.0) -
         Entry(
             cuts=(j,),
             aux=("conv1",),
-            trainings=(training(final, (early or accuracies)[j], seconds),),
+            trainings=(training(final, (early or accuracies)[j]),),
             **common,
         )
         for j, final in accuracies.items()
     ]
-    undivided = training(0.7, 0.7, None if seconds is None else BACKPROP_S)
-    entries.append(Entry(cuts=(), aux=(), trainings=(undivided,), **common))
+    entries.append(Entry(cuts=(), aux=(), trainings=(training(0.7, 0.7),), **common))
+    keys = [
+        Decoupling(backbone="vgg11", cuts=list(each.cuts), aux=list(each.aux)).key
+        for each in entries
+    ]
+    seconds = dict.fromkeys(keys[:-1], 2 * BACKPROP_S) | {keys[-1]: BACKPROP_S}
     return Table(
         headers=(header(n=1),),
         task=Task(backbone="vgg11", train_limit=100),
@@ -65,4 +69,5 @@ def table(early: dict[int, float] | None = None, seconds: float | None = 16.0) -
         train=TrainSettings(epochs=EPOCHS),
         compute=compute,
         entries=tuple(entries),
+        clock=Clock(header=header(n=1), seconds=seconds),
     )

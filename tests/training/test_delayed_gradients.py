@@ -1,6 +1,7 @@
 import io
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from sedona_nni.data.batches import BatchStream
 from sedona_nni.data.sets import Splits, load_splits
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork, build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
+from sedona_nni.errors import InputError
 from sedona_nni.models import build_backbone
 from sedona_nni.task import Task
 from sedona_nni.training.loop import train
 from sedona_nni.training.methods import build_method
 from sedona_nni.training.methods.delayed_gradients import DelayedGradients
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.stage import Stage
 
 # Schedules begin before blocks that wait do; `train` keeps the warning off
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
@@ -274,6 +277,42 @@ def test_a_rehearsal_comes_to_the_most_that_is_ever_kept(splits: Splits) -> None
     method.rehearse(images, labels)
     assert [len(queue) for queue in method.waiting] == [3, 2, 1]
     assert all(optimizer.state for optimizer in method.optimizers)
+
+
+class Alone(Stage):
+    """What a rank hears in a rehearsal: errors of zero."""
+
+    def send(self, *tensors: Tensor) -> None:
+        self.sent = tensors[0]
+
+    def receive_error(self) -> Tensor:
+        return torch.zeros_like(self.sent)
+
+    def send_error(self, error: Tensor) -> None:
+        pass
+
+
+def test_a_rehearsal_of_a_rank_comes_to_it_as_well(splits: Splits) -> None:
+    """The second of four blocks, alone in its process."""
+    network = build([0, 2, 4])
+    images, labels = next(batches(splits))
+    features = network.blocks[0](images).detach()
+    alone = DecoupledNetwork([network.blocks[1]])
+    method = build_method(alone, SETTINGS, splits, STEPS_PER_EPOCH, Alone(4, 1))
+    assert isinstance(method, DelayedGradients)
+    method.rehearse(features, labels)
+    assert [len(queue) for queue in method.waiting] == [2]
+    assert all(optimizer.state for optimizer in method.optimizers)
+
+
+def test_updates_that_would_never_come_are_refused(splits: Splits) -> None:
+    """10 steps, of which the lowest of four blocks hears nothing in three."""
+    for update_every, possible in ((7, True), (8, False)):
+        given = {"epochs": 1, "method": {"name": "ddg", "update_every": update_every}}
+        settings = SETTINGS.model_validate({**SETTINGS.model_dump(), **given})
+        rule = r"^method\.update_every: must be at most 7, the gradients .*, but got 8$"
+        with nullcontext() if possible else pytest.raises(InputError, match=rule):
+            build_method(build([0, 2, 4]), settings, splits, 10)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

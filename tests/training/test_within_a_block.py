@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from sedona_nni.data.sets import Splits, load_splits
 from sedona_nni.decouplings.cost import peak_memory_mib
@@ -83,6 +85,31 @@ def test_layers_computed_again_change_nothing(
     assert kept_history == again_history
     for name, weights in kept.items():
         assert torch.equal(again[name], weights), name
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        lambda: spectral_norm(nn.Conv2d(4, 4, 3, padding=1)),
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 4, 3, padding=1), nn.InstanceNorm2d(4, track_running_stats=True)
+        ),
+        lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Dropout(0.5)),
+    ],
+)
+def test_layers_computed_again_begin_where_they_began(unit: Callable[[], nn.Module]) -> None:
+    """Where a layer keeps something between batches, e.g. a power iteration."""
+    found = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        block = Block([unit()], nn.Sequential(nn.Flatten(), nn.Linear(4 * 6 * 6, 3)))
+        block.checkpointed = checkpointed
+        inputs = torch.randn(5, 4, 6, 6)
+        loss, _ = block.local_loss(block(inputs), torch.arange(5) % 3, nn.CrossEntropyLoss())
+        loss.backward()
+        found.append([*(weight.grad for weight in block.parameters()), *block.buffers()])
+    for kept, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, kept, rtol=0, atol=0)  # the same kernels, twice
 
 
 def step_peak_mib(splits: Splits, **changes: Any) -> float:

@@ -175,5 +175,5 @@ def test_onnx_is_an_extra(
     path = directory / "missing.onnx"
     arguments = ("export", str(directory / "d"), "--to", "onnx", "--output", str(path))
     assert sedona(monkeypatch, *arguments) == 2
-    assert "needs ONNX: pip install 'sedona-nni[export]'" in capsys.readouterr().err
+    assert "needs ONNX: pip install '.[export]' in a checkout" in capsys.readouterr().err
     assert not path.exists()

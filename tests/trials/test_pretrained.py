@@ -14,18 +14,28 @@ from safetensors.torch import load_file, save_file
 from small_model import SmallModel
 
 from sedona_nni.data.sets import load_splits
+from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.models import FeatureShape
 from sedona_nni.models.pretrained import is_pretrained
 from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training.initial_network import initial_network
 from sedona_nni.training.methods import build_method
+from sedona_nni.training.parallel.rehearsal import step_peak_mib
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.stage import Stage
 from sedona_nni.training.task_backbone import task_backbone
+from sedona_nni.trials.memory_check import needed_bytes
 from sedona_nni.trials.search import run_search
-from sedona_nni.trials.train import evaluate_saved, run_training
+from sedona_nni.trials.train import (
+    TrainingRun,
+    evaluate_saved,
+    run_training,
+    step_memory_mib,
+)
 
 MODEL = "small_model:build"
 DECOUPLING = Decoupling(backbone=MODEL, cuts=[0], aux=["linear"])
@@ -167,6 +177,25 @@ def test_nothing_is_computed_for_frozen_weights(task: Task) -> None:
     build_method(network, settings, splits, steps_per_epoch=10)
     for name, weight in network.named_parameters():
         assert weight.requires_grad != is_pretrained(weight), name
+
+
+def test_memory_is_foretold_and_rehearsed_without_what_is_frozen(task: Task) -> None:
+    """Neither their gradients and their state of Adam, nor activations for them."""
+    given = {**SETTINGS.model_dump(), "optimizer": "adam"}
+    cpu, needed, rehearsed, measured = torch.device("cpu"), [], [], []
+    for rate in (1, 0):
+        settings = TrainSettings.model_validate({**given, "lr_pretrained": rate})
+        needed += needed_bytes(task, DECOUPLING, settings, cpu)
+        splits = load_splits(task, settings.validation_fraction)
+        lower = DecoupledNetwork([initial_network(task, DECOUPLING, 1).blocks[0]])
+        shape = FeatureShape(3, 8)
+        rehearsed.append(step_peak_mib(lower, shape, 20, splits, settings, Stage(2, 0), cpu))
+        run = TrainingRun(task=task, decoupling=DECOUPLING, settings=settings)
+        measured.append(step_memory_mib(run, splits, cpu) * 2**20)
+        assert all(not is_pretrained(w) or w.requires_grad for w in lower.parameters())
+    # Of so small a network what kernels take for themselves counts, so only that it is too little
+    assert needed[1] < 1.01 * measured[1] < 0.8 * measured[0]
+    assert rehearsed[1] < 0.8 * rehearsed[0]
 
 
 @pytest.mark.slow(reason="a training in processes")

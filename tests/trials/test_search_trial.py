@@ -18,6 +18,7 @@ from layouts import watched_layouts
 from third_search import Drawing, DrawingSettings, Drawn
 
 from sedona_nni.data.batches import Batch, BatchStream
+from sedona_nni.data.sets import load_splits
 from sedona_nni.errors import InputError
 from sedona_nni.models import num_layers
 from sedona_nni.searches import SEARCHES, register_search
@@ -29,6 +30,7 @@ from sedona_nni.searches.sedona.search import Search
 from sedona_nni.searches.sedona.settings import SearchSettings
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
+from sedona_nni.trials import search as trial
 from sedona_nni.trials.search import run_search
 
 TASK = Task(backbone="vgg11", width_multiplier=0.0625, train_limit=60)
@@ -43,6 +45,7 @@ SETTINGS = SearchSettings(
     seed=7,
 )
 OPTIONS = {"aux": ["conv1", "mlp"]}
+PROBE, TRAIN = ProbeSettings(cost=60, seed=1), TrainSettings(epochs=1, batch_size=8)
 
 
 class Stop(Exception):
@@ -56,6 +59,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def test_what_another_has_ended_meanwhile_is_not_searched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a search in the same folder gets ready."""
+    ended = []
+    given: dict[str, Any] = {**OPTIONS, "directory": tmp_path}
+
+    def load_while_another_searches(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(trial, "load_splits", load_splits)
+        ended.append(run_search("probe", TASK, PROBE, train=TRAIN, **given))
+        return load_splits(*arguments, **options)
+
+    monkeypatch.setattr(trial, "load_splits", load_while_another_searches)
+    reported: list[dict[str, float]] = []
+    found = run_search("probe", TASK, PROBE, train=TRAIN, report=reported.append, **given)
+    assert reported == []
+    assert [found] == ended
 
 
 def command(directory: Path, report: str = "lambda numbers: None") -> list[str]:

@@ -15,6 +15,7 @@ from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
 from sedona_nni.machine import usable_cores
 from sedona_nni.models import build_backbone
+from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.task import Task
 from sedona_nni.training import loop
 from sedona_nni.training.initial_network import initial_network
@@ -254,6 +255,58 @@ def test_another_training_is_not_overwritten(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="holds another training"):
             run_training(*arguments, directory=tmp_path)
     assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_a_batch_is_at_most_all_images(tmp_path: Path) -> None:
+    """In what is foretold as in what is trained: 180 images are left of 200."""
+    given = {**SETTINGS.model_dump(), "epochs": 1}
+    all_, more = (
+        run_training(TASK, DECOUPLING, TrainSettings.model_validate({**given, "batch_size": size}))
+        for size in (180, 10**7)
+    )
+    assert more["ideal_peak_memory_mib"] == all_["ideal_peak_memory_mib"]
+    assert more["default"] == all_["default"]
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"parallel": {"replicas": 7}}, r"parallel\.replicas: must divide the batch of 180 images"),
+        (
+            {"views": 3, "accumulate": 7},
+            r"train: batch_size must be a multiple of views times accumulate, 21, .*, but got 540; "
+            "there are 180 training images$",
+        ),
+    ],
+)
+def test_so_small_a_batch_has_to_be_parted(given: dict[str, Any], rule: str) -> None:
+    given = {**SETTINGS.model_dump(), "batch_size": 42 * 7 * 10, **given}
+    settings = TrainSettings.model_validate(given)
+    with pytest.raises(InputError, match=rule):
+        run_training(TASK, DECOUPLING, settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"parallel": "blocks"}, "parallel: must be no for a relaxed network"),
+        ({"checkpoint": "layers"}, "checkpoint: must be no for a relaxed network"),
+        ({"transport": 0.5}, "transport: must be 0 for a relaxed network"),
+    ],
+)
+def test_what_wants_blocks_is_refused_of_a_relaxed_network(
+    given: dict[str, Any], rule: str
+) -> None:
+    found = SearchResult(
+        backbone="vgg11",
+        dataset="digits",
+        aux_choices=["conv1"],
+        alpha=[(0, 0)] * 7,
+        beta=[[0.0]] * 7,
+    )
+    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), **given})
+    with pytest.raises(InputError, match=f"^{rule}"):
+        run_training(TASK, found, settings)
 
 
 def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,6 +37,17 @@ from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.task_backbone import task_backbone
 
 __all__ = ["SlopeSettings", "Slopes", "inner_optimizer"]
+
+
+_NOT_DIFFERENTIATED: dict[str, Any] = {
+    "nesterov": False,
+    "clip_norm": None,
+    "mixup": 0,
+    "cutmix": 0,
+    "transport": 0,
+    "lr_pretrained": 1,
+}
+"""What changes the weights of a training and is not part of slopes, with what leaves it out."""
 
 
 class SlopeSettings(BaseModel):
@@ -85,6 +97,9 @@ class SlopeSettings(BaseModel):
 class Slopes(SearchKind[SlopeSettings]):
     """Differentiates a whole training by all cuts, see `sedona_nni.searches.slopes.slopes`.
 
+    The training is greedy learning in float32 on whole batches, of which no averages are kept,
+    whatever ``method``, ``amp``, ``accumulate`` and ``ema_decay`` the trainings themselves have.
+
     It reports after each leg of the training and of the way back ``step``, of ``steps``; ``loss``,
     the final head's in the leg, or ``hypergradient``, the norm of the derivative so far.
 
@@ -106,8 +121,10 @@ class Slopes(SearchKind[SlopeSettings]):
         assert setup.train is not None
         with torch.device("meta"):
             check_candidates(task_backbone(setup.task), setup.aux)
-        if setup.train.optimizer == "sgd" and setup.train.nesterov:
-            raise InputError.rule("train.nesterov", "must be false for slopes", True)
+        for name, without in _NOT_DIFFERENTIATED.items():
+            if (value := getattr(setup.train, name)) != without:
+                rule = f"must be {json.dumps(without)} for slopes, which do not go through it"
+                raise InputError.rule(f"train.{name}", rule, value)
 
     @float32_products(tf32=False)
     def run(self, setup: SearchSetup, settings: SlopeSettings) -> Findings:

@@ -56,6 +56,7 @@ from torch.func import functional_call
 
 from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
+from sedona_nni.errors import InputError
 from sedona_nni.training.method_settings import MethodSettings
 from sedona_nni.training.methods.method import TrainingMethod, register_method
 from sedona_nni.training.precision import autocast
@@ -131,6 +132,10 @@ class DelayedGradients(TrainingMethod):
         super().__init__(network, settings, splits, steps_per_epoch, stage)
         assert isinstance(settings.method, DelayedGradientsSettings)
         self.options = settings.method
+        gradients = settings.epochs * steps_per_epoch - (self.stage.num_blocks - 1)  # of the lowest
+        if self.options.update_every > max(1, gradients):
+            rule = f"must be at most {gradients}, the gradients that the lowest block has in all"
+            raise InputError.rule("method.update_every", rule, self.options.update_every)
         self.optimize(network.blocks)
         self._last = self.stage.num_blocks - 1 - self.stage.first  # as if it were among those here
         lower = network.blocks[: self._last]
@@ -289,9 +294,12 @@ class DelayedGradients(TrainingMethod):
         self.optimizers[place].zero_grad()
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
-        """Take K+M steps: in the last, all graphs are there and all optimizers have a state."""
+        """Take K+M steps: in the last, all graphs are there and all optimizers have a state.
+
+        Of the network's last blocks alone it takes fewer.
+        """
         self.start_epoch(1)
-        for _ in range(len(self.network.blocks) + self.options.update_every):
+        for _ in range(self._last + 1 + self.options.update_every):
             self.step(images, labels)
 
     def state_dict(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sedona_nni.data.sets import Splits
 from sedona_nni.decouplings.cost import Cost
 from sedona_nni.decouplings.decoupled import Block, DecoupledNetwork
 from sedona_nni.errors import InputError
-from sedona_nni.models.pretrained import is_pretrained
+from sedona_nni.models.pretrained import freeze_pretrained, is_pretrained
 from sedona_nni.teachers import NO_AUXILIARY
 from sedona_nni.teachers.auxiliary import AuxiliaryNetwork, OnMaps, Teacher
 from sedona_nni.teachers.losses import LabelSmoothing
@@ -72,7 +72,7 @@ def build_optimizer(
     """Return the optimizer that the settings describe.
 
     With a rate of their own, weights from a file are a group after that of the others, if there are
-    both; with a rate of 0 beside others they are frozen, so that nothing is computed for them.
+    both; what is frozen is in none.
 
     An update is one kernel, but in fp16: there it would be scaled back within it, after hooks have
     seen the gradients.
@@ -97,12 +97,9 @@ def build_optimizer(
 def _by_origin(parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
     kinds: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for parameter in parameters:
-        kinds[is_pretrained(parameter)].append(parameter)
+        if parameter.requires_grad:
+            kinds[is_pretrained(parameter)].append(parameter)
     fresh, pretrained = kinds
-    if lr == 0 and fresh:  # without others a loss would have nothing to differentiate
-        for parameter in pretrained:
-            parameter.requires_grad_(False)
-        return [{"params": fresh}]
     groups: list[dict[str, Any]] = [{"params": fresh}, {"params": pretrained, "lr": lr}]
     return [group for group in groups if group["params"]]
 
@@ -209,6 +206,8 @@ class TrainingMethod(ABC):
                 raise InputError.rule("views", rule, settings.views)
         for block in network.blocks:
             block.checkpointed = settings.checkpoint == "layers"
+            if settings.lr_pretrained == 0:
+                freeze_pretrained(block)
         self._learners: list[Block] = []
         self.network = network
         self.settings = settings

@@ -61,7 +61,7 @@ class Feed:
         """Leave a batch in place of one that still waits.
 
         Raises:
-            RuntimeError: if the rank above is gone.
+            RuntimeError: if the rank above is gone; or what else the thread has ended with.
         """
         with self._changed:
             if self._error is not None:
@@ -77,7 +77,7 @@ class Feed:
             assert arrival is not None
             try:
                 self._send(arrival)
-            except RuntimeError as error:
+            except Exception as error:  # raised where it is waited for
                 with self._changed:
                     self._error = error
                 return
@@ -122,7 +122,7 @@ class Arrivals:
             wait: Whether to wait until there is something.
 
         Raises:
-            RuntimeError: if the rank below is gone.
+            RuntimeError: if the rank below is gone; or what else the thread has ended with.
         """
         with self._changed:
             if wait:
@@ -137,7 +137,7 @@ class Arrivals:
         while True:
             try:
                 arrival = self._receive()
-            except RuntimeError as error:
+            except Exception as error:  # raised where it is waited for
                 with self._changed:
                     self._error = error
                     self._changed.notify()

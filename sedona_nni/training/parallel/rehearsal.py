@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 
 import torch
@@ -13,6 +12,7 @@ from sedona_nni.decouplings.cost import peak_memory_mib
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.models import FeatureShape
 from sedona_nni.models.placement import place
+from sedona_nni.models.pretrained import copy_of
 from sedona_nni.training.methods import TrainingMethod, build_method
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.stage import Stage
@@ -49,7 +49,7 @@ def step_peak_mib(
         alone = _Alone(stage, inputs, labels)
 
         def some_steps() -> TrainingMethod:
-            own = place(copy.deepcopy(network), device)
+            own = place(copy_of(network), device)
             method = build_method(own, settings, splits, 1000, alone)
             method.rehearse(inputs, labels)
             return method

@@ -170,11 +170,22 @@ def test_it_differentiates_the_optimizer_of_the_trainings(name: str) -> None:
     torch.testing.assert_close(weights, weight.detach(), rtol=1e-12, atol=1e-12)
 
 
-def test_momentum_of_nesterov_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"nesterov": True}, "nesterov: must be false"),
+        ({"clip_norm": 1.0}, "clip_norm: must be null"),
+        ({"mixup": 0.2}, "mixup: must be 0"),
+        ({"cutmix": 1.0}, "cutmix: must be 0"),
+        ({"transport": 0.1}, "transport: must be 0"),
+        ({"lr_pretrained": 0.1}, "lr_pretrained: must be 1"),
+    ],
+)
+def test_what_slopes_do_not_go_through_is_refused(given: dict[str, Any], rule: str) -> None:
     task = Task(backbone="dgl-cnn4", width_multiplier=0.1, image_size=8, train_limit=60)
-    train = TrainSettings(nesterov=True, momentum=0.9)
+    train = TrainSettings.model_validate(given)
     setup = SearchSetup(task, load_splits(task, 0.2), aux=("conv1",), train=train)
-    with pytest.raises(InputError, match=r"^train\.nesterov: must be false for slopes"):
+    with pytest.raises(InputError, match=rf"^train\.{rule} for slopes"):
         SEARCHES["slopes"].check(setup, SlopeSettings())
 
 
