@@ -150,11 +150,7 @@ def run_training(
     checked = check_memory and finished is None and not is_launched()
     if checked and isinstance(decoupling, Decoupling):
         places = [device] if isinstance(device, str | torch.device) else device
-        # Before anything is loaded, so of the number of images only their limit is known
-        limit = settings.batch_size if task.train_limit is None else task.train_limit
-        bound = {"batch_size": min(settings.batch_size, limit * settings.views)}
-        bounded = settings.model_copy(update=bound)
-        check_fits(task, decoupling, bounded, [torch.device(place) for place in places])
+        check_fits(task, decoupling, _bounded(settings, task), [*map(torch.device, places)])
     splits = load_splits(task, settings.validation_fraction, workers=workers)
     settings = settings.of(len(splits.train))
     if isinstance(decoupling, Decoupling):
@@ -267,6 +263,16 @@ def _needed_by_ranks(job: Job, outcome: Outcome) -> dict[str, Any]:
         "cores": threads if is_launched() else min(threads, usable_cores()),
         "ranks": [asdict(rank) for rank in outcome.ranks],
     }
+
+
+def _bounded(settings: TrainSettings, task: Task) -> TrainSettings:
+    """Return the settings with batches that a task can have as far as is known before its images
+    are loaded; see `TrainSettings.of`."""
+    if task.train_limit is None:
+        return settings
+    most = task.train_limit * settings.views // settings.together * settings.together
+    size = min(settings.batch_size, max(most, settings.least_batch))
+    return settings.model_copy(update={"batch_size": size})
 
 
 def _check_relaxed(settings: TrainSettings) -> None:
