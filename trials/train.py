@@ -10,6 +10,7 @@ way ``checkpoint.pt`` in place of the last two.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ from sedona_nni.errors import InputError
 from sedona_nni.files import check_no_links, check_output_folder, write_json
 from sedona_nni.machine import keep_freed_memory, peak_resident_mib, usable_cores
 from sedona_nni.models.placement import place
+from sedona_nni.models.pretrained import copy_of
 from sedona_nni.plugins import loaded_plugins
 from sedona_nni.searches.sedona.relaxed_training import build_relaxed
 from sedona_nni.searches.sedona.result import SearchResult
@@ -150,11 +152,12 @@ def run_training(
     checked = check_memory and finished is None and not is_launched()
     if checked and isinstance(decoupling, Decoupling):
         places = [device] if isinstance(device, str | torch.device) else device
-        check_fits(task, decoupling, _bounded(settings, task), [*map(torch.device, places)])
+        bounded = _bounded(settings, task, decoupling)
+        _check_replicas(decoupling, bounded)
+        check_fits(task, decoupling, bounded, [*map(torch.device, places)])
     splits = load_splits(task, settings.validation_fraction, workers=workers)
-    settings = settings.of(len(splits.train))
     if isinstance(decoupling, Decoupling):
-        _check_replicas(decoupling, settings)
+        _check_replicas(decoupling, settings.of(len(splits.train)))
     run = TrainingRun(
         task=task,
         decoupling=decoupling,
@@ -222,7 +225,7 @@ def run_training(
             "best_epoch": trained.best_epoch,
             **asdict(costs),
             **needed,
-            **_ideal_peak(run, needed["device"]),
+            **_ideal_peak(run, settings.of(len(splits.train)), needed["device"]),
             "time_s": trained.time_s,
             "images": images,
             "images_per_s": images / trained.time_s,
@@ -238,12 +241,12 @@ def run_training(
     return results
 
 
-def _ideal_peak(run: TrainingRun, device: str) -> dict[str, float]:
+def _ideal_peak(run: TrainingRun, settings: TrainSettings, device: str) -> dict[str, float]:
     """Return what a step takes in the largest of K processes with a block each; none of plug-ins'
     networks that cannot be run dry, and of a relaxed network."""
     if isinstance(run.decoupling, SearchResult):
         return {}
-    divided = run.settings.model_copy(update={"parallel": run.settings.parallel or Parallel()})
+    divided = settings.model_copy(update={"parallel": settings.parallel or Parallel()})
     try:
         needed = needed_bytes(run.task, run.decoupling, divided, torch.device(device))
     except RuntimeError:
@@ -265,13 +268,20 @@ def _needed_by_ranks(job: Job, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _bounded(settings: TrainSettings, task: Task) -> TrainSettings:
-    """Return the settings with batches that a task can have as far as is known before its images
-    are loaded; see `TrainSettings.of`."""
+def _bounded(settings: TrainSettings, task: Task, decoupling: Decoupling) -> TrainSettings:
+    """Return the settings with batches of not more images than a task has, as far as that is known
+    before they are loaded; they can be parted as is wanted, whatever comes of the real ones."""
     if task.train_limit is None:
         return settings
-    most = task.train_limit * settings.views // settings.together * settings.together
-    size = min(settings.batch_size, max(most, settings.least_batch))
+    images = task.train_limit - int(settings.validation_fraction * task.train_limit)
+    replicas: tuple[int, ...] = (1,)
+    if settings.parallel is not None and decoupling.cuts:
+        replicas = settings.parallel.replicas_of(decoupling.num_blocks)
+    most, step = images * settings.views, settings.together * math.lcm(*replicas)
+    if settings.batch_size <= most:
+        return settings
+    least = settings.least_batch * max(replicas)
+    size = max(most // step * step, -(-least // step) * step)
     return settings.model_copy(update={"batch_size": size})
 
 
@@ -463,20 +473,20 @@ def _method(network: DecoupledNetwork, settings: TrainSettings, splits: Splits) 
 def step_memory_mib(run: TrainingRun, splits: Splits, device: torch.device) -> float:
     """Return the most memory that training steps allocate, MiB.
 
-    They are those of a network of its own, made within the measurement.
+    They are those of a network of its own, copied within the measurement, as it counts.
     """
     settings = run.settings
     images, labels = next(BatchStream(splits.train, settings.batch_size, 0, device).iterate())
 
     def some_steps() -> TrainingMethod:
-        network = _initial_network(run.task, run.decoupling, settings.seed)
-        method = _method(place(network, device), settings, splits)
+        method = _method(place(copy_of(network), device), settings, splits)
         method.rehearse(images, labels)
         return method
 
     generators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=generators), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # as in `train`
+        network = _initial_network(run.task, run.decoupling, settings.seed)
         return peak_memory_mib(some_steps, device)
 
 

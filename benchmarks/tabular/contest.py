@@ -11,11 +11,12 @@ regret: with leaders i, each of n_i trainings that validate with v,
 with r_i the regret of leader i; of equals the first leader is picked. Strategies without search
 pick as in `benchmarks.tabular.race`; those that ask at random at first are left out where the
 budget cannot get past that, as they are random search. The truth about a pick includes the training
-that it was picked by, for everybody alike, which flatters all that train.
+that it was picked by, which flatters whoever trains, the more the more is trained.
 
 Contenders are compared by Welch's t-test on the regrets of their replicates, two-sided, and the p
 of all comparisons in one table are corrected after Holm: sorted, the k-th least of m times
-m - k + 1, and never below one before it.
+m - k + 1, and never below one before it. That says what other searches and draws might bring; the
+table's truths are taken as they are.
 Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
 Statistics 1979.
 """
@@ -109,7 +110,7 @@ def contest(
     if not any(each.regrets for each in contenders):
         raise InputError.rule("--budget", "must be at least what a search costs", budget)
     paid = affordable(table, among, budget)
-    for name in (each for each in RACERS if RANDOM_START.get(each, 0) < paid):
+    for name in (each for each in RACERS if RANDOM_START.get(each, -1) < paid):
         raced = race(
             table,
             name,

@@ -126,7 +126,7 @@ def _shown(each: Contender, p: Mapping[str, float]) -> str:
 def _probed(tables: Sequence[Path], found: Path) -> list[tuple[Path, Path]]:
     """Return the folder of searches and the file of each table that was probed."""
     probed = [(found / path.stem, path) for path in tables]
-    probed = [(folder, path) for folder, path in probed if (folder / _SEARCH).is_dir()]
+    probed = [(folder, path) for folder, path in probed if any((folder / _SEARCH).glob("*.json"))]
     if not probed:
         raise InputError.rule("--found", "must hold a folder with probings for a table", str(found))
     return probed

@@ -49,7 +49,7 @@ def best(ledgers: Sequence[Path], times: Sequence[Path]) -> View:
         )
     title = (
         "Best mean test accuracy, %, with the standard deviation between seeds, of "
-        "back-propagation and of all that learns by blocks (of equals all are named); at "
+        "back-propagation and of all that learns by blocks (of equals the first's); at "
         f"K = {AT} the least peak of a step's tensors and the least processor time of a step in "
         "one process, over back-propagation's"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -139,12 +140,19 @@ def count_macs(module: nn.Module, shape: FeatureShape, around: Around | None = N
             else:
                 skeleton(features)
     except (RuntimeError, TypeError) as error:
-        if "meta" not in f"{error}":  # else it wants to know a number
+        if not _NO_VALUES.search(f"{error}"):
             raise
         rule = "must not ask for the values of tensors, as its costs are counted without any"
         complaint = f"{error}".splitlines()[0]
-        raise InputError(f"{type(module).__name__}: {rule}: {complaint}") from error
+        raise _UncountableError(f"{type(module).__name__}: {rule}: {complaint}") from error
     return counter.macs
+
+
+class _UncountableError(InputError):
+    """A module that is at fault wherever it stands."""
+
+
+_NO_VALUES = re.compile("meta tensor|meta device type")  # in all that torch says where it has none
 
 
 def _unchanged(features: Tensor) -> Tensor:
@@ -216,8 +224,8 @@ def auxiliary_costs(
             contexts = places(backbone, boundary, name)
             try:
                 here[name] = [cost(name, context) for context in contexts]
-            except InputError:
-                if not where_possible:
+            except InputError as error:
+                if not where_possible or isinstance(error, _UncountableError):
                     raise
         costs.append(here)
     return costs

@@ -161,17 +161,21 @@ class Block(nn.Module):
 
 
 def _checkpointed(layer: nn.Module, features: Tensor) -> Tensor:
+    values: dict[int, Tensor] = {}  # what is shared has one
     before = [
-        _Buffer(part, name, buffer, buffer._version, buffer.clone())
+        _Buffer(part, name, buffer, buffer._version, values.setdefault(id(buffer), buffer.clone()))
         for part in layer.modules()
-        if not isinstance(part, BatchNorm)  # see `_counted_once`
         for name, buffer in part.named_buffers(recurse=False)
+        if not (isinstance(part, BatchNorm) and name in _STATISTICS)  # see `_counted_once`
     ]
     changed: list[_Buffer] = []
     contexts = functools.partial(_contexts, layer, changed)
     out: Tensor = checkpoint(layer, features, use_reentrant=False, context_fn=contexts)
     changed += [each for each in before if each.has_changed]
     return out
+
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class _Buffer(NamedTuple):
@@ -200,8 +204,10 @@ def _contexts(
 def _again(layer: nn.Module, changed: list[_Buffer]) -> Iterator[None]:
     """Let a layer begin where it began the first time, and leave its buffers as they are now."""
     now = [getattr(each.part, each.name) for each in changed]
+    values: dict[int, Tensor] = {}
     for each in changed:
-        setattr(each.part, each.name, each.value.clone())
+        value = values.setdefault(id(each.value), each.value.clone())
+        setattr(each.part, each.name, value)
     try:
         with _counted_once(layer):
             yield

@@ -496,7 +496,8 @@ def peaks_of_step(network: DecoupledNetwork, images: FeatureShape, form: StepFor
             if layer is not None:  # it has gradients of the block below
                 weights += [*layer.parameters(), *layer.buffers()]
                 for parameter in layer.parameters():
-                    parameter.grad = torch.empty_like(parameter)
+                    if parameter.requires_grad:
+                        parameter.grad = torch.empty_like(parameter)
             outputs, lent_parts = [], []
             with LiveMemory(on_cpu=not form.on_gpu) as live:
                 # Else views of them would count

@@ -207,11 +207,7 @@ def copy_of(module: ModuleT) -> ModuleT:
 
 
 def freeze_pretrained(module: nn.Module) -> None:
-    """Let no gradients be computed for weights from a file.
-
-    A module without others stays as it is: a loss would have nothing to differentiate.
-    """
-    pretrained = [each for each in module.parameters() if is_pretrained(each)]
-    if len(pretrained) < len([*module.parameters()]):
-        for parameter in pretrained:
+    """Let no gradients be computed for weights from a file."""
+    for parameter in module.parameters():
+        if is_pretrained(parameter):
             parameter.requires_grad_(False)

@@ -93,6 +93,9 @@ def test_who_only_asks_at_random_is_left_out() -> None:
     everyone = contest(table(), {"slopes": [found(5, 3, 1)]}, budget=12, repeats=2)
     names = {each.name for each in everyone}
     assert {*RACERS} - names == {"regularized_evolution", "tpe"}
+    # Before a training has ended there is a pick, too
+    early = contest(table(), {"slopes": [found(5, 3, 1)]}, budget=1.5, repeats=2)
+    assert {*RACERS} - {each.name for each in early} == {"regularized_evolution", "tpe"}
 
 
 def test_holm_by_hand() -> None:

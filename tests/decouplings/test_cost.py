@@ -37,6 +37,7 @@ from sedona_nni.searches.sedona.result import SearchResult
 from sedona_nni.teachers.auxiliary import (
     AUXILIARY,
     AuxiliaryContext,
+    AuxiliaryNetwork,
     Teacher,
     auxiliary_names,
     register_auxiliary,
@@ -380,6 +381,39 @@ def test_computes_are_those_of_the_blocks(aux: str, cuts: list[int]) -> None:
     assert compute == Compute.model_validate_json(compute.model_dump_json())
     promised = summarise_blocks(blocks)["ideal_speedup_with_auxiliary"]
     assert 1 / compute.largest_share(decoupling) == pytest.approx(promised, rel=1e-12)
+
+
+@pytest.fixture
+def curious() -> Iterator[None]:
+    """An auxiliary network that asks for a number."""
+
+    @register_auxiliary("curious")
+    class Curious(AuxiliaryNetwork):
+        def __init__(self, context: AuxiliaryContext) -> None:
+            super().__init__()
+            self.classifier = nn.Linear(context.shape.channels, context.num_classes)
+
+        def forward(self, features: Tensor) -> Tensor:
+            logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
+            return logits * float(features.mean())
+
+    yield
+    AUXILIARY.remove("curious")
+
+
+def test_what_asks_for_values_is_named_and_not_left_out(curious: None) -> None:
+    """It could stand nowhere else, either."""
+    with pytest.raises(InputError, match=r"^Curious: must not ask for the values of tensors, as"):
+        compute_in_macs(on_meta("vgg11"), ["conv1", "curious"])
+
+
+def test_other_errors_of_a_network_stay_what_they_are() -> None:
+    class Wrong(nn.Module):
+        def forward(self, features: Tensor) -> Tensor:
+            return features + torch.ones(6, device="cpu")
+
+    with pytest.raises(RuntimeError, match="meta"):
+        count_macs(Wrong(), FeatureShape(4, 6))
 
 
 @pytest.fixture

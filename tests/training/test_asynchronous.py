@@ -288,15 +288,6 @@ def test_a_milestone_starts_anew(turns: list[tuple[int, int]]) -> None:
     assert rates == pytest.approx([0.01, 0.01])
 
 
-def test_a_rehearsal_fills_what_a_training_fills() -> None:
-    """Ten batches are put into the buffer, though it could hold more."""
-    for size, filled in ((3, 3), (5000, EPOCH)):
-        learner = method(tiny(2), buffer=size, train={"epochs": 1})
-        learner.rehearse(*batch(0))
-        (buffer,) = learner.buffers
-        assert filled <= len(buffer.state_dict()["batches"]) <= filled + (size > EPOCH) * 3
-
-
 def test_the_slowed_block_must_exist() -> None:
     with pytest.raises(InputError, match="slow_block: must be at most the number of blocks, 2"):
         method(tiny(2), slow_block=3, slowdown=2)

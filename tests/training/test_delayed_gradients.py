@@ -310,7 +310,7 @@ def test_updates_that_would_never_come_are_refused(splits: Splits) -> None:
     for update_every, possible in ((7, True), (8, False)):
         given = {"epochs": 1, "method": {"name": "ddg", "update_every": update_every}}
         settings = SETTINGS.model_validate({**SETTINGS.model_dump(), **given})
-        rule = r"^method\.update_every: must be at most 7, the gradients .*, but got 8$"
+        rule = r"^method\.update_every: must be at most 7, the gradients of .*, but got 8$"
         with nullcontext() if possible else pytest.raises(InputError, match=rule):
             build_method(build([0, 2, 4]), settings, splits, 10)
 

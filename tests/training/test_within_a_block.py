@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from sedona_nni.data.sets import Splits, load_splits
@@ -87,6 +87,25 @@ def test_layers_computed_again_change_nothing(
         assert torch.equal(again[name], weights), name
 
 
+class Counting(nn.Module):
+    """Returns its input times how often it has been run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        self.count += 1
+        return features * self.count.clone()
+
+
+def sharing() -> nn.Module:
+    """Two of them with one count between them."""
+    first, second = Counting(), Counting()
+    second.count = first.count
+    return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), first, second)
+
+
 @pytest.mark.parametrize(
     "unit",
     [
@@ -95,6 +114,7 @@ def test_layers_computed_again_change_nothing(
             nn.Conv2d(4, 4, 3, padding=1), nn.InstanceNorm2d(4, track_running_stats=True)
         ),
         lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Dropout(0.5)),
+        lambda: sharing(),
     ],
 )
 def test_layers_computed_again_begin_where_they_began(unit: Callable[[], nn.Module]) -> None:

@@ -17,7 +17,7 @@ from sedona_nni.data.sets import load_splits
 from sedona_nni.decouplings.decoupled import DecoupledNetwork
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
-from sedona_nni.models import FeatureShape
+from sedona_nni.models import FeatureShape, build_backbone
 from sedona_nni.models.pretrained import is_pretrained
 from sedona_nni.searches.probing.probing import ProbeSettings
 from sedona_nni.searches.sedona.settings import SearchSettings
@@ -25,7 +25,7 @@ from sedona_nni.task import Task
 from sedona_nni.training.initial_network import initial_network
 from sedona_nni.training.methods import build_method
 from sedona_nni.training.parallel.rehearsal import step_peak_mib
-from sedona_nni.training.settings import TrainSettings
+from sedona_nni.training.settings import Parallel, TrainSettings
 from sedona_nni.training.stage import Stage
 from sedona_nni.training.task_backbone import task_backbone
 from sedona_nni.trials.memory_check import needed_bytes
@@ -40,6 +40,7 @@ from sedona_nni.trials.train import (
 MODEL = "small_model:build"
 DECOUPLING = Decoupling(backbone=MODEL, cuts=[0], aux=["linear"])
 SETTINGS = TrainSettings(epochs=1, batch_size=20, lr=0.05)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -170,32 +171,61 @@ def test_without_a_rate_they_stay_as_they_are(
     assert not torch.equal(after[norm], first.state_dict()[norm])
 
 
-def test_nothing_is_computed_for_frozen_weights(task: Task) -> None:
-    network = initial_network(task, DECOUPLING, 0)
-    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), "lr_pretrained": 0})
+@pytest.mark.parametrize(
+    ("method", "aux"), [("greedy", "linear"), ("ddg", "none"), ("dni", "none")]
+)
+def test_nothing_is_computed_for_frozen_weights(task: Task, method: str, aux: str) -> None:
+    """Also where all weights of a block are such, and it learns from what is above."""
+    network = initial_network(task, DECOUPLING.model_copy(update={"aux": [aux]}), 0)
+    given = {"lr_pretrained": 0, "method": method}
+    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), **given})
     splits = load_splits(task, settings.validation_fraction)
     build_method(network, settings, splits, steps_per_epoch=10)
     for name, weight in network.named_parameters():
         assert weight.requires_grad != is_pretrained(weight), name
 
 
+def test_a_classifier_of_the_file_cannot_be_frozen(tmp_path: Path) -> None:
+    """Nothing would be left to learn."""
+    whole = initial_network(beginning_with(10, tmp_path), Decoupling(backbone=MODEL), 0)
+    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), "lr_pretrained": 0})
+    splits = load_splits(Task(train_limit=60), settings.validation_fraction)
+    with pytest.raises(InputError, match=r"^lr_pretrained: must be above 0 where all weights of a"):
+        build_method(whole, settings, splits, steps_per_epoch=10)
+
+
 def test_memory_is_foretold_and_rehearsed_without_what_is_frozen(task: Task) -> None:
     """Neither their gradients and their state of Adam, nor activations for them."""
     given = {**SETTINGS.model_dump(), "optimizer": "adam"}
-    cpu, needed, rehearsed, measured = torch.device("cpu"), [], [], []
+    needed, rehearsed, measured = [], [], []
     for rate in (1, 0):
         settings = TrainSettings.model_validate({**given, "lr_pretrained": rate})
-        needed += needed_bytes(task, DECOUPLING, settings, cpu)
+        needed += needed_bytes(task, DECOUPLING, settings, CPU)
         splits = load_splits(task, settings.validation_fraction)
         lower = DecoupledNetwork([initial_network(task, DECOUPLING, 1).blocks[0]])
         shape = FeatureShape(3, 8)
-        rehearsed.append(step_peak_mib(lower, shape, 20, splits, settings, Stage(2, 0), cpu))
+        rehearsed.append(step_peak_mib(lower, shape, 20, splits, settings, Stage(2, 0), CPU))
         run = TrainingRun(task=task, decoupling=DECOUPLING, settings=settings)
-        measured.append(step_memory_mib(run, splits, cpu) * 2**20)
+        measured.append(step_memory_mib(run, splits, CPU) * 2**20)
         assert all(not is_pretrained(w) or w.requires_grad for w in lower.parameters())
     # Of so small a network what kernels take for themselves counts, so only that it is too little
     assert needed[1] < 1.01 * measured[1] < 0.8 * measured[0]
     assert rehearsed[1] < 0.8 * rehearsed[0]
+
+
+def test_a_layer_that_is_shared_and_frozen_has_no_gradients(tmp_path: Path) -> None:
+    """So an overlap takes no more of the block above it."""
+    weights = tmp_path / "vgg11.safetensors"
+    form = {"width_multiplier": 0.25, "image_size": 32}
+    save_file(build_backbone("vgg11", num_classes=10, **form).state_dict(), weights)
+    given = {"weights": str(weights), "reset_classifier": True, "train_limit": 60, **form}
+    task = Task.model_validate({"backbone": "vgg11", **given})
+    settings = TrainSettings(batch_size=2, lr_pretrained=0, parallel=Parallel())
+    plain, overlapping = (
+        needed_bytes(task, Decoupling(backbone="vgg11", cuts=[5], aux=[aux]), settings, CPU)
+        for aux in ("linear", "linear+overlap")
+    )
+    assert overlapping == plain
 
 
 @pytest.mark.slow(reason="a training in processes")

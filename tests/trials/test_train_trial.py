@@ -268,6 +268,45 @@ def test_a_batch_is_at_most_all_images(tmp_path: Path) -> None:
     assert more["default"] == all_["default"]
 
 
+def test_what_has_ended_is_found_whatever_its_batch(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"batch_size": 500, "epochs": 1})
+    found = run_training(TASK, DECOUPLING, settings, directory=tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["settings"]["batch_size"] == 500
+    assert run_training(TASK, DECOUPLING, settings, directory=tmp_path) == found
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"batch_size": 8, "accumulate": 4, "parallel": {"replicas": 2}},
+        {"batch_size": 12, "views": 2, "accumulate": 2, "parallel": {"replicas": 2}},
+    ],
+)
+def test_batches_that_cannot_be_divided_are_one_line(given: dict[str, Any]) -> None:
+    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), **given})
+    with pytest.raises(InputError, match=r"^parallel\.replicas: must"):
+        run_training(TASK, DECOUPLING, settings)
+
+
+def test_what_is_foretold_of_a_large_batch_is_of_the_images_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In parts that replicas can divide: of 90 images twice, 180, in parts of 12 for two."""
+    seen: list[TrainSettings] = []
+
+    def check(task: Task, decoupling: Decoupling, settings: TrainSettings, devices: Any) -> None:
+        seen.append(settings)
+        raise InputError("enough")
+
+    monkeypatch.setattr(trial, "check_fits", check)
+    given = {"batch_size": 600, "views": 2, "accumulate": 3, "parallel": {"replicas": 2}}
+    settings = TrainSettings.model_validate({**SETTINGS.model_dump(), **given})
+    with pytest.raises(InputError, match=r"^enough$"):
+        run_training(TASK.model_copy(update={"train_limit": 100}), DECOUPLING, settings)
+    assert [each.batch_size for each in seen] == [180]
+
+
 @pytest.mark.parametrize(
     ("given", "rule"),
     [

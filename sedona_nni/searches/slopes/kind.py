@@ -97,8 +97,8 @@ class SlopeSettings(BaseModel):
 class Slopes(SearchKind[SlopeSettings]):
     """Differentiates a whole training by all cuts, see `sedona_nni.searches.slopes.slopes`.
 
-    The training is greedy learning in float32 on whole batches, of which no averages are kept,
-    whatever ``method``, ``amp``, ``accumulate`` and ``ema_decay`` the trainings themselves have.
+    The training is greedy learning of whole batches in float32 in one process, without averages,
+    whatever ``method``, ``amp``, ``accumulate``, ``parallel`` and ``ema_decay`` the trainings have.
 
     It reports after each leg of the training and of the way back ``step``, of ``steps``; ``loss``,
     the final head's in the leg, or ``hypergradient``, the norm of the derivative so far.

@@ -221,15 +221,11 @@ class AsynchronousLearning(TrainingMethod):
                 return {block: torch.stack(own).mean() for block, own in losses.items()}
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
-        """Let every block learn, fill the buffers, and give each block one more turn.
-
-        A buffer for more batches than the training has is never full.
-        """
+        """Let every block learn, fill the buffers, and give each block one more turn."""
         super().rehearse(images, labels)
-        batches = self.settings.epochs * self.steps_per_epoch
         for buffer in self.buffers:
             features, labels = buffer.newest
-            for _ in range(min(buffer.size, batches)):
+            for _ in range(buffer.size):
                 buffer.put(features.clone(), labels.clone())
         for index in range(len(self.updates)):
             self._turn(index, (images, labels))

@@ -134,7 +134,7 @@ class DelayedGradients(TrainingMethod):
         self.options = settings.method
         gradients = settings.epochs * steps_per_epoch - (self.stage.num_blocks - 1)  # of the lowest
         if self.options.update_every > max(1, gradients):
-            rule = f"must be at most {gradients}, the gradients that the lowest block has in all"
+            rule = f"must be at most {max(1, gradients)}, the gradients of the lowest block in all"
             raise InputError.rule("method.update_every", rule, self.options.update_every)
         self.optimize(network.blocks)
         self._last = self.stage.num_blocks - 1 - self.stage.first  # as if it were among those here
@@ -289,6 +289,8 @@ class DelayedGradients(TrainingMethod):
         self.num_gradients[place] = 0
         if place < self._last:
             self._copies[place] = None
+        if all(parameter.grad is None for parameter in self.network.blocks[place].parameters()):
+            return  # all of it is frozen
         self.scalers[place].step(self.optimizers[place])
         self.scalers[place].update()
         self.optimizers[place].zero_grad()

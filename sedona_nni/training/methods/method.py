@@ -72,7 +72,7 @@ def build_optimizer(
     """Return the optimizer that the settings describe.
 
     With a rate of their own, weights from a file are a group after that of the others, if there are
-    both; what is frozen is in none.
+    both; with a rate of 0 the others are the only one.
 
     An update is one kernel, but in fp16: there it would be scaled back within it, after hooks have
     seen the gradients.
@@ -97,9 +97,10 @@ def build_optimizer(
 def _by_origin(parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
     kinds: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for parameter in parameters:
-        if parameter.requires_grad:
-            kinds[is_pretrained(parameter)].append(parameter)
+        kinds[is_pretrained(parameter)].append(parameter)
     fresh, pretrained = kinds
+    if lr == 0 and fresh:
+        return [{"params": fresh}]
     groups: list[dict[str, Any]] = [{"params": fresh}, {"params": pretrained, "lr": lr}]
     return [group for group in groups if group["params"]]
 
@@ -208,6 +209,11 @@ class TrainingMethod(ABC):
             block.checkpointed = settings.checkpoint == "layers"
             if settings.lr_pretrained == 0:
                 freeze_pretrained(block)
+                if block.classifier is not None and not any(
+                    parameter.requires_grad for parameter in block.parameters()
+                ):
+                    rule = "must be above 0 where all weights of a block come from a file"
+                    raise InputError.rule("lr_pretrained", rule, 0)
         self._learners: list[Block] = []
         self.network = network
         self.settings = settings

@@ -253,7 +253,7 @@ def _train(
     splits = splits or job.load_splits()
     if block > 0:
         splits = splits.without_images()
-    rows = len(layout.rows(rank, settings.batch_size))
+    rows = len(layout.rows(rank, settings.of(len(splits.train)).batch_size))
     stage_alone = Stage(layout.num_blocks, block)
     entering = _entering(job, block)
     peak = step_peak_mib(network, entering, rows, splits, settings, stage_alone, device)
