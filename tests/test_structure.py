@@ -140,6 +140,7 @@ EXCEPTIONS = {
     # Again the base of what sees operators; and torch's own count of what was written into a
     # tensor, for which it has no name
     "sedona_nni/models/cutting/values.py": {"_python_dispatch", "_version"},
+    "sedona_nni/decouplings/decoupled.py": {"_version"},
     # As torch's weight norms call it
     "sedona_nni/searches/sedona/dual_operators.py": {"_weight_norm"},
     # Where a module's forward pass finds a weight; torch has no public way to put a dual there
