@@ -326,7 +326,7 @@ def contest(
             f"{each.cost:.2f}",
             f"{100 * each.mean:.2f}" if each.regrets else "over budget",
             f"{100 * stdev(each.regrets):.2f}" if len(each.regrets) > 1 else "–",
-            f"{p[each.name]:.3g}" if each.name in p else "–",
+            _p(p[each.name]) if each.name in p else "–",
         ]
         for each in contenders
     ]
@@ -546,6 +546,11 @@ def _correlations(found: Sequence[Agreement]) -> list[str]:
 
 def _percent(fraction: float | None) -> str:
     return "–" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _p(value: float) -> str:
+    """Return p, which below a thousandth is as far as anything here can be told."""
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _within(max_block_share: str | None) -> str:
