@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.record import ROOT
 from benchmarks.study import views as study
 from benchmarks.tabular import views as tabular
-from benchmarks.tabular.overview import contests, overview, sampled
+from benchmarks.tabular.overview import contests, leads, overview, sampled
 from benchmarks.tabular.table import Table
 from benchmarks.teachers import views as teachers
 from benchmarks.teachers.best import best
@@ -101,6 +101,7 @@ def _derivations() -> Iterator[tuple[str, Derivation]]:
     yield "tables", Derivation(tabular.cover, tables)
     yield "tables-overview", Derivation(overview, tables, searched)
     yield "tables-contests", Derivation(contests, tables, searched)
+    yield "tables-leads", Derivation(leads, tables, searched)
     yield "tables-contests-10", Derivation(contests, tables, {**searched, "budget": 10})
     for path in sorted((ROOT / DATA / "tables").glob("*.json")):
         name, table = path.stem, {"table": DATA / "tables" / path.name}

@@ -123,6 +123,19 @@ def show_contests(
     contests(tables or sorted(TABLES.glob("*.json")), found, budget).show(as_json=as_json)
 
 
+@app.command("leads")
+def show_leads(
+    tables: Tables = None,
+    found: FoundOfTables = FOUND,
+    budget: Annotated[float, typer.Option(help="In trainings without cuts.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """Probing's lead at equal cost, by truths that the picks have no part in, on every table."""
+    from benchmarks.tabular.overview import leads
+
+    leads(tables or sorted(TABLES.glob("*.json")), found, budget).show(as_json=as_json)
+
+
 @app.command()
 def longer(
     long: Annotated[Path, typer.Argument(help="A table of longer trainings.")],

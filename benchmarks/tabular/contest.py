@@ -8,10 +8,12 @@ regret: with leaders i, each of n_i trainings that validate with v,
 
     sum_i r_i 1/n_i sum_v prod_(j != i) P(leader j validates with less than v)
 
-with r_i the regret of leader i; of equals the first leader is picked. Strategies without search
-pick as in `benchmarks.tabular.race`; those that ask at random at first are left out where the
-budget cannot get past that, as they are random search. The truth about a pick includes the training
-that it was picked by, which flatters whoever trains, the more the more is trained.
+with r_i the regret of leader i; of equals the first leader is picked. A control's scores are spent
+in the same way, with leaders of different cuts, too, and equals in an order by chance. Strategies
+without search pick as in `benchmarks.tabular.race`; those that ask at random at first are left out
+where the budget cannot get past that, as they are random search. The truth about a pick includes
+the training that it was picked by, which flatters whoever trains, the more the more is trained,
+unless other truths are given.
 
 Contenders are compared by Welch's t-test on the regrets of their replicates, two-sided, and the p
 of all comparisons in one table are corrected after Holm: sorted, the k-th least of m times
@@ -39,7 +41,7 @@ from sedona_nni.decouplings.decoupling import Decoupling, uniform_cuts
 from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
 
-__all__ = ["Contender", "contest", "holm", "p_values"]
+__all__ = ["Contender", "contest", "follow", "holm", "p_values"]
 
 
 _ROUNDING = 1e-9  # equal regrets differ in their last digits
@@ -75,6 +77,7 @@ def contest(
     max_block_share: str | None = None,
     repeats: int = 100,
     seed: int = 0,
+    truths: Table | None = None,
 ) -> list[Contender]:
     """Let searches and strategies pick at equal cost.
 
@@ -86,6 +89,7 @@ def contest(
         max_block_share: Only decouplings within this bound.
         repeats: Replicates of each strategy that does not search.
         seed: Of what these draw.
+        truths: What says how good a pick is; by default the table.
 
     Returns:
         The searches, the strategies that are more than their random start, and uniform cuts with
@@ -96,7 +100,7 @@ def contest(
     """
     table.check_complete(num_blocks)
     among = table.decouplings(num_blocks, max_block_share)
-    regret = {each: table.regret(each, among) for each in among}
+    regret = {each: (truths or table).regret(each, among) for each in among}
     everyone, bound = len(table.decouplings(num_blocks)), table.bound(max_block_share)
     contenders = []
     for name, outcomes in found.items():
@@ -119,6 +123,7 @@ def contest(
             repeats=repeats,
             max_block_share=max_block_share,
             seed=seed,
+            truths=truths,
         )
         contenders.append(Contender(name, 0.0, tuple(raced[:, 0].tolist())))
     cuts = uniform_cuts(table.num_boundaries + 1, num_blocks)
@@ -127,6 +132,48 @@ def contest(
         if uniform in regret:
             contenders.append(Contender(f"uniform:{aux}", 0.0, (regret[uniform],)))
     return contenders
+
+
+def follow(
+    table: Table,
+    scores: Mapping[str, Sequence[Sequence[float]]],
+    budget: float,
+    *,
+    repeats: int = 100,
+    seed: int = 0,
+) -> list[Contender]:
+    """Let controls pick decouplings into two blocks at equal cost, as searches do in `contest`.
+
+    Args:
+        table: It must hold all decouplings into two blocks, with their clock.
+        scores: Of each control, a row for each replicate and in it a score for each of
+            `Table.decouplings`, the larger the better.
+        budget: In trainings without cuts.
+        repeats: So many orders are drawn where scores are equal.
+        seed: Of these.
+
+    Returns:
+        A contender for each; one replicate for each row, or ``repeats`` if there are equals in it.
+    """
+    table.check_complete(2)
+    among = table.decouplings(2)
+    regret = {each: table.regret(each, among) for each in among}
+    rng = np.random.default_rng(seed)
+
+    def regrets(row: Sequence[float]) -> list[float]:
+        found = []
+        for _ in range(1 if len(set(row)) == len(row) else repeats):
+            order = sorted(rng.permutation(len(among)).tolist(), key=lambda i: -row[i])
+            first: dict[int, Decoupling] = {}  # of each cut
+            for i in order:
+                first.setdefault(among[i].cuts[0], among[i])
+            found.append(_expected_regret(table, [*first.values()], budget, regret))
+        return found
+
+    return [
+        Contender(name, 0.0, tuple(each for row in rows for each in regrets(row)))
+        for name, rows in scores.items()
+    ]
 
 
 def _cost(name: str, outcome: SearchOutcome) -> float:

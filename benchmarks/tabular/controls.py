@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from benchmarks.record import Header
@@ -25,17 +26,31 @@ __all__ = ["CONTROLS", "ZeroCosts", "controls", "zero_costs"]
 CONTROLS: dict[str, Callable[[Table, Decoupling], float]] = {
     "cuts low": lambda table, each: -math.fsum(each.cuts),
     "cuts high": lambda table, each: math.fsum(each.cuts),
+    "layers alone": lambda table, each: -max(each.cuts),  # so probing would weigh cuts, unprobed
     "even blocks": lambda table, each: -table[each].largest_share,
     "few MACs": lambda table, each: -table[each].macs,
+    "many MACs": lambda table, each: table[each].macs,
     "few parameters": lambda table, each: -table[each].parameters,
     "many parameters": lambda table, each: table[each].parameters,
 }
 """By name, what follows from a decoupling alone, with what it costs."""
 
 
-def controls(table: Table, among: Sequence[Decoupling]) -> dict[str, list[float]]:
-    """Return the score of each decoupling by each of `CONTROLS`."""
-    return {name: [score(table, each) for each in among] for name, score in CONTROLS.items()}
+def controls(
+    table: Table, among: Sequence[Decoupling], scored: Path
+) -> dict[str, list[list[float]]]:
+    """Return the scores of decouplings by each of `CONTROLS`, and zero-cost scores where known.
+
+    Args:
+        table: Says what they cost.
+        among: Decouplings with cuts.
+        scored: The file of their `ZeroCosts`, which need not be there.
+
+    Returns:
+        For each name a row per replicate.
+    """
+    found = {name: [[score(table, each) for each in among]] for name, score in CONTROLS.items()}
+    return found | (ZeroCosts.load(scored).of(among) if scored.exists() else {})
 
 
 class ZeroCosts(Document):

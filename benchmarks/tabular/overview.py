@@ -10,21 +10,27 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.tabular.contest import Contender, contest, p_values
+from scipy.stats import ttest_1samp
+
+from benchmarks.tabular.contest import contest, follow, holm, p_values
+from benchmarks.tabular.controls import controls
 from benchmarks.tabular.table import Table, rank_correlation
-from benchmarks.tabular.views import judge
+from benchmarks.tabular.views import ZERO_COSTS, judge
 from benchmarks.view import Table as Shown
 from benchmarks.view import View
+from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
 from sedona_nni.searches.documents import load_outcome
 
-__all__ = ["SAMPLE", "contests", "overview", "sampled"]
+__all__ = ["SAMPLE", "contests", "leads", "overview", "sampled"]
 
 SAMPLE = 5
 """So many decouplings into K blocks are needed for a correlation to say something."""
 
 _SEARCH = "probe"
+_REPEATS = 200  # of what does not search, which leaves an error of a few hundredths of a percent
 _CLEAR = 0.05
+_ROUNDING = 1e-9
 _TRAININGS = "a training of each"
 _TRAINED = ("an epoch of each", _TRAININGS)  # of the controls those that train
 
@@ -81,7 +87,9 @@ def overview(tables: Sequence[Path], found: Path) -> View:
 def contests(tables: Sequence[Path], found: Path, budget: float = 4) -> View:
     """Return what probing and all that does not search pick at equal cost, a row for each table.
 
-    See `benchmarks.tabular.contest`; what p says is corrected within a table.
+    See `benchmarks.tabular.contest`; what p says is corrected within a table. The second view has
+    the controls, which know beforehand what the others find out: whether one is good on a table is
+    known only afterwards, so of each there is the mean of all tables and the largest regret, too.
 
     Args:
         tables: The tables' files.
@@ -91,36 +99,141 @@ def contests(tables: Sequence[Path], found: Path, budget: float = 4) -> View:
     Raises:
         InputError: if nothing was probed.
     """
-    results, rows, names = [], [], dict[str, None]()
+    results: list[dict[str, Any]] = []
+    beside = "back-propagation"
     for folder, path in _probed(tables, found):
         table = Table.load(path)
-        probings = [load_outcome(each) for each in sorted((folder / _SEARCH).glob("*.json"))]
-        contenders = contest(table, {_SEARCH: probings}, budget)
+        contenders = contest(table, {_SEARCH: _probings(folder)}, budget, repeats=_REPEATS)
         p = p_values(contenders, _SEARCH)
-        best = max(table.decouplings(2), key=table.truth)
-        behind = table.lead(best, table.undivided)
+        among = table.decouplings(2)
+        scores = controls(table, among, folder / ZERO_COSTS)
         results.append(
             {
                 "table": folder.name,
                 "contenders": [{**asdict(each), "p": p.get(each.name)} for each in contenders],
-                "backprop": behind,
+                "controls": [asdict(each) for each in follow(table, scores, budget)],
+                "backprop": table.lead(max(among, key=table.truth), table.undivided),
             }
         )
-        shown = {each.name: _shown(each, p) for each in contenders}
-        rows.append((folder.name, shown, f"{100 * behind:.2f}"))
-        names |= dict.fromkeys(shown)
+    time = f"with the processor time of {budget:g} trainings"
     title = (
-        "True regret of the picks into two blocks, % of test accuracy, with the processor time of "
-        f"{budget:g} trainings; * differs from probing's, p < 0.05 after Holm; back-propagation by "
-        "the seeds that the best decoupling has, too: what is below 0 is better than that"
+        f"True regret of the picks into two blocks, % of test accuracy, {time}; * differs from "
+        "probing's, p < 0.05 after Holm; back-propagation by the seeds that the best decoupling "
+        "has, too: what is below 0 is better than that"
     )
-    cells = [[name, *(shown.get(each, "–") for each in names), last] for name, shown, last in rows]
-    headings = ["table", *(each.replace("_", " ") for each in names), "back-propagation"]
-    return View({"budget": budget, "contests": results}, [Shown(title, headings, cells)])
+    contended = [
+        {**_cells(each["contenders"]), beside: (each["backprop"], False)} for each in results
+    ]
+    told = f"The same for controls, {time}, beside probing"
+    controlled = [_cells([each["contenders"][0], *each["controls"]]) for each in results]
+    names = [each["table"] for each in results]
+    shown = [_regrets(title, names, contended), _regrets(told, names, controlled)]
+    return View({"budget": budget, "contests": results}, shown)
 
 
-def _shown(each: Contender, p: Mapping[str, float]) -> str:
-    return f"{100 * each.mean:.2f}{'*' if p.get(each.name, 1) < _CLEAR else ''}"
+def _cells(contenders: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, bool]]:
+    """Return the mean regret of each by its name, and whether it clearly differs from probing's."""
+    return {each["name"]: (fmean(each["regrets"]), _clear(each.get("p"))) for each in contenders}
+
+
+def _clear(p: float | None) -> bool:
+    return p is not None and p < _CLEAR
+
+
+def _regrets(
+    title: str, tables: Sequence[str], rows: Sequence[Mapping[str, tuple[float, bool]]]
+) -> Shown:
+    """Return a row of regrets for each table, and if there are several their mean and largest."""
+    names = [*dict.fromkeys(name for row in rows for name in row)]
+    cells = [
+        [table, *(_percent(*row[name]) if name in row else "–" for name in names)]
+        for table, row in zip(tables, rows, strict=True)
+    ]
+    if len(rows) > 1:
+        columns = [[row[name][0] for row in rows if name in row] for name in names]
+        cells.append(["*mean*", *(_percent(fmean(each)) for each in columns)])
+        cells.append(["*largest*", *(_percent(max(each)) for each in columns)])
+    return Shown(title, ["table", *(name.replace("_", " ") for name in names)], cells)
+
+
+def _percent(fraction: float, clear: bool = False) -> str:
+    return f"{100 * fraction:.2f}{'*' if clear else ''}"
+
+
+def leads(tables: Sequence[Path], found: Path, budget: float = 4) -> View:
+    """Return by how much probing's picks are better than others', by truths that they have no part
+    in, a row for each table.
+
+    With each seed in turn everybody picks by the trainings with that seed, and picks are judged by
+    those with the others. The lead is the difference of mean regrets, and whether there is one is a
+    t-test over the seeds: so that the table's noise counts, which `contests` takes as it is. The
+    seeds share truths, so they are less independent than the test has it.
+
+    Args:
+        tables: The tables' files.
+        found: See `overview`.
+        budget: In trainings without cuts.
+
+    Raises:
+        InputError: if nothing was probed, or a table has one seed alone.
+    """
+    results: list[dict[str, Any]] = []
+    for folder, path in _probed(tables, found):
+        table = Table.load(path)
+        regrets: dict[str, list[float]] = {}
+        seeds = table.by_seed(table.decouplings(2), lambda training: training.seed)
+        if len(seeds) < 2:
+            raise InputError.rule("seeds", f"must be two or more in {path}", len(seeds))
+        for seed in seeds:
+            queried, truths = table.of_seeds(seed.__eq__), table.of_seeds(seed.__ne__)
+            searched = {_SEARCH: _probings(folder)}
+            for found_by in contest(queried, searched, budget, truths=truths, seed=seed):
+                if len(found_by.regrets) > 1:
+                    regrets.setdefault(found_by.name, []).append(found_by.mean)
+        own = regrets.pop(_SEARCH)
+        behind = {
+            name: [a - b for a, b in zip(each, own, strict=True)] for name, each in regrets.items()
+        }
+        results.append({"table": folder.name, "probing": own, "leads": behind})
+    every = [(each, name) for each in results for name in each["leads"]]
+    plain = [_p(each["leads"][name]) for each, name in every]
+    for (each, name), p in zip(every, holm(plain), strict=True):
+        each.setdefault("p", {})[name] = p
+    names = [*dict.fromkeys(name for _, name in every)]
+    rows = [
+        [
+            each["table"],
+            f"{len(each['probing'])}",
+            _percent(fmean(each["probing"])),
+            *(
+                f"{_percent(fmean(each['leads'][name]), each['p'][name] < _CLEAR)} "
+                f"({_percent(min(each['leads'][name]))} to {_percent(max(each['leads'][name]))})"
+                if name in each["leads"]
+                else "–"
+                for name in names
+            ),
+        ]
+        for each in results
+    ]
+    title = (
+        "Regret of probing's picks into two blocks by truths that they have no part in, % of test "
+        f"accuracy, with the processor time of {budget:g} trainings, and by how much it is less "
+        "than that of others: the mean over the seeds, least and most; * p < 0.05 over the seeds, "
+        "after Holm over the table"
+    )
+    headings = ["table", "seeds", "probing", *(name.replace("_", " ") for name in names)]
+    return View({"budget": budget, "leads": results}, [Shown(title, headings, rows)])
+
+
+def _p(leads: Sequence[float]) -> float:
+    """Return p of there being a lead; where it does not vary nothing can be told."""
+    if max(leads) - min(leads) < _ROUNDING:
+        return 1.0
+    return float(ttest_1samp(leads, 0).pvalue)
+
+
+def _probings(folder: Path) -> list[SearchOutcome]:
+    return [load_outcome(each) for each in sorted((folder / _SEARCH).glob("*.json"))]
 
 
 def _probed(tables: Sequence[Path], found: Path) -> list[tuple[Path, Path]]:

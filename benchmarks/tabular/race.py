@@ -49,6 +49,7 @@ def race(
     repeats: int = 100,
     max_block_share: str | None = None,
     seed: int = 0,
+    truths: Table | None = None,
 ) -> np.ndarray:
     """Return the true regret of a strategy's pick after each budget.
 
@@ -60,6 +61,7 @@ def race(
         repeats: How often, each time with other seeds.
         max_block_share: Only decouplings within this bound.
         seed: Of everything that is drawn.
+        truths: What says how good a pick is; by default the table.
 
     Returns:
         Shape (repeats, len(budgets)).
@@ -71,7 +73,7 @@ def race(
         raise InputError.rule("--strategy", f"must be one of {', '.join(RACERS)}", strategy)
     table.check_complete(num_blocks)
     among = table.decouplings(num_blocks, max_block_share)
-    regrets = {each: table.regret(each, among) for each in among}
+    regrets = {each: (truths or table).regret(each, among) for each in among}
     rows, paid = [], max(1, affordable(table, among, budgets[-1]))
     for child in np.random.SeedSequence(seed).spawn(repeats):
         rng = np.random.default_rng(child)

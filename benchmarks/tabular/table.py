@@ -255,6 +255,14 @@ class Table(Document):
             for cut, name in zip(decoupling.cuts, decoupling.aux, strict=True)
         )
 
+    def of_seeds(self, kept: Callable[[int], bool]) -> Self:
+        """Return a table of the trainings with some seeds, and of what was trained with these."""
+        entries = []
+        for entry in self.entries:
+            if trainings := tuple(each for each in entry.trainings if kept(each.seed)):
+                entries.append(entry.model_copy(update={"trainings": trainings}))
+        return type(self).model_validate({**dict(self), "entries": entries})
+
     def rank(self, decoupling: Decoupling, among: Iterable[Decoupling]) -> int:
         """Return 1 + how many of some decouplings are truly better; equals share a rank."""
         own = self.truth(decoupling)

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.tabular.ablation import ablate as ablated
 from benchmarks.tabular.contest import contest as contested
 from benchmarks.tabular.contest import p_values
-from benchmarks.tabular.controls import ZeroCosts, controls
+from benchmarks.tabular.controls import controls
 from benchmarks.tabular.evidence import (
     VARIANTS,
     Agreement,
@@ -403,9 +403,7 @@ def judge(
     costs = {
         name: [search_cost(each) for each in replicates] for name, replicates in outcomes.items()
     }
-    without = {name: [scores] for name, scores in controls(loaded, among).items()}
-    if (path := found / ZERO_COSTS).exists():
-        without |= ZeroCosts.load(path).of(among)
+    without = controls(loaded, among, found / ZERO_COSTS)
     said = {name: [Agreement.of(s, truths, among) for s in each] for name, each in without.items()}
     # What can be known after so many steps, by training itself and not by a derivative
     said["an epoch of each"] = _trainings(loaded, among, lambda each: -each.train_losses[0])

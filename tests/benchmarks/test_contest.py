@@ -10,7 +10,7 @@ from clocked_table import BACKPROP_S, table
 from scipy.stats import t
 
 from benchmarks.tabular.__main__ import main
-from benchmarks.tabular.contest import Contender, contest, holm, p_values
+from benchmarks.tabular.contest import Contender, contest, follow, holm, p_values
 from benchmarks.tabular.race import RACERS
 from benchmarks.tabular.references import References
 from benchmarks.tabular.table import Table
@@ -96,6 +96,67 @@ def test_who_only_asks_at_random_is_left_out() -> None:
     # Before a training has ended there is a pick, too
     early = contest(table(), {"slopes": [found(5, 3, 1)]}, budget=1.5, repeats=2)
     assert {*RACERS} - {each.name for each in early} == {"regularized_evolution", "tpe"}
+
+
+def test_controls_spend_all_on_their_leaders() -> None:
+    """Four trainings pay for two; the cut at j ends at (60 + j) %, and 6 is the best."""
+    rising = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    undecided = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+    scores = {
+        "up": [rising],
+        "down": [[-each for each in rising]],
+        "either": [undecided, rising],
+        "blind": [[0.0] * 7],
+    }
+    up, down, either, blind = follow(table(), scores, budget=4, repeats=500)
+    assert (up.name, up.cost, up.regrets) == ("up", 0, pytest.approx((0.0,)))
+    assert down.regrets == pytest.approx((0.05,))  # of the cuts 0 and 1 the second
+    assert either.regrets == pytest.approx((0.0,) * 501)  # the best is trained in any order
+    # The better of two of seven drawn at random is k (from 1) with probability (k - 1) / 21, 16/3
+    # in the mean; and 500 draws leave an error of 0.0006
+    assert blind.mean == pytest.approx((7 - 16 / 3) / 100, abs=0.003)
+
+
+def test_leaders_of_controls_have_different_cuts() -> None:
+    """Both networks at the lowest boundary score best; the second leader is at the highest."""
+    plain = table()
+    cut = [entry for entry in plain.entries if entry.cuts]
+    again = [entry.model_copy(update={"aux": ("conv2",)}) for entry in cut]
+    assert plain.clock is not None
+    seconds = {**plain.clock.seconds, **{f"vgg11 {j}:conv2": 2 * BACKPROP_S for j in range(7)}}
+    both = Table.model_validate(
+        {
+            **dict(plain),
+            "aux_choices": ("conv1", "conv2"),
+            "entries": (*plain.entries, *again),
+            "clock": plain.clock.model_copy(update={"seconds": seconds}),
+        }
+    )
+    scores = [9.0, 0, 1, 2, 3, 4, 7, 8.0, 0, 1, 2, 3, 4, 6]  # of the 14 in the table's order
+    (control,) = follow(both, {"lowest": [scores]}, budget=4, repeats=3)
+    assert control.regrets == pytest.approx((0.0,) * 3)
+
+
+def test_picks_may_be_judged_by_other_truths() -> None:
+    plain = table()
+    turned = [
+        entry.model_copy(
+            update={
+                "trainings": (
+                    entry.trainings[0].model_copy(
+                        update={"test_accuracy": 1 - entry.trainings[0].test_accuracy}
+                    ),
+                )
+            }
+        )
+        for entry in plain.entries
+    ]
+    truths = Table.model_validate({**dict(plain), "entries": turned})
+    (search, random, *_) = contest(
+        plain, {"slopes": [found(6, 5, 0)]}, budget=4, repeats=2, truths=truths
+    )
+    assert search.regrets == pytest.approx((0.06,))  # the best of the others is the worst of these
+    assert min(random.regrets) >= 0
 
 
 def test_holm_by_hand() -> None:
