@@ -49,6 +49,11 @@ class Row(NamedTuple):
         ]
 
     @property
+    def validated(self) -> list[float]:
+        """Of the validation images, one per seed."""
+        return [t.result.default for t in self.trainings]
+
+    @property
     def peak_memory_mib(self) -> float:
         """The measured peak of a step's tensors, the mean over its trainings."""
         peaks = [t.result.peak_memory_mib for t in self.trainings]

@@ -27,8 +27,12 @@ TASK = Task(backbone="vgg11", width_multiplier=0.25)
 
 
 def kept(
-    path: Path, rows: dict[str, tuple[str, list[float], dict[str, Any]]], task: Task = TASK
+    path: Path,
+    rows: dict[str, tuple[str, list[float], dict[str, Any]]],
+    task: Task = TASK,
+    tested: float = -0.01,
 ) -> Path:
+    """Keep trainings that validate as told, and test by as much more."""
     ledger = Ledger(path)
     for strategy, (rule, accuracies, train) in rows.items():
         for number, accuracy in enumerate(accuracies):
@@ -42,7 +46,7 @@ def kept(
             ledger.start(trial)
             result = TrainTrialResult(
                 default=accuracy,
-                test_accuracy=accuracy - 0.01,
+                test_accuracy=accuracy + tested,
                 peak_memory_mib=10.0 + number,
                 processor_s=20.0,
                 macs=100,
@@ -179,6 +183,19 @@ def test_the_best_of_each_column(tmp_path: Path) -> None:
         "`conv1` 69.00",
     ]
     assert row[4:] == ["`conv1` 0.95, checkpointing 0.95", "`aug1` 1.10"]
+
+
+def test_the_best_is_chosen_by_validation(tmp_path: Path) -> None:
+    path = tmp_path / "compare_vgg11.jsonl"
+    kept(path, {"backprop": ("backprop", [0.8], {})})
+    kept(path, {"conv1-k2": ("uniform:2:conv1", [0.75], {})}, tested=0.1)
+    kept(path, {"linear-k2": ("uniform:2:linear", [0.76], {})}, tested=-0.1)
+    checkpointed = ("backprop", [0.8], {"checkpoint": "layers"})
+    kept(path, {"backprop-checkpointed": checkpointed, "aug1-k4": ("uniform:4:aug1", [0.6], {})})
+    times = tmp_path / "times.json"
+    times.write_text(json.dumps({"steps": [{"name": "aug1", "num_blocks": 4, "ratio": 1.0}]}))
+    ((_, _, two, *_),) = best([path], [times]).tables[0].rows
+    assert two == "`linear` 66.00"
 
 
 def test_nothing_to_compare_with(tmp_path: Path) -> None:
