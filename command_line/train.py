@@ -158,7 +158,10 @@ def _changed(
         if word is not None:
             if any(names == [option] for names, _ in changes):
                 raise InputError(f"--{option}: must not be given with --set {option}=...")
-            changes.append(([option], word))
+            known = described[option]
+            named = known["name"] if isinstance(known, dict) else known
+            if word != named:  # else its options stay as they are
+                changes.append(([option], word))
     for names, value in sorted(changes, key=lambda change: len(change[0])):  # a whole, then in it
         node: Any = described
         for name in names[:-1]:

@@ -13,7 +13,9 @@ __all__ = ["ImageSize", "ImageSizeField", "height_and_width", "parse_image_size"
 ImageSize = int | tuple[int, int]
 """Pixels: height and width in one, or both in this order."""
 
-_Pixels = Annotated[int, Field(ge=8)]
+_MOST = 16_384  # a picture of that has 768 MiB
+_RULE = f"must be pixels like 32, or height and width like 48x64, at most {_MOST:,}"
+_Pixels = Annotated[int, Field(ge=8, le=_MOST)]
 
 
 def _shortest(size: ImageSize) -> ImageSize:
@@ -26,12 +28,12 @@ def _in_one_line(value: Any, read: ValidatorFunctionWrapHandler) -> ImageSize:
     try:
         return _shortest(read(value))
     except ValidationError:
-        rule = "must be pixels, 8 or more, as in 32, or height and width as in [48, 64]"
+        rule = f"must be pixels, 8 to {_MOST:,}, as in 32, or height and width as in [48, 64]"
         raise ValueError(f"{rule}, but got {value!r}") from None
 
 
 ImageSizeField = Annotated[_Pixels | tuple[_Pixels, _Pixels], WrapValidator(_in_one_line)]
-"""That of a setting, 8 pixels or more; a pair of equal numbers becomes one."""
+"""That of a setting, 8 to 16,384 pixels; a pair of equal numbers becomes one."""
 
 
 def height_and_width(size: ImageSize) -> tuple[int, int]:
@@ -54,7 +56,7 @@ def parse_image_size(text: str, field: str = "image_size") -> ImageSize:
     """Read ``"32"`` or ``"48x64"``, height first.
 
     Raises:
-        InputError: if it is neither, or a number is below 1.
+        InputError: if it is neither, or a number is below 1 or above 16,384.
 
     Examples:
         >>> from sedona_nni.image_size import parse_image_size
@@ -62,6 +64,12 @@ def parse_image_size(text: str, field: str = "image_size") -> ImageSize:
         (48, 64)
     """
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.strip().isdecimal() and int(part) for part in parts):
-        raise InputError.rule(field, "must be pixels like 32, or height and width like 48x64", text)
+    if len(parts) > 2 or not all(map(_is_pixels, parts)):
+        raise InputError.rule(field, _RULE, text)
     return _shortest(tuple(map(int, (parts * 2)[:2])))  # type: ignore[arg-type]
+
+
+def _is_pixels(text: str) -> bool:
+    digits = text.strip()
+    # Of very many digits Python itself makes no number
+    return digits.isdecimal() and len(digits) <= len(str(_MOST)) and 1 <= int(digits) <= _MOST

@@ -60,7 +60,7 @@ class Task(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     backbone: str = "vgg11"
-    width_multiplier: float = Field(default=1.0, gt=0)
+    width_multiplier: float = Field(default=1.0, gt=0, le=1000)
     activation: Literal["relu", "leakyrelu"] = "relu"
     stem: Literal["published", "torchvision"] = "published"
     weights: str | None = None

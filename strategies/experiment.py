@@ -68,7 +68,11 @@ class Experiment:
                 "started, so if the project was moved, move it back or put a link there"
             )
         settings = read_settings(config.get("tuner") or {}, folder)
-        space = config.get("searchSpace") or {}
+        space = config.get("searchSpace")
+        space = {} if space is None else space
+        if not isinstance(space, Mapping):
+            rule = "must be a mapping of settings to what they are drawn from"
+            raise InputError.rule("searchSpace", rule, space)
         if isinstance(settings, TunedSettings):
             if importlib.util.find_spec("optuna") is not None:  # without it nothing is tuned
                 from sedona_nni.strategies.hyperparameters import read_search_spaces

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -38,6 +39,15 @@ Checkpointing = Annotated[
     BeforeValidator(lambda value: "no" if value is False else value),
 ]
 Vote = Literal["log-probabilities", "logits", "probabilities"]
+
+
+def _drawable(alpha: float) -> float:
+    if 0 < alpha < 0.001:  # where a beta distribution's samples are no numbers any more
+        raise ValueError(f"must be 0, or 0.001 or more, but got {alpha}")
+    return alpha
+
+
+_Alpha = Annotated[float, Field(ge=0, le=1000), AfterValidator(_drawable)]
 
 
 class Parallel(BaseModel):
@@ -151,7 +161,8 @@ class TrainSettings(BaseModel):
             ``augmix``, see `sedona_nni.data.augmentation`.
         views: How often each image is in a batch, distorted each time in its own way, of whose
             ``batch_size`` all count; for a teacher that compares them.
-        mixup: alpha of mixup, which adds up images in pairs, and their labels; 0 for none.
+        mixup: alpha of mixup, which adds up images in pairs, and their labels; 0 for none, else
+            0.001 or more.
         cutmix: alpha of CutMix, which puts a part of one image into another; with both, one is
             drawn for each batch.
         validation_fraction: Share of the training images held out to pick the best epoch.
@@ -175,7 +186,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     method: AnyMethod = Field(default="greedy", validate_default=True)
-    epochs: int = Field(default=182, ge=1)
+    epochs: int = Field(default=182, ge=1, le=1_000_000)
     batch_size: int = Field(default=128, ge=2)  # batch norm cannot learn from a single image
     accumulate: int = Field(default=1, ge=1)
     checkpoint: Checkpointing = "no"
@@ -198,8 +209,8 @@ class TrainSettings(BaseModel):
     label_smoothing: float = Field(default=0.1, ge=0, le=0.5)
     augmentation: Augmentation = "dataset"
     views: int = Field(default=1, ge=1)
-    mixup: float = Field(default=0, ge=0)
-    cutmix: float = Field(default=0, ge=0)
+    mixup: _Alpha = 0
+    cutmix: _Alpha = 0
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     classes_per_batch: int | None = Field(default=None, ge=1)
     class_limited_epochs: int | None = Field(default=None, ge=1)

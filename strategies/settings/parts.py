@@ -165,7 +165,7 @@ class Comparison(_Part):
     compare: tuple[str, ...] = ()
     uniform_aux: str = "conv1"
     also: dict[Name, Decoupling | str] = Field(default_factory=dict)
-    leaders: int = Field(default=1, ge=1)
+    leaders: int = Field(default=1, ge=1, le=1000)
 
 
 class Searched(_Part):

@@ -239,6 +239,14 @@ def test_train_blocks_in_parallel(
     assert sedona(monkeypatch, *train, *common, *three) == 2
     message = "parallel.replicas: must be a number for each of the 2 blocks, but got [1, 1, 1]"
     assert message in capsys.readouterr().err
+
+    # What the experiment says of processes holds where the command says that there are some
+    small = Path("small.yml")
+    written = " train: {parallel: {name: blocks, replicas: [1, 1, 1]}, "
+    small.write_text(small.read_text().replace(" train: {", written))
+    for asked in (("--parallel", "blocks"), ()):
+        assert sedona(monkeypatch, *train, *common, *asked, "--directory", "wrong") == 2
+        assert message in capsys.readouterr().err
     assert not Path("wrong").exists()
 
 

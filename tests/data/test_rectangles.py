@@ -59,7 +59,7 @@ def test_a_setting_is_a_number_or_height_and_width() -> None:
         with pytest.raises(ValidationError) as error:
             Task.model_validate({"image_size": wrong})
         assert str(InputError.from_validation(error.value, "task")) == (
-            "task.image_size: must be pixels, 8 or more, as in 32, or height and width as in "
+            "task.image_size: must be pixels, 8 to 16,384, as in 32, or height and width as in "
             f"[48, 64], but got {wrong!r}"
         )
 

@@ -132,6 +132,56 @@ def test_weights_on_both_sides_are_named() -> None:
     assert [p.name for p in places_of(tied, 4) if p.weights] == ["a", "b"]
 
 
+class Counting(nn.Module):
+    """Keeps a running sum without telling torch's counters where it computes for real."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.sum()) != 0:  # a value, so that it is kept whole and run for real
+            self.seen = self.seen + 1
+        return x
+
+
+@pytest.mark.parametrize(
+    ("norm", "kept"),
+    [
+        (nn.BatchNorm2d(3, affine=False), "act.running_mean"),
+        (nn.InstanceNorm2d(3, track_running_stats=True), "act.running_mean"),
+        (nn.Sequential(nn.BatchNorm2d(3, affine=False)), "act.0.running_mean"),
+        (Counting(), "act.seen"),
+    ],
+)
+def test_statistics_on_both_sides_are_named(norm: nn.Module, kept: str) -> None:
+    """One process would write them twice in a step, and several would not see each other's."""
+    net = Net(lambda net, x: net.c(net.act(net.b(net.act(net.a(x))))))
+    net.act = norm
+    shared = {place.name for place in places_of(net, 4) if kept in place.weights}
+    assert shared == {"act", "b"}
+    once = Net(lambda net, x: net.c(net.b(net.act(net.a(x)))))
+    once.act = norm
+    assert not [place for place in places_of(once, 4) if place.weights]
+
+
+def test_statistics_of_a_function_are_seen_and_tables_may_be_shared() -> None:
+    def normed(net: Net, x: Tensor) -> Tensor:
+        mean, variance = net.kept.running_mean, net.kept.running_var
+        return nn.functional.batch_norm(x, mean, variance, training=True)
+
+    def added(net: Net, x: Tensor) -> Tensor:
+        return x + net.table
+
+    for code, kept in ((normed, {"kept.running_mean", "kept.running_var"}), (added, set())):
+        net = Net(lambda net, x, code=code: net.b(code(net, net.a(code(net, x)))))
+        net.kept = nn.BatchNorm2d(3, affine=False)
+        net.register_buffer("table", torch.ones(3, 1, 1))
+        places = places_of(net, 4)
+        assert {name for place in places for name in place.weights} == kept
+        assert "a" in [place.name for place in places]
+
+
 @pytest.mark.parametrize(
     ("name", "count", "first", "last", "shape"),
     [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import doctest
+import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -99,8 +101,8 @@ def test_no_value_is_frozen(code: Callable[[nn.Module, Tensor], Tensor], name: s
     traced = trace(model, torch.zeros(2, 3, 8, 6))
     assert name in operators(traced)
     assert torch.equal(torch.get_rng_state(), before)
-    random = [str(node) for node in traced.graph.nodes if node.meta.get("random")]
-    assert random == (["rand"] if name == "rand" else [])
+    drawn = [str(node) for node in traced.graph.nodes if node.meta.get("random")]
+    assert drawn == (["rand"] if name == "rand" else [])
 
 
 def test_what_branches_on_values_is_kept_whole() -> None:
@@ -128,6 +130,72 @@ def test_training_is_read_when_it_runs_or_the_module_is_kept_whole() -> None:
     assert [str(each) for each in dropout.all_input_nodes][1:] == ["parts_0_training"]
     called = [name for name in operators(traced) if name.startswith("parts")]
     assert called == ["parts.0.one", "parts.0.two", "parts.1", "parts.2.one", "parts.2.two"]
+
+
+def _counts(part: nn.Module, x: Tensor) -> Tensor:
+    part.calls += 1
+    return x
+
+
+def _ramps(part: nn.Module, x: Tensor) -> Tensor:
+    part.steps += 1
+    return x * part.steps
+
+
+def _renews(part: nn.Module, x: Tensor) -> Tensor:
+    part.steps = part.steps + 1
+    return x * part.steps
+
+
+def _writes(part: nn.Module, x: Tensor) -> Tensor:
+    part.steps.add_(1)
+    return x * part.steps
+
+
+def _rolls(part: nn.Module, x: Tensor) -> Tensor:
+    return x if random.random() < 0.5 else -x
+
+
+def _rolls_numpy(part: nn.Module, x: Tensor) -> Tensor:
+    return x if np.random.rand() < 0.5 else -x
+
+
+_LOST = [
+    (_counts, "it sets its own calls, which would be lost"),
+    (_ramps, "it sets its own steps, which would be lost"),
+    (_renews, "it sets its own steps, which would be lost"),
+    (_rolls, "it draws from Python's or NumPy's generator"),
+    (_rolls_numpy, "it draws from Python's or NumPy's generator"),
+]
+
+
+@pytest.mark.parametrize(("code", "why"), _LOST)
+def test_what_the_graph_would_forget_is_kept_whole(
+    code: Callable[[nn.Module, Tensor], Tensor], why: str
+) -> None:
+    """Else a counter would stay, and what was drawn once be drawn for ever."""
+
+    def with_state(module: nn.Module) -> nn.Module:
+        module.calls = 0
+        module.register_buffer("steps", torch.zeros(()))
+        return module
+
+    generators = random.getstate(), np.random.get_state()[2]
+    part = with_state(Part(code))
+    traced = followed(lambda model, x: model.parts[0](x), part)
+    assert traced.whole == {"parts.0": why}
+    assert (part.calls, part.steps.item()) == (0, 0)
+    outermost = with_state(Model(code))
+    with pytest.raises(InputError) as caught:
+        trace(outermost, torch.zeros(2, 3, 8, 6))
+    assert why in str(caught.value)
+    assert generators == (random.getstate(), np.random.get_state()[2])
+
+
+def test_what_is_written_in_place_is_in_the_graph() -> None:
+    part = Part(_writes)
+    part.register_buffer("steps", torch.zeros(()))
+    assert not followed(lambda model, x: model.parts[0](x), part).whole
 
 
 def test_what_hands_on_its_input_is_kept_whole() -> None:

@@ -1,7 +1,8 @@
 """Where a model can be cut into layers, and which of the places are chosen.
 
 A place is where exactly one tensor crosses, see `crossings`, and nobody writes into it later. Cut
-there, no weight may be used on both sides: it would belong to two layers.
+there, no weight may be used on both sides, and no buffer that the model writes: it would belong to
+two layers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Place:
         shape: Its shape without the batch.
         share: Share of the model's MACs that are computed before it.
         unit: Whether a unit ends here.
-        weights: Names of weights that are used on both sides; with any it cannot be cut.
+        weights: Names of weights that are used on both sides, and of buffers that are written; with
+            any it cannot be cut.
         node: What crosses.
         index: Of the last node before the place.
     """
@@ -115,14 +117,17 @@ def _own_name(node: fx.Node) -> str:
 
 
 def _uses_of_weights(trace: Trace, free: set[fx.Node]) -> list[tuple[str, list[int]]]:
-    """Return the names of the weights, and where each is used."""
+    """Return the names of the weights and of buffers that are written, and where each is used."""
     names = {id(weight): name for name, weight in trace.model.named_parameters()}
+    kept = set[int]().union(*(node.meta.get("keeps", ()) for node in trace.graph.nodes))
+    names |= {id(x): name for name, x in trace.model.named_buffers() if id(x) in kept}
     uses: defaultdict[str, list[int]] = defaultdict(list)
     for index, node in enumerate(trace.graph.nodes):
         for each in () if node in free else (*made_for(node, free), node):
             used = [each.meta.get("value")]
             if each.op == "call_module":
-                used = [*trace.model.get_submodule(str(each.target)).parameters()]
+                module = trace.model.get_submodule(str(each.target))
+                used = [*module.parameters(), *module.buffers()]
             elif each.op != "get_attr":
                 continue
             for weight in used:
@@ -170,7 +175,7 @@ def choose_places(places: Sequence[Place], boundaries: Boundaries) -> list[Place
     ends = [place for place in open_ if place.unit] or open_
     if not ends:
         weights = sorted({weight for place in places for weight in place.weights})
-        rule = "must have a place that one tensor crosses, with no weight used on both sides"
+        rule = "must have a place that one tensor crosses, with nothing that learns on both sides"
         raise InputError.rule("model", rule, weights)
     below = [place for place in open_ if place.index <= ends[-1].index]
     if boundaries == "all":

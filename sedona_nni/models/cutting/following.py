@@ -15,7 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from sedona_nni.models.cutting.values import Values, leaves
+from sedona_nni.models.cutting.values import (
+    Values,
+    generator_states,
+    leaves,
+    set_generators,
+)
 
 __all__ = ["BRANCHES", "Call", "Trace", "Tracer", "count_weights", "reads_input", "reason"]
 
@@ -58,8 +63,9 @@ class Trace:
     """What a model computes.
 
     Each node's ``meta`` has ``value``, its value without memory; ``macs`` of the batch; ``random``,
-    whether it draws numbers; ``changes``, the memory (`id` of storages) that it writes into; and
-    ``scope``, the path of the module whose own code it is.
+    whether it draws numbers; ``changes``, the memory (`id` of storages) that it writes into;
+    ``keeps``, the buffers (`id`) that hold something else afterwards; and ``scope``, the path of
+    the module whose own code it is.
 
     Attributes:
         graph: The nodes, in the order in which the model computes.
@@ -282,8 +288,12 @@ class Tracer(fx.Tracer):
 
     @contextlib.contextmanager
     def _inside(self, path: str, module: nn.Module) -> Iterator[None]:
-        """Be in a module's own code, in which its ``training`` is a symbol."""
-        training = module.training
+        """Be in a module's own code, in which its ``training`` is a symbol.
+
+        What Python does besides is not in the graph: nothing may be left of it.
+        """
+        training, generators = module.training, generator_states()
+        numbers, buffers = _numbers_of(module), dict(module._buffers)
         self._scopes.append(path)
         target = f"{path}.training".lstrip(".")
         module.training = self.create_proxy("get_attr", target, (), {})
@@ -292,6 +302,24 @@ class Tracer(fx.Tracer):
         finally:
             module.training = training
             self._scopes.pop()
+            drew = set_generators(generators)
+            found, now = _numbers_of(module), module._buffers
+            lost = [name for name, value in numbers.items() if found.get(name) != value]
+            lost += [name for name, buffer in buffers.items() if now.get(name) is not buffer]
+            module.__dict__.update(numbers)
+            module._buffers.update(buffers)
+        if drew:
+            raise _Untraceable("it draws from Python's or NumPy's generator")
+        if lost:
+            raise _Untraceable(f"it sets its own {lost[0]}, which would be lost")
+
+
+def _numbers_of(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, int | float) and name != "training"
+    }
 
 
 def _nodes_in(structure: Any) -> list[fx.Node]:

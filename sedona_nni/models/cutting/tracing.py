@@ -29,7 +29,12 @@ from torch.fx.node import map_arg
 
 from sedona_nni.errors import InputError
 from sedona_nni.models.cutting.following import BRANCHES, Trace, Tracer, reason
-from sedona_nni.models.cutting.values import Values, copy_with
+from sedona_nni.models.cutting.values import (
+    Values,
+    copy_with,
+    generator_states,
+    set_generators,
+)
 
 __all__ = ["trace", "without_memory"]
 
@@ -174,12 +179,15 @@ def _not_followed(
 ) -> InputError:
     name = type(model).__name__
     device = next((weight.device for weight in model.parameters()), example.device)
+    generators = generator_states()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             copy_with(model, torch.clone).eval()(example.to(device))
     except Exception as refused:
         rule = f"must be images that {name} takes"
         return InputError.rule("example", rule, f"{tuple(example.shape)}: {reason(refused)}")
+    finally:
+        set_generators(generators)
     nodes = [node for node in tracer.graph.nodes if node.op.startswith("call")]
     until = "its input" if not nodes else f"{nodes[-1].meta['scope']} {nodes[-1].name}".strip()
     mode = "training" if tracer.values.training else "evaluation"

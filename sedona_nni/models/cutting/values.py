@@ -8,15 +8,21 @@ values runs with two small batches of ones, which tell its shapes.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Values", "copy_with", "leaves"]
+__all__ = ["Values", "copy_with", "generator_states", "leaves", "set_generators"]
+
+_NORMS = {F.batch_norm, F.instance_norm}  # which write into what they are given second and third
 
 
 class _Watch(TorchDispatchMode):
@@ -73,15 +79,20 @@ class Values:
         args, kwargs = map_arg((node.args, node.kwargs), self.of)
         given = [each for each in leaves((args, kwargs)) if isinstance(each, Tensor)]
         self.computing = True
+        generators = generator_states()
         try:
             before = [tensor._version for tensor in given]
+            whole = node.op == "call_module"
+            held = _Held(self._model.get_submodule(str(node.target)) if whole else nn.Module())
             try:
                 with _Watch() as watch:
                     value = self._run(node, args, kwargs)
             except Exception:
-                if node.op != "call_module":
+                if not whole:
                     raise
-                value, watch = self._run_for_real(str(node.target), args, kwargs)
+                value, watch, kept = self._run_for_real(str(node.target), args, kwargs)
+            else:
+                kept = held.written()
             changed = [x for x, version in zip(given, before, strict=True) if x._version != version]
             return {
                 "value": map_aggregate(
@@ -90,9 +101,15 @@ class Values:
                 "macs": watch.flops // 2,
                 "random": watch.random,
                 "changes": {id(tensor.untyped_storage()) for tensor in changed},
+                "keeps": {
+                    *(id(held.buffers[name]) for name in kept),
+                    *map(id, changed),
+                    *map(id, _statistics(node, args, kwargs)),
+                },
             }
         finally:
             self.computing = False
+            set_generators(generators)
 
     def _run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.op == "placeholder":
@@ -109,8 +126,9 @@ class Values:
             return getattr(args[0], target)(*args[1:], **kwargs)
         return target(*args, **kwargs)
 
-    def _run_for_real(self, path: str, args: Any, kwargs: Any) -> tuple[Any, _Watch]:
-        """Return what a module returns whose code needs values, found with two small batches."""
+    def _run_for_real(self, path: str, args: Any, kwargs: Any) -> tuple[Any, _Watch, set[str]]:
+        """Return what a module returns whose code needs values, found with two small batches, and
+        the names of the buffers that it writes."""
         module = self._original.get_submodule(path)
         module = copy_with(module, _with_memory).train(self.training)
 
@@ -133,11 +151,45 @@ class Values:
             ]
             return torch.empty(shape, dtype=of_two.dtype, device="meta")
 
+        held = _Held(module)
         with _Watch() as watch:
             two = run(2)
+        kept = held.written()
         watch.flops = watch.flops // 2 * self.batch
         others = iter(leaves(run(3)))
-        return map_aggregate(two, without_memory), watch
+        return map_aggregate(two, without_memory), watch, kept
+
+
+def _statistics(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the statistics that a call of torch's functions writes without counting it."""
+    if node.target not in _NORMS:
+        return []
+    given = [*args[1:3], kwargs.get("running_mean"), kwargs.get("running_var")]
+    return [each for each in given if isinstance(each, Tensor)]
+
+
+class _Held:
+    """The buffers of a module, and which of them it writes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.buffers = dict(module.named_buffers())
+        self._module = module
+        self._versions = {name: buffer._version for name, buffer in self.buffers.items()}
+
+    def written(self) -> set[str]:
+        """Return the names of those that are others now, of which the module gets back its own."""
+        found = set()
+        for path, inner in self._module.named_modules():
+            for name, now in inner._buffers.items():
+                full = f"{path}.{name}".lstrip(".")
+                if full in self.buffers and now is not self.buffers[full]:
+                    found.add(full)
+                    inner._buffers[name] = self.buffers[full]
+        found |= {n for n, buffer in self.buffers.items() if buffer._version != self._versions[n]}
+        for path, inner in self._module.named_modules():
+            if isinstance(inner, _NormBase):  # which torch writes without counting it
+                found |= {f"{path}.{name}".lstrip(".") for name in inner._buffers}
+        return found & set(self.buffers)
 
 
 def _with_memory(tensor: Tensor) -> Tensor:
@@ -156,6 +208,23 @@ def copy_with(module: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Modul
 
     held = (each for inner in module.modules() for each in leaves(vars(inner)))
     return copy.deepcopy(module, {id(x): changed(x) for x in held if isinstance(x, Tensor)})
+
+
+def generator_states() -> tuple[Any, Any]:
+    """Return where Python's and NumPy's global generators are."""
+    return random.getstate(), np.random.get_state()
+
+
+def set_generators(states: tuple[Any, Any]) -> bool:
+    """Bring them back to where they were, and return whether they had moved on."""
+    of_python, of_numpy = states
+    now_python, now_numpy = generator_states()
+    moved = now_python != of_python or now_numpy[2] != of_numpy[2]
+    moved = moved or bool((now_numpy[1] != of_numpy[1]).any())
+    if moved:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+    return moved
 
 
 def leaves(structure: Any) -> list[Any]:

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _WARMUP_START = 0.01  # of the learning rate
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Stateful(Protocol):
@@ -133,10 +134,22 @@ def build_schedule(
 
 
 def build_average(block: Block, settings: TrainSettings) -> AveragedModel:
-    """Return a copy of a block that can follow it, see `TrainSettings.ema_decay`."""
+    """Return a copy of a block that can follow it, see `TrainSettings.ema_decay`.
+
+    Counters and tables, which are whole numbers, are the block's own: torch would average them and
+    cut off what is behind the point, and 0.9 * 22 + 0.1 * 22 is 21 then.
+    """
     assert settings.ema_decay is not None
-    rule = get_ema_multi_avg_fn(settings.ema_decay)
-    return AveragedModel(block, multi_avg_fn=rule, use_buffers=True)
+    average = get_ema_multi_avg_fn(settings.ema_decay)
+
+    def follow(followers: _Tensors, followed: _Tensors, count: Tensor | int) -> None:
+        # of one dtype, as torch sorts them
+        if followers[0].is_floating_point() or followers[0].is_complex():
+            average(followers, followed, count)
+        else:
+            torch._foreach_copy_(followers, followed)
+
+    return AveragedModel(block, multi_avg_fn=follow, use_buffers=True)
 
 
 class TrainingMethod(ABC):
