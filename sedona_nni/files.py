@@ -304,17 +304,17 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path | str) -> Self:
         """Read and check a file.
 
         Raises:
             InputError: if it is missing, is not JSON, or breaks a rule of the format.
         """
         try:
-            return cls.model_validate(read_json(path))
+            return cls.model_validate(read_json(Path(path)))
         except ValidationError as error:
             raise InputError.from_validation(error, str(path)) from None
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the file atomically."""
-        write_json(path, self.model_dump(mode="json"))
+        write_json(Path(path), self.model_dump(mode="json"))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -20,13 +19,14 @@ from sedona_nni.decouplings.decoupled import build_decoupled
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.decouplings.memory import StepPeaks, peaks_of_step
 from sedona_nni.errors import InputError
+from sedona_nni.free_memory import available_bytes
 from sedona_nni.models.pretrained import freeze_pretrained
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.training.step_form import step_form
 from sedona_nni.training.task_backbone import backbone_for
 
-__all__ = ["available_bytes", "check_fits", "needed_bytes"]
+__all__ = ["check_fits", "needed_bytes"]
 
 _MIB = 2**20
 _IRRELEVANT = {
@@ -39,36 +39,6 @@ _IRRELEVANT = {
     "schedule",
     "warmup_epochs",
 }
-CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux says what a container may use, and uses."""
-
-
-def available_bytes(device: torch.device) -> int | None:
-    """Return how much more memory can be had on a device, None where that cannot be told.
-
-    On the CPU that is what Linux calls available, or what is left to the container.
-    """
-    if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
-        return free
-    try:
-        left = _number_in("/proc/meminfo", "MemAvailable:") * 1024
-    except (OSError, StopIteration):
-        return None
-    try:
-        most = int((CGROUP / "memory.max").read_text())
-        used = int((CGROUP / "memory.current").read_text())
-        cached = _number_in(
-            CGROUP / "memory.stat", "inactive_file"
-        )  # in bytes, and can be given up
-    except (OSError, ValueError, StopIteration):  # no container, or one without a limit
-        return left
-    return min(left, max(0, most - used + cached))
-
-
-def _number_in(path: Path | str, name: str) -> int:
-    lines = (line.split() for line in Path(path).read_text().splitlines())
-    return next(int(words[1]) for words in lines if words[0] == name)
 
 
 @functools.lru_cache(maxsize=32)

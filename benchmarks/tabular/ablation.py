@@ -30,7 +30,7 @@ def _all(losses: np.ndarray) -> np.ndarray:
 
 
 def _averaged(losses: np.ndarray) -> np.ndarray:
-    """Return the exponential moving average, after TSE-EMA of Ru et al.; the decay per step is ours."""
+    """Return the exponential moving average, after TSE-EMA of Ru et al.; the decay is ours."""
     weights = 0.9 ** np.arange(losses.shape[-1])[::-1]
     return np.asarray(losses @ weights / weights.sum())
 

@@ -22,7 +22,9 @@ from typing_extensions import Self
 
 from sedona_nni.data.augmentation import Augmentation, ImageByImage, build_recipe
 from sedona_nni.data.picture import read_picture
+from sedona_nni.data.resizing import resized
 from sedona_nni.data.workers import is_crowded, number_of_workers, read_ahead
+from sedona_nni.errors import InputError
 from sedona_nni.image_size import ImageSize, height_and_width
 
 __all__ = [
@@ -131,7 +133,13 @@ class MemoryImages(ImageSet):
 
     Attributes:
         images: Bytes, uint8, shape (N, C, H, W) with C = 1 or 3; grey is repeated to 3 channels.
+        labels: Class numbers, whole numbers of any kind, shape (N,).
+        mean: One for each channel or for all, see `ImageSet`.
+        std: Likewise, above 0.
         augmentation: How training distorts a batch.
+
+    Raises:
+        InputError: if one of them is not as it says here.
 
     Examples:
         >>> import numpy as np, torch
@@ -147,6 +155,26 @@ class MemoryImages(ImageSet):
     std: tuple[float, ...]
     augmentation: Callable[[Tensor, np.random.Generator], Tensor] | None = None
 
+    def __post_init__(self) -> None:
+        images, labels = self.images, np.asarray(self.labels)
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+            kind = getattr(images, "dtype", type(images).__name__)
+            raise InputError.rule("images", "must be a tensor of bytes, uint8", kind)
+        if images.dim() != 4 or images.shape[1] not in (1, 3):
+            rule = "must have the shape (N, C, H, W), C = 1 or 3"
+            raise InputError.rule("images", rule, tuple(images.shape))
+        if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+            rule = f"must be a whole number for each of {len(images)} images"
+            raise InputError.rule("labels", rule, f"{labels.dtype} of shape {labels.shape}")
+        object.__setattr__(self, "labels", labels.astype(np.int64, copy=False))
+        for field in ("mean", "std"):
+            numbers = getattr(self, field)
+            if len(numbers) not in (1, images.shape[1]):
+                rule = f"must be 1 or {images.shape[1]} numbers"
+                raise InputError.rule(field, rule, numbers)
+        if min(self.std) <= 0:
+            raise InputError.rule("std", "must be above 0", self.std)
+
     def subset(self, indices: np.ndarray) -> Self:
         """Return the images of the given numbers, in that order."""
         chosen = self.images[torch.from_numpy(indices)]
@@ -155,6 +183,10 @@ class MemoryImages(ImageSet):
     def plain(self) -> Self:
         """Return the same images without augmentation."""
         return replace(self, augmentation=None)
+
+    def resized(self, size: ImageSize) -> Self:
+        """Return the same images in another size, see `sedona_nni.data.resizing`."""
+        return replace(self, images=resized(self.images, size))
 
     def _with_recipe(self, recipe: Callable[[Any], Any]) -> Self:
         return replace(self, augmentation=ImageByImage(self.augmentation, recipe))

@@ -1,4 +1,8 @@
-"""The data sets that fit into memory."""
+"""The data sets that fit into memory.
+
+Images come as they are published, and those that are used are brought to the size of the task
+later, see `sedona_nni.data.sets.load_splits`.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from sedona_nni.data.batches import MemoryImages, ShiftAndFlip
 from sedona_nni.data.dataset import Dataset, ImageParts, data_folder, reading_set
 from sedona_nni.data.identity import fingerprint_of_arrays
+from sedona_nni.data.resizing import resized
 from sedona_nni.files import check_regular, read_json
-from sedona_nni.image_size import ImageSize, height_and_width
+from sedona_nni.image_size import ImageSize
 from sedona_nni.task import Task
 
 __all__ = ["IN_MEMORY"]
@@ -35,7 +39,7 @@ def _read_digits(task: Task, size: ImageSize) -> ImageParts:
     pixels, classes = table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
     images = torch.from_numpy(pixels)[:, None].float() * (255 / 16)  # its white is 16
     everything = MemoryImages(
-        _resize(images, size),
+        resized(images, size),
         classes,
         mean=(0.3053,),
         std=(0.3236,),
@@ -71,7 +75,7 @@ def _read_fashion_mnist(task: Task, size: ImageSize) -> ImageParts:
             parts = _unpack_fashion_mnist(folder)
         pool, test = (
             MemoryImages(
-                _resize(F.pad(part.data[:, None], [2] * 4), size),
+                F.pad(part.data[:, None], [2] * 4),
                 part.targets.numpy(),
                 mean=(0.2190,),
                 std=(0.3318,),
@@ -130,7 +134,7 @@ def _read_cifar(task: Task, size: ImageSize) -> ImageParts:
         )
         pool, test = (
             MemoryImages(
-                _resize(torch.from_numpy(part.data).permute(0, 3, 1, 2), size),
+                torch.from_numpy(part.data).permute(0, 3, 1, 2),
                 np.array(part.targets, dtype=np.int64),
                 mean,
                 std,
@@ -188,7 +192,7 @@ def _read_svhn(task: Task, size: ImageSize) -> ImageParts:
         parts = [SVHN(str(folder), split=split) for split in ("train", "test")]
     pool, test = (
         MemoryImages(
-            _resize(torch.from_numpy(part.data), size),
+            torch.from_numpy(part.data),
             part.labels.astype(np.int64),
             mean=(0.4377, 0.4438, 0.4728),
             std=(0.1980, 0.2010, 0.1970),
@@ -199,17 +203,6 @@ def _read_svhn(task: Task, size: ImageSize) -> ImageParts:
     arrays = [part for each in parts for part in (each.labels, each.data)]
     classes = tuple(map(str, range(10)))
     return ImageParts(pool, classes, test, fingerprint=_known(fingerprint_of_arrays(*arrays)))
-
-
-def _resize(images: Tensor, size: ImageSize) -> Tensor:
-    """Bring images (N, C, h, w) to bytes (N, C, height, width)."""
-    own, wanted = tuple(images.shape[-2:]), height_and_width(size)
-    if own != wanted:
-        shrinks = any(new < old for new, old in zip(wanted, own, strict=True))
-        images = F.interpolate(images.float(), size=wanted, mode="bilinear", antialias=shrinks)
-    if images.is_floating_point():
-        images = images.round().clamp(0, 255)
-    return images.to(torch.uint8)
 
 
 IN_MEMORY = {

@@ -191,6 +191,9 @@ class Splits:
         contents: What of the set this is, in words and numbers; None of images of one's own.
         fingerprint: Returns that of the whole set, see `sedona_nni.data.identity`; likewise.
 
+    Raises:
+        InputError: if a part has no images, or a label that is none of the classes.
+
     Examples:
         >>> from sedona_nni import Task, load_splits
         >>> splits = load_splits(Task(image_size=8), validation_fraction=0.1)
@@ -206,6 +209,16 @@ class Splits:
     in_channels: int = 3
     contents: Contents | None = None
     fingerprint: Callable[[], str] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            labels = np.asarray(getattr(self, name).labels)
+            if not labels.size:
+                raise InputError.rule(name, "must have images", 0)
+            for label in (labels.min(), labels.max()):
+                if not 0 <= label < self.num_classes:
+                    rule = f"must be from 0 to {self.num_classes - 1}"
+                    raise InputError.rule(f"{name}.labels", rule, int(label))
 
     @cached_property
     def identity(self) -> DataIdentity | None:
@@ -297,8 +310,7 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
             f"(validation_fraction {validation_fraction})"
         )
     train, validation, test = (
-        replace(part, workers=workers) if isinstance(part, FolderImages) else part
-        for part in (train, validation.plain(), test.plain())
+        _as_wanted(part, size, workers) for part in (train, validation.plain(), test.plain())
     )
     found = {"train": train, "validation": validation, "test": test}
     of_pool, of_test, of_validation = parts.in_words()
@@ -328,14 +340,17 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
     )
 
 
+def _as_wanted(part: ImageSet, size: ImageSize, workers: int | None) -> ImageSet:
+    if isinstance(part, FolderImages):
+        return replace(part, workers=workers)
+    return part.resized(size) if isinstance(part, MemoryImages) else part
+
+
 def _check_labels(task: Task, parts: ImageParts, num_classes: int) -> None:
     for part in (parts.pool, parts.validation, parts.test):
         if part is None or not len(part):
             continue
         labels = np.asarray(part.labels)
-        if isinstance(part, MemoryImages) and labels.shape != (len(part.images),):
-            what = f"{task.dataset} must have a label for each of {len(part.images)} images"
-            raise InputError.rule("data_dir", what, labels.shape)
         if (odd := labels[(labels < 0) | (labels >= num_classes)]).size:
             what = f"{task.dataset} must have labels from 0 to {num_classes - 1}"
             raise InputError.rule("data_dir", what, int(odd[0]))

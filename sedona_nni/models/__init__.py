@@ -277,7 +277,7 @@ def build_backbone(
     width_multiplier: float = 1.0,
     activation: Activation = nn.ReLU,
     stem: Stem = "published",
-    weights: Path | None = None,
+    weights: Path | str | None = None,
     reset_classifier: bool = False,
 ) -> Backbone:
     """Build a backbone, with freshly drawn weights or those of a file, on torch's default device.
@@ -288,7 +288,8 @@ def build_backbone(
         num_classes: Number of classes, at least 2.
         in_channels: Channels of the images, at least 1.
         image_size: Height and width of the images, see `sedona_nni.image_size`.
-        width_multiplier: Factor on every width, above 0; 1 for a model from elsewhere.
+        width_multiplier: Factor on every width, above 0, at most 1,000; 1 for a model from
+            elsewhere.
         activation: Makes the non-linearity; not one that works in place.
         stem: Of a ResNet, see `sedona_nni.models.resnet`; others have no choice.
         weights: A file of weights for it, see `sedona_nni.models.pretrained`: by the backbone's
@@ -314,14 +315,13 @@ def build_backbone(
     if in_channels < 1:
         raise InputError.rule("in_channels", "must be at least 1", in_channels)
     check_image_size(name, image_size)
-    if not 0 < width_multiplier < float("inf"):
-        raise InputError.rule(
-            "width_multiplier", "must be a finite number above 0", width_multiplier
-        )
+    if not 0 < width_multiplier <= 1000:
+        rule = "must be above 0 and at most 1,000"
+        raise InputError.rule("width_multiplier", rule, width_multiplier)
     context = BackboneContext(
         num_classes, in_channels, image_size, width_multiplier, activation, stem
     )
-    file = None if weights is None else FileOfWeights(weights, reset_classifier)
+    file = None if weights is None else FileOfWeights(Path(weights), reset_classifier)
     if is_model_name(name):
         if width_multiplier != 1:
             rule = f"must be 1 for {name}, whose own arguments may say how wide it is"

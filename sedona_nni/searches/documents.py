@@ -82,7 +82,7 @@ def document_path(text: str | Path, folder: Path = Path()) -> Path:
     return _PUBLISHED_FOLDER / f"{name}.json"
 
 
-def load_outcome(path: Path) -> SearchOutcome:
+def load_outcome(path: Path | str) -> SearchOutcome:
     """Read what a search found.
 
     Raises:
@@ -100,25 +100,25 @@ def load_outcome(path: Path) -> SearchOutcome:
         True
     """
     try:
-        return parse_result(read_json(path))
+        return parse_result(read_json(Path(path)))
     except ValidationError as error:
         raise InputError.from_validation(error, str(path)) from None
 
 
-def load_document(path: Path) -> Decoupling | SearchOutcome:
+def load_document(path: Path | str) -> Decoupling | SearchOutcome:
     """Read whichever of these documents a file is.
 
     Raises:
         InputError: if it is none.
     """
-    content = read_json(path)
+    content = read_json(Path(path))
     format_ = content.get("format") if isinstance(content, dict) else None
     is_outcome = isinstance(format_, str) and format_ in _formats()
     return load_outcome(path) if is_outcome else Decoupling.load(path)
 
 
 def load_decoupling(
-    path: Path,
+    path: Path | str,
     num_blocks: int | None = None,
     derive: Callable[[SearchOutcome, int], Decoupling] = discretise,
 ) -> Decoupling:

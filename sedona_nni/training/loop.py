@@ -122,7 +122,7 @@ def train(
     *,
     device: torch.device | str = "cpu",
     report: Report = lambda numbers: None,
-    directory: Path | None = None,
+    directory: Path | str | None = None,
     stage: Stage | None = None,
 ) -> TrainResult:
     """Train every block, keep the epoch that validates best, test that one once.
@@ -153,8 +153,10 @@ def train(
 
     Raises:
         DivergedError: if a loss is not finite at the end of an epoch.
-        InputError: if the checkpoint in ``directory`` was made with other settings or images, or
-            the method cannot train the network, see `method_settings.MethodSettings.check`.
+        InputError: if the checkpoint in ``directory`` was made with other settings or images, the
+            method cannot train the network, see `method_settings.MethodSettings.check`, the network
+            does not go with the images or has nothing that learns, or ``settings.parallel`` asks
+            for processes, which the command ``sedona-nni train`` starts.
 
     Examples:
         >>> from sedona_nni import (
@@ -176,7 +178,11 @@ def train(
         ['block_1_accuracy', 'block_1_train_loss', 'block_2_accuracy', 'block_2_train_loss',
         'default', 'loss', 'lr', 'train_loss']
     """
+    if stage is None and settings.parallel is not None and len(network.blocks) > 1:
+        rule = "must be None in one process; the command sedona-nni train starts several"
+        raise InputError.rule("parallel", rule, settings.parallel.name)
     device = torch.device(device)
+    directory = None if directory is None else Path(directory)
     place(network, device)
     stage = Stage(len(network.blocks)) if stage is None else stage
     stream = training_stream(splits, settings, device)
@@ -220,7 +226,13 @@ def train(
                 images, labels = next(batches)
                 torch.manual_seed(dropout_seed(settings.seed, step))
                 images, labels = map(stage.rows, mix(images, labels))
-                for block, loss in method.step(images, labels).items():
+                try:
+                    stepped = method.step(images, labels)
+                except (RuntimeError, LookupError, TypeError) as error:
+                    if not step and not elsewhere and (told := _misfit(network, splits, images)):
+                        raise told from error
+                    raise
+                for block, loss in stepped.items():
                     losses[block - stage.first] += loss
                     updates[block - stage.first] += 1
 
@@ -274,6 +286,28 @@ def train(
         progress.time_s,
         progress.processor_s,
     )
+
+
+def _misfit(network: DecoupledNetwork, splits: Splits, images: Tensor) -> InputError | None:
+    """Return why a network cannot learn from images; None if that is not to be seen."""
+    for name, parameter in network.named_parameters():
+        if parameter.dtype != torch.float32:
+            rule = "must have weights in float32; half precision is the setting amp"
+            return InputError.rule("network", rule, f"{parameter.dtype} at {name}")
+    try:
+        with torch.no_grad():
+            logits = network.eval().classifier_logits(images[:2])
+    except Exception as error:  # of code that is not ours
+        rule = f"must take images of the shape {tuple(images.shape[1:])}"
+        return InputError.rule("network", rule, f"{type(error).__name__}: {error}")
+    for each in logits:
+        if each.shape[1] < splits.num_classes:
+            rule = f"must have a logit for each of the {splits.num_classes} classes"
+            return InputError.rule("network", rule, each.shape[1])
+    for number, block in enumerate(network.blocks, start=1):
+        if not any(parameter.requires_grad for parameter in block.parameters()):
+            return InputError.rule("network", "must have weights that learn in each block", number)
+    return None
 
 
 @dataclass

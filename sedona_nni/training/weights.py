@@ -33,7 +33,7 @@ def save_weights(
     write_atomically(path, lambda temporary: save_file(whole, temporary, metadata))
 
 
-def load_weights(network: DecoupledNetwork, path: Path) -> None:
+def load_weights(network: DecoupledNetwork, path: Path | str) -> None:
     """Give a network the weights that `train` left as ``model.safetensors``.
 
     Args:
@@ -59,6 +59,7 @@ def load_weights(network: DecoupledNetwork, path: Path) -> None:
         >>> again = build_decoupled(task_backbone(task), two_blocks)
         >>> load_weights(again, Path("trained/model.safetensors"))
     """
+    path = Path(path)
     with reading(path):  # it may be missing, be no safetensors, or hold other weights
         weights = load_file(path)
         if odd := [name for name, values in weights.items() if not values.isfinite().all()]:
@@ -66,7 +67,7 @@ def load_weights(network: DecoupledNetwork, path: Path) -> None:
         network.load_state_dict(weights)
 
 
-def export(network: DecoupledNetwork, path: Path) -> None:
+def export(network: DecoupledNetwork, path: Path | str) -> None:
     """Write the weights of the plain network, without what only taught it, as safetensors.
 
     Their names are those of the model that was cut, see `sedona_nni.as_backbone`, which takes them
@@ -93,7 +94,7 @@ def export(network: DecoupledNetwork, path: Path) -> None:
         >>> plain.load_state_dict(load_file("plain.safetensors"))
         <All keys matched successfully>
     """
-    head = network.blocks[-1].classifier
+    path, head = Path(path), network.blocks[-1].classifier
     assert head is not None
     if isinstance(head, AuxiliaryNetwork):
         raise InputError("network: must be a decoupled network, but got a relaxed one")

@@ -264,7 +264,7 @@ def test_cifar10_in_sheets(tmp_path: Path) -> None:
         ([10] * 20, "must have labels from 0 to 9, but got 10"),
         ([-1] * 20, "must have labels from 0 to 9, but got -1"),
         (["a"] * 20, "cifar10 is missing or damaged"),
-        ([[1]] * 20, "must have a label for each of 20 images"),
+        ([[1]] * 20, "labels: must be a whole number for each of 20 images, but got"),
         (20, "cifar10 is missing or damaged"),
     ):
         (tmp_path / "test_lables.json").write_text(json.dumps(labels))

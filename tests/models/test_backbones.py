@@ -404,12 +404,12 @@ def test_initialise_draws_anew_and_follows_the_seed() -> None:
         (
             "vgg11",
             {"width_multiplier": 0.0},
-            "width_multiplier: must be a finite number above 0, but got 0.0",
+            "width_multiplier: must be above 0 and at most 1,000, but got 0.0",
         ),
         (
             "vgg11",
             {"width_multiplier": float("nan")},
-            "width_multiplier: must be a finite number above 0, but got nan",
+            "width_multiplier: must be above 0 and at most 1,000, but got nan",
         ),
     ],
 )

@@ -132,7 +132,11 @@ RATE = {"_type": "loguniform", "_value": [0.01, 0.1]}
             "trainingService.gpuIndices: must be left out, as each trial takes a GPU",
         ),
         (("searchSpace",), {"learning_rate": 1}, "searchSpace.learning_rate: must be a setting"),
-        (("searchSpace",), [1], "searchSpace: must be a mapping of settings to what they are drawn"),
+        (
+            ("searchSpace",),
+            [1],
+            "searchSpace: must be a mapping of settings to what they are drawn",
+        ),
         (("searchSpace",), 0, "drawn from, but got 0"),
         ((*ARGS, "leaders"), 10**9, "leaders: Input should be less than or equal to 1000, but got"),
         ((*ARGS, "task", "image_size"), 10**400, "image_size: must be pixels, 8 to 16,384, as in"),

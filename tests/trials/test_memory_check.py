@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from sedona_nni import free_memory
 from sedona_nni.decouplings.decoupling import Decoupling
 from sedona_nni.errors import InputError
+from sedona_nni.free_memory import available_bytes
 from sedona_nni.task import Task
 from sedona_nni.training.settings import TrainSettings
 from sedona_nni.trials import memory_check
 from sedona_nni.trials import train as trial
-from sedona_nni.trials.memory_check import available_bytes, check_fits, needed_bytes
+from sedona_nni.trials.memory_check import check_fits, needed_bytes
 
 CPU = torch.device("cpu")
 TASK = Task(backbone="vgg11", width_multiplier=0.25, train_limit=60)
@@ -33,7 +35,7 @@ def test_what_is_left_on_this_machine() -> None:
 
 def test_a_container_may_have_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it caches of files can be given up; without a limit the machine's is."""
-    monkeypatch.setattr(memory_check, "CGROUP", tmp_path)
+    monkeypatch.setattr(free_memory, "CGROUP", tmp_path)
     left = available_bytes(CPU)
     (tmp_path / "memory.current").write_text(f"{60 * MIB}\n")
     (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {20 * MIB}\n")

@@ -19,7 +19,7 @@ _MOST_NUMBERS = 10**6
 
 
 def import_release(
-    alpha: Path, beta: Path | None, *, backbone: str, dataset: str = "cifar10"
+    alpha: Path | str, beta: Path | str | None, *, backbone: str, dataset: str = "cifar10"
 ) -> SearchResult:
     """Read a published search result.
 
@@ -45,6 +45,7 @@ def import_release(
         >>> found.aux_choices, found.num_layers
         (['conv1', 'conv2', 'conv3', 'conv4'], 8)
     """
+    alpha, beta = Path(alpha), None if beta is None else Path(beta)
     if beta is None:
         both = read_json(alpha)
         if not isinstance(both, dict) or not {"alpha", "beta"} <= both.keys():

@@ -65,7 +65,7 @@ def search(
     *,
     device: torch.device | str = "cpu",
     report: Report = lambda numbers: None,
-    directory: Path | None = None,
+    directory: Path | str | None = None,
 ) -> SearchResult:
     """Search where to cut a network, and with which auxiliary networks.
 
@@ -107,7 +107,8 @@ def search(
     """
     data = splits.identity
     under_way = Search(network.to(device), settings, None if data is None else data.fingerprint)
-    under_way.run(splits.train, splits.validation, report=report, directory=directory)
+    folder = None if directory is None else Path(directory)
+    under_way.run(splits.train, splits.validation, report=report, directory=folder)
     return under_way.result("unnamed" if data is None else data.dataset)
 
 
