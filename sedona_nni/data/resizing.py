@@ -10,9 +10,10 @@ from sedona_nni.errors import InputError
 from sedona_nni.free_memory import available_bytes
 from sedona_nni.image_size import ImageSize, height_and_width, size_in_words
 
-__all__ = ["resized"]
+__all__ = ["AT_ONCE", "resized"]
 
-_AT_ONCE = 2**27  # bytes of what is computed in floats
+AT_ONCE = 2**27
+"""Bytes of what is computed in floats at a time."""
 
 
 def resized(images: Tensor, size: ImageSize) -> Tensor:
@@ -43,7 +44,7 @@ def resized(images: Tensor, size: ImageSize) -> Tensor:
     shrinks = any(new < old for new, old in zip(wanted, own, strict=True))
     found = torch.empty(count, channels, *wanted, dtype=torch.uint8)
     for place, some in zip(
-        *(x.split(max(1, _AT_ONCE // (4 * bytes_of_one))) for x in (found, images)), strict=True
+        *(x.split(max(1, AT_ONCE // (4 * bytes_of_one))) for x in (found, images)), strict=True
     ):
         floats = some.float()
         if own != wanted:

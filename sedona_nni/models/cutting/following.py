@@ -293,7 +293,7 @@ class Tracer(fx.Tracer):
         What Python does besides is not in the graph: nothing may be left of it.
         """
         training, generators = module.training, generator_states()
-        numbers, buffers = _numbers_of(module), dict(module._buffers)
+        numbers, buffers = _numbers_of(module), dict(module.named_buffers(recurse=False))
         self._scopes.append(path)
         target = f"{path}.training".lstrip(".")
         module.training = self.create_proxy("get_attr", target, (), {})
@@ -303,11 +303,11 @@ class Tracer(fx.Tracer):
             module.training = training
             self._scopes.pop()
             drew = set_generators(generators)
-            found, now = _numbers_of(module), module._buffers
+            found, now = _numbers_of(module), dict(module.named_buffers(recurse=False))
             lost = [name for name, value in numbers.items() if found.get(name) != value]
             lost += [name for name, buffer in buffers.items() if now.get(name) is not buffer]
-            module.__dict__.update(numbers)
-            module._buffers.update(buffers)
+            for name in lost:
+                setattr(module, name, {**numbers, **buffers}[name])
         if drew:
             raise _Untraceable("it draws from Python's or NumPy's generator")
         if lost:

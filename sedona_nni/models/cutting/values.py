@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["Values", "copy_with", "generator_states", "leaves", "set_generators"]
@@ -178,18 +177,20 @@ class _Held:
 
     def written(self) -> set[str]:
         """Return the names of those that are others now, of which the module gets back its own."""
+        now = dict(self._module.named_buffers())
         found = set()
-        for path, inner in self._module.named_modules():
-            for name, now in inner._buffers.items():
-                full = f"{path}.{name}".lstrip(".")
-                if full in self.buffers and now is not self.buffers[full]:
-                    found.add(full)
-                    inner._buffers[name] = self.buffers[full]
-        found |= {n for n, buffer in self.buffers.items() if buffer._version != self._versions[n]}
-        for path, inner in self._module.named_modules():
-            if isinstance(inner, _NormBase):  # which torch writes without counting it
-                found |= {f"{path}.{name}".lstrip(".") for name in inner._buffers}
-        return found & set(self.buffers)
+        for name, buffer in self.buffers.items():
+            path, _, own = name.rpartition(".")
+            owner = self._module.get_submodule(path)
+            if now.get(name) is not buffer:
+                setattr(owner, own, buffer)
+                found.add(name)
+            # What a norm of torch's keeps is written without being counted
+            elif buffer._version != self._versions[name] or getattr(
+                owner, "track_running_stats", False
+            ):
+                found.add(name)
+        return found
 
 
 def _with_memory(tensor: Tensor) -> Tensor:

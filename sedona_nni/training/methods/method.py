@@ -147,7 +147,8 @@ def build_average(block: Block, settings: TrainSettings) -> AveragedModel:
         if followers[0].is_floating_point() or followers[0].is_complex():
             average(followers, followed, count)
         else:
-            torch._foreach_copy_(followers, followed)
+            for own, other in zip(followers, followed, strict=True):
+                own.copy_(other)
 
     return AveragedModel(block, multi_avg_fn=follow, use_buffers=True)
 
