@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from scipy.stats import ttest_ind_from_stats
@@ -153,14 +154,15 @@ def follow(
         seed: Of these.
 
     Returns:
-        A contender for each; one replicate for each row, or ``repeats`` if there are equals in it.
+        A contender for each, with a replicate for each row: its regret, or where there are equals
+        the mean over their orders.
     """
     table.check_complete(2)
     among = table.decouplings(2)
     regret = {each: table.regret(each, among) for each in among}
     rng = np.random.default_rng(seed)
 
-    def regrets(row: Sequence[float]) -> list[float]:
+    def expected(row: Sequence[float]) -> float:
         found = []
         for _ in range(1 if len(set(row)) == len(row) else repeats):
             order = sorted(rng.permutation(len(among)).tolist(), key=lambda i: -row[i])
@@ -168,12 +170,9 @@ def follow(
             for i in order:
                 first.setdefault(among[i].cuts[0], among[i])
             found.append(_expected_regret(table, [*first.values()], budget, regret))
-        return found
+        return fmean(found)
 
-    return [
-        Contender(name, 0.0, tuple(each for row in rows for each in regrets(row)))
-        for name, rows in scores.items()
-    ]
+    return [Contender(name, 0.0, tuple(map(expected, rows))) for name, rows in scores.items()]
 
 
 def _cost(name: str, outcome: SearchOutcome) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from scipy.stats import ttest_1samp
+from scipy.stats import t
 
 from benchmarks.tabular.contest import contest, follow, holm, p_values
 from benchmarks.tabular.controls import controls
@@ -22,7 +23,7 @@ from sedona_nni.decouplings.outcome import SearchOutcome
 from sedona_nni.errors import InputError
 from sedona_nni.searches.documents import load_outcome
 
-__all__ = ["SAMPLE", "contests", "leads", "overview", "sampled"]
+__all__ = ["SAMPLE", "contests", "lead_p", "leads", "overview", "sampled"]
 
 SAMPLE = 5
 """So many decouplings into K blocks are needed for a correlation to say something."""
@@ -166,8 +167,10 @@ def leads(tables: Sequence[Path], found: Path, budget: float = 4) -> View:
 
     With each seed in turn everybody picks by the trainings with that seed, and picks are judged by
     those with the others. The lead is the difference of mean regrets, and whether there is one is a
-    t-test over the seeds: so that the table's noise counts, which `contests` takes as it is. The
-    seeds share truths, so they are less independent than the test has it.
+    t-test over the n seeds: so that the table's noise counts, which `contests` takes as it is. As
+    two of them share nearly all seeds that they are judged by, its error is the jackknife's,
+    sqrt((n - 1) / n sum_s (l_s - mean)^2), n - 1 times that of n leads that share nothing.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11.
 
     Args:
         tables: The tables' files.
@@ -188,7 +191,7 @@ def leads(tables: Sequence[Path], found: Path, budget: float = 4) -> View:
             queried, truths = table.of_seeds(seed.__eq__), table.of_seeds(seed.__ne__)
             searched = {_SEARCH: _probings(folder)}
             for found_by in contest(queried, searched, budget, truths=truths, seed=seed):
-                if len(found_by.regrets) > 1:
+                if len(found_by.regrets) > 1 or found_by.name == _SEARCH:
                     regrets.setdefault(found_by.name, []).append(found_by.mean)
         own = regrets.pop(_SEARCH)
         behind = {
@@ -196,7 +199,7 @@ def leads(tables: Sequence[Path], found: Path, budget: float = 4) -> View:
         }
         results.append({"table": folder.name, "probing": own, "leads": behind})
     every = [(each, name) for each in results for name in each["leads"]]
-    plain = [_p(each["leads"][name]) for each, name in every]
+    plain = [lead_p(each["leads"][name]) for each, name in every]
     for (each, name), p in zip(every, holm(plain), strict=True):
         each.setdefault("p", {})[name] = p
     names = [*dict.fromkeys(name for _, name in every)]
@@ -225,11 +228,15 @@ def leads(tables: Sequence[Path], found: Path, budget: float = 4) -> View:
     return View({"budget": budget, "leads": results}, [Shown(title, headings, rows)])
 
 
-def _p(leads: Sequence[float]) -> float:
-    """Return p of there being a lead; where it does not vary nothing can be told."""
-    if max(leads) - min(leads) < _ROUNDING:
-        return 1.0
-    return float(ttest_1samp(leads, 0).pvalue)
+def lead_p(leads: Sequence[float]) -> float:
+    """Return p of there being a lead, see `leads`; where it does not vary nothing can be told.
+
+    Args:
+        leads: One for each seed that was left out, two or more.
+    """
+    mean, count = fmean(leads), len(leads)
+    error = math.sqrt((count - 1) / count * math.fsum((each - mean) ** 2 for each in leads))
+    return 1.0 if error < _ROUNDING else float(2 * t.sf(abs(mean) / error, count - 1))
 
 
 def _probings(folder: Path) -> list[SearchOutcome]:

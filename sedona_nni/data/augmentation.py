@@ -63,13 +63,17 @@ class ImageByImage:
             return torch.stack([self.recipe(image) for image in images])
 
 
+_LEAST_ALPHA = 0.01
+
+
 def build_mixing(
     mixup: float, cutmix: float, num_classes: int
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return what mixes a batch; it draws from torch's global generator.
 
     Args:
-        mixup: Its alpha; 0 for none. With both, one of them is drawn for each batch.
+        mixup: Its alpha; below 0.01 there is none, as nearly all images would stay whole, and torch
+            draws such shares wrongly. With both, one of them is drawn for each batch.
         cutmix: Likewise.
         num_classes: How many classes there are.
 
@@ -77,6 +81,7 @@ def build_mixing(
         A function of images (B, C, H, W) and class numbers (B,), which returns images of that shape
         and the share of each class in them, (B, num_classes); or the batch as it is.
     """
+    mixup, cutmix = (alpha if alpha >= _LEAST_ALPHA else 0 for alpha in (mixup, cutmix))
     if not mixup and not cutmix:
         return lambda images, labels: (images, labels)
     from torchvision.transforms import v2

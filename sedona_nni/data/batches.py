@@ -127,6 +127,13 @@ class ShiftAndFlip:
         return window.permute(0, 3, 1, 2).contiguous()  # (B, H, W, C) -> (B, C, H, W)
 
 
+def _one_or_three(field: str, given: Any) -> tuple[float, ...]:
+    numbers = np.atleast_1d(np.asarray(given))
+    if numbers.dtype.kind not in "iuf" or numbers.shape not in ((1,), (3,)):
+        raise InputError.rule(field, "must be 1 or 3 numbers", given)
+    return tuple(map(float, numbers))
+
+
 @dataclass(frozen=True, eq=False)
 class MemoryImages(ImageSet):
     """Images that are kept as bytes in memory, on the device once a stream of them starts.
@@ -134,7 +141,7 @@ class MemoryImages(ImageSet):
     Attributes:
         images: Bytes, uint8, shape (N, C, H, W) with C = 1 or 3; grey is repeated to 3 channels.
         labels: Class numbers, whole numbers of any kind, shape (N,).
-        mean: One for each channel or for all, see `ImageSet`.
+        mean: One for all channels, or three, also of grey images, see `ImageSet`.
         std: Likewise, above 0.
         augmentation: How training distorts a batch.
 
@@ -167,11 +174,8 @@ class MemoryImages(ImageSet):
             rule = f"must be a whole number for each of {len(images)} images"
             raise InputError.rule("labels", rule, f"{labels.dtype} of shape {labels.shape}")
         object.__setattr__(self, "labels", labels.astype(np.int64, copy=False))
-        for field in ("mean", "std"):
-            numbers = getattr(self, field)
-            if len(numbers) not in (1, images.shape[1]):
-                rule = f"must be 1 or {images.shape[1]} numbers"
-                raise InputError.rule(field, rule, numbers)
+        object.__setattr__(self, "mean", _one_or_three("mean", self.mean))
+        object.__setattr__(self, "std", _one_or_three("std", self.std))
         if min(self.std) <= 0:
             raise InputError.rule("std", "must be above 0", self.std)
 

@@ -83,6 +83,8 @@ class Dataset:
         files: What is looked for in ``{folder}``; empty of what needs no folder.
         remedy: How to get it.
         default_folder: Where it is looked for if nothing else is said.
+        as_published: Whether ``read`` leaves images as large as they are published, so that only
+            those that are used are brought to the wanted size.
     """
 
     about: str
@@ -92,6 +94,7 @@ class Dataset:
     files: str
     remedy: str
     default_folder: str | None = None
+    as_published: bool = False
 
 
 DATASETS: Registry[Dataset] = Registry("dataset")

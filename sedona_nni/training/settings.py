@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -41,13 +40,7 @@ Checkpointing = Annotated[
 Vote = Literal["log-probabilities", "logits", "probabilities"]
 
 
-def _drawable(alpha: float) -> float:
-    if 0 < alpha < 0.001:  # where a beta distribution's samples are no numbers any more
-        raise ValueError(f"must be 0, or 0.001 or more, but got {alpha}")
-    return alpha
-
-
-_Alpha = Annotated[float, Field(ge=0, le=1000), AfterValidator(_drawable)]
+_Alpha = Annotated[float, Field(ge=0, le=1000)]
 
 
 class Parallel(BaseModel):
@@ -161,8 +154,8 @@ class TrainSettings(BaseModel):
             ``augmix``, see `sedona_nni.data.augmentation`.
         views: How often each image is in a batch, distorted each time in its own way, of whose
             ``batch_size`` all count; for a teacher that compares them.
-        mixup: alpha of mixup, which adds up images in pairs, and their labels; 0 for none, else
-            0.001 or more.
+        mixup: alpha of mixup, which adds up images in pairs, and their labels; 0, or below 0.01,
+            for none.
         cutmix: alpha of CutMix, which puts a part of one image into another; with both, one is
             drawn for each batch.
         validation_fraction: Share of the training images held out to pick the best epoch.

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from clocked_table import BACKPROP_S, table
+from scipy.stats import ttest_1samp
 
-from benchmarks.tabular.overview import contests, leads, overview, sampled
+from benchmarks.tabular.overview import contests, lead_p, leads, overview, sampled
 from benchmarks.tabular.table import Entry, Table
 from sedona_nni.errors import InputError
 from sedona_nni.searches.probing.result import ProbeResult
@@ -128,6 +129,24 @@ def test_leads_are_by_truths_without_the_seed_that_picked(tmp_path: Path) -> Non
     assert found["leads"]["uniform"] == pytest.approx([0.1 - 0.03, 0.01 - 0.01, 0.01 - 0.01])
     (cells,) = leads([path], tmp_path / "found").tables[0].rows
     assert cells[:3] == ["mine", "3", "1.67"]
+
+
+def test_the_error_of_leads_is_the_jackknifes(tmp_path: Path) -> None:
+    """Two cuts always picked: leads that leave a seed out are means of the others' differences, and
+    p is that of the plain t-test on the seeds' own differences."""
+    own = [0.02, 0.05, -0.01, 0.04]  # of the first cut over the second, by seed
+    left_out = [(sum(own) - each) / (len(own) - 1) for each in own]
+    assert lead_p(left_out) == pytest.approx(ttest_1samp(own, 0).pvalue)
+    assert lead_p([0.1, 0.1]) == 1
+
+
+def test_one_search_is_enough(tmp_path: Path) -> None:
+    path = seeds_of(tmp_path, {seed: [0.6 + j / 100 for j in range(7)] for seed in (1, 2)})
+    probes = tmp_path / "found" / "mine" / "probe"
+    probes.mkdir(parents=True)
+    (probes / "1.json").write_text(probed().model_dump_json(), encoding="utf-8")
+    (found,) = leads([path], tmp_path / "found").results["leads"]
+    assert found["probing"] == pytest.approx([0.06, 0.06])  # 0.6 of 0.66, of the one that it trains
 
 
 def test_leads_need_two_seeds(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sedona_nni.data import resizing
-from sedona_nni.data.batches import MemoryImages
+from sedona_nni.data import resizing, sets
+from sedona_nni.data.batches import MemoryImages, evaluation_batches
 from sedona_nni.data.resizing import resized
-from sedona_nni.data.sets import Splits, load_splits
+from sedona_nni.data.sets import DATASETS, Splits, load_splits
 from sedona_nni.errors import InputError
 from sedona_nni.task import Task
 
@@ -36,6 +37,16 @@ def test_labels_are_whole_numbers_of_any_kind(labels: Any) -> None:
     assert found.tolist() == LABELS.tolist()
 
 
+def test_grey_images_may_be_normalised_for_three_channels() -> None:
+    """As a network wants that has learned from coloured ones."""
+    grey = images(images=BYTES[:, :1], mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    ((batch, _),) = evaluation_batches(grey, 64, "cpu")
+    assert batch[0, :, 0, 0].tolist() == pytest.approx(
+        [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
+    )
+    assert images(mean=0.5, std=[0.3]).mean == (0.5,)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -53,6 +64,7 @@ def test_labels_are_whole_numbers_of_any_kind(labels: Any) -> None:
         ({"labels": LABELS / 2}, "labels: must be a whole number for each of 40 images"),
         ({"std": (0.0,)}, "std: must be above 0"),
         ({"mean": (0.1, 0.2)}, "mean: must be 1 or 3 numbers"),
+        ({"std": ("a",)}, "std: must be 1 or 3 numbers"),
     ],
 )
 def test_what_they_must_be(changes: dict[str, Any], message: str) -> None:
@@ -94,16 +106,20 @@ def test_a_few_at_a_time_is_the_same(
 
 
 def test_only_what_is_used_is_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    """Of a set that comes as it is published; what a reader of one's own returns stays as it is."""
+    seen: list[int] = []
 
     def noted(given: torch.Tensor, size: Any) -> torch.Tensor:
         seen.append(len(given))
         return resized(given, size)
 
     monkeypatch.setattr("sedona_nni.data.batches.resized", noted)
-    splits = load_splits(Task(train_limit=100), 0.2)
-    assert seen == [80, 20, 359]
-    assert len(splits.train) == 80
+    for as_published, expected in ((False, []), (True, [80, 20, 359])):
+        digits = replace(DATASETS["digits"], as_published=as_published)
+        monkeypatch.setattr(sets, "DATASETS", {"digits": digits})
+        assert len(load_splits(Task(train_limit=100), 0.2).train) == 80
+        assert seen == expected
+    assert all(DATASETS[name].as_published for name in ("fashion-mnist", "cifar10", "svhn"))
 
 
 def test_what_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

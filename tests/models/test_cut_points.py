@@ -165,6 +165,16 @@ def test_statistics_on_both_sides_are_named(norm: nn.Module, kept: str) -> None:
     assert not [place for place in places_of(once, 4) if place.weights]
 
 
+def test_frozen_statistics_may_be_shared() -> None:
+    class Frozen(nn.BatchNorm2d):
+        def train(self, mode: bool = True) -> Frozen:
+            return super().train(False)
+
+    net = Net(lambda net, x: net.c(net.act(net.b(net.act(net.a(x))))))
+    net.act = Frozen(3, affine=False)
+    assert not [place for place in places_of(net, 4) if place.weights]
+
+
 def test_statistics_of_a_function_are_seen_and_tables_may_be_shared() -> None:
     def normed(net: Net, x: Tensor) -> Tensor:
         mean, variance = net.kept.running_mean, net.kept.running_var

@@ -192,6 +192,31 @@ def test_what_the_graph_would_forget_is_kept_whole(
     assert generators == (random.getstate(), np.random.get_state()[2])
 
 
+def _notes(part: nn.Module, x: Tensor) -> Tensor:
+    part.calls, part.height, part.seen = 7, x.shape[2], True
+    part.steps = part.steps.to(x.device)  # which changes nothing
+    return x * part.steps
+
+
+def test_notes_of_what_was_given_are_no_state() -> None:
+    part = Part(_notes)
+    part.calls, part.height, part.seen, part.nothing = 0, 0, False, float("nan")
+    part.register_buffer("steps", torch.zeros(()))
+    traced = followed(lambda model, x: model.parts[0](x), part)
+    assert not traced.whole
+    assert (part.calls, part.height, part.seen) == (0, 0, False)
+
+
+def test_a_normal_number_that_numpy_keeps_is_seen() -> None:
+    """Of two that it draws at a time the second is kept; the generator itself then stands still."""
+    np.random.seed(0)
+    np.random.randn()
+    before = np.random.get_state()[3:]
+    part = Part(lambda part, x: x * float(np.random.randn()))
+    assert [*followed(lambda model, x: model.parts[0](x), part).whole] == ["parts.0"]
+    assert np.random.get_state()[3:] == before
+
+
 def test_what_is_written_in_place_is_in_the_graph() -> None:
     part = Part(_writes)
     part.register_buffer("steps", torch.zeros(()))

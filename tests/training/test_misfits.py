@@ -60,7 +60,7 @@ SETTINGS = sn.TrainSettings(epochs=1, batch_size=20, optimizer="adam", lr=0.003,
         ),
         (
             {"change": lambda model: model.requires_grad_(False), "rule": "backprop"},
-            "network: must have weights that learn in each block, but got 1",
+            "network: must have weights that learn in each block, but got 'a block without'",
         ),
     ],
 )
@@ -68,6 +68,18 @@ def test_a_network_that_does_not_go_with_the_images(how: dict[str, Any], message
     with pytest.raises(sn.InputError) as caught:
         sn.train(network(**how), splits(), SETTINGS)
     assert str(caught.value).startswith(message)
+
+
+def test_too_little_memory_stays_what_it_is() -> None:
+    class Hungry(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not x.is_meta:
+                raise torch.OutOfMemoryError("of the GPU")
+            return x
+
+    hungry = network(change=lambda model: model.insert(3, Hungry()))
+    with pytest.raises(torch.OutOfMemoryError):
+        sn.train(hungry, splits(), SETTINGS)
 
 
 def test_another_error_stays_what_it_is() -> None:

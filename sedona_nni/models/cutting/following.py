@@ -22,10 +22,13 @@ from sedona_nni.models.cutting.values import (
     set_generators,
 )
 
-__all__ = ["BRANCHES", "Call", "Trace", "Tracer", "count_weights", "reads_input", "reason"]
+__all__ = ["BRANCHES", "SETS", "Call", "Trace", "Tracer", "count_weights", "reads_input", "reason"]
 
 BRANCHES = "does other things in training than in evaluation"
 """Why a module is kept whole that does."""
+
+SETS = "it sets its own {}, which would be lost"
+"""Why a module is kept whole that keeps something of its own from one call to the next."""
 
 _GROWING = {"size", "numel", "nelement"}
 _SIZES = {*_GROWING, "dim", "ndimension", "is_floating_point", "is_complex"}
@@ -169,6 +172,7 @@ class Tracer(fx.Tracer):
         self.calls: list[Call] = []
         self.whole = whole
         self.forks: set[str] = set()  # modules that branched on whether they train
+        self.counted: dict[str, str] = {}  # modules that changed a number of theirs, and its name
         self.values = values
         self._scopes = [""]
         self._names = {
@@ -303,15 +307,21 @@ class Tracer(fx.Tracer):
             module.training = training
             self._scopes.pop()
             drew = set_generators(generators)
-            found, now = _numbers_of(module), dict(module.named_buffers(recurse=False))
-            lost = [name for name, value in numbers.items() if found.get(name) != value]
-            lost += [name for name, buffer in buffers.items() if now.get(name) is not buffer]
-            for name in lost:
-                setattr(module, name, {**numbers, **buffers}[name])
+            found = _numbers_of(module)
+            for name, value in numbers.items():
+                if name in found and found[name] is not value and found[name] != value:
+                    self.counted[path] = name
+            lost = []
+            for name, buffer in buffers.items():
+                now: Any = dict(module.named_buffers(recurse=False)).get(name)
+                if now is not buffer:
+                    setattr(module, name, buffer)
+                    if not isinstance(now, _Proxy) or self.values.of(now.node) is not buffer:
+                        lost.append(name)
         if drew:
             raise _Untraceable("it draws from Python's or NumPy's generator")
         if lost:
-            raise _Untraceable(f"it sets its own {lost[0]}, which would be lost")
+            raise _Untraceable(SETS.format(lost[0]))
 
 
 def _numbers_of(module: nn.Module) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from sedona_nni.errors import InputError
-from sedona_nni.models.cutting.following import BRANCHES, Trace, Tracer, reason
+from sedona_nni.models.cutting.following import BRANCHES, SETS, Trace, Tracer, reason
 from sedona_nni.models.cutting.values import (
     Values,
     copy_with,
@@ -76,15 +76,23 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     while True:
         ways: list[Trace] = []
         forks: set[str] = set()
+        counters: dict[str, str] = {}
         for training in (True, False):
-            tracer = Tracer(copied, Values(copied, model, images, training), whole)
-            try:
-                ways.append(tracer.follow(copied))
-            except Exception as error:
-                raise _not_followed(tracer, model, example, error) from error
+            tracer, way = _followed(copied, model, example, images, training, whole)
+            ways.append(way)
+            if tracer.counted:  # a note of what it was given is the same again, a counter goes on
+                again, _ = _followed(copied, model, example, images, training, whole)
+                counters |= again.counted
             forks |= tracer.forks
             if not forks:
                 break
+        if counters:
+            if "" in counters:
+                rule = "must be one that torch.fx can follow"
+                what = f"{type(model).__name__}: {SETS.format(counters[''])}"
+                raise InputError.rule("model", rule, what)
+            whole |= {path: SETS.format(name) for path, name in counters.items()}
+            continue
         if len(ways) == 1 or _steps(ways[0]) == _steps(ways[1]):
             _check_logits(ways[0])
             return ways[0]
@@ -92,6 +100,21 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
         if not differing:
             raise _not_the_same(model, ways)
         whole |= dict.fromkeys(differing, BRANCHES)
+
+
+def _followed(
+    copied: nn.Module,
+    model: nn.Module,
+    example: Tensor,
+    images: Tensor,
+    training: bool,
+    whole: dict[str, str],
+) -> tuple[Tracer, Trace]:
+    tracer = Tracer(copied, Values(copied, model, images, training), whole)
+    try:
+        return tracer, tracer.follow(copied)
+    except Exception as error:
+        raise _not_followed(tracer, model, example, error) from error
 
 
 def _check_plain(model: nn.Module) -> None:

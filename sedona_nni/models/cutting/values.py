@@ -8,6 +8,7 @@ values runs with two small batches of ones, which tell its shapes.
 from __future__ import annotations
 
 import copy
+import pickle
 import random
 from collections.abc import Callable
 from typing import Any
@@ -163,6 +164,10 @@ def _statistics(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     """Return the statistics that a call of torch's functions writes without counting it."""
     if node.target not in _NORMS:
         return []
+    does_by_default = node.target is F.instance_norm
+    name = "use_input_stats" if does_by_default else "training"
+    if not (args[5] if len(args) > 5 else kwargs.get(name, does_by_default)):
+        return []
     given = [*args[1:3], kwargs.get("running_mean"), kwargs.get("running_var")]
     return [each for each in given if isinstance(each, Tensor)]
 
@@ -185,9 +190,9 @@ class _Held:
             if now.get(name) is not buffer:
                 setattr(owner, own, buffer)
                 found.add(name)
-            # What a norm of torch's keeps is written without being counted
-            elif buffer._version != self._versions[name] or getattr(
-                owner, "track_running_stats", False
+            # What a norm of torch's keeps while it trains is written without being counted
+            elif buffer._version != self._versions[name] or (
+                owner.training and getattr(owner, "track_running_stats", False)
             ):
                 found.add(name)
         return found
@@ -211,21 +216,19 @@ def copy_with(module: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Modul
     return copy.deepcopy(module, {id(x): changed(x) for x in held if isinstance(x, Tensor)})
 
 
-def generator_states() -> tuple[Any, Any]:
+def generator_states() -> bytes:
     """Return where Python's and NumPy's global generators are."""
-    return random.getstate(), np.random.get_state()
+    return pickle.dumps((random.getstate(), np.random.get_state(legacy=False)))
 
 
-def set_generators(states: tuple[Any, Any]) -> bool:
+def set_generators(states: bytes) -> bool:
     """Bring them back to where they were, and return whether they had moved on."""
-    of_python, of_numpy = states
-    now_python, now_numpy = generator_states()
-    moved = now_python != of_python or now_numpy[2] != of_numpy[2]
-    moved = moved or bool((now_numpy[1] != of_numpy[1]).any())
-    if moved:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-    return moved
+    if generator_states() == states:
+        return False
+    of_python, of_numpy = pickle.loads(states)
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)
+    return True
 
 
 def leaves(structure: Any) -> list[Any]:
