@@ -397,9 +397,11 @@ def evaluate_saved(
     if ensemble is not None:
         settings = settings.model_copy(update={"ensemble": ensemble})
     task = run.task.model_copy(update={"weights": None})  # all that it had given has been trained
-    if data_dir is not None:
-        task = task.model_copy(update={"data_dir": data_dir})
-    splits = load_splits(task, settings.validation_fraction, workers=workers)
+    fraction = settings.validation_fraction
+    if data_dir is not None:  # its test part alone is of use, however few others there are
+        task = task.model_copy(update={"data_dir": data_dir, "train_limit": None})
+        fraction = 0.5
+    splits = load_splits(task, fraction, workers=workers)
     same: dict[str, float] = {}
     if run.data is not None and splits.identity is not None:
         splits.identity.check_classes(run.data, str(directory))

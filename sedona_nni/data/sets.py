@@ -328,7 +328,7 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
             "validation": of_validation if parts.validation is not None else f"of {of_pool}",
             "test": of_test,
         },
-        (*readable.words, *parts.left_out),
+        (*readable.words, *parts.left_out, *_without_training_images(parts.classes, train)),
     )
     return Splits(
         train,
@@ -339,6 +339,11 @@ def load_splits(task: Task, validation_fraction: float, *, workers: int | None =
         contents=contents,
         fingerprint=partial(_fingerprint, parts, readable.left_out),
     )
+
+
+def _without_training_images(classes: Sequence[str], train: ImageSet) -> list[str]:
+    there = {*np.unique(train.labels).tolist()}
+    return [f"no {name} to learn from" for n, name in enumerate(classes) if n not in there]
 
 
 def _as_wanted(part: ImageSet, size: ImageSize | None, workers: int | None) -> ImageSet:

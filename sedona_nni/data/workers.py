@@ -26,6 +26,24 @@ _MOST_WORKERS = 8  # unless told otherwise
 _ENDED_WORKER = ("killed by signal", "exited unexpectedly", "shared memory", "No space left")
 
 
+class _ToldError(Exception):
+    """An `InputError` on its way out of a worker: torch puts its message at the end of a traceback,
+    which an `InputError` would shorten, and write in one line."""
+
+
+class _Telling(Dataset[Any]):
+    """Items that raise those errors."""
+
+    def __init__(self, items: Dataset[Any]) -> None:
+        self._items = items
+
+    def __getitem__(self, address: Any) -> Any:
+        try:
+            return self._items[address]
+        except InputError as error:
+            raise _ToldError(str(error)) from None
+
+
 def number_of_workers(workers: int | None) -> int:
     """Return how many processes to use; where nothing is said, what `FolderImages` says."""
     return min(_MOST_WORKERS, usable_cores()) if workers is None else workers
@@ -66,7 +84,7 @@ def read_ahead(
     with warnings.catch_warnings():  # more workers than processors is what was asked for
         warnings.filterwarnings("ignore", "This DataLoader will create")
         loader: DataLoader[Any] = DataLoader(
-            items,
+            _Telling(items),
             batch_sampler=addresses,
             num_workers=workers,
             prefetch_factor=_PREFETCH if workers else None,
@@ -76,8 +94,8 @@ def read_ahead(
         )
     try:
         yield from loader
-    except InputError as error:  # a worker's whole traceback; its last line is the message
-        last = str(error).strip().rsplit(f"{type(error).__name__}: ", 1)[-1]
+    except _ToldError as error:  # of a worker the whole traceback, whose last line is the message
+        last = str(error).strip().rsplit(f"{_ToldError.__name__}: ", 1)[-1]
         _forget_frames(error)
         raise InputError(last) from None
     except (RuntimeError, OSError) as error:

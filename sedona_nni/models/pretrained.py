@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
@@ -79,7 +80,7 @@ class FileOfWeights:
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         with reading(path):
-            return load_file(path)
+            return _with_numbers(path, load_file(path))
     if path.suffix not in (".pt", ".pth"):
         raise InputError.rule("file", "must end with .safetensors, .pt or .pth", str(path))
     found = read_tensors(path)
@@ -96,7 +97,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: must hold a state dict, but {strange[0]!r} is {held}")
     if all(name.startswith(_PARALLEL) for name in found):
         consume_prefix_in_state_dict_if_present(found, _PARALLEL)
-    return found
+    return _with_numbers(path, found)
+
+
+def _with_numbers(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, values in weights.items():
+        plain = values.layout == torch.strided and not values.is_quantized
+        if values.is_meta or (plain and not values.isfinite().all()):
+            raise InputError(f"{path}: {name} must have finite numbers")
+    return weights
 
 
 def _in_words(value: Any) -> str:
@@ -166,6 +175,12 @@ def load_pretrained(
     fitting = file.weights.copy()  # of its own class, which may know the versions of modules
     for name in [*kept, *other, *(name for name in shapes if name.startswith(unused))]:
         fitting.pop(name, None)
+    floating = {n for n, values in model.state_dict().items() if values.is_floating_point()}
+    if unlike := [n for n in fitting if n in floating and not fitting[n].is_floating_point()]:
+        kind = fitting[unlike[0]].dtype
+        raise file.refuse(
+            f"{unlike[0]} must have real numbers, as in {type(model).__name__}, but has {kind}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "for .* copying from a non-meta parameter")
@@ -178,6 +193,9 @@ def load_pretrained(
         raise file.refuse(f"must have {_listed(missing)}, as {what} does")
     if result.unexpected_keys:
         raise file.refuse(f"must not have {_listed(result.unexpected_keys)}, as {what} has not")
+    if misshapen := _of_no_number_of_classes(kept, own, shapes):
+        rule = f"{misshapen} must have the shape {own[misshapen]} but for the number of classes"
+        raise file.refuse(f"{rule}, as in {what}, but has {shapes[misshapen]}")
     if other:
         rule = f"{other[0]} must have the shape {own[other[0]]}, as in {what}"
         raise file.refuse(f"{rule}, but has {shapes[other[0]]}")
@@ -185,6 +203,25 @@ def load_pretrained(
         if name not in kept:
             setattr(parameter, _MARK, True)
     return tuple(kept)
+
+
+def _of_no_number_of_classes(names: Iterable[str], own: Shapes, shapes: Shapes) -> str | None:
+    """Return an entry of a classifier whose shape in a file is not that of other classes: of these
+    all entries have to differ, and in one ratio."""
+    there = [name for name in names if name in shapes]
+    differing = {
+        name: [pair for pair in zip(own[name], shapes[name], strict=False) if len({*pair}) > 1]
+        for name in there
+    }
+    ratio = next((pair for pairs in differing.values() for pair in pairs), None)
+    for name in there:
+        if len(own[name]) != len(shapes[name]):
+            return name
+        if ratio and any(a * ratio[1] != b * ratio[0] for a, b in differing[name]):
+            return name
+    if ratio and not all(differing.values()):
+        return next(name for name in there if differing[name])
+    return None
 
 
 def _listed(names: Iterable[str]) -> str:

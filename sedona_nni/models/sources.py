@@ -72,6 +72,9 @@ def build_model(
         InputError: if there is no such model, or it refuses its arguments.
         ModuleNotFoundError: if timm is not installed.
     """
+    if "num_classes" in name.args:
+        rule = "must not have num_classes, which the images give"
+        raise InputError.rule("model_args", rule, name.args["num_classes"])
     find = {"torchvision": _of_torchvision, "timm": _of_timm}.get(name.source, _of_module)
     builder, given = find(name, in_channels, image_size)
     given = {**given, **name.args, "num_classes": num_classes}

@@ -382,7 +382,23 @@ def test_damaged_image_is_named(tmp_path: Path, workers: int) -> None:
     with pytest.raises(InputError) as error:
         [list(evaluation_batches(part, 8, "cpu")) for part in everything]
     assert str(error.value).startswith(f"{victim}: is not a readable image")
-    assert "\n" not in str(error.value)
+    assert str(error.value).endswith(")")  # nothing of a worker's traceback, nor its end of line
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_of_a_long_name_is_named(tmp_path: Path, workers: int) -> None:
+    """Of a worker the message stands behind a traceback that has its name several times."""
+    folder = tmp_path.joinpath(*["f" * 200] * 4)
+    write_classes(folder / "train", 6, 24)
+    victim = folder / "train" / "a" / "0.png"
+    victim.write_bytes(b"no image")
+    task = Task(dataset="imagefolder", data_dir=str(folder), image_size=16)
+    splits = load_splits(task, 0.2, workers=workers)
+    with pytest.raises(InputError, match="is not a readable image"):
+        [
+            list(evaluation_batches(part, 8, "cpu"))
+            for part in (splits.train, splits.validation, splits.test)
+        ]
 
 
 @pytest.mark.parametrize("free", [0, 2**40])

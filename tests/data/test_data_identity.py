@@ -179,6 +179,18 @@ def test_a_test_with_other_classes_is_refused(tmp_path: Path) -> None:
     assert new["same_data"] is False
 
 
+def test_a_smaller_folder_is_enough_to_test_on(tmp_path: Path) -> None:
+    """What was learned from is not needed again, nor as many images of it."""
+    task = write_pets(tmp_path / "pets").model_copy(update={"train_limit": 16})
+    train(task, tmp_path / "d")
+    shutil.copytree(tmp_path / "pets", tmp_path / "few")
+    for name in ("cat", "dog"):
+        for picture in sorted((tmp_path / "few" / "train" / name).iterdir())[4:]:
+            picture.unlink()
+    few = evaluate_saved(tmp_path / "d", workers=0, data_dir=str(tmp_path / "few"))
+    assert few["same_data"] is False
+
+
 def probe(task: Task, directory: Path, **options: Any) -> dict[str, Any]:
     how: dict[str, Any] = {"aux": ["conv1"], "train": SETTINGS, "workers": 0, **options}
     return run_search("probe", task, ProbeSettings(), directory=directory, **how)

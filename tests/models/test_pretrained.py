@@ -152,6 +152,25 @@ def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
             lambda weights: {**weights, "units.0.convolution.weight": torch.ones(6, 1, 3, 3)},
             r"units.0.convolution.weight must have the shape \(6, 3, 3, 3\), .*, but has \(6, 1, 3",
         ),
+        (
+            lambda weights: {**weights, "classifier.weight": torch.ones(4, 7)},
+            r"classifier.weight must have the shape \(5, [0-9]+\) but for the number of classes",
+        ),
+        (
+            lambda weights: {**weights, "classifier.bias": torch.ones(9)},
+            r"classifier.bias must have the shape \(5,\) but for the number of classes, as",
+        ),
+        (
+            lambda weights: {
+                **weights,
+                "units.0.norm.weight": torch.ones(6, dtype=torch.complex64),
+            },
+            "units.0.norm.weight must have real numbers, as in SmallModel, but has torch.complex64",
+        ),
+        (
+            lambda weights: {**weights, "units.0.norm.weight": torch.ones(6, dtype=torch.int64)},
+            "units.0.norm.weight must have real numbers",
+        ),
     ],
 )
 def test_weights_of_something_else(
@@ -184,6 +203,8 @@ class Trap:
         ("list.pt", [torch.ones(2)], "must hold a state dict, but holds a list"),
         ("empty.pt", {}, "must hold a state dict, but holds an empty one"),
         ("epoch.pt", {"epoch": 3}, "must hold a state dict, but 'epoch' is an int"),
+        ("nan.pt", {"a": torch.tensor([1, torch.nan])}, "a must have finite numbers"),
+        ("meta.pt", {"a": torch.ones(2, device="meta")}, "a must have finite numbers"),
     ],
 )
 def test_files_that_hold_none(

@@ -97,6 +97,10 @@ def test_ones_own_function(nets: str) -> None:
             "model_args: must be what torchvision:resnet18 takes, .*'colour'.*, but got {'colour'",
         ),
         (
+            'torchvision:resnet18 {"args": {"num_classes": 5}}',
+            "model_args: must not have num_classes, which the images give, but got 5",
+        ),
+        (
             'torchvision:resnet18 {"boundaries": 99}',
             "boundaries: must be 1 to [0-9]+ layers, but got 99",
         ),
