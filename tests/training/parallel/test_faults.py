@@ -166,8 +166,8 @@ def test_a_block_diverges(tmp_path: Path) -> None:
     decoupling = Decoupling.model_validate(what["decoupling"])
     settings = TrainSettings.model_validate(what["settings"])
     splits = load_splits(task, settings.validation_fraction)
+    plain = settings.model_copy(update={"parallel": None})
     with pytest.raises(DivergedError) as alone:
-        plain = settings.model_copy(update={"parallel": None})
         train(initial_network(task, decoupling, settings.seed), splits, plain)
     job = Job(task=task, decoupling=decoupling, settings=settings, devices=["cpu"] * 2, threads=1)
     with pytest.raises(DivergedError) as together:
