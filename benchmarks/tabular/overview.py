@@ -187,9 +187,9 @@ def leads(tables: Sequence[Path], found: Path, budget: float = 4) -> View:
         seeds = table.by_seed(table.decouplings(2), lambda training: training.seed)
         if len(seeds) < 2:
             raise InputError.rule("seeds", f"must be two or more in {path}", len(seeds))
+        searched = {_SEARCH: _probings(folder)}
         for seed in seeds:
             queried, truths = table.of_seeds(seed.__eq__), table.of_seeds(seed.__ne__)
-            searched = {_SEARCH: _probings(folder)}
             for found_by in contest(queried, searched, budget, truths=truths, seed=seed):
                 if len(found_by.regrets) > 1 or found_by.name == _SEARCH:
                     regrets.setdefault(found_by.name, []).append(found_by.mean)

@@ -102,7 +102,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _with_numbers(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, values in weights.items():
+        # Of sparse, quantised and 8-bit ones torch cannot say
         plain = values.layout == torch.strided and not values.is_quantized
+        plain = plain and values.element_size() > 1
         if values.is_meta or (plain and not values.isfinite().all()):
             raise InputError(f"{path}: {name} must have finite numbers")
     return weights

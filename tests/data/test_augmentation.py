@@ -130,6 +130,8 @@ def test_recipes_are_torchvisions() -> None:
 def test_mixed_batches() -> None:
     torch.manual_seed(0)
     images, labels = torch.randn(6, 3, 8, 8), torch.arange(6)
+    for least in (0.0099, 1e-308):  # which torch would draw wrongly, or not at all
+        assert build_mixing(least, least, 6)(images, labels)[1] is labels
     same_images, same_labels = build_mixing(0, 0, 6)(images, labels)
     assert same_images is images
     assert same_labels is labels

@@ -179,6 +179,17 @@ def test_a_test_with_other_classes_is_refused(tmp_path: Path) -> None:
     assert new["same_data"] is False
 
 
+def test_a_class_without_training_images_is_told(tmp_path: Path) -> None:
+    """The fifth that is held out to test has its only picture."""
+    task = write_pets(tmp_path / "pets", classes=("cat", "cow", "dog"))
+    for picture in sorted((tmp_path / "pets" / "train" / "cow").iterdir())[1:]:
+        picture.unlink()
+    contents = load_splits(task, 0.2, workers=0).contents
+    assert contents is not None
+    assert contents.counts["train"][1] == 0
+    assert "no cow to learn from" in contents.left_out
+
+
 def test_a_smaller_folder_is_enough_to_test_on(tmp_path: Path) -> None:
     """What was learned from is not needed again, nor as many images of it."""
     task = write_pets(tmp_path / "pets").model_copy(update={"train_limit": 16})

@@ -252,12 +252,12 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 @pytest.mark.parametrize("name", [*METHODS, "relaxed"])
 def test_averages_follow_each_update_of_a_block(name: str, splits: Splits) -> None:
     """a' = d a + (1 - d) w, of weights and statistics, from what the first update left; counters
-    and tables are the block's own, as of 0.75 * 5 + 0.25 * 5 torch may make a 4."""
+    and tables are the block's own: with 0.9 torch makes 2 of a 3 that stays a 3."""
     method_name = "greedy" if name == "relaxed" else name
     network = relaxed() if name == "relaxed" else build(name)
     for block in network.blocks:
         block.register_buffer("table", torch.arange(1000))
-    how = settings(method=method_name, ema_decay=0.75)
+    how = settings(method=method_name, ema_decay=0.9)
     method = build_method(network, how, splits, STEPS)
     expected: list[dict[str, Tensor]] = [{} for _ in network.blocks]
     for index, (block, optimizer) in enumerate(zip(network.blocks, method.optimizers, strict=True)):
@@ -266,7 +266,7 @@ def test_averages_follow_each_update_of_a_block(name: str, splits: Splits) -> No
             for key, value in block.state_dict().items():
                 if value.is_floating_point():
                     before = expected[index].get(key, value)
-                    expected[index][key] = 0.75 * before + 0.25 * value
+                    expected[index][key] = 0.9 * before + 0.1 * value
 
         optimizer.register_step_post_hook(note)
     take_steps(method, splits)

@@ -137,7 +137,7 @@ def build_average(block: Block, settings: TrainSettings) -> AveragedModel:
     """Return a copy of a block that can follow it, see `TrainSettings.ema_decay`.
 
     Counters and tables, which are whole numbers, are the block's own: torch would average them and
-    cut off what is behind the point, and 0.9 * 22 + 0.1 * 22 is 21 then.
+    cut off what is behind the point, and with 0.9 a 3 that stays a 3 becomes a 2 then.
     """
     assert settings.ema_decay is not None
     average = get_ema_multi_avg_fn(settings.ema_decay)
