@@ -39,15 +39,20 @@ def data(
 
     if name is None and skip_bad_images:
         raise InputError("--skip-bad-images: must be given with the name of a data set")
-    found = {
-        each: find_contents(
-            each,
-            data_dir,
-            must_be_there=name is not None,
-            on_bad_image="skip" if skip_bad_images else "fail",
-        )
-        for each in ([name] if name else DATASETS)
-    }
+    try:
+        found = {
+            each: find_contents(
+                each,
+                data_dir,
+                must_be_there=name is not None,
+                on_bad_image="skip" if skip_bad_images else "fail",
+            )
+            for each in ([name] if name else DATASETS)
+        }
+    except InputError as error:
+        if str(error).startswith("on_bad_image: "):  # the field that this option stands for
+            raise InputError(f"--skip-bad-images: {error}") from None
+        raise
     if as_json:
         shown = [each.as_json() for each in found.values()]
         print(json.dumps(shown[0] if name else shown))

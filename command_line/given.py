@@ -131,6 +131,8 @@ def decoupling_of(
     from sedona_nni.teachers import NO_AUXILIARY
     from sedona_nni.teachers.auxiliary import check_auxiliary
 
+    if not text:  # an empty path is this folder
+        raise InputError.rule("--decoupling", "must be a file, a published one or a rule", text)
     if not is_rule(text):
 
         def derive(result: SearchOutcome, num_blocks: int) -> Decoupling:
@@ -148,10 +150,14 @@ def decoupling_of(
                 f"--backbone: must be given, one of {', '.join(backbone_names())}; or a file as "
                 "--decoupling"
             )
-        chosen = decoupling_by_rule(text, backbone, num_layers(backbone, image_size), costs)
-        named = text.rpartition(":")[2]  # also where nothing is cut
-        if text != "backprop" and named != NO_AUXILIARY:
-            check_auxiliary(named)
+        layers = num_layers(backbone, image_size)
+        try:
+            chosen = decoupling_by_rule(text, backbone, layers, costs)
+            named = text.rpartition(":")[2]  # also where nothing is cut
+            if text != "backprop" and named != NO_AUXILIARY:
+                check_auxiliary(named)
+        except InputError as error:
+            raise InputError(f"--decoupling: {str(error).removeprefix('decoupling: ')}") from None
     if chosen.cuts and (bound := bound_for(chosen.aux)) is not None:
         bound.require(chosen, "decoupling")
     return chosen

@@ -65,7 +65,7 @@ def test_bad_images(
     )
     for arguments, complaint in (
         ((), "--skip-bad-images: must be given with the name of a data set"),
-        (("digits",), "on_bad_image: must be fail for a data set whose images are not files"),
+        (("digits",), "--skip-bad-images: on_bad_image: must be fail for a data set whose images"),
     ):
         assert sedona(monkeypatch, "data", *arguments, "--skip-bad-images") == 2
         assert complaint in capsys.readouterr().err

@@ -152,12 +152,12 @@ def test_replicas_that_cannot_divide_a_batch(
             "from a single image, but got 20",
         ),
         ("uniform:2:conv1", ("--set", "mixup=.inf"), "--set.mixup: Input should be a finite n"),
-        ("uniform:1:infoproo", (), "aux: must be one of conv1, "),
+        ("uniform:1:infoproo", (), "--decoupling: aux: must be one of conv1, "),
         ("uniform:3:conv1:conv2", (), "--decoupling: must be like uniform:4:mlp-sr, but got "),
         (
             "memory-balanced:2:conv1+overlap",
             (),
-            "aux: must be plain cuts in balanced blocks, but got 'conv1+overlap'",
+            "--decoupling: aux: must be plain cuts in balanced blocks, but got 'conv1+overlap'",
         ),
         (
             "uniform:2:man",

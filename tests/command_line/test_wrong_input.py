@@ -90,15 +90,15 @@ def test_weights_that_are_none_begin_nothing(
         ),
         (
             ["train", QUICKSTART, "--directory", "d", "--decoupling", "uniform:9:cnn"],
-            "num_blocks: must be from 1 to the number of layers, 8, but got 9",
+            "--decoupling: num_blocks: must be from 1 to the number of layers, 8, but got 9",
         ),
         (
             ["train", QUICKSTART, "--directory", "d", "--decoupling", "every:9:cnn"],
-            "block_size: must be from 1 to the number of layers, 8, but got 9",
+            "--decoupling: block_size: must be from 1 to the number of layers, 8, but got 9",
         ),
         (
             ["train", QUICKSTART, "--directory", "d", "--decoupling", "uniform:2:cnm"],
-            "aux: must be one of",
+            "--decoupling: aux: must be one of",
         ),
         (
             ["train", QUICKSTART, "--directory", "d", "--decoupling", "backprop", "--set", "lr"],
@@ -133,6 +133,7 @@ def test_weights_that_are_none_begin_nothing(
         ),
         (["describe"], ": --backbone: must be given, one of vgg11, "),
         (["describe", "--decoupling", VGG19], ": --num-blocks: must be given, as"),
+        (["describe", "--decoupling", ""], ": --decoupling: must be a file, a published one or"),
         (
             ["describe", "--backbone", "vgg11", "--num-blocks", "2"],
             ": --num-blocks: must not be given for backprop, but got 2",
