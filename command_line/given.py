@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sedona_nni.strategies.experiment_file import ExperimentFile
     from sedona_nni.training.settings import TrainSettings
 
+_OF_A_RULE = ("decoupling", "num_blocks", "block_size", "aux")
+
 
 def read_given(experiment: Path, file: ExperimentFile | None = None) -> Experiment:
     """Read an experiment; its errors name its file, as options have the same names as fields.
@@ -157,6 +159,8 @@ def decoupling_of(
             if text != "backprop" and named != NO_AUXILIARY:
                 check_auxiliary(named)
         except InputError as error:
+            if str(error).partition(":")[0] not in _OF_A_RULE:  # the network's, which is counted
+                raise
             raise InputError(f"--decoupling: {str(error).removeprefix('decoupling: ')}") from None
     if chosen.cuts and (bound := bound_for(chosen.aux)) is not None:
         bound.require(chosen, "decoupling")

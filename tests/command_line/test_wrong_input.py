@@ -133,6 +133,13 @@ def test_weights_that_are_none_begin_nothing(
         ),
         (["describe"], ": --backbone: must be given, one of vgg11, "),
         (["describe", "--decoupling", VGG19], ": --num-blocks: must be given, as"),
+        (
+            [
+                *("describe", "--backbone", "vgg19", "--num-classes", "1"),
+                *("--decoupling", "balanced:2:conv1"),
+            ],
+            "sedona-nni: --num-classes: must be at least 2, but got 1",
+        ),
         (["describe", "--decoupling", ""], ": --decoupling: must be a file, a published one or"),
         (
             ["describe", "--backbone", "vgg11", "--num-blocks", "2"],
